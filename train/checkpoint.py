@@ -1,0 +1,238 @@
+"""Checkpoints: weights in FC form under the paper's names, float32, with their manifest.
+
+Our own are .safetensors files with the manifest in the metadata. Others' are read by `train.foreign`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from train.foreign import identify
+from train.model import fc_weight_shape
+from vgg_deploy.errors import CheckpointError, UsageError
+from vgg_deploy.files import sha256_of, whole_file
+from vgg_deploy.manifest import (
+    MANIFEST_KEY,
+    Manifest,
+    Normalization,
+    Source,
+    TrainScale,
+    classes_from_labels,
+    numbered_classes,
+)
+from vgg_deploy.spec import NetworkSpec
+
+# The common evaluation of ImageNet networks rescales to 256 for a 224 crop; for weights that do not say their S.
+ASSUMED_S_OVER_CROP = (256, 224)
+
+_PICKLES = (".pt", ".pth", ".bin", ".tar")
+# Where training programs put the weights within what they save.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the user says of weights, for those that cannot say it themselves.
+
+    Attributes:
+        configuration: A ... E; only needed for A-LRN, whose tensors look like A's.
+        normalization: how pixels are normalized; a foreign checkpoint is refused without it.
+        labels: text of a labels file, see `classes_from_labels`.
+        train_scale: S; for a foreign checkpoint 256 for a crop of 224, in proportion for others.
+    """
+
+    configuration: str | None = None
+    normalization: Normalization | None = None
+    labels: str | None = None
+    train_scale: TrainScale | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights and what is known of them.
+
+    Attributes:
+        weights: float32, FC form: conv1_1.weight [out, in, k, k], conv1_1.bias [out], ..., fc8.weight [classes, fc_width].
+        manifest: its `spec` and `normalization` are never None.
+        source: the file they were read from.
+        notices: what the user should know about how it was read.
+    """
+
+    weights: dict[str, Tensor]
+    manifest: Manifest
+    source: Source
+    notices: tuple[str, ...] = ()
+
+
+def save(path: Path, weights: Mapping[str, Tensor], manifest: Manifest) -> None:
+    """Writes a checkpoint of our own, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in weights.items()}
+    with whole_file(path) as temporary:
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata={MANIFEST_KEY: manifest.to_json()})
+        except safetensors.SafetensorError as error:
+            raise OSError(*_os_error_arguments(error)) from error
+
+
+def _os_error_arguments(error: Exception) -> tuple[int, str] | tuple[str]:
+    """safetensors reports a full disk as text: 'I/O error: No space left on device (os error 28)'."""
+    _, found, rest = str(error).partition("(os error ")
+    return (int(rest.split(")")[0]), str(error)) if found else (str(error),)
+
+
+def read(path: Path, facts: Facts = Facts()) -> Checkpoint:
+    """Reads weights of ours or of torchvision's or timm's naming, from .safetensors, .pt or .pth, float32 or float16.
+
+    Raises:
+        CheckpointError: unreadable, cut off, holding code, not a VGG's, or with missing, extra, misshapen or non-finite tensors.
+        UsageError: no such file; a foreign checkpoint without `facts.normalization`; facts that contradict the file.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: no such checkpoint" if not path.exists() else f"{path} is a folder; name a checkpoint file"
+        )
+    tensors, manifest = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), None)
+    source = Source(path.name, sha256_of(path))
+    if manifest is not None:
+        return _own(tensors, manifest, facts, source, str(path))
+    return foreign(tensors, facts, source, str(path))
+
+
+def foreign(tensors: Mapping[str, Tensor], facts: Facts, source: Source, where: str) -> Checkpoint:
+    """A checkpoint from tensors under foreign names; see `read`."""
+    spec, weights = identify(tensors, facts.configuration, where)
+    if facts.normalization is None:
+        raise UsageError(
+            f"{where} does not say how its pixels are normalized: give --normalization paper (0..255 minus a mean), "
+            "--normalization torchvision, or --mean R,G,B [--std R,G,B] in units of 0..255"
+        )
+    scale, crop = ASSUMED_S_OVER_CROP
+    assumed = max(spec.crop, spec.crop * scale // crop)
+    notices = []
+    if facts.train_scale is None:
+        notices.append(
+            f"{where} does not say its training scale S; {assumed} is assumed (--train-scale says otherwise)"
+        )
+    if facts.labels is None:
+        notices.append(f"{where} has no class names; classes are numbered from 0 (--labels FILE names them)")
+    classes = (
+        numbered_classes(spec.classes)
+        if facts.labels is None
+        else classes_from_labels(facts.labels, spec.classes, "the labels file")
+    )
+    manifest = Manifest(
+        classes=classes,
+        spec=spec,
+        normalization=facts.normalization,
+        train_scale=facts.train_scale or TrainScale(assumed, assumed),
+    )
+    return Checkpoint(_checked(spec, weights, where), manifest, source, tuple(notices))
+
+
+def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: Facts, source: Source, where: str) -> Checkpoint:
+    spec = manifest.spec
+    if spec is None or manifest.normalization is None:
+        raise CheckpointError(f"{where}: its manifest has no network or no normalization; it is not a checkpoint's")
+    if facts.configuration not in (None, spec.configuration):
+        raise UsageError(f"{where} is configuration {spec.configuration}; --arch {facts.configuration} contradicts it")
+    if facts.normalization not in (None, manifest.normalization):
+        raise UsageError(
+            f"{where} was trained with {manifest.normalization}; leave the normalization out, or give the same"
+        )
+    if facts.labels is not None:
+        manifest = manifest.with_(classes=classes_from_labels(facts.labels, spec.classes, "the labels file"))
+    if facts.train_scale is not None:
+        manifest = manifest.with_(train_scale=facts.train_scale)
+    return Checkpoint(_checked(spec, tensors, where), manifest, source)
+
+
+def _checked(spec: NetworkSpec, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The tensors as contiguous float32, if they are exactly the spec's and finite."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in spec.weight_layers:
+        shapes[f"{layer.name}.weight"] = fc_weight_shape(layer)
+        shapes[f"{layer.name}.bias"] = (layer.out_channels,)
+    missing, extra = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
+    if missing or extra:
+        problems = [f"{what} {_few(names)}" for what, names in (("lacks", missing), ("has unexpected", extra)) if names]
+        raise CheckpointError(f"{where} {' and '.join(problems)}: not configuration {spec.configuration} as a whole")
+    checked = {}
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(f"{where}: {name} has shape {list(tensor.shape)}; expected {list(shape)}")
+        if not tensor.dtype.is_floating_point:
+            raise CheckpointError(f"{where}: {name} is {tensor.dtype}; expected float32 or float16 weights")
+        checked[name] = tensor.to(torch.float32).contiguous()
+        if not torch.isfinite(checked[name]).all():
+            raise CheckpointError(
+                f"{where}: {name} holds NaN or infinity; this training had diverged: take an earlier checkpoint"
+            )
+    return checked
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as safetensors ({error}): damaged, cut off, or another format"
+        ) from error
+    text = metadata.get(MANIFEST_KEY)
+    return tensors, None if text is None else Manifest.from_json(text, str(path))
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in _PICKLES:
+        raise UsageError(f"{path}: unknown kind of checkpoint; expected .safetensors, .pt or .pth")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors ({_blocked(error)}), and loading it could run code: refused. "
+            "Where you trust it, load it yourself and save its state_dict() alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{path} cannot be read: damaged, cut off, or not a PyTorch checkpoint") from error
+    return _state_dict(loaded, path)
+
+
+def _blocked(error: Exception) -> str:
+    """The class or function that torch's restricted unpickler refused."""
+    text = str(error)
+    _, found, rest = text.partition("GLOBAL ")
+    return rest.split()[0] if found and rest.split() else "an object of unknown kind"
+
+
+def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected a state_dict: names and tensors")
+    for key in _WRAPPERS:
+        if isinstance(loaded.get(key), Mapping):
+            return _state_dict(loaded[key], path)
+    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds no tensors; expected a state_dict, alone or under one of {', '.join(_WRAPPERS)}"
+        )
+    return tensors

@@ -1,0 +1,45 @@
+"""torchvision's ImageNet weights."""
+
+from __future__ import annotations
+
+from urllib.error import URLError
+
+import torch
+from torchvision import models
+
+from train.checkpoint import Checkpoint, Facts, foreign
+from vgg_deploy.errors import CheckpointError, UsageError
+from vgg_deploy.manifest import TORCHVISION_NORMALIZATION, Source, TrainScale
+
+_WEIGHTS = {
+    "A": models.VGG11_Weights.IMAGENET1K_V1,
+    "B": models.VGG13_Weights.IMAGENET1K_V1,
+    "D": models.VGG16_Weights.IMAGENET1K_V1,
+    "E": models.VGG19_Weights.IMAGENET1K_V1,
+}
+
+
+def imagenet(configuration: str) -> Checkpoint:
+    """torchvision's weights for A, B, D or E, downloaded once into torch's cache.
+
+    Raises:
+        UsageError: there are none for this configuration.
+        CheckpointError: they cannot be downloaded.
+    """
+    if configuration not in _WEIGHTS:
+        raise UsageError(
+            f"torchvision has no ImageNet weights for {configuration}; it has {', '.join(_WEIGHTS)}. Train it, or give a checkpoint"
+        )
+    weights = _WEIGHTS[configuration]
+    name = weights.url.rpartition("/")[2]
+    try:
+        tensors = weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        reason = getattr(error, "reason", error)
+        raise CheckpointError(
+            f"cannot download {weights.url} ({reason}): put the file into {torch.hub.get_dir()}/checkpoints, "
+            f"or give a checkpoint: --weights FILE, or train one: python -m train --arch {configuration}"
+        ) from error
+    facts = Facts(configuration, TORCHVISION_NORMALIZATION, "\n".join(weights.meta["categories"]), TrainScale(256, 256))
+    # torchvision names the file by the beginning of its SHA-256 and checks it.
+    return foreign(tensors, facts, Source(name, name.rpartition("-")[2].removesuffix(".pth")), name)

@@ -1,0 +1,96 @@
+"""PyTorch as an engine: the reference that every other engine is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from train.checkpoint import Checkpoint
+from train.model import VGG, folded
+from vgg_deploy.engine import (
+    FEATURES,
+    PROBABILITIES,
+    SCORE_MAP,
+    ContextManaged,
+    EngineInfo,
+    Floats,
+    Images,
+    Scores,
+    check_images,
+)
+from vgg_deploy.manifest import AxisRange, Normalization, ShapeRange
+
+
+def normalize(images: Tensor, normalization: Normalization) -> Tensor:
+    """uint8 [n, h, w, 3] -> float32 [n, 3, h, w], (pixel - mean) / std."""
+    mean = torch.tensor(normalization.mean, device=images.device)
+    std = torch.tensor(normalization.std, device=images.device)
+    return ((images.to(torch.float32) - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+class Reference(ContextManaged):
+    """Runs a checkpoint in PyTorch, float32.
+
+    Args:
+        checkpoint: weights in FC form, with their manifest.
+        form: "fc", as trained: images of exactly crop x crop; "convolutional": any size from the crop on.
+        device: a torch device, such as cpu or cuda:0.
+        keep_activations: give every layer's output in `Scores.activations`, before its ReLU.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        form: str = "convolutional",
+        device: str = "cpu",
+        keep_activations: bool = False,
+    ) -> None:
+        manifest = checkpoint.manifest
+        assert manifest.spec is not None
+        assert manifest.normalization is not None
+        convolutional = form == "convolutional"
+        with torch.device("meta"):
+            network = VGG(manifest.spec, convolutional=convolutional)
+        weights = folded(manifest.spec, checkpoint.weights) if convolutional else checkpoint.weights
+        network.load_state_dict(weights, assign=True)
+        self._network = network.eval().to(device)
+        self._normalization, self._device, self._keep = manifest.normalization, device, keep_activations
+        crop = manifest.spec.crop
+        edge = AxisRange(crop) if convolutional else AxisRange(crop, crop)
+        outputs = (PROBABILITIES, SCORE_MAP, FEATURES)
+        shapes = ShapeRange(AxisRange(1), edge, edge)
+        self.info = EngineInfo(f"torch {torch.__version__}", device, "float32", outputs, shapes, 1, manifest)
+
+    @torch.inference_mode()
+    def run(self, images: Images) -> Scores:
+        check_images(images, self.info.shapes)
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        activations: dict[str, Tensor] = {}
+        scores = features = pixels
+        for name, output in self._network.steps(normalize(pixels, self._normalization)):
+            if self._keep:
+                activations[name] = output
+            if name == "fc7":
+                features = functional.relu(output)
+            scores = output
+        # The fully convolutional form is averaged over positions, then soft-max (section 3.2).
+        score_map = scores if scores.ndim == 4 else scores[:, :, None, None]
+        if features.ndim == 4:
+            features = features.mean(dim=(2, 3))
+        probabilities = functional.softmax(score_map.mean(dim=(2, 3)), dim=1)
+        return Scores(
+            _owned(probabilities),
+            _owned(score_map),
+            _owned(features),
+            {name: _owned(value) for name, value in activations.items()},
+        )
+
+    def close(self) -> None:
+        del self._network
+
+
+def _owned(tensor: Tensor) -> Floats:
+    return tensor.detach().to("cpu", torch.float32).numpy().copy()

@@ -1,0 +1,24 @@
+"""VGG networks from training to production, with parity proved at each step."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from engines import open_engine
+    from export import export
+    from vgg_deploy.predict import predict
+
+# The public API, loaded on first use: importing vgg_deploy imports neither torch nor a runtime.
+_HOMES = {"open_engine": "engines", "predict": "vgg_deploy.predict", "export": "export"}
+
+__all__ = ["export", "open_engine", "predict", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

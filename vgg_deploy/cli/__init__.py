@@ -1,0 +1,58 @@
+"""The command line: parse, build dataclasses, call the library, print.
+
+Each command lives in a module of its own, imported when it is used, and imports what it needs in its body: `--help` loads
+neither numpy nor any runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+import vgg_deploy
+from vgg_deploy.cli.run import run_command
+
+# Command -> the module whose `command` it is, and the line that `--help` shows.
+_COMMANDS = {
+    "info": ("vgg_deploy.cli.info", "Layers, parameters, MACs and receptive fields of a configuration."),
+    "train": ("train.__main__", "Train a network by the paper's recipe (the same as python -m train)."),
+    "export": ("vgg_deploy.cli.export", "Write a checkpoint as a fully convolutional ONNX file."),
+    "verify": ("vgg_deploy.cli.verify", "Prove that ONNX files answer as their reference does."),
+    "infer": ("vgg_deploy.cli.infer", "Classify images by the paper's dense multi-scale test."),
+    "doctor": ("vgg_deploy.cli.doctor", "What is installed, and which engines can run here."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_module, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(vgg_deploy.__version__, prog_name="vgg-deploy")
+def cli() -> None:
+    """VGG networks from training to production, with parity proved at each step.
+
+    --debug, anywhere, shows the traceback of an error.
+    """
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    # A folder may have a train.py or an export/ of its own, and be on the path (PYTHONPATH=., python -m): ours come first.
+    sys.path.insert(0, str(Path(vgg_deploy.__file__).resolve().parent.parent))
+    run_command(cli, "vgg-deploy")

@@ -1,0 +1,57 @@
+"""Runs a command and turns what happens into one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from vgg_deploy.errors import VGGDeployError
+from vgg_deploy.files import describe_os_error
+
+INTERRUPTED = 130  # 128 + SIGINT
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+def run_command(command: click.Command, program: str) -> NoReturn:
+    """Runs `command` on the process's arguments and exits: 0 done, 1 failed work, 2 bad use, 130 Ctrl-C, 141 closed pipe.
+
+    `--debug`, wherever it stands, shows the traceback of an error instead of its one line.
+    """
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    sys.exit(_exit_code(command, program, [word for word in arguments if word != "--debug"], debug))
+
+
+def _exit_code(command: click.Command, program: str, arguments: list[str], debug: bool) -> int:
+    try:
+        result = command.main(arguments, prog_name=program, standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        # What reads our output has gone (head, less): nobody is left to be told. Python flushes stdout once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"Error: {_one_line(error)}", err=True)
+        return error.exit_code if isinstance(error, VGGDeployError) else 1
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, VGGDeployError):
+        return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {describe_os_error(error)}"
+    return f"unexpected {type(error).__name__}: {error} (a fault of ours: --debug shows where)"

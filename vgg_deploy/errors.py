@@ -1,0 +1,63 @@
+"""Every error that vgg_deploy raises on purpose.
+
+    VGGDeployError                 exit 1
+    |-- UsageError                 exit 2: the request itself cannot be carried out as it was put
+    |   `-- MissingDependencyError        a package is needed that is not installed; names the extra
+    |-- ImageError                 one image file cannot be read or made into views
+    |-- ManifestError              a manifest is missing, of another version, or does not fit its artifact
+    |-- CheckpointError            weights that are not a VGG's, are damaged, or hold code
+    |-- ModelFileError             an ONNX file that is damaged, unsafe, or not one that we can feed
+    |-- EngineError                a runtime refused the model or failed while it ran
+    |-- TrainingError              training cannot start or go on
+    `-- OutputError                a result could not be written
+
+A message says what was received, what was expected and what to do. Errors of vendors' libraries are
+translated where that library is called, nowhere else.
+"""
+
+
+class VGGDeployError(Exception):
+    """Root of the tree. `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class UsageError(VGGDeployError):
+    """The request cannot be carried out as it was put."""
+
+    exit_code = 2
+
+
+class MissingDependencyError(UsageError):
+    """A package is needed that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'vgg-deploy[{extra}]'")
+
+
+class ImageError(VGGDeployError):
+    """One image file cannot be read or made into views."""
+
+
+class ManifestError(VGGDeployError):
+    """A manifest is missing, of another version, or does not fit its artifact."""
+
+
+class CheckpointError(VGGDeployError):
+    """Weights that are not a VGG's, are damaged, or hold code."""
+
+
+class ModelFileError(VGGDeployError):
+    """An ONNX file that is damaged, unsafe, or not one that we can feed."""
+
+
+class EngineError(VGGDeployError):
+    """A runtime refused the model or failed while it ran."""
+
+
+class TrainingError(VGGDeployError):
+    """Training cannot start or go on."""
+
+
+class OutputError(VGGDeployError):
+    """A result could not be written."""

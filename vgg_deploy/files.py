@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all, and their fingerprints."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vgg_deploy.errors import OutputError
+
+
+def describe_os_error(error: OSError) -> str:
+    """An OSError's reason in words, without its number and path."""
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no permission to write there"
+    return error.strerror or str(error)
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Translates an OSError while writing `path` into an OutputError of one line. A closed pipe passes through."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {describe_os_error(error)}") from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; renames it to `path` when the block ends without an error.
+
+    Missing parent folders are made. Whatever stops the block, Ctrl-C included, the temporary file goes and an older file at
+    `path` stays as it was.
+
+    Raises:
+        OutputError: the folder is read-only, the disk is full, `path` is a folder.
+    """
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"
+    with output_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

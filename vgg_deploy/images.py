@@ -1,0 +1,177 @@
+"""From image files to uint8 RGB arrays [height, width, 3], upright; rescaling, crops and mirrors.
+
+Training and inference share this file, so that a network meets in production what it met in training.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vgg_deploy.engine import Images
+from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.manifest import Rescaling
+
+# What a folder search takes for an image. A file named on the command line is tried whatever its ending.
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"}
+)
+
+# Above this a file is taken for a decompression bomb; Pillow's own limit for its warning.
+MAX_DECODED_PIXELS = 89_478_485
+# Above this a rescaled view is refused: full-width VGG needs about 0.6 KB of memory a pixel and engine, so 4 Mi need 2.5 GB.
+MAX_VIEW_PIXELS = 4_194_304
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+
+
+def decode(path: Path) -> Images:
+    """Reads an image file as uint8 [height, width, 3], RGB, upright.
+
+    EXIF rotation is applied. Grey, palette and CMYK become RGB; transparency is laid over white, as on a page; 16-bit grey is
+    scaled to 8; of an animation the first frame counts.
+
+    Raises:
+        ImageError: missing, empty, truncated, not an image, of no pixels, of over `MAX_DECODED_PIXELS`, or of floating-point
+            pixels, whose range a file does not state.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError("the file is empty (0 bytes)")
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MAX_DECODED_PIXELS:
+                raise ImageError(
+                    f"{width}x{height} pixels, over the limit of {MAX_DECODED_PIXELS:,} (decompression bomb?)"
+                )
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.asarray(_to_rgb(upright))
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except PermissionError:
+        raise ImageError("no permission to read it") from None
+    except IsADirectoryError:
+        raise ImageError("it is a folder, not a file") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image, or damaged at its beginning") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"over the limit of {MAX_DECODED_PIXELS:,} pixels (decompression bomb?)") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageError(f"cannot be decoded: {reason}") from error
+    if pixels.size == 0:
+        raise ImageError(f"it has no pixels ({pixels.shape[1]}x{pixels.shape[0]})")
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+        return _sixteen_bit_to_rgb(image)
+    if image.mode == "F":
+        raise ImageError("its pixels are 32-bit floats of unknown range; convert it to 8 or 16 bit")
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        page = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
+        return Image.alpha_composite(page, with_alpha).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise ImageError("its pixels are 32-bit integers beyond 16 bit; convert it to 8 or 16 bit")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+
+
+def rescaled_size(height: int, width: int, short_side: int, rounding: str = "floor") -> tuple[int, int]:
+    """Height and width after an isotropic rescale of the short side to `short_side` (Q or S, sections 3.1 and 3.2)."""
+    short = min(height, width)
+
+    def scaled(side: int) -> int:
+        if rounding == "floor":
+            return max(1, side * short_side // short)
+        return max(1, (2 * side * short_side + short) // (2 * short))
+
+    return scaled(height), scaled(width)
+
+
+def rescale(pixels: Images, short_side: int, rescaling: Rescaling, max_pixels: int = MAX_VIEW_PIXELS) -> Images:
+    """Rescales uint8 [h, w, 3] so that its short side is `short_side`, keeping its aspect ratio.
+
+    Raises:
+        ImageError: the result would have over `max_pixels` pixels.
+    """
+    height, width = pixels.shape[:2]
+    rows, columns = rescaled_size(height, width, short_side, rescaling.rounding)
+    if rows * columns > max_pixels:
+        raise ImageError(
+            f"{width}x{height} pixels become {columns}x{rows} at a short side of {short_side}: over the limit of "
+            f"{max_pixels:,} pixels a view (--max-view-pixels)"
+        )
+    if (rows, columns) == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((columns, rows), _FILTERS[rescaling.filter]))
+
+
+def centre_box(height: int, width: int, crop: int) -> tuple[int, int]:
+    """Top and left of the central crop x crop window, rounded as torchvision's CenterCrop does."""
+    return round((height - crop) / 2.0), round((width - crop) / 2.0)
+
+
+def mirrored(pixels: Images) -> Images:
+    """The image flipped left to right."""
+    return pixels[:, ::-1]
+
+
+def find_images(paths: Iterable[str]) -> Iterator[Path]:
+    """Image files under files, folders (searched whole, in sorted order) and glob patterns, in the order given.
+
+    Files named outright are passed on whatever they are; a folder search takes known image endings and passes over hidden files.
+
+    Raises:
+        UsageError: a path does not exist, a pattern matches nothing, or a folder holds no image.
+    """
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            yield from _images_under(path)
+        elif path.exists() or path.is_symlink():
+            yield path
+        elif glob.has_magic(text):
+            matches = sorted(glob.glob(os.path.expanduser(text), recursive=True))  # noqa: PTH207 - of a whole pattern
+            if not matches:
+                raise UsageError(f"{text}: no file matches this pattern")
+            for match in matches:
+                if Path(match).is_dir():
+                    yield from _images_under(Path(match))
+                else:
+                    yield Path(match)
+        else:
+            raise UsageError(f"{text}: no such file or folder")
+
+
+def _images_under(folder: Path) -> Iterator[Path]:
+    found = False
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                found = True
+                yield Path(root) / name
+    if not found:
+        endings = ", ".join(sorted(SUFFIXES))
+        raise UsageError(f"{folder}: no image in this folder or below it (endings looked for: {endings})")

@@ -1,0 +1,212 @@
+"""The six configurations of the paper's Table 1, as data, and what follows from them by arithmetic.
+
+Simonyan & Zisserman, arXiv 1409.1556, sections 2.1 to 2.3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vgg_deploy.errors import UsageError
+
+# Table 1: "3-64" is conv3-64, "1-256" is conv1-256, and each "|" a 2x2 max-pooling with stride 2. Every column goes on with
+# fc6, fc7 (4096 each), fc8 (1000) and the soft-max.
+TABLE_1: dict[str, str] = {
+    "A": "3-64 | 3-128 | 3-256 3-256 | 3-512 3-512 | 3-512 3-512 |",
+    "A-LRN": "3-64 LRN | 3-128 | 3-256 3-256 | 3-512 3-512 | 3-512 3-512 |",
+    "B": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 | 3-512 3-512 | 3-512 3-512 |",
+    "C": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 1-256 | 3-512 3-512 1-512 | 3-512 3-512 1-512 |",
+    "D": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 3-256 | 3-512 3-512 3-512 | 3-512 3-512 3-512 |",
+    "E": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 3-256 3-256 | 3-512 3-512 3-512 3-512 | 3-512 3-512 3-512 3-512 |",
+}
+
+CONFIGURATIONS = tuple(TABLE_1)
+
+# Names under which the world knows the columns; also the default names of exported files.
+COMMON_NAMES = {"A": "vgg11", "A-LRN": "vgg11-lrn", "B": "vgg13", "C": "vgg16-c", "D": "vgg16", "E": "vgg19"}
+
+TOTAL_STRIDE = 32  # five 2x2 poolings
+BASE_WIDTH = 64  # channels of conv1_1 at full width
+
+LayerKind = Literal["conv", "lrn", "pool", "fc"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of Table 1. An `fc` layer is described as the convolution it folds into.
+
+    Attributes:
+        name: the paper's: conv1_1 ... conv5_4, lrn1, pool1 ... pool5, fc6, fc7, fc8.
+        kind: conv, lrn, pool or fc.
+        kernel: side of the square window, in pixels of its input (1 for lrn).
+        stride: 2 for pool, 1 otherwise.
+        padding: zeros added on each side: 1 for 3x3 convolutions, 0 otherwise.
+        in_channels, out_channels: depth of its input and output.
+    """
+
+    name: str
+    kind: LayerKind
+    kernel: int
+    stride: int
+    padding: int
+    in_channels: int
+    out_channels: int
+
+    @property
+    def has_weights(self) -> bool:
+        return self.kind in ("conv", "fc")
+
+    @property
+    def has_relu(self) -> bool:
+        """All hidden layers with weights are followed by a ReLU; fc8 is not hidden (section 2.1)."""
+        return self.has_weights and self.name != "fc8"
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the weight in convolutional form: out, in, kernel, kernel."""
+        return (self.out_channels, self.in_channels, self.kernel, self.kernel)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        if not self.has_weights:
+            return 0
+        return self.out_channels * (self.in_channels * self.kernel**2 + 1)
+
+    def output_size(self, size: int) -> int:
+        """Side of the output for an input side of `size`; poolings round down."""
+        return (size + 2 * self.padding - self.kernel) // self.stride + 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStatistics:
+    """A layer and its figures for one input size.
+
+    Attributes:
+        layer: the layer.
+        output: channels, rows, columns of its output.
+        macs: multiply-accumulates for one image (biases, ReLU, pooling and LRN not counted).
+        receptive_field: side in input pixels of what one output position sees.
+    """
+
+    layer: Layer
+    output: tuple[int, int, int]
+    macs: int
+    receptive_field: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """A network: a column of Table 1 and the sizes that the paper holds fixed.
+
+    Attributes:
+        configuration: A, A-LRN, B, C, D or E.
+        width_divisor: divides every convolution's channels; a divisor of 64. The paper's networks have 1.
+        crop: side of the training crop, a multiple of 32; fc6 folds to a convolution of kernel crop / 32.
+        fc_width: units of fc6 and fc7.
+        classes: units of fc8.
+
+    Raises:
+        UsageError: a field is out of its range; names the field, its value and the range.
+    """
+
+    configuration: str
+    width_divisor: int = 1
+    crop: int = 224
+    fc_width: int = 4096
+    classes: int = 1000
+    layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.configuration not in TABLE_1:
+            raise UsageError(
+                f"configuration is {self.configuration!r}; Table 1 of the paper has {', '.join(CONFIGURATIONS)}"
+            )
+        for name in ("width_divisor", "crop", "fc_width", "classes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"{name} is {value!r}; expected a whole number of at least 1")
+        if BASE_WIDTH % self.width_divisor:
+            raise UsageError(
+                f"width_divisor is {self.width_divisor}; expected a divisor of {BASE_WIDTH}: 1, 2, 4, ... 64"
+            )
+        if self.crop % TOTAL_STRIDE:
+            lower = max(TOTAL_STRIDE, self.crop // TOTAL_STRIDE * TOTAL_STRIDE)
+            raise UsageError(
+                f"crop is {self.crop}; five poolings halve it to a whole number only for multiples of "
+                f"{TOTAL_STRIDE}, such as {lower} or {lower + TOTAL_STRIDE}"
+            )
+        object.__setattr__(self, "layers", tuple(self._build()))
+
+    def _build(self) -> Iterator[Layer]:
+        channels, block, conv = 3, 1, 1
+        for token in TABLE_1[self.configuration].split():
+            if token == "|":
+                yield Layer(f"pool{block}", "pool", 2, 2, 0, channels, channels)
+                block, conv = block + 1, 1
+            elif token == "LRN":
+                yield Layer(f"lrn{block}", "lrn", 1, 1, 0, channels, channels)
+            else:
+                match = re.fullmatch(r"([13])-(\d+)", token)
+                assert match, f"Table 1 holds {token!r}"
+                kernel, out = int(match[1]), int(match[2]) // self.width_divisor
+                yield Layer(f"conv{block}_{conv}", "conv", kernel, 1, kernel // 2, channels, out)
+                channels, conv = out, conv + 1
+        yield Layer("fc6", "fc", self.crop // TOTAL_STRIDE, 1, 0, channels, self.fc_width)
+        yield Layer("fc7", "fc", 1, 1, 0, self.fc_width, self.fc_width)
+        yield Layer("fc8", "fc", 1, 1, 0, self.fc_width, self.classes)
+
+    @property
+    def common_name(self) -> str:
+        """vgg11, vgg11-lrn, vgg13, vgg16-c, vgg16 or vgg19."""
+        return COMMON_NAMES[self.configuration]
+
+    @property
+    def weight_layers(self) -> tuple[Layer, ...]:
+        """The layers with weights, from conv1_1 to fc8."""
+        return tuple(layer for layer in self.layers if layer.has_weights)
+
+    @property
+    def convolutions(self) -> tuple[Layer, ...]:
+        """conv1_1 to the last convolution before pool5."""
+        return tuple(layer for layer in self.layers if layer.kind == "conv")
+
+    @property
+    def parameters(self) -> int:
+        """All weights and biases; the fully convolutional form has exactly as many as the FC form."""
+        return sum(layer.parameters for layer in self.layers)
+
+    def statistics(self, height: int | None = None, width: int | None = None) -> tuple[LayerStatistics, ...]:
+        """Output size, MACs and receptive field of each layer for an input of height x width (default: the crop).
+
+        Raises:
+            UsageError: the input is smaller than the crop, so that fc6 would have no output.
+        """
+        rows, columns = height or self.crop, width or height or self.crop
+        if min(rows, columns) < self.crop:
+            raise UsageError(f"input is {rows}x{columns}; {self.configuration} needs at least {self.crop}x{self.crop}")
+        statistics, receptive_field, jump = [], 1, 1
+        for layer in self.layers:
+            rows, columns = layer.output_size(rows), layer.output_size(columns)
+            receptive_field += (layer.kernel - 1) * jump
+            jump *= layer.stride
+            macs = 0
+            if layer.has_weights:
+                macs = rows * columns * layer.out_channels * layer.in_channels * layer.kernel**2
+            statistics.append(LayerStatistics(layer, (layer.out_channels, rows, columns), macs, receptive_field))
+        return tuple(statistics)
+
+    def macs(self, height: int | None = None, width: int | None = None) -> int:
+        """Multiply-accumulates of one image of height x width (default: the crop)."""
+        return sum(row.macs for row in self.statistics(height, width))
+
+
+def stacked_3x3_weights(convolutions: int) -> tuple[int, int]:
+    """Section 2.3: weights, in units of C^2, of a stack of 3x3 convolutions and of the one layer of equal receptive field.
+
+    Three give (27, 49): a 7x7 layer has 81 % more weights and two non-linearities fewer.
+    """
+    return 9 * convolutions, (2 * convolutions + 1) ** 2
