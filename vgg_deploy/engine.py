@@ -18,6 +18,7 @@ Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 PROBABILITIES, SCORE_MAP, FEATURES = "probabilities", "score_map", "features"
+ACTIVATION = "activation/"  # before a layer's name: an output that gives its activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Scores:
         probabilities: float32 [n, classes], the posteriors; each row sums to 1.
         score_map: float32 [n, classes, rows, columns], class scores before the spatial average, where the model gives them.
         features: float32 [n, fc_width], the spatial mean of fc7, where the model gives it.
-        activations: further outputs of the model, by name.
+        activations: outputs of layers, before their ReLU, by the layer's name, where the model gives them.
     """
 
     probabilities: Floats
@@ -39,8 +40,10 @@ class Scores:
     @staticmethod
     def from_outputs(outputs: Mapping[str, Floats]) -> Scores:
         """Sorts a model's outputs by their names."""
-        rest = {name: value for name, value in outputs.items() if name not in (PROBABILITIES, SCORE_MAP, FEATURES)}
-        return Scores(outputs[PROBABILITIES], outputs.get(SCORE_MAP), outputs.get(FEATURES), rest)
+        layers = {
+            name.removeprefix(ACTIVATION): value for name, value in outputs.items() if name.startswith(ACTIVATION)
+        }
+        return Scores(outputs[PROBABILITIES], outputs.get(SCORE_MAP), outputs.get(FEATURES), layers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     with output_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # renaming over /dev/null as root would replace it
+            raise OSError(errno.EINVAL, "it is a device or a pipe; name a file")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file, not a folder") from None
         try:
             yield temporary
             with temporary.open("rb+") as written:

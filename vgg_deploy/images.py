@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import ImageError, UsageError
@@ -47,6 +47,8 @@ def decode(path: Path) -> Images:
             pixels, whose range a file does not state.
     """
     try:
+        if path.is_dir():  # before its size: that of an empty folder is 0 on some file systems
+            raise ImageError("it is a folder, not a file")
         if path.stat().st_size == 0:
             raise ImageError("the file is empty (0 bytes)")
         with Image.open(path) as image:
@@ -64,9 +66,7 @@ def decode(path: Path) -> Images:
         raise ImageError("no such file") from None
     except PermissionError:
         raise ImageError("no permission to read it") from None
-    except IsADirectoryError:
-        raise ImageError("it is a folder, not a file") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError("not an image, or damaged at its beginning") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"over the limit of {MAX_DECODED_PIXELS:,} pixels (decompression bomb?)") from error
@@ -94,6 +94,9 @@ def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise ImageError("its pixels are 32-bit integers beyond 16 bit; convert it to 8 or 16 bit")
+    transparent = image.info.get("transparency")  # the one grey value that a PNG of this mode may declare transparent
+    if isinstance(transparent, int):
+        values[values == transparent] = 65535
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
@@ -146,13 +149,15 @@ def find_images(paths: Iterable[str]) -> Iterator[Path]:
         UsageError: a path does not exist, a pattern matches nothing, or a folder holds no image.
     """
     for text in paths:
+        if not text:
+            raise UsageError("an image path is empty; name a file, a folder or a pattern")
         path = Path(text)
         if path.is_dir():
             yield from _images_under(path)
         elif path.exists() or path.is_symlink():
             yield path
         elif glob.has_magic(text):
-            matches = sorted(glob.glob(os.path.expanduser(text), recursive=True))  # noqa: PTH207 - of a whole pattern
+            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - of a whole pattern
             if not matches:
                 raise UsageError(f"{text}: no file matches this pattern")
             for match in matches:

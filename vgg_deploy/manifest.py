@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vgg_deploy.classes import ClassName
 from vgg_deploy.errors import ManifestError, UsageError
 from vgg_deploy.spec import NetworkSpec
 
@@ -21,14 +22,6 @@ MANIFEST_VERSION = 1
 MANIFEST_KEY = "vgg_deploy"  # in ONNX metadata_props and in safetensors metadata
 
 Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class ClassName:
-    """A class: `id` is its folder's name, unique; `label` is what people read."""
-
-    id: str
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +95,10 @@ class AxisRange:
 
     minimum: int
     maximum: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.minimum < 1 or (self.maximum is not None and self.maximum < self.minimum):
+            raise UsageError(f"a size range is {self.minimum}..{self.maximum}; expected 1 <= minimum <= maximum")
 
     def accepts(self, size: int) -> bool:
         return size >= self.minimum and (self.maximum is None or size <= self.maximum)
@@ -222,8 +219,15 @@ class Manifest:
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
-        """The manifest as one line of JSON, with its version."""
-        return json.dumps({"version": MANIFEST_VERSION, **_encode(self)}, ensure_ascii=False, allow_nan=False)
+        """The manifest as one line of JSON, with its version.
+
+        Raises:
+            ManifestError: a figure is NaN or infinite.
+        """
+        try:
+            return json.dumps({"version": MANIFEST_VERSION, **_encode(self)}, ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise ManifestError("a figure of the manifest is NaN or infinite; JSON has no number for it") from error
 
     @staticmethod
     def from_json(text: str, where: str) -> Manifest:
@@ -233,8 +237,8 @@ class Manifest:
             ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
         """
         try:
-            data = json.loads(text)
-        except ValueError as error:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{where}: its manifest is not JSON ({error})") from error
         version = data.get("version") if isinstance(data, dict) else None
         if version != MANIFEST_VERSION:
@@ -244,42 +248,15 @@ class Manifest:
             )
         try:
             manifest = _decode(Manifest, data, "manifest")
-        except (UsageError, ManifestError) as error:
+        except (UsageError, ManifestError, OverflowError) as error:
             raise ManifestError(f"{where}: {error}") from error
         assert isinstance(manifest, Manifest)
         return manifest
 
 
-def numbered_classes(count: int) -> tuple[ClassName, ...]:
-    """Classes known by their position only."""
-    return tuple(ClassName(str(index), str(index)) for index in range(count))
-
-
-def classes_from_labels(text: str, count: int, where: str) -> tuple[ClassName, ...]:
-    """Reads a labels file: one label a line in the order of the outputs, or `id<TAB>label`.
-
-    Without an id the label is the id; a label that stands twice is numbered apart by its line.
-
-    Raises:
-        UsageError: the number of lines is not `count`, or an id is given twice.
-    """
-    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
-    if len(lines) != count:
-        raise UsageError(
-            f"{where} has {len(lines)} labels; the network has {count} classes: one label a line is needed"
-        )
-    classes = []
-    for number, line in enumerate(lines):
-        name, tab, label = line.partition("\t")
-        if tab:
-            classes.append(ClassName(name.strip(), label.strip()))
-        else:
-            classes.append(ClassName(line if lines.count(line) == 1 else f"{line}#{number}", line))
-    ids = [name.id for name in classes]
-    if len(set(ids)) != len(ids):
-        repeated = next(name for name in ids if ids.count(name) > 1)
-        raise UsageError(f"{where} has the class id {repeated!r} more than once; ids must be unique")
-    return tuple(classes)
+def _refuse_constant(name: str) -> float:
+    """NaN and Infinity, which Python's reader takes and JSON does not have."""
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _encode(value: Any) -> Any:
@@ -301,7 +278,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
         return _decode(next(argument for argument in arguments if argument is not type(None)), value, where)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ManifestError(f"{where} is {value!r:.80}; expected an object")
         hints, found = typing.get_type_hints(kind), {}

@@ -69,7 +69,8 @@ def multiscale_defaults(train_scale: TrainScale) -> tuple[int, ...]:
     if train_scale.fixed:
         middle = train_scale.minimum
         return (middle - SCALE_STEP, middle, middle + SCALE_STEP)
-    return (train_scale.minimum, train_scale.middle, train_scale.maximum)
+    # A range of two numbers has its lower one as its middle.
+    return tuple(sorted({train_scale.minimum, train_scale.middle, train_scale.maximum}))
 
 
 def single_scale_default(train_scale: TrainScale) -> int:

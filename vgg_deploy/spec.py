@@ -185,7 +185,8 @@ class NetworkSpec:
         Raises:
             UsageError: the input is smaller than the crop, so that fc6 would have no output.
         """
-        rows, columns = height or self.crop, width or height or self.crop
+        rows = self.crop if height is None else height
+        columns = rows if width is None else width
         if min(rows, columns) < self.crop:
             raise UsageError(f"input is {rows}x{columns}; {self.configuration} needs at least {self.crop}x{self.crop}")
         statistics, receptive_field, jump = [], 1, 1

@@ -32,7 +32,9 @@ def command(
     """Print the layers of a configuration with output size, parameters, MACs and receptive field."""
     if size is not None and len(size) > 2:
         raise click.UsageError(f"--size has {len(size)} numbers; expected HEIGHT,WIDTH or one number")
-    spec = NetworkSpec(arch, width_divisor, crop, fc_width or max(1, 4096 // max(1, width_divisor)), classes)
+    if fc_width is None:
+        fc_width = max(1, 4096 // max(1, width_divisor))
+    spec = NetworkSpec(arch, width_divisor, crop, fc_width, classes)
     height, width = (size[0], size[-1]) if size else (crop, crop)
     if as_json:
         click.echo(json.dumps(_as_json(spec, height, width), indent=2))
@@ -69,19 +71,20 @@ def _as_json(spec: NetworkSpec, height: int, width: int) -> dict[str, object]:
 
 
 def _print_table(spec: NetworkSpec, height: int, width: int) -> None:
+    statistics = spec.statistics(height, width)
     click.echo(f"Configuration {spec.configuration} ({spec.common_name}), input 3 x {height} x {width}\n")
     line = "{:<9} {:<6} {:>16} {:>13} {:>16} {:>10}"
     click.echo(line.format("layer", "kernel", "output", "parameters", "MACs", "receptive"))
-    for row in spec.statistics(height, width):
+    for row in statistics:
         layer = row.layer
         kernel = "" if layer.kind == "lrn" else f"{layer.kernel}x{layer.kernel}"
         output = " x ".join(map(str, row.output))
         parameters, macs = (f"{layer.parameters:,}", f"{row.macs:,}") if layer.has_weights else ("", "")
         click.echo(line.format(layer.name, kernel, output, parameters, macs, row.receptive_field))
-    macs = spec.macs(height, width)
-    click.echo(line.format("total", "", "", f"{spec.parameters:,}", f"{macs:,}", ""))
+    total = spec.macs(height, width)
+    click.echo(line.format("total", "", "", f"{spec.parameters:,}", f"{total:,}", ""))
     stack, single = stacked_3x3_weights(3)
-    click.echo(f"\n{spec.parameters / 1e6:.1f} M parameters, {macs / 1e9:.2f} G MACs an image.")
+    click.echo(f"\n{spec.parameters / 1e6:.1f} M parameters, {total / 1e9:.2f} G MACs an image.")
     click.echo(
         f"Section 2.3: three 3x3 convolutions of C channels see 7x7 pixels with {stack}C^2 weights; one 7x7 needs {single}C^2, "
         f"{single / stack - 1:.0%} more."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -103,3 +104,21 @@ def read_labels(path: Path | None) -> str | None:
         raise UsageError(f"{path} is not UTF-8 text; a labels file has one label a line") from None
     except OSError as error:
         raise UsageError(f"cannot read the labels file {path}: {error.strerror}") from None
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --runtime, --device and --threads."""
+    options = (
+        click.option(
+            "--runtime",
+            default="auto",
+            show_default=True,
+            type=click.Choice(["auto", "onnxruntime", "openvino"]),
+            help="What computes. auto: the first that is installed and has the device.",
+        ),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        click.option("--threads", type=int, help="Threads of computation.  [default: one for each core]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+import traceback
+import warnings
+from typing import NoReturn, TextIO
 
 import click
 
@@ -22,29 +24,42 @@ def run_command(command: click.Command, program: str) -> NoReturn:
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    # Pillow warns of damaged EXIF data and large sizes, several lines each, of images that we then read or refuse in one.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.exit(_exit_code(command, program, [word for word in arguments if word != "--debug"], debug))
 
 
 def _exit_code(command: click.Command, program: str, arguments: list[str], debug: bool) -> int:
+    stdout = sys.stdout
     try:
         result = command.main(arguments, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
-        # What reads our output has gone (head, less): nobody is left to be told. Python flushes stdout once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+        return _pipe_closed(stdout)
+    except SystemExit:
+        # click (8.1 to 8.5) turns a closed pipe into exit 1, outside its standalone mode too, and wraps stdout when it does.
+        if sys.stdout is stdout:
+            raise
+        return _pipe_closed(stdout)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever happens, a user reads one line
         if debug:
-            raise
-        click.echo(f"Error: {_one_line(error)}", err=True)
+            traceback.print_exc()
+        else:
+            click.echo(f"Error: {_one_line(error)}", err=True)
         return error.exit_code if isinstance(error, VGGDeployError) else 1
+
+
+def _pipe_closed(stdout: TextIO) -> int:
+    """What reads our output has gone (head, less): nobody is left to be told. Python flushes stdout once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    return PIPE_CLOSED
 
 
 def _one_line(error: Exception) -> str:
@@ -54,4 +69,5 @@ def _one_line(error: Exception) -> str:
         return "out of memory"
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {describe_os_error(error)}"
-    return f"unexpected {type(error).__name__}: {error} (a fault of ours: --debug shows where)"
+    what = " ".join(str(error).split())
+    return f"unexpected {type(error).__name__}: {what} (a fault of ours: --debug shows where)"

@@ -1,0 +1,104 @@
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
+from vgg_deploy.errors import EngineError, UsageError
+from vgg_deploy.manifest import Manifest
+
+_CUDA = "CUDAExecutionProvider"
+_QUIET = 3  # log errors only; its warnings about shapes and casts are not for our users
+
+
+class OnnxRuntimeEngine(ContextManaged):
+    """An ONNX file in ONNX Runtime; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
+
+    def __init__(self, path: Path, manifest: Manifest, device: str, threads: int | None) -> None:
+        kind, _, index = device.partition(":")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _QUIET
+        options.intra_op_num_threads = threads or 0
+        # Memory patterns are planned for one shape; ours change from image to image, and each would be kept.
+        options.enable_mem_pattern = False
+        providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+        if kind == "cuda":
+            if _CUDA not in onnxruntime.get_available_providers():
+                raise UsageError(
+                    f"device {device} needs onnxruntime-gpu, and this onnxruntime is for CPUs: "
+                    "pip uninstall onnxruntime, then pip install 'vgg-deploy[gpu]'"
+                )
+            providers.insert(0, (_CUDA, {"device_id": index or "0"}))
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:
+            raise EngineError(f"onnxruntime refused {path}: {_reason(error)}") from error
+        if kind == "cuda" and _CUDA not in self._session.get_providers():
+            # It falls back to the CPU in silence.
+            raise EngineError(f"onnxruntime could not start CUDA on {device}; vgg-deploy doctor shows what is missing")
+        precision = str(manifest.precision)
+        if kind == "cpu" and manifest.precision.arithmetic == "float16":
+            precision += ", computed in float32 between casts"
+        assert manifest.shapes is not None  # read_manifest sets them
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._input = self._session.get_inputs()[0].name
+        self.info = EngineInfo(
+            runtime=f"onnxruntime {onnxruntime.__version__}",
+            device=device,
+            precision=precision,
+            outputs=tuple(self._names),
+            shapes=manifest.shapes,
+            concurrency=1,
+            manifest=manifest,
+        )
+
+    def run(self, images: Images) -> Scores:
+        check_images(images, self.info.shapes)
+        try:
+            outputs = self._session.run(None, {self._input: images})
+        except Exception as error:
+            raise EngineError(
+                f"onnxruntime failed on {' x '.join(map(str, images.shape))}: {_reason(error)}"
+            ) from error
+        arrays = (np.asarray(output, dtype=np.float32) for output in outputs)
+        return Scores.from_outputs(dict(zip(self._names, arrays, strict=True)))
+
+    def close(self) -> None:
+        self.__dict__.pop("_session", None)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def open_model(path: Path, manifest: Manifest, device: str, threads: int | None) -> OnnxRuntimeEngine:
+    """Opens an ONNX file on `device`; see `engines.open_engine`."""
+    return OnnxRuntimeEngine(path, manifest, device, threads)
+
+
+def availability(device: str) -> str:
+    """In a few words, how ONNX Runtime can use `device` (cpu or cuda) here.
+
+    Raises:
+        EngineError: it cannot; says why.
+    """
+    if device == "cuda" and _CUDA not in onnxruntime.get_available_providers():
+        raise EngineError("this onnxruntime is for CPUs: pip uninstall onnxruntime, then pip install 'vgg-deploy[gpu]'")
+    if device == "cuda" and not _driver_present():
+        raise EngineError("no NVIDIA driver (libcuda) on this machine")
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _driver_present() -> bool:
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False

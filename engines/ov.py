@@ -1,0 +1,87 @@
+"""OpenVINO, on the CPU, in the file's own precision."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
+from vgg_deploy.errors import EngineError
+from vgg_deploy.manifest import Manifest
+
+
+class OpenVINOEngine(ContextManaged):
+    """An ONNX file in OpenVINO; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
+
+    def __init__(self, path: Path, manifest: Manifest, threads: int | None) -> None:
+        # Unasked, OpenVINO computes FP32 and FP16 files in BF16 on CPUs that have it.
+        settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = openvino.Core()
+            self._compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        except Exception as error:
+            raise EngineError(f"openvino refused {path}: {_reason(error)}") from error
+        precision = str(manifest.precision)
+        if manifest.precision.arithmetic == "float16":
+            precision += ", computed in float32"
+        assert manifest.shapes is not None  # read_manifest sets them
+        # An output may go under several names, where OpenVINO removed the node between them.
+        self._names = [
+            next(name for name in manifest.outputs if name in output.get_names()) for output in self._compiled.outputs
+        ]
+        # A request runs one batch at a time; as many are kept as calls were ever under way at once.
+        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        self.info = EngineInfo(
+            runtime=f"openvino {openvino.__version__.partition('-')[0]}",
+            device="cpu",
+            precision=precision,
+            outputs=tuple(self._names),
+            shapes=manifest.shapes,
+            concurrency=1,
+            manifest=manifest,
+        )
+
+    def run(self, images: Images) -> Scores:
+        check_images(images, self.info.shapes)
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self._compiled.create_infer_request()
+        try:
+            outputs = request.infer([np.ascontiguousarray(images)], share_inputs=True)
+            # The request's memory is used again by the next batch.
+            arrays = [np.array(outputs[index], dtype=np.float32) for index in range(len(self._names))]
+        except Exception as error:
+            raise EngineError(f"openvino failed on {' x '.join(map(str, images.shape))}: {_reason(error)}") from error
+        self._idle.put(request)
+        return Scores.from_outputs(dict(zip(self._names, arrays, strict=True)))
+
+    def close(self) -> None:
+        self._idle = queue.SimpleQueue()
+        self.__dict__.pop("_compiled", None)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def open_model(path: Path, manifest: Manifest, device: str, threads: int | None) -> OpenVINOEngine:
+    """Opens an ONNX file; `device` is always the CPU here. See `engines.open_engine`."""
+    return OpenVINOEngine(path, manifest, threads)
+
+
+def availability(device: str) -> str:
+    """In a few words, how OpenVINO can use `device` (always cpu) here.
+
+    Raises:
+        EngineError: it cannot; says why.
+    """
+    if "CPU" not in openvino.Core().available_devices:
+        raise EngineError("openvino has no CPU plugin here")
+    return f"openvino {openvino.__version__.partition('-')[0]}"

@@ -1,0 +1,141 @@
+"""From a checkpoint to an ONNX file with its manifest, checked as it lies on the disk."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+import vgg_deploy
+from export.graph import INPUT, GraphOptions, build_graph
+from export.half import HEADROOM, LARGEST_HALF, measure_activations, overflowing_layers, unrepresentable_layers
+from train.checkpoint import Checkpoint
+from train.reference import Reference
+from vgg_deploy.engine import Images
+from vgg_deploy.errors import ModelFileError, OutputError
+from vgg_deploy.files import whole_file
+from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, Precision, ShapeRange
+from vgg_deploy.onnx_file import read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the ONNX file.
+        manifest: as it stands in the file.
+        notices: what the user should know, such as layers kept in FP32.
+    """
+
+    path: Path
+    manifest: Manifest
+    notices: tuple[str, ...]
+
+
+def export(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    dynamic: bool = False,
+    half: bool = False,
+    score_map: bool = False,
+    features: bool = False,
+    calibration: Iterable[Images] | None = None,
+) -> Exported:
+    """Folds the FC layers into convolutions (section 3.2) and writes the network as ONNX, whole or not at all.
+
+    Args:
+        checkpoint: from `train.checkpoint.read`. Its weights are consumed: read it again to use it further.
+        path: the file to write.
+        dynamic: free batch, height and width; otherwise 1 x crop x crop.
+        half: FP16 weights and arithmetic from conv1_1 to fc8.
+        score_map, features: further outputs, see `export.graph.GraphOptions`.
+        calibration: with `half`, batches uint8 [n, h, w, 3] on which the largest activation of each layer is measured;
+            layers that would overflow FP16 stay FP32.
+
+    Raises:
+        OutputError: it cannot be written.
+        ModelFileError: the written file is not what was asked for.
+    """
+    manifest = checkpoint.manifest
+    notices: list[str] = []
+    spec, normalization = manifest.spec, manifest.normalization
+    assert spec is not None
+    assert normalization is not None
+    weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
+    precision = Precision()
+    if half:
+        precision, notices = _half_precision(checkpoint, calibration)
+    options = GraphOptions(dynamic, half, frozenset(precision.float32_layers), score_map, features)
+    checkpoint.weights.clear()
+    model = build_graph(spec, weights, normalization, options)
+    edge = AxisRange(spec.crop) if dynamic else AxisRange(spec.crop, spec.crop)
+    manifest = manifest.with_(
+        precision=precision,
+        shapes=ShapeRange(AxisRange(1) if dynamic else AxisRange(1, 1), edge, edge),
+        outputs=options.outputs,
+        source=checkpoint.source,
+        tools=tool_versions(),
+    )
+    model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
+    try:
+        with whole_file(path) as temporary:
+            onnx.save(model, temporary)
+            del model
+            _check(temporary, manifest)
+    except ValueError as error:  # protobuf's limit of 2 GB
+        raise OutputError(f"cannot write {path}: {error}") from error
+    return Exported(path, manifest, tuple(notices))
+
+
+def tool_versions() -> dict[str, str]:
+    """What an artifact was made with."""
+    return {
+        "vgg_deploy": vgg_deploy.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _half_precision(checkpoint: Checkpoint, calibration: Iterable[Images] | None) -> tuple[Precision, list[str]]:
+    spec = checkpoint.manifest.spec
+    assert spec is not None
+    notices = []
+    weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
+    kept = set(unrepresentable_layers(weights))
+    largest = None
+    if kept:
+        notices.append(f"{', '.join(sorted(kept))} stay FP32: weights beyond FP16's range")
+    if calibration is None:
+        notices.append("activations unmeasured: whether FP16 overflows is unknown (--calibration DIR measures it)")
+    else:
+        with Reference(checkpoint, keep_activations=True) as reference:
+            largest = measure_activations(reference.run, calibration, spec)
+        overflowing = overflowing_layers(spec, largest)
+        peak = max(largest, key=lambda name: largest[name])
+        notices.append(f"largest activation {largest[peak]:,.0f} in {peak}; FP16 ends at {LARGEST_HALF:,.0f}")
+        if overflowing:
+            notices.append(
+                f"{', '.join(overflowing)} stay FP32: their outputs or inputs pass FP16's range / {HEADROOM:.0f} on the calibration images"
+            )
+        kept |= set(overflowing)
+    ordered = tuple(layer.name for layer in spec.weight_layers if layer.name in kept)
+    return Precision("float16", ordered, largest), notices
+
+
+def _check(path: Path, manifest: Manifest) -> None:
+    """Holds the written file against what was asked for: valid ONNX, the manifest, and axes that are free or fixed."""
+    onnx.checker.check_model(str(path), full_check=True)
+    written = read_manifest(path)
+    if written != manifest:
+        raise ModelFileError(
+            f"the written file takes {written.shapes}; asked for was {manifest.shapes}: input {INPUT} is wrong"
+        )

@@ -1,0 +1,193 @@
+"""The fully convolutional ONNX graph of a network, node by node, from its spec and weights.
+
+Written with onnx's own helpers rather than traced: the paper's names, one `LRN` node, free axes, exact types, and no second
+copy of the weights. It is trusted because `verify` compares it with PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+import vgg_deploy
+from vgg_deploy.engine import FEATURES, PROBABILITIES, SCORE_MAP, Floats
+from vgg_deploy.manifest import Normalization
+from vgg_deploy.spec import Layer, NetworkSpec
+
+OPSET = 20
+IR_VERSION = 9  # of ONNX 1.15, the first with opset 20: older runtimes read it too
+INPUT = "images"
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+_NUMPY_TYPES: dict[int, Any] = {FLOAT: np.float32, HALF: np.float16}
+
+# Krizhevsky et al. 2012 (n=5, k=2, alpha=1e-4, beta=0.75) over the plain sum; ONNX divides the sum by n, so alpha is 5e-4.
+_LRN: dict[str, Any] = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOptions:
+    """What the graph is to be.
+
+    Attributes:
+        dynamic: batch, height and width free; otherwise fixed to 1 x crop x crop.
+        half: FP16 weights and arithmetic from conv1_1 to fc8.
+        float32_layers: with `half`, layers with weights that stay FP32.
+        score_map: add the output `score_map`, float32 [n, classes, rows, columns]; fc8 then runs on the map.
+        features: add the output `features`, float32 [n, fc_width], the spatial mean of fc7.
+    """
+
+    dynamic: bool = False
+    half: bool = False
+    float32_layers: frozenset[str] = frozenset()
+    score_map: bool = False
+    features: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        wanted = ((PROBABILITIES, True), (SCORE_MAP, self.score_map), (FEATURES, self.features))
+        return tuple(name for name, present in wanted if present)
+
+
+@dataclass
+class _Graph:
+    """The model being written, and the tensor that the next node reads, with its type."""
+
+    model: onnx.ModelProto
+    tensor: str = INPUT
+    type: int = TensorProto.UINT8
+
+    def add(self, operator: str, name: str, *constants: str, output: str | None = None, **attributes: Any) -> None:
+        """A node that reads the current tensor and `constants`; its output, named as the node, becomes the current tensor."""
+        output = output or name
+        node = helper.make_node(operator, [self.tensor, *constants], [output], name=name, **attributes)
+        self.model.graph.node.append(node)
+        self.tensor = output
+
+    def constant(self, name: str, values: np.ndarray[Any, Any]) -> str:
+        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+        self.model.graph.initializer.add(name=name, data_type=kind, dims=values.shape, raw_data=values.tobytes())
+        return name
+
+    def cast(self, kind: int, name: str, output: str | None = None) -> None:
+        """The current tensor as `kind`; no node where it is that already, unless an output name is wanted."""
+        if self.type != kind:
+            self.add("Cast", name, output=output, to=kind)
+            self.type = kind
+
+
+def build_graph(
+    spec: NetworkSpec, weights: MutableMapping[str, Floats], normalization: Normalization, options: GraphOptions
+) -> onnx.ModelProto:
+    """The network as ONNX: uint8 images [n, h, w, 3] in, posteriors [n, classes] out.
+
+    Args:
+        spec: the network.
+        weights: float32 by name, FC or convolutional form; emptied on the way, so that no weight is held twice.
+        normalization: applied within the graph, in float32, before anything else.
+        options: precision, free axes and outputs.
+    """
+    graph = _Graph(_empty_model(spec, options))
+    _normalize(graph, normalization)
+    for layer in spec.layers:
+        kind = HALF if options.half and layer.name not in options.float32_layers else FLOAT
+        if layer.name == "fc8" and not options.score_map:
+            _spatial_mean(graph, options)
+        _layer(graph, layer, weights, kind)
+        if layer.name == "fc7" and options.features and options.score_map:
+            _features_beside(graph)
+    _posteriors(graph, options)
+    return graph.model
+
+
+def _normalize(graph: _Graph, normalization: Normalization) -> None:
+    # Cast comes first: TensorRT takes nothing else on a uint8 input. The std is not folded into conv1_1, whose weights
+    # would then fall below FP16's normal range.
+    graph.cast(FLOAT, "cast")
+    graph.add("Sub", "subtract_mean", graph.constant("mean_rgb", np.array(normalization.mean, np.float32)))
+    if normalization.std != (1.0, 1.0, 1.0):
+        graph.add("Div", "divide_std", graph.constant("std_rgb", np.array(normalization.std, np.float32)))
+    graph.add("Transpose", "transpose", perm=[0, 3, 1, 2])
+
+
+def _layer(graph: _Graph, layer: Layer, weights: MutableMapping[str, Floats], kind: int) -> None:
+    if layer.kind == "pool":
+        graph.add("MaxPool", layer.name, kernel_shape=[2, 2], strides=[2, 2])
+    elif layer.kind == "lrn":
+        # Squares of activations pass FP16's 65,504.
+        graph.cast(FLOAT, f"{layer.name}_to_float32")
+        graph.add("LRN", layer.name, **_LRN)
+    else:
+        graph.cast(kind, f"{layer.name}_to_{helper.tensor_dtype_to_np_dtype(kind).name}")
+        dtype = _NUMPY_TYPES[kind]
+        weight = weights.pop(f"{layer.name}.weight").reshape(layer.weight_shape).astype(dtype, copy=False)
+        bias = weights.pop(f"{layer.name}.bias").astype(dtype, copy=False)
+        constants = graph.constant(f"{layer.name}.weight", weight), graph.constant(f"{layer.name}.bias", bias)
+        padding = [layer.padding] * 4
+        graph.add("Conv", layer.name, *constants, kernel_shape=[layer.kernel] * 2, pads=padding, strides=[1, 1])
+        if layer.has_relu:
+            graph.add("Relu", relu_name(layer.name))
+
+
+def relu_name(layer: str) -> str:
+    """conv1_1 -> relu1_1, fc6 -> relu6."""
+    return "relu" + layer.removeprefix("conv").removeprefix("fc")
+
+
+def _spatial_mean(graph: _Graph, options: GraphOptions) -> None:
+    """The mean over positions, before fc8, with which it commutes: fc8 then runs on one position.
+
+    In FP32: a sum over some hundred positions may pass FP16's range.
+    """
+    graph.cast(FLOAT, "spatial_mean_to_float32")
+    graph.add("GlobalAveragePool", "spatial_mean")
+    if options.features:
+        mean = graph.tensor
+        graph.add("Flatten", FEATURES, axis=1)
+        graph.tensor = mean
+
+
+def _features_beside(graph: _Graph) -> None:
+    """`features` where fc8 runs on the map, and the mean of fc7 is not on its way."""
+    tensor, kind = graph.tensor, graph.type
+    graph.cast(FLOAT, "features_to_float32")
+    graph.add("GlobalAveragePool", "features_mean")
+    graph.add("Flatten", FEATURES, axis=1)
+    graph.tensor, graph.type = tensor, kind
+
+
+def _posteriors(graph: _Graph, options: GraphOptions) -> None:
+    if options.score_map:
+        # fc8's own output takes the name `score_map` where no cast follows.
+        if graph.type == FLOAT:
+            graph.model.graph.node[-1].output[0] = SCORE_MAP
+            graph.tensor = SCORE_MAP
+        graph.cast(FLOAT, "scores_to_float32", output=SCORE_MAP)
+        graph.add("GlobalAveragePool", "spatial_mean")
+    else:
+        graph.cast(FLOAT, "scores_to_float32")
+    graph.add("Flatten", "scores", axis=1)
+    graph.add("Softmax", "softmax", output=PROBABILITIES, axis=1)
+
+
+def _empty_model(spec: NetworkSpec, options: GraphOptions) -> onnx.ModelProto:
+    """Header, input and outputs. Nodes and weights are added in place: onnx's `make_graph` would copy every weight."""
+    batch: tuple[Any, ...] = ("batch", "height", "width") if options.dynamic else (1, spec.crop, spec.crop)
+    rows, columns = ("rows", "columns") if options.dynamic else (1, 1)
+    shapes = {
+        PROBABILITIES: (batch[0], spec.classes),
+        SCORE_MAP: (batch[0], spec.classes, rows, columns),
+        FEATURES: (batch[0], spec.fc_width),
+    }
+    model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="vgg_deploy", producer_version=vgg_deploy.__version__)
+    model.opset_import.append(helper.make_opsetid("", OPSET))
+    model.graph.name = spec.common_name
+    model.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, (*batch, 3)))
+    for name in options.outputs:
+        model.graph.output.append(helper.make_tensor_value_info(name, FLOAT, shapes[name]))
+    return model

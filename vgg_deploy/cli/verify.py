@@ -1,0 +1,185 @@
+"""vgg-deploy verify."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vgg_deploy.cli.options import engine_options
+from vgg_deploy.cli.tables import notice, print_table, progress
+from vgg_deploy.cli.weights import CHECKPOINT_SUFFIXES, WeightFacts, read_weights, weight_facts, weight_options
+from vgg_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from export.verify import Stage, Views
+    from vgg_deploy.engine import Engine
+    from vgg_deploy.manifest import Manifest
+
+
+@click.command("verify")
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--reference",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="CKPT|MODEL.onnx",
+    help="What is right by definition. An ONNX file needs no torch.",
+)
+@click.option(
+    "--images",
+    required=True,
+    multiple=True,
+    metavar="DIR",
+    help="Folder, file or pattern of real images; may be given again.",
+)
+@click.option("--limit", type=int, help="Use this many of the images, a seeded sample.")
+@click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON.")
+@engine_options
+@weight_options
+def command(
+    models: tuple[Path, ...],
+    reference: Path,
+    images: tuple[str, ...],
+    limit: int | None,
+    json_path: str | None,
+    runtime: str,
+    device: str,
+    threads: int | None,
+    **facts: Any,
+) -> None:
+    """Prove that ONNX files answer as their reference does, stage by stage; exit 1 where one does not."""
+    from engines import open_engine
+    from export.verify import read_views
+    from vgg_deploy.onnx_file import read_manifest
+
+    def opened(path: Path) -> Engine:
+        return open_engine(path, runtime=runtime, device=device, threads=threads)
+
+    manifests = [read_manifest(path) for path in models]
+    views = read_views(_sample(images, limit), manifests[0])
+    for text in views.unreadable:
+        notice(f"passed over {text}")
+    stages = _stages(models, manifests, reference, views, opened, weight_facts(**facts))
+    if json_path != "-":
+        _print(stages)
+    if json_path is not None:
+        _write_json(stages, json_path)
+    failed = [stage for stage in stages if stage.failures]
+    if failed:
+        raise SystemExit(1)
+
+
+def _sample(images: tuple[str, ...], limit: int | None) -> list[Path]:
+    import random
+
+    from vgg_deploy.images import find_images
+
+    paths = list(find_images(images))
+    if limit is None or limit >= len(paths):
+        return paths
+    if limit < 1:
+        raise UsageError(f"--limit is {limit}; expected 1 or more")
+    return sorted(random.Random(0).sample(paths, limit))
+
+
+def _stages(
+    models: tuple[Path, ...],
+    manifests: list[Manifest],
+    reference: Path,
+    views: Views,
+    opened: Callable[[Path], Engine],
+    facts: WeightFacts,
+) -> list[Stage]:
+    from export.verify import Verification, open_with_activations, views_needed
+
+    from_checkpoint = reference.suffix in CHECKPOINT_SUFFIXES
+    total = views_needed(manifests, views, forms=from_checkpoint)
+    stages: list[Stage] = []
+    with progress("verifying", total) as advance:
+        if not from_checkpoint:
+            with opened(reference) as engine:
+                verification = Verification(
+                    engine, reference.name, views, opened, lambda: open_with_activations(reference, opened), advance
+                )
+                for path in models:
+                    stages.extend(verification.file(path))
+            return stages
+        checkpoint = read_weights(reference, _known_facts(facts, manifests[0]))
+        from train.reference import Reference
+
+        with Reference(checkpoint) as convolutional, Reference(checkpoint, form="fc") as fc:
+            verification = Verification(
+                convolutional,
+                "convolutional form (PyTorch)",
+                views,
+                opened,
+                lambda: Reference(checkpoint, keep_activations=True),
+                advance,
+            )
+            stages.append(verification.form(fc, "FC form (PyTorch)"))
+            for path, manifest in zip(models, manifests, strict=True):
+                if manifest.source is not None and manifest.source.sha256 not in checkpoint.source.sha256:
+                    notice(f"{path} says it was made from {manifest.source.name}, not from this {reference.name}")
+                stages.extend(verification.file(path))
+    return stages
+
+
+def _known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
+    """What the exported file knows of foreign weights need not be said again."""
+    return WeightFacts(
+        facts.configuration or (manifest.spec.configuration if manifest.spec else None),
+        facts.normalization or manifest.normalization,
+        facts.labels,
+        facts.train_scale or manifest.train_scale,
+    )
+
+
+def _print(stages: list[Stage]) -> None:
+    rows = [
+        (
+            stage.name,
+            stage.reference,
+            str(stage.parity.views),
+            f"{stage.parity.max_dp:.1e}",
+            f"{stage.parity.mean_dp:.1e}",
+            f"{stage.parity.divergence:.1e}",
+            f"{stage.parity.agreement:.2%}",
+            "FAILED" if stage.failures else "ok",
+        )
+        for stage in stages
+    ]
+    columns = ("stage", "against", "views", "max |dp|", "mean |dp|", "divergence", "top-1 agreement", "")
+    print_table(columns, rows, left=(0, 1))
+    for stage in stages:
+        for flip in stage.parity.flips:
+            click.echo(
+                f"flipped in {stage.name}: {flip.view}: {flip.reference.label} -> {flip.candidate.label}, by a margin of {flip.margin:.2g}"
+            )
+    for stage in stages:
+        if stage.failures:
+            click.echo(f"FAILED {stage.name} ({stage.precision} thresholds): {'; '.join(stage.failures)}")
+            if stage.diverges:
+                click.echo(f"  {stage.diverges}")
+
+
+def _write_json(stages: list[Stage], where: str) -> None:
+    import dataclasses
+
+    from vgg_deploy.files import whole_file
+
+    text = json.dumps(
+        {
+            "passed": not any(stage.failures for stage in stages),
+            "stages": [dataclasses.asdict(stage) for stage in stages],
+        },
+        indent=2,
+    )
+    if where == "-":
+        click.echo(text)
+        return
+    with whole_file(Path(where)) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

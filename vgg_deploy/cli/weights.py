@@ -1,0 +1,101 @@
+"""Which weights a command means: options shared by export and verify, and how they are resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vgg_deploy.cli.options import chosen_normalization, read_labels, rgb_triple, train_scale
+from vgg_deploy.errors import MissingDependencyError
+from vgg_deploy.spec import CONFIGURATIONS
+
+if TYPE_CHECKING:
+    from train.checkpoint import Checkpoint
+    from vgg_deploy.manifest import Normalization, TrainScale
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFacts:
+    """What the options say of the weights; see `train.checkpoint.Facts`."""
+
+    configuration: str | None
+    normalization: Normalization | None
+    labels: str | None
+    train_scale: TrainScale | None
+
+
+def weight_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say what foreign weights cannot say of themselves."""
+    options = (
+        click.option(
+            "--arch", type=click.Choice(CONFIGURATIONS), help="Configuration; needed for A-LRN, whose tensors are A's."
+        ),
+        click.option(
+            "--normalization",
+            type=click.Choice(["paper", "torchvision"]),
+            help="Of weights that do not say theirs. paper: RGB 0..255 minus a mean.",
+        ),
+        click.option(
+            "--mean",
+            callback=rgb_triple,
+            metavar="R,G,B",
+            help="Mean in units of 0..255 (with paper: instead of 123.68,116.779,103.939).",
+        ),
+        click.option(
+            "--std", callback=rgb_triple, metavar="R,G,B", help="Divisor in units of 0..255.  [default: 1,1,1]"
+        ),
+        click.option(
+            "--labels",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Class names, one a line in the order of the outputs, or id<TAB>label.",
+        ),
+        click.option(
+            "--train-scale",
+            callback=train_scale,
+            metavar="S|SMIN,SMAX",
+            help="Training scale S of weights that do not say theirs.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def weight_facts(
+    arch: str | None,
+    normalization: str | None,
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
+    labels: Path | None,
+    train_scale: TrainScale | None,
+) -> WeightFacts:
+    """The options' values together.
+
+    Raises:
+        UsageError: they contradict each other; the labels file cannot be read.
+    """
+    return WeightFacts(arch, chosen_normalization(normalization, mean, std), read_labels(labels), train_scale)
+
+
+def require_torch(purpose: str) -> None:
+    """Raises MissingDependencyError where torch, or what reads checkpoints with it, is not installed."""
+    import importlib.util
+
+    for package in ("torch", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "train", purpose)
+
+
+def read_weights(path: Path, facts: WeightFacts) -> Checkpoint:
+    """Reads a checkpoint file; see `train.checkpoint.read`."""
+    require_torch(f"reading {path}")
+    from train.checkpoint import Facts, read
+
+    return read(path, Facts(facts.configuration, facts.normalization, facts.labels, facts.train_scale))

@@ -1,0 +1,56 @@
+"""Where in an image a class was seen: its score map, laid over the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vgg_deploy.engine import Floats, Images
+from vgg_deploy.images import rescaled_size
+from vgg_deploy.manifest import Manifest
+from vgg_deploy.predict import Prediction, ScoreMap
+from vgg_deploy.spec import TOTAL_STRIDE
+
+# Dark blue, blue, green, yellow, red at 0, 1/4, 1/2, 3/4 and 1: low scores to high.
+_COLOURS = np.array([[20, 20, 90], [30, 110, 220], [60, 190, 110], [250, 220, 60], [220, 30, 30]], np.float64)
+OPACITY = 0.5
+
+
+def class_evidence(prediction: Prediction, class_index: int, manifest: Manifest) -> Floats:
+    """A class's score at each pixel of the image, float32 [height, width]: the mean over the views.
+
+    Each position of a score map stands for the crop x crop window of the rescaled view that it sees, and is placed at the
+    window's centre; between centres it is interpolated, beyond the outermost it stays as there.
+    """
+    maps = [_over_image(score_map, class_index, prediction.size, manifest) for score_map in prediction.score_maps]
+    evidence: Floats = np.mean(maps, axis=0).astype(np.float32)
+    return evidence
+
+
+def _over_image(score_map: ScoreMap, class_index: int, size: tuple[int, int], manifest: Manifest) -> Floats:
+    view, scores = score_map.view, score_map.scores[class_index]
+    rescaled = rescaled_size(*size, view.short_side, manifest.rescaling.rounding)
+    top_left = (0, 0) if view.box is None else view.box[:2]
+    if view.mirror:
+        scores = scores[:, ::-1]
+    along = []
+    for axis in (0, 1):
+        extent = rescaled[axis] if view.box is None else view.box[2 + axis]
+        positions = top_left[axis] + manifest.crop / 2 + TOTAL_STRIDE * np.arange(scores.shape[axis], dtype=np.float64)
+        if view.mirror and axis == 1:
+            # Windows begin at the mirrored view's left edge, which is the picture's right one.
+            positions = (2 * top_left[axis] + extent) - positions[::-1]
+        pixels = (np.arange(size[axis]) + 0.5) * rescaled[axis] / size[axis]
+        along.append(np.stack([np.interp(pixels, positions, unit) for unit in np.eye(len(positions))], axis=1))
+    laid: Floats = along[0] @ scores @ along[1].T
+    return laid
+
+
+def overlay(pixels: Images, evidence: Floats) -> Images:
+    """The picture, uint8 [h, w, 3], greyed, with `evidence` [h, w] over it from blue (its lowest) to red (its highest)."""
+    low, high = float(evidence.min()), float(evidence.max())
+    share = (evidence - low) / (high - low) if high > low else np.full_like(evidence, 0.5)
+    steps = np.linspace(0, 1, len(_COLOURS))
+    colours = np.stack([np.interp(share, steps, _COLOURS[:, channel]) for channel in range(3)], axis=2)
+    grey = pixels.mean(axis=2, keepdims=True)
+    mixed: Images = ((1 - OPACITY) * grey + OPACITY * colours + 0.5).astype(np.uint8)
+    return mixed

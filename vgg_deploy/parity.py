@@ -1,0 +1,164 @@
+"""Whether two engines give the same answers: figures over the same views, held against one table of thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vgg_deploy.classes import ClassName
+from vgg_deploy.engine import Engine, Floats, Images
+from vgg_deploy.errors import UsageError
+from vgg_deploy.metrics import agreement, divergence, margins, top_k
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What must hold. NaN holds nothing.
+
+    Attributes:
+        max_dp: largest difference of any posterior of any view, in 0..1.
+        mean_dp: mean absolute difference of posteriors.
+        divergence: mean Kullback-Leibler divergence, in nats.
+        agreement: least share of views with the same most probable class, in 0..1.
+        layer: largest error of a layer's output as a share of its largest value; what passes it first is named on a failure.
+    """
+
+    max_dp: float
+    mean_dp: float
+    divergence: float
+    agreement: float
+    layer: float
+
+
+THRESHOLDS = {
+    # Both sides compute the same sums in another order. On a trained VGG-16 that moves a posterior by up to 5e-7; 1e-5
+    # leaves room for other runtimes' Winograd convolutions. At such differences only a tie can change its top-1.
+    "float32": Thresholds(max_dp=1e-5, mean_dp=1e-6, divergence=1e-6, agreement=0.995, layer=1e-4),
+    # Eleven bits of significand through 16 layers: each rounds by up to 2^-11 = 5e-4 of its value, and the errors mostly
+    # average out. A posterior near 0.5 moves most; views whose top two lie closer than that may swap them, so the
+    # top-1 of 1 in 200 may.
+    "float16": Thresholds(max_dp=0.03, mean_dp=2e-3, divergence=1e-3, agreement=0.995, layer=0.02),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NamedView:
+    """An image to compare on: uint8 [h, w, 3], and what it is called in reports."""
+
+    name: str
+    pixels: Images
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A view whose most probable class changed; `margin` is the lead that it had in the reference, in 0..1."""
+
+    view: str
+    reference: ClassName
+    candidate: ClassName
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a candidate's posteriors are from a reference's; see `Thresholds` for the figures.
+
+    Attributes:
+        views: how many were compared.
+        worst: index of the view with the largest difference, or of the first with NaN.
+        flips: views whose most probable class changed.
+    """
+
+    views: int
+    max_dp: float
+    mean_dp: float
+    divergence: float
+    agreement: float
+    worst: int
+    flips: tuple[Flip, ...]
+
+    def failures(self, thresholds: Thresholds) -> tuple[str, ...]:
+        """What does not hold, in words; empty where all does."""
+        failed = []
+        for name in ("max_dp", "mean_dp", "divergence"):
+            value, limit = getattr(self, name), getattr(thresholds, name)
+            if not value <= limit:  # false for NaN too
+                failed.append(f"{name} {value:.2g} > {limit:g}" if math.isfinite(value) else f"{name} is {value}")
+        if not self.agreement >= thresholds.agreement:
+            failed.append(f"top-1 agreement {self.agreement:.2%} < {thresholds.agreement:.1%}")
+        return tuple(failed)
+
+
+def posteriors(engine: Engine, views: Sequence[NamedView], progress: Callable[[], None] = lambda: None) -> Floats:
+    """An engine's posteriors, float32 [views, classes], one view a call. Calls `progress` after each."""
+    rows = []
+    for view in views:
+        rows.append(engine.run(view.pixels[None]).probabilities[0])
+        progress()
+    return np.stack(rows)
+
+
+def compare(reference: Floats, candidate: Floats, names: Sequence[str], classes: Sequence[ClassName]) -> Parity:
+    """Figures of two sets of posteriors, float32 [views, classes] each.
+
+    Raises:
+        UsageError: they are of different networks: other numbers of classes.
+    """
+    if reference.shape != candidate.shape:
+        raise UsageError(
+            f"the reference gives {reference.shape[1]} classes and the candidate {candidate.shape[1]}; they are different networks"
+        )
+    if len(reference) == 0:
+        raise UsageError("there is no view to compare on")
+    difference = np.abs(reference.astype(np.float64) - candidate)
+    per_view = difference.max(axis=1)
+    broken = ~np.isfinite(per_view)
+    worst = int(broken.argmax()) if broken.any() else int(per_view.argmax())
+    before, after = top_k(reference, 1)[:, 0], top_k(candidate, 1)[:, 0]
+    lead = margins(reference)
+    flips = tuple(
+        Flip(names[view], classes[before[view]], classes[after[view]], float(lead[view]))
+        for view in np.flatnonzero(before != after).tolist()
+    )
+    return Parity(
+        views=len(reference),
+        max_dp=float(difference.max()),
+        mean_dp=float(difference.mean()),
+        divergence=divergence(reference, candidate) if not broken.any() else float("nan"),
+        agreement=agreement(reference, candidate) if not broken.any() else float("nan"),
+        worst=worst,
+        flips=flips,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """A layer's largest error on one view, as a share of its largest value in the reference."""
+
+    layer: str
+    error: float
+
+
+def layer_errors(
+    reference: Engine, candidate: Engine, view: NamedView, layers: Iterable[str]
+) -> tuple[LayerError, ...]:
+    """Errors of the layers whose activations both engines give, in order; fc8 is compared by its mean over positions."""
+    wanted, got = (engine.run(view.pixels[None]).activations for engine in (reference, candidate))
+    errors = []
+    for layer in layers:
+        if layer not in wanted or layer not in got:
+            continue
+        a, b = wanted[layer].astype(np.float64), got[layer].astype(np.float64)
+        if a.shape != b.shape:
+            a, b = a.mean(axis=(2, 3)), b.mean(axis=(2, 3))
+        scale = np.abs(a).max() or 1.0
+        errors.append(LayerError(layer, float(np.abs(a - b).max() / scale)))
+    return tuple(errors)
+
+
+def first_divergence(errors: Sequence[LayerError], limit: float) -> LayerError | None:
+    """The first layer whose error passes `limit`, or is NaN."""
+    return next((error for error in errors if not error.error <= limit), None)

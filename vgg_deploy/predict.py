@@ -1,0 +1,269 @@
+"""From image files to averaged posteriors (section 3.2), streamed.
+
+Images are decoded and rescaled in threads ahead of the engine; views of one shape share a batch, also across images; results
+come in input order. How views are put into batches depends on the order of the images alone, never on timing. What is held at
+once is bounded, however many images there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vgg_deploy.classes import ClassName
+from vgg_deploy.engine import Engine, Floats, Images, Scores
+from vgg_deploy.errors import ImageError
+from vgg_deploy.images import MAX_VIEW_PIXELS, decode, mirrored, rescale
+from vgg_deploy.manifest import Rescaling
+from vgg_deploy.metrics import top_k
+from vgg_deploy.protocols import Protocol, View, choose_protocol
+
+# Views in a batch. More did not make full-width networks faster on CPUs, and each view of 384x512 takes about 120 MB.
+DEFAULT_BATCH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreMap:
+    """Class scores of one view, float32 [classes, rows, columns]."""
+
+    view: View
+    scores: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An image's answer.
+
+    Attributes:
+        path: the image file.
+        size: its height and width, upright.
+        probabilities: float32 [classes], the mean of the views' posteriors.
+        classes: their names.
+        score_maps: of each view, where they were asked for.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    probabilities: Floats
+    classes: tuple[ClassName, ...]
+    score_maps: tuple[ScoreMap, ...] = ()
+
+    def top(self, k: int) -> list[tuple[ClassName, float]]:
+        """The k most probable classes with their posteriors, most probable first."""
+        return [(self.classes[index], float(self.probabilities[index])) for index in top_k(self.probabilities, k)]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that has no answer, and why."""
+
+    path: Path
+    reason: str
+
+
+def predict(
+    engine: Engine,
+    paths: Iterable[str | Path],
+    protocol: Protocol | None = None,
+    *,
+    batch: int = DEFAULT_BATCH,
+    keep_score_maps: bool = False,
+    max_view_pixels: int = MAX_VIEW_PIXELS,
+    decoders: int | None = None,
+) -> Iterator[Prediction | Failure]:
+    """Classifies images, in order, each with its result or its failure.
+
+    Args:
+        engine: any; its manifest names classes, rescaling and defaults.
+        paths: image files.
+        protocol: which views are averaged; None: the paper's default for this network.
+        batch: views of one shape in one call, at most; less where the engine takes less.
+        keep_score_maps: give `Prediction.score_maps`; the engine must have the output.
+        max_view_pixels: an image that would be rescaled to more is a failure.
+        decoders: threads that decode and rescale; None: as many as cores, at most 8.
+
+    Raises:
+        EngineError: the engine failed; earlier results have been given.
+    """
+    manifest = engine.info.manifest
+    if protocol is None:
+        protocol = choose_protocol(manifest, free_size=engine.info.shapes.free).protocol
+    prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, engine.info.shapes.accepts)
+    decoding = ThreadPoolExecutor(decoders or min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+    running = ThreadPoolExecutor(engine.info.concurrency, thread_name_prefix="engine")
+    try:
+        scheduler = _Scheduler(engine, running, batch, keep_score_maps)
+        for prepared in _ahead(decoding, prepare, (Path(path) for path in paths), ahead=max(4, 2 * batch)):
+            scheduler.add(prepared)
+            yield from scheduler.finished()
+        scheduler.flush()
+        yield from scheduler.finished(wait=True)
+    finally:
+        decoding.shutdown(cancel_futures=True)
+        running.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A decoded image as views, or the reason why not. Views that are mirrors of each other share their pixels."""
+
+    path: Path
+    size: tuple[int, int] = (0, 0)
+    views: tuple[tuple[View, Images], ...] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Preparation:
+    protocol: Protocol
+    rescaling: Rescaling
+    max_view_pixels: int
+    accepts: Callable[[int, int, int], bool]
+
+    def __call__(self, path: Path) -> _Prepared:
+        try:
+            pixels = decode(path)
+            height, width = pixels.shape[:2]
+            views = self.protocol.views(height, width, self.rescaling)
+            rescaled = {
+                scale: rescale(pixels, scale, self.rescaling, self.max_view_pixels)
+                for scale in {view.short_side for view in views}
+            }
+            cut = tuple((view, _cut(rescaled[view.short_side], view)) for view in views)
+            self._check(cut)
+        except ImageError as error:
+            return _Prepared(path, failure=str(error))
+        return _Prepared(path, (height, width), cut)
+
+    def _check(self, views: tuple[tuple[View, Images], ...]) -> None:
+        for _view, pixels in views:
+            height, width = pixels.shape[:2]
+            if not self.accepts(1, height, width):
+                raise ImageError(f"a view of {width}x{height} pixels is outside what the model takes")
+
+
+def _cut(pixels: Images, view: View) -> Images:
+    if view.box is None:
+        return pixels
+    top, left, height, width = view.box
+    return pixels[top : top + height, left : left + width]
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, prepare: Callable[[Path], _Prepared], paths: Iterator[Path], ahead: int
+) -> Iterator[_Prepared]:
+    """Results of `prepare` in order, with `ahead` of them under way or waiting."""
+    waiting: deque[Future[_Prepared]] = deque()
+    for path in paths:
+        waiting.append(pool.submit(prepare, path))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@dataclass(eq=False, slots=True)
+class _Image:
+    """An image between its preparation and its result."""
+
+    prepared: _Prepared
+    total: npt.NDArray[np.float64] | None = None
+    to_submit: int = 0
+    to_come: int = 0
+    score_maps: list[ScoreMap] = field(default_factory=list)
+
+
+_Slot = tuple[_Image, View, Images]
+
+
+class _Scheduler:
+    """Groups views by shape into batches, runs them, and hands out finished images in order."""
+
+    def __init__(self, engine: Engine, running: ThreadPoolExecutor, batch: int, keep_score_maps: bool) -> None:
+        shapes = engine.info.shapes.batch
+        self._engine, self._running, self._keep = engine, running, keep_score_maps
+        self._batch = max(shapes.minimum, batch if shapes.maximum is None else min(batch, shapes.maximum))
+        self._least = shapes.minimum
+        # Images whose views may wait for company, and batches that may wait for the engine.
+        self._patience, self._backlog = 2 * self._batch, engine.info.concurrency + 1
+        self._images: deque[_Image] = deque()
+        self._groups: dict[tuple[int, ...], list[_Slot]] = {}
+        self._under_way: deque[tuple[list[_Slot], Future[Scores]]] = deque()
+
+    def add(self, prepared: _Prepared) -> None:
+        image = _Image(prepared, to_submit=len(prepared.views), to_come=len(prepared.views))
+        self._images.append(image)
+        for view, pixels in prepared.views:
+            group = self._groups.setdefault(pixels.shape, [])
+            group.append((image, view, pixels))
+            if len(group) >= self._batch:
+                self._submit(pixels.shape)
+        waiting = [image for image in self._images if image.to_submit]
+        if len(waiting) > self._patience:
+            for shape in [
+                shape for shape, group in self._groups.items() if any(slot[0] is waiting[0] for slot in group)
+            ]:
+                self._submit(shape)
+
+    def flush(self) -> None:
+        """Submits what waits for company."""
+        for shape in list(self._groups):
+            self._submit(shape)
+
+    def finished(self, *, wait: bool = False) -> Iterator[Prediction | Failure]:
+        """Images that are done, in order, as far as no earlier one is missing; with `wait`, all."""
+        while self._under_way and (wait or self._under_way[0][1].done()):
+            self._collect()
+            yield from self._pop_done()
+        yield from self._pop_done()
+
+    def _pop_done(self) -> Iterator[Prediction | Failure]:
+        while self._images and self._images[0].to_come == 0:
+            yield self._result(self._images.popleft())
+
+    def _submit(self, shape: tuple[int, ...]) -> None:
+        slots = self._groups.pop(shape)
+        while len(self._under_way) >= self._backlog:
+            self._collect()
+        for image, _view, _pixels in slots:
+            image.to_submit -= 1
+        self._under_way.append((slots, self._running.submit(self._run, slots, shape)))
+
+    def _run(self, slots: list[_Slot], shape: tuple[int, ...]) -> Scores:
+        # A model of a fixed batch gets blank images for company.
+        images = np.zeros((max(len(slots), self._least), *shape), np.uint8)
+        for index, (_image, view, pixels) in enumerate(slots):
+            images[index] = mirrored(pixels) if view.mirror else pixels
+        return self._engine.run(images)
+
+    def _collect(self) -> None:
+        """Waits for the oldest batch and adds its scores to their images."""
+        slots, future = self._under_way.popleft()
+        scores = future.result()
+        for index, (image, view, _pixels) in enumerate(slots):
+            row = scores.probabilities[index].astype(np.float64)
+            image.total = row if image.total is None else image.total + row
+            image.to_come -= 1
+            if self._keep and scores.score_map is not None:
+                image.score_maps.append(ScoreMap(view, scores.score_map[index].copy()))
+
+    def _result(self, image: _Image) -> Prediction | Failure:
+        prepared = image.prepared
+        if prepared.failure is not None or image.total is None:
+            return Failure(prepared.path, prepared.failure or "the protocol has no view of it")
+        probabilities = (image.total / len(prepared.views)).astype(np.float32)
+        if not np.isfinite(probabilities).all():
+            return Failure(
+                prepared.path,
+                "the model gave NaN for it: its weights are damaged, or FP16 overflowed (vgg-deploy verify)",
+            )
+        return Prediction(
+            prepared.path, prepared.size, probabilities, self._engine.info.manifest.classes, tuple(image.score_maps)
+        )
