@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all that a new machine needs: python3, python3-venv and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DIGITS := runs/digits-data
+
+.PHONY: demo test lint format bench clean
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vgg_deploy needs Python 3.11 or later; this is %d.%d (PYTHON=... names another)" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+# What the demo needs, and what development needs; each is installed anew when pyproject.toml changes.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,train]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	rm -rf demo $(DIGITS)
+	@echo '== Train configuration A at an eighth of its width on scanned digits, crops of 64 pixels'
+	$(BIN)/vgg-deploy train --arch A --data digits --out demo/run
+	@echo '== Export it as FP32 and as FP16'
+	$(BIN)/vgg-deploy export --weights demo/run/best.safetensors --dynamic -o demo/digits.onnx
+	$(BIN)/vgg-deploy export --weights demo/run/best.safetensors --dynamic --fp16 --calibration $(DIGITS)/train -o demo/digits-fp16.onnx
+	@echo '== Prove that both answer as PyTorch does'
+	$(BIN)/vgg-deploy verify demo/digits.onnx demo/digits-fp16.onnx --reference demo/run/best.safetensors --images $(DIGITS)/val
+	@echo '== Classify a folder of PNGs that training has not seen'
+	$(BIN)/vgg-deploy infer $(DIGITS)/val --engine demo/digits-fp16.onnx --check-folders --top 3 --csv - > demo/answers.csv
+	@head -n 4 demo/answers.csv; echo "... (demo/answers.csv)"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.pipeline
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache
