@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def choose_runtime(runtime: str, device: str) -> str:
         UsageError: unknown, not installed, or without this kind of device.
     """
     kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device, re.ASCII):
         raise UsageError(f"device is {device!r}; expected cpu, cuda or cuda:N")
     if runtime == "auto":
         usable = [name for name, candidate in RUNTIMES.items() if candidate.installed and kind in candidate.devices]

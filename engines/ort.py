@@ -35,18 +35,19 @@ class OnnxRuntimeEngine(ContextManaged):
                 )
             providers.insert(0, (_CUDA, {"device_id": index or "0"}))
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:
             raise EngineError(f"onnxruntime refused {path}: {_reason(error)}") from error
-        if kind == "cuda" and _CUDA not in self._session.get_providers():
+        if kind == "cuda" and _CUDA not in session.get_providers():
             # It falls back to the CPU in silence.
             raise EngineError(f"onnxruntime could not start CUDA on {device}; vgg-deploy doctor shows what is missing")
         precision = str(manifest.precision)
         if kind == "cpu" and manifest.precision.arithmetic == "float16":
             precision += ", computed in float32 between casts"
         assert manifest.shapes is not None  # read_manifest sets them
-        self._names = [output.name for output in self._session.get_outputs()]
-        self._input = self._session.get_inputs()[0].name
+        self._path, self._session = path, session
+        self._names = [output.name for output in session.get_outputs()]
+        self._input = session.get_inputs()[0].name
         self.info = EngineInfo(
             runtime=f"onnxruntime {onnxruntime.__version__}",
             device=device,
@@ -59,8 +60,11 @@ class OnnxRuntimeEngine(ContextManaged):
 
     def run(self, images: Images) -> Scores:
         check_images(images, self.info.shapes)
+        session = self._session
+        if session is None:
+            raise EngineError(f"{self._path} was closed; open it again")
         try:
-            outputs = self._session.run(None, {self._input: images})
+            outputs = session.run(None, {self._input: images})
         except Exception as error:
             raise EngineError(
                 f"onnxruntime failed on {' x '.join(map(str, images.shape))}: {_reason(error)}"
@@ -69,7 +73,7 @@ class OnnxRuntimeEngine(ContextManaged):
         return Scores.from_outputs(dict(zip(self._names, arrays, strict=True)))
 
     def close(self) -> None:
-        self.__dict__.pop("_session", None)
+        self._session = None
 
 
 def _reason(error: Exception) -> str:

@@ -23,16 +23,17 @@ class OpenVINOEngine(ContextManaged):
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             core = openvino.Core()
-            self._compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            compiled = core.compile_model(core.read_model(path), "CPU", settings)
         except Exception as error:
             raise EngineError(f"openvino refused {path}: {_reason(error)}") from error
         precision = str(manifest.precision)
         if manifest.precision.arithmetic == "float16":
             precision += ", computed in float32"
         assert manifest.shapes is not None  # read_manifest sets them
+        self._path, self._compiled = path, compiled
         # An output may go under several names, where OpenVINO removed the node between them.
         self._names = [
-            next(name for name in manifest.outputs if name in output.get_names()) for output in self._compiled.outputs
+            next(name for name in manifest.outputs if name in output.get_names()) for output in compiled.outputs
         ]
         # A request runs one batch at a time; as many are kept as calls were ever under way at once.
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
@@ -48,10 +49,13 @@ class OpenVINOEngine(ContextManaged):
 
     def run(self, images: Images) -> Scores:
         check_images(images, self.info.shapes)
+        compiled = self._compiled
+        if compiled is None:
+            raise EngineError(f"{self._path} was closed; open it again")
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
-            request = self._compiled.create_infer_request()
+            request = compiled.create_infer_request()
         try:
             outputs = request.infer([np.ascontiguousarray(images)], share_inputs=True)
             # The request's memory is used again by the next batch.
@@ -63,7 +67,7 @@ class OpenVINOEngine(ContextManaged):
 
     def close(self) -> None:
         self._idle = queue.SimpleQueue()
-        self.__dict__.pop("_compiled", None)
+        self._compiled = None
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 import vgg_deploy
 from vgg_deploy.engine import FEATURES, PROBABILITIES, SCORE_MAP, Floats
 from vgg_deploy.manifest import Normalization
+from vgg_deploy.onnx_file import PRODUCER
 from vgg_deploy.spec import Layer, NetworkSpec
 
 OPSET = 20
@@ -98,9 +99,9 @@ def build_graph(
         kind = HALF if options.half and layer.name not in options.float32_layers else FLOAT
         if layer.name == "fc8" and not options.score_map:
             _spatial_mean(graph, options)
+        if layer.name == "fc8" and options.score_map and options.features:
+            _features_beside(graph, kind)
         _layer(graph, layer, weights, kind)
-        if layer.name == "fc7" and options.features and options.score_map:
-            _features_beside(graph)
     _posteriors(graph, options)
     return graph.model
 
@@ -152,13 +153,15 @@ def _spatial_mean(graph: _Graph, options: GraphOptions) -> None:
         graph.tensor = mean
 
 
-def _features_beside(graph: _Graph) -> None:
-    """`features` where fc8 runs on the map, and the mean of fc7 is not on its way."""
-    tensor, kind = graph.tensor, graph.type
+def _features_beside(graph: _Graph, fc8: int) -> None:
+    """`features` where fc8, of type `fc8`, runs on the map, and the mean of fc7 is not on its way."""
+    before = graph.tensor, graph.type
     graph.cast(FLOAT, "features_to_float32")
+    if fc8 == FLOAT:  # one cast serves both
+        before = graph.tensor, graph.type
     graph.add("GlobalAveragePool", "features_mean")
     graph.add("Flatten", FEATURES, axis=1)
-    graph.tensor, graph.type = tensor, kind
+    graph.tensor, graph.type = before
 
 
 def _posteriors(graph: _Graph, options: GraphOptions) -> None:
@@ -184,7 +187,7 @@ def _empty_model(spec: NetworkSpec, options: GraphOptions) -> onnx.ModelProto:
         SCORE_MAP: (batch[0], spec.classes, rows, columns),
         FEATURES: (batch[0], spec.fc_width),
     }
-    model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="vgg_deploy", producer_version=vgg_deploy.__version__)
+    model = onnx.ModelProto(ir_version=IR_VERSION, producer_name=PRODUCER, producer_version=vgg_deploy.__version__)
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.graph.name = spec.common_name
     model.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, (*batch, 3)))

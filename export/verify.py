@@ -107,6 +107,7 @@ class Verification:
         name: what it is called in reports.
         views: what is compared on.
         open_engine: opens an ONNX file.
+        open_rounding: opens an ONNX file in a runtime that keeps pairs of casts, for FP16 files; see `export.half.rounding_copy`.
         open_activations: opens the reference with `activations`, for naming the first layer that diverges.
         progress: called after each view of each engine.
     """
@@ -117,11 +118,13 @@ class Verification:
         name: str,
         views: Views,
         open_engine: OpenEngine,
+        open_rounding: OpenEngine,
         open_activations: Callable[[], Engine],
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._reference, self._name, self._views = reference, name, views
-        self._open, self._open_activations, self._progress = open_engine, open_activations, progress
+        self._open, self._open_rounding = open_engine, open_rounding
+        self._open_activations, self._progress = open_activations, progress
         self._known: dict[bool, Floats] = {}
 
     def _expected(self, free: bool) -> Floats:
@@ -140,20 +143,25 @@ class Verification:
         return Stage(self._name, name, "float32", parity, parity.failures(THRESHOLDS["float32"]))
 
     def file(self, path: Path) -> Iterator[Stage]:
-        """An exported file; if it is FP16, a second time with every activation rounded to FP16."""
+        """An exported file; if it is FP16, a second time with every activation rounded to FP16.
+
+        Raises:
+            UsageError: it is of another network than the reference.
+        """
         with self._open(path) as engine:
             manifest = engine.info.manifest
+            _check_same_network(path, manifest, self._reference.info.manifest)
             stage = self._compare(engine, path.name, manifest.precision.arithmetic)
-        yield self._explained(stage, manifest, lambda: onnx.load(path))
+        yield self._explained(stage, manifest, lambda: onnx.load(path), self._open)
         if manifest.precision.arithmetic != "float16":
             return
 
         def rounded() -> onnx.ModelProto:
             return rounding_copy(onnx.load(path))
 
-        with tempfile.TemporaryDirectory() as folder, self._open(_saved(rounded(), folder)) as engine:
+        with tempfile.TemporaryDirectory() as folder, self._open_rounding(_saved(rounded(), folder)) as engine:
             stage = self._compare(engine, f"{path.name}, activations rounded to FP16", "float16")
-        yield self._explained(stage, manifest, rounded)
+        yield self._explained(stage, manifest, rounded, self._open_rounding)
 
     def _compare(self, engine: Engine, name: str, precision: str) -> Stage:
         free = engine.info.shapes.free and self._reference.info.shapes.free
@@ -163,7 +171,9 @@ class Verification:
         parity = compare(expected, found, [view.name for view in views], self._reference.info.manifest.classes)
         return Stage(name, self._name, precision, parity, parity.failures(THRESHOLDS[precision]))
 
-    def _explained(self, stage: Stage, manifest: Manifest, load: Callable[[], onnx.ModelProto]) -> Stage:
+    def _explained(
+        self, stage: Stage, manifest: Manifest, load: Callable[[], onnx.ModelProto], open_engine: OpenEngine
+    ) -> Stage:
         """The stage with the layer where it goes astray, if it failed."""
         if not stage.failures:
             return stage
@@ -177,7 +187,7 @@ class Verification:
             with (
                 tempfile.TemporaryDirectory() as folder,
                 self._open_activations() as reference,
-                self._open(_saved(model, folder)) as engine,
+                open_engine(_saved(model, folder)) as engine,
             ):
                 errors = layer_errors(reference, engine, view, [layer.name for layer in manifest.spec.layers])
             first = first_divergence(errors, limit)
@@ -189,6 +199,12 @@ class Verification:
             else:
                 words = "layers cannot be compared: the file's nodes do not carry the paper's names"
         return Stage(stage.name, stage.reference, stage.precision, stage.parity, stage.failures, words)
+
+
+def _check_same_network(path: Path, manifest: Manifest, reference: Manifest) -> None:
+    """A file without our manifest may be any network; it is judged by its answers alone."""
+    if manifest.spec is not None and reference.spec is not None and manifest.spec != reference.spec:
+        raise UsageError(f"{path} is {manifest.spec}, the reference {reference.spec}: they are different networks")
 
 
 def _saved(model: onnx.ModelProto, folder: str) -> Path:

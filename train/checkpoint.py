@@ -6,6 +6,7 @@ Our own are .safetensors files with the manifest in the metadata. Others' are re
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,17 +20,10 @@ from torch import Tensor
 
 from train.foreign import identify
 from train.model import fc_weight_shape
+from vgg_deploy.classes import classes_from_labels, numbered_classes
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import sha256_of, whole_file
-from vgg_deploy.manifest import (
-    MANIFEST_KEY,
-    Manifest,
-    Normalization,
-    Source,
-    TrainScale,
-    classes_from_labels,
-    numbered_classes,
-)
+from vgg_deploy.manifest import MANIFEST_KEY, Manifest, Normalization, Source, TrainScale
 from vgg_deploy.spec import NetworkSpec
 
 # The common evaluation of ImageNet networks rescales to 256 for a 224 crop; for weights that do not say their S.
@@ -205,16 +199,46 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     if path.suffix not in _PICKLES:
         raise UsageError(f"{path}: unknown kind of checkpoint; expected .safetensors, .pt or .pth")
+    zipped = zipfile.is_zipfile(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if zipped and _is_torchscript(path):
+            raise CheckpointError(
+                f"{path} is a TorchScript archive, code as well as weights: refused. "
+                "Load it yourself (torch.jit.load) and save its state_dict() alone"
+            )
+        if not zipped and not _may_be_a_pickle(path):
+            raise ValueError("neither a zip archive nor a pickle")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a pickle's protocol before it refuses the pickle
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors ({_blocked(error)}), and loading it could run code: refused. "
             "Where you trust it, load it yourself and save its state_dict() alone"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CheckpointError(f"{path} cannot be read: damaged, cut off, or not a PyTorch checkpoint") from error
     return _state_dict(loaded, path)
+
+
+def _is_torchscript(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _may_be_a_pickle(path: Path) -> bool:
+    """Whether it begins as torch's older files do; a web page, a Git LFS pointer or an empty file does not."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"  # pickle's opcode PROTO
 
 
 def _blocked(error: Exception) -> str:

@@ -69,22 +69,21 @@ def _from_features(tensors: dict[str, Tensor], where: str) -> tuple[dict[str, Te
     indices = sorted({int(match[1]) for name in tensors if (match := re.fullmatch(r"features\.(\d+)\.\w+", name))})
     renamed: dict[str, Tensor] = {}
     convolutions: list[str] = []
+    used: set[str] = set()
     for index in indices:
         name = f"features.{index}"
         weight = tensors.get(f"{name}.weight")
         if weight is not None and weight.ndim == 4:
             convolutions.append(name)
             renamed.update({key: tensors[key] for key in (f"{name}.weight", f"{name}.bias") if key in tensors})
-        elif any(f"{name}.{part}" in tensors for part in _BATCH_NORM) and convolutions:
+            used.update(renamed)
+        elif convolutions and any(f"{name}.{part}" in tensors for part in _BATCH_NORM if part != "bias"):
             _fold_batch_norm(tensors, name, convolutions[-1], renamed, where)
-    rest = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not re.fullmatch(r"features\.\d+\.(weight|bias|running_mean|running_var|num_batches_tracked)", name)
-    }
-    for name, tensor in rest.items():
-        stem, _, part = name.rpartition(".")
-        renamed[f"{paper.get(stem, stem)}.{part}"] = tensor
+            used.update(f"{name}.{part}" for part in (*_BATCH_NORM, "num_batches_tracked"))
+    for name, tensor in tensors.items():
+        if name not in used:
+            stem, _, part = name.rpartition(".")
+            renamed[f"{paper.get(stem, stem)}.{part}"] = tensor
     return renamed, convolutions
 
 
@@ -97,11 +96,12 @@ def _fold_batch_norm(
         raise CheckpointError(f"{where} lacks {', '.join(missing)}: the batch norm after {conv} is not whole")
     weight = renamed[f"{conv}.weight"].double()
     gamma, beta, mean, variance = (tensors[f"{norm}.{part}"].double() for part in _BATCH_NORM)
-    if any(tuple(value.shape) != (len(weight),) for value in (gamma, beta, mean, variance)):
-        raise CheckpointError(
-            f"{where}: {norm} has shape {list(gamma.shape)}; expected [{len(weight)}], the channels of {conv}"
-        )
     bias = renamed.get(f"{conv}.bias", torch.zeros(len(weight))).double()
+    shapes = [tuple(value.shape) for value in (gamma, beta, mean, variance, bias)]
+    if wrong := [shape for shape in shapes if shape != (len(weight),)]:
+        raise CheckpointError(
+            f"{where}: {norm} or {conv}.bias has shape {list(wrong[0])}; expected [{len(weight)}], the channels of {conv}"
+        )
     factor = gamma / torch.sqrt(variance + BATCH_NORM_EPSILON)
     renamed[f"{conv}.weight"] = (weight * factor[:, None, None, None]).float()
     renamed[f"{conv}.bias"] = (beta + (bias - mean) * factor).float()
@@ -115,7 +115,7 @@ def _spec_of(
         raise CheckpointError(f"{where} has no convolutions, or some that are not square; expected a VGG")
     found = [(shape[0], shape[2]) for shape in shapes]
     width = found[0][0]
-    if BASE_WIDTH % width:
+    if width < 1 or BASE_WIDTH % width:
         raise CheckpointError(f"{where}: its first convolution has {width} channels; expected 64 or a divisor of it")
     divisor = BASE_WIDTH // width
     matches = [
@@ -136,6 +136,11 @@ def _spec_of(
             f"{where} lacks {', '.join(absent)}: its classifier is missing or has other layers than fc6, fc7 and fc8"
         )
     fc6, fc7, fc8 = (tensors[f"{name}.weight"] for name in ("fc6", "fc7", "fc8"))
+    for name, weight in (("fc6", fc6), ("fc7", fc7), ("fc8", fc8)):
+        if weight.ndim not in (2, 4) or not weight.numel():
+            raise CheckpointError(
+                f"{where}: {name}.weight has shape {list(weight.shape)}; expected a matrix, or a convolution's four axes"
+            )
     fc_width, channels = len(fc6), found[-1][0]
     if len(fc7) != fc_width:
         raise CheckpointError(

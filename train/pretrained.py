@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
 from urllib.error import URLError
 
 import torch
@@ -34,7 +36,12 @@ def imagenet(configuration: str) -> Checkpoint:
     name = weights.url.rpartition("/")[2]
     try:
         tensors = weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        cached = Path(torch.hub.get_dir(), "checkpoints", name)
+        if cached.exists():
+            raise CheckpointError(
+                f"{cached} cannot be read: damaged or cut off; delete it to download it again"
+            ) from error
         reason = getattr(error, "reason", error)
         raise CheckpointError(
             f"cannot download {weights.url} ({reason}): put the file into {torch.hub.get_dir()}/checkpoints, "

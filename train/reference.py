@@ -67,7 +67,8 @@ class Reference(ContextManaged):
     @torch.inference_mode()
     def run(self, images: Images) -> Scores:
         check_images(images, self.info.shapes)
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        # torch warns of read-only arrays, and those that Pillow gives are.
+        pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
         activations: dict[str, Tensor] = {}
         scores = features = pixels
         for name, output in self._network.steps(normalize(pixels, self._normalization)):

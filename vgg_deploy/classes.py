@@ -53,26 +53,27 @@ def classes_from_labels(text: str, count: int, where: str) -> tuple[ClassName, .
 def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:
     """Index of the class that a folder's name means.
 
-    `n01440764`, `tench` and `n01440764_tench` all match a class whose id or label is any of the three.
+    `n01440764`, `tench` and `n01440764_tench` all match a class whose id or label is any of the three. The whole name counts
+    before the WordNet id, and that before the word: ImageNet has two classes called crane.
 
     Raises:
         UsageError: no class or several match; names the nearest.
     """
-    wanted = _spellings(folder)
-    matches = [index for index, name in enumerate(classes) if wanted & (_spellings(name.id) | _spellings(name.label))]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise UsageError(
-            f"folder {folder!r} matches several classes: {', '.join(classes[index].id for index in matches)}"
-        )
-    known = [name.label for name in classes]
-    nearest = difflib.get_close_matches(folder, known, 3, 0.0)
+    known_spellings = [{*_spellings(name.id), *_spellings(name.label)} for name in classes]
+    for spelling in _spellings(folder):
+        matches = [index for index, known in enumerate(known_spellings) if spelling in known]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UsageError(
+                f"folder {folder!r} matches several classes: {', '.join(classes[index].id for index in matches)}"
+            )
+    nearest = difflib.get_close_matches(folder, [name.label for name in classes], 3, 0.0)
     raise UsageError(f"folder {folder!r} is no class of this network; the nearest are {', '.join(nearest)}")
 
 
-def _spellings(name: str) -> set[str]:
+def _spellings(name: str) -> tuple[str, ...]:
     """A name, and the parts of WordNet id and word if it is made of both; underscores are spaces, case does not count."""
     plain = name.casefold().replace("_", " ").strip()
     match = re.fullmatch(r"(n\d{8}) (.+)", plain)
-    return {plain, match[1], match[2]} if match else {plain}
+    return (plain, match[1], match[2]) if match else (plain,)

@@ -33,6 +33,18 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {describe_os_error(error)}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are missing.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file, not a folder") from None
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; renames it to `path` when the block ends without an error.
@@ -49,10 +61,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
         if path.exists() and not path.is_file():  # renaming over /dev/null as root would replace it
             raise OSError(errno.EINVAL, "it is a device or a pipe; name a file")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file, not a folder") from None
+        make_folder(path.parent)
         try:
             yield temporary
             with temporary.open("rb+") as written:

@@ -6,7 +6,7 @@ The file is mapped into memory, and everything but the tensors' data is handed t
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -20,6 +20,7 @@ from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, T
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
 _TENSOR_DATA = frozenset({4, 5, 6, 7, 9, 10, 11})  # float, int32, string, int64, raw, double, uint64 data
+PRODUCER = "vgg_deploy"  # the `producer_name` of our files
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -31,16 +32,13 @@ def read_header(path: Path) -> onnx.ModelProto:
         ModelFileError: empty, cut off, or not ONNX; external data outside the file's folder, or missing.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such model" if not path.exists() else f"{path} is a folder; name an ONNX file")
+        raise UsageError(f"{path}: no such model" if not path.exists() else f"{path} is not a file; name an ONNX file")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path} is empty (0 bytes)")
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                stripped = _without_data(view)
-            finally:
-                view.release()
+        # The map is closed with the last view into it; on an error the traceback still holds some.
+        with path.open("rb") as file:
+            stripped = _without_data(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
     except _CutOffError as error:
@@ -53,6 +51,8 @@ def read_header(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path} is not an ONNX file, or it is damaged") from error
     if not model.graph.node:
         raise ModelFileError(f"{path} is not an ONNX file: it has no nodes")
+    if not model.opset_import:
+        raise ModelFileError(f"{path} is cut off or damaged: it names no opset; copy or export it again")
     _check_external_data(model, path)
     return model
 
@@ -141,17 +141,40 @@ def _encoded_varint(value: int) -> bytes:
 def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Refuses weights in files outside the model's folder: a model from elsewhere must not read what it likes."""
     folder = path.parent.resolve()
-    for tensor in model.graph.initializer:
+    nodes = [model.graph.node, *(function.node for function in model.functions)]
+    for tensor in [*_initializers(model.graph), *(tensor for some in nodes for tensor in _tensors_of_nodes(some))]:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        target = (folder / location).resolve()
-        if not location or Path(location).is_absolute() or not target.is_relative_to(folder):
+        try:
+            target = (folder / location).resolve()
+            inside, present = target.is_relative_to(folder), target.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
+            inside = present = False
+        if not location or Path(location).is_absolute() or not inside:
             raise ModelFileError(
-                f"{path}: the weights of {tensor.name} are said to be in {location!r}, outside the model's folder: refused"
+                f"{path}: the weights of {tensor.name} are said to be in {location!r:.200}, outside the model's folder: refused"
             )
-        if not target.is_file():
+        if not present:
             raise ModelFileError(f"{path}: its weights are in {location}, which is not beside it; copy both files")
+
+
+def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Tensors that nodes carry themselves, and those of the graphs in them (If, Loop)."""
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _initializers(graph)
+                yield from _tensors_of_nodes(graph.node)
 
 
 def manifest_text(model: onnx.ModelProto) -> str | None:
@@ -186,6 +209,10 @@ def read_manifest(path: Path, labels: str | None = None) -> Manifest:
         names = classes_from_labels(labels, classes, "the labels file")
     elif ours is not None:
         names = ours.classes
+    elif header.producer_name == PRODUCER:
+        raise ModelFileError(
+            f"{path} was written by vgg_deploy, and its manifest is missing: it is cut off, or another tool removed it; export it again"
+        )
     else:
         raise UsageError(
             f"{path} has no vgg_deploy manifest, so its {classes} classes have no names: give --labels FILE, one label a line"
@@ -230,9 +257,9 @@ def _axes_and_classes(model: onnx.ModelProto, path: Path, *, foreign: bool) -> t
 
 
 def _type_and_shape(value: onnx.ValueInfoProto) -> tuple[int, list[int | None]]:
-    """Element type and sizes; a free axis is None."""
+    """Element type and sizes; a free axis is None. Some exporters write one as -1, or as 0."""
     tensor = value.type.tensor_type
-    return tensor.elem_type, [axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim]
+    return tensor.elem_type, [axis.dim_value if axis.dim_value > 0 else None for axis in tensor.shape.dim]
 
 
 def _described(value: onnx.ValueInfoProto) -> str:

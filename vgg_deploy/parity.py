@@ -69,7 +69,7 @@ class Parity:
     Attributes:
         views: how many were compared.
         worst: index of the view with the largest difference, or of the first with NaN.
-        flips: views whose most probable class changed.
+        flips: views whose most probable class changed; a view with NaN has none.
     """
 
     views: int
@@ -121,7 +121,7 @@ def compare(reference: Floats, candidate: Floats, names: Sequence[str], classes:
     lead = margins(reference)
     flips = tuple(
         Flip(names[view], classes[before[view]], classes[after[view]], float(lead[view]))
-        for view in np.flatnonzero(before != after).tolist()
+        for view in np.flatnonzero((before != after) & ~broken).tolist()
     )
     return Parity(
         views=len(reference),

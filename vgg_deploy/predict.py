@@ -21,7 +21,7 @@ from vgg_deploy.classes import ClassName
 from vgg_deploy.engine import Engine, Floats, Images, Scores
 from vgg_deploy.errors import ImageError
 from vgg_deploy.images import MAX_VIEW_PIXELS, decode, mirrored, rescale
-from vgg_deploy.manifest import Rescaling
+from vgg_deploy.manifest import Rescaling, ShapeRange
 from vgg_deploy.metrics import top_k
 from vgg_deploy.protocols import Protocol, View, choose_protocol
 
@@ -95,15 +95,15 @@ def predict(
     manifest = engine.info.manifest
     if protocol is None:
         protocol = choose_protocol(manifest, free_size=engine.info.shapes.free).protocol
-    prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, engine.info.shapes.accepts)
+    prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, engine.info.shapes)
     decoding = ThreadPoolExecutor(decoders or min(8, os.cpu_count() or 1), thread_name_prefix="decode")
     running = ThreadPoolExecutor(engine.info.concurrency, thread_name_prefix="engine")
     try:
         scheduler = _Scheduler(engine, running, batch, keep_score_maps)
         for prepared in _ahead(decoding, prepare, (Path(path) for path in paths), ahead=max(4, 2 * batch)):
-            scheduler.add(prepared)
+            yield from scheduler.add(prepared)
             yield from scheduler.finished()
-        scheduler.flush()
+        yield from scheduler.flush()
         yield from scheduler.finished(wait=True)
     finally:
         decoding.shutdown(cancel_futures=True)
@@ -125,7 +125,7 @@ class _Preparation:
     protocol: Protocol
     rescaling: Rescaling
     max_view_pixels: int
-    accepts: Callable[[int, int, int], bool]
+    shapes: ShapeRange
 
     def __call__(self, path: Path) -> _Prepared:
         try:
@@ -145,8 +145,10 @@ class _Preparation:
     def _check(self, views: tuple[tuple[View, Images], ...]) -> None:
         for _view, pixels in views:
             height, width = pixels.shape[:2]
-            if not self.accepts(1, height, width):
-                raise ImageError(f"a view of {width}x{height} pixels is outside what the model takes")
+            if not (self.shapes.height.accepts(height) and self.shapes.width.accepts(width)):
+                raise ImageError(
+                    f"a view of {width}x{height} pixels is outside what the model takes: {self.shapes.width} wide, {self.shapes.height} high"
+                )
 
 
 def _cut(pixels: Images, view: View) -> Images:
@@ -191,31 +193,32 @@ class _Scheduler:
         self._engine, self._running, self._keep = engine, running, keep_score_maps
         self._batch = max(shapes.minimum, batch if shapes.maximum is None else min(batch, shapes.maximum))
         self._least = shapes.minimum
-        # Images whose views may wait for company, and batches that may wait for the engine.
+        # Images that may be held while the oldest waits for company, and batches that may wait for the engine.
         self._patience, self._backlog = 2 * self._batch, engine.info.concurrency + 1
         self._images: deque[_Image] = deque()
         self._groups: dict[tuple[int, ...], list[_Slot]] = {}
         self._under_way: deque[tuple[list[_Slot], Future[Scores]]] = deque()
 
-    def add(self, prepared: _Prepared) -> None:
+    def add(self, prepared: _Prepared) -> Iterator[Prediction | Failure]:
+        """Takes an image on; gives the results that it had to wait for."""
         image = _Image(prepared, to_submit=len(prepared.views), to_come=len(prepared.views))
         self._images.append(image)
         for view, pixels in prepared.views:
             group = self._groups.setdefault(pixels.shape, [])
             group.append((image, view, pixels))
             if len(group) >= self._batch:
-                self._submit(pixels.shape)
-        waiting = [image for image in self._images if image.to_submit]
-        if len(waiting) > self._patience:
-            for shape in [
-                shape for shape, group in self._groups.items() if any(slot[0] is waiting[0] for slot in group)
-            ]:
-                self._submit(shape)
+                yield from self._submit(pixels.shape)
+        # Whatever follows the oldest image whose views wait is held until it is done, waiting or not.
+        oldest = next((place for place, image in enumerate(self._images) if image.to_submit), len(self._images))
+        if len(self._images) - oldest > self._patience:
+            waiting = self._images[oldest]
+            for shape in [shape for shape, group in self._groups.items() if any(slot[0] is waiting for slot in group)]:
+                yield from self._submit(shape)
 
-    def flush(self) -> None:
+    def flush(self) -> Iterator[Prediction | Failure]:
         """Submits what waits for company."""
         for shape in list(self._groups):
-            self._submit(shape)
+            yield from self._submit(shape)
 
     def finished(self, *, wait: bool = False) -> Iterator[Prediction | Failure]:
         """Images that are done, in order, as far as no earlier one is missing; with `wait`, all."""
@@ -228,10 +231,11 @@ class _Scheduler:
         while self._images and self._images[0].to_come == 0:
             yield self._result(self._images.popleft())
 
-    def _submit(self, shape: tuple[int, ...]) -> None:
+    def _submit(self, shape: tuple[int, ...]) -> Iterator[Prediction | Failure]:
         slots = self._groups.pop(shape)
         while len(self._under_way) >= self._backlog:
             self._collect()
+            yield from self._pop_done()
         for image, _view, _pixels in slots:
             image.to_submit -= 1
         self._under_way.append((slots, self._running.submit(self._run, slots, shape)))

@@ -104,7 +104,7 @@ def choose_protocol(
 
     Raises:
         UsageError: unknown name; whole images for a model of fixed size; a given scale below the crop; several scales for a
-            protocol of one.
+            protocol of one; for a foreign model of free size, no scales or center.
     """
     notices = []
     if name is None:
@@ -121,6 +121,8 @@ def choose_protocol(
         raise UsageError(
             f"protocol {name} scores whole images; this model takes one size only: export it with --dynamic, or use --protocol center"
         )
+    if name == "center" and free_size and manifest.spec is None:
+        raise UsageError("protocol center cuts the network's crop, and a model without manifest states none: use dense")
     if scales is None:
         scales = _default_scales(name, manifest, notices)
     else:
@@ -132,6 +134,10 @@ def choose_protocol(
 
 
 def _default_scales(name: str, manifest: Manifest, notices: list[str]) -> tuple[int, ...]:
+    if manifest.spec is None and name != "center":
+        raise UsageError(
+            "the model has no manifest, so its training scale is unknown: give --scales, such as --scales 256"
+        )
     if name != "multiscale":
         return (max(single_scale_default(manifest.train_scale), manifest.crop),)
     defaults = multiscale_defaults(manifest.train_scale)

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 import click
 
-from vgg_deploy.files import output_errors
+from vgg_deploy.files import make_folder, output_errors
 from vgg_deploy.predict import Failure, Prediction
 
 Result = Prediction | Failure
@@ -30,21 +30,25 @@ class LineStream:
         self._file: io.FileIO | None = None
         if self._path is not None:
             with output_errors(self._path):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self._path.parent)
                 self._file = io.FileIO(self._path, "w")
+        self._regular = self._path is not None and self._path.is_file()
 
     def write(self, line: str) -> None:
         """Writes one line, which ends with a line break."""
+        # Bytes of a file's name that are no UTF-8 come as lone surrogates; as \udcXX they are valid in JSON too.
+        encoded = line.encode(errors="backslashreplace")
         if self._file is None or self._path is None:
-            click.echo(line, nl=False)
+            click.echo(encoded.decode(), nl=False)
             return
-        data, begin = memoryview(line.encode()), self._file.tell()
+        data, begin = memoryview(encoded), self._file.tell() if self._regular else 0
         with output_errors(self._path):
             try:
                 while data:
                     data = data[self._file.write(data) :]
             except BaseException:
-                os.ftruncate(self._file.fileno(), begin)
+                if self._regular:  # what went into a pipe or a device is gone
+                    os.ftruncate(self._file.fileno(), begin)
                 raise
 
     def __enter__(self) -> Self:
@@ -116,5 +120,6 @@ class Text:
 
 def _csv_line(cells: list[str]) -> str:
     buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
-    return buffer.getvalue()
+    # Python up to 3.12 quotes a lone \r only where it is part of the line's end.
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"

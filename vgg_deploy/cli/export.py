@@ -73,6 +73,8 @@ def command(
     manifest = checkpoint.manifest
     assert manifest.spec is not None
     path = output or Path(f"{manifest.spec.common_name}.onnx")
+    if weights is not None and path.exists() and Path(weights).exists() and path.samefile(weights):
+        raise click.UsageError(f"--output {path} is the checkpoint itself; name another file")
     images = None if calibration is None else _calibration(calibration, calibration_images, checkpoint)
     written = export(
         checkpoint, path, dynamic=dynamic, half=fp16, score_map=score_map, features=features, calibration=images
@@ -97,10 +99,28 @@ def _checkpoint(weights: str | None, facts: WeightFacts, runs: Path) -> Checkpoi
             notice(f"newest finished run: {newest}")
             weights = str(newest)
     if weights == "imagenet":
-        from train.pretrained import imagenet
-
-        return imagenet(facts.configuration or "D")
+        return _imagenet(facts)
     return read_weights(Path(weights), facts)
+
+
+def _imagenet(facts: WeightFacts) -> Checkpoint:
+    import dataclasses
+
+    from train.pretrained import imagenet
+    from vgg_deploy.classes import classes_from_labels
+    from vgg_deploy.errors import UsageError
+
+    if facts.normalization is not None or facts.train_scale is not None:
+        raise UsageError(
+            "torchvision's ImageNet weights have their own normalization and S: "
+            "leave --normalization, --mean, --std and --train-scale out, or give --weights FILE"
+        )
+    checkpoint = imagenet(facts.configuration or "D")
+    if facts.labels is None:
+        return checkpoint
+    manifest = checkpoint.manifest
+    classes = classes_from_labels(facts.labels, len(manifest.classes), "the labels file")
+    return dataclasses.replace(checkpoint, manifest=manifest.with_(classes=classes))
 
 
 def _calibration(folder: Path, count: int, checkpoint: Checkpoint) -> Iterator[Images]:

@@ -152,6 +152,15 @@ def _check_numbers(
             raise click.UsageError(f"{name} is {value}; expected 1 or more")
     if json_path == csv_path == "-":
         raise click.UsageError("--json - and --csv - cannot both have stdout; name a file for one")
+    if json_path is not None and csv_path is not None and _as_named(Path(json_path)) == _as_named(Path(csv_path)):
+        raise click.UsageError(f"--json and --csv both name {json_path}; name two files")
+
+
+def _as_named(path: Path) -> Path:
+    """An absolute path without `..`; links are not followed, since a link's name is the one that the user knows."""
+    import os
+
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _truth(images: list[Path], engine: Engine) -> Iterator[int]:
@@ -159,10 +168,9 @@ def _truth(images: list[Path], engine: Engine) -> Iterator[int]:
     from vgg_deploy.classes import class_of_folder
 
     classes = engine.info.manifest.classes
-    folders = {
-        name: class_of_folder(name, classes) for name in dict.fromkeys(path.resolve().parent.name for path in images)
-    }
-    return (folders[path.resolve().parent.name] for path in images)
+    names = [_as_named(path).parent.name for path in images]
+    folders = {name: class_of_folder(name, classes) for name in dict.fromkeys(names)}
+    return (folders[name] for name in names)
 
 
 class _Tally:
@@ -205,14 +213,14 @@ class _Heatmaps:
 
         from vgg_deploy.engine import SCORE_MAP
         from vgg_deploy.errors import UsageError
-        from vgg_deploy.files import output_errors
+        from vgg_deploy.files import make_folder, output_errors
 
         if SCORE_MAP not in engine.info.outputs:
             raise UsageError("--heatmaps needs a model with the output score_map: export it with --score-map")
         with output_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         self._folder, self._manifest = folder, engine.info.manifest
-        self._root = Path(os.path.commonpath([path.absolute().parent for path in images]))
+        self._root = Path(os.path.commonpath([_as_named(path).parent for path in images]))
 
     def write(self, prediction: Prediction) -> None:
         from PIL import Image
@@ -223,6 +231,6 @@ class _Heatmaps:
 
         evidence = class_evidence(prediction, int(prediction.probabilities.argmax()), self._manifest)
         picture = overlay(decode(prediction.path), evidence)
-        relative = prediction.path.absolute().relative_to(self._root)
+        relative = _as_named(prediction.path).relative_to(self._root)
         with whole_file(self._folder / f"{relative}.png") as temporary:
             Image.fromarray(picture).save(temporary, format="PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,15 @@ import click
 
 from vgg_deploy.cli.options import engine_options
 from vgg_deploy.cli.tables import notice, print_table, progress
-from vgg_deploy.cli.weights import CHECKPOINT_SUFFIXES, WeightFacts, read_weights, weight_facts, weight_options
-from vgg_deploy.errors import UsageError
+from vgg_deploy.cli.weights import (
+    CHECKPOINT_SUFFIXES,
+    WeightFacts,
+    describes_itself,
+    read_weights,
+    weight_facts,
+    weight_options,
+)
+from vgg_deploy.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from export.verify import Stage, Views
@@ -52,18 +60,25 @@ def command(
     **facts: Any,
 ) -> None:
     """Prove that ONNX files answer as their reference does, stage by stage; exit 1 where one does not."""
-    from engines import open_engine
+    from engines import RUNTIMES, open_engine
     from export.verify import read_views
     from vgg_deploy.onnx_file import read_manifest
 
-    def opened(path: Path) -> Engine:
-        return open_engine(path, runtime=runtime, device=device, threads=threads)
+    known = weight_facts(**facts)
 
-    manifests = [read_manifest(path) for path in models]
+    def opened(path: Path) -> Engine:
+        return open_engine(path, runtime=runtime, device=device, threads=threads, labels=known.labels)
+
+    def rounding(path: Path) -> Engine:
+        return open_engine(path, runtime="onnxruntime", device=device, threads=threads, labels=known.labels)
+
+    manifests = [read_manifest(path, known.labels) for path in models]
+    if not RUNTIMES["onnxruntime"].installed and any(item.precision.arithmetic == "float16" for item in manifests):
+        raise MissingDependencyError("onnxruntime", "cpu", "judging an FP16 file's rounding")
     views = read_views(_sample(images, limit), manifests[0])
     for text in views.unreadable:
         notice(f"passed over {text}")
-    stages = _stages(models, manifests, reference, views, opened, weight_facts(**facts))
+    stages = _stages(models, manifests, reference, views, opened, rounding, known)
     if json_path != "-":
         _print(stages)
     if json_path is not None:
@@ -92,23 +107,37 @@ def _stages(
     reference: Path,
     views: Views,
     opened: Callable[[Path], Engine],
+    rounding: Callable[[Path], Engine],
     facts: WeightFacts,
 ) -> list[Stage]:
     from export.verify import Verification, open_with_activations, views_needed
 
     from_checkpoint = reference.suffix in CHECKPOINT_SUFFIXES
+    if not from_checkpoint and (facts.configuration or facts.normalization or facts.train_scale):
+        raise UsageError(
+            f"--reference {reference} is no checkpoint, and says itself how it was trained: "
+            "leave --arch, --normalization, --mean, --std and --train-scale out"
+        )
     total = views_needed(manifests, views, forms=from_checkpoint)
     stages: list[Stage] = []
     with progress("verifying", total) as advance:
         if not from_checkpoint:
             with opened(reference) as engine:
                 verification = Verification(
-                    engine, reference.name, views, opened, lambda: open_with_activations(reference, opened), advance
+                    engine,
+                    reference.name,
+                    views,
+                    opened,
+                    rounding,
+                    lambda: open_with_activations(reference, opened),
+                    advance,
                 )
                 for path in models:
                     stages.extend(verification.file(path))
             return stages
-        checkpoint = read_weights(reference, _known_facts(facts, manifests[0]))
+        checkpoint = read_weights(
+            reference, facts if describes_itself(reference) else _known_facts(facts, manifests[0])
+        )
         from train.reference import Reference
 
         with Reference(checkpoint) as convolutional, Reference(checkpoint, form="fc") as fc:
@@ -117,6 +146,7 @@ def _stages(
                 "convolutional form (PyTorch)",
                 views,
                 opened,
+                rounding,
                 lambda: Reference(checkpoint, keep_activations=True),
                 advance,
             )
@@ -129,9 +159,13 @@ def _stages(
 
 
 def _known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
-    """What the exported file knows of foreign weights need not be said again."""
+    """What the exported file knows of foreign weights need not be said again.
+
+    Of the configuration only A-LRN: the weights show the others themselves.
+    """
+    lrn = manifest.spec is not None and manifest.spec.configuration == "A-LRN"
     return WeightFacts(
-        facts.configuration or (manifest.spec.configuration if manifest.spec else None),
+        facts.configuration or ("A-LRN" if lrn else None),
         facts.normalization or manifest.normalization,
         facts.labels,
         facts.train_scale or manifest.train_scale,
@@ -171,15 +205,22 @@ def _write_json(stages: list[Stage], where: str) -> None:
 
     from vgg_deploy.files import whole_file
 
-    text = json.dumps(
-        {
-            "passed": not any(stage.failures for stage in stages),
-            "stages": [dataclasses.asdict(stage) for stage in stages],
-        },
-        indent=2,
-    )
+    report = {
+        "passed": not any(stage.failures for stage in stages),
+        "stages": [_without_nan(dataclasses.asdict(stage)) for stage in stages],
+    }
+    text = json.dumps(report, indent=2, allow_nan=False)
     if where == "-":
         click.echo(text)
         return
     with whole_file(Path(where)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them; `failures` says which it was."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -93,6 +93,20 @@ def require_torch(purpose: str) -> None:
             raise MissingDependencyError(package, "train", purpose)
 
 
+def describes_itself(path: Path) -> bool:
+    """Whether a checkpoint is one of ours, whose manifest says what options would."""
+    require_torch(f"reading {path}")
+    import safetensors
+
+    from vgg_deploy.manifest import MANIFEST_KEY
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return MANIFEST_KEY in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):  # another kind of file, or damaged: reading it says so
+        return False
+
+
 def read_weights(path: Path, facts: WeightFacts) -> Checkpoint:
     """Reads a checkpoint file; see `train.checkpoint.read`."""
     require_torch(f"reading {path}")

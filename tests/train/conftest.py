@@ -1,0 +1,39 @@
+"""What the tests of training share: a data folder of two classes that a tiny network can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make(train=8, val=4, size=(40, 48)) -> a new folder with noise around dark grey ("dark") and light grey ("light")."""
+
+    def make(train: int = 8, val: int = 4, size: tuple[int, int] = (40, 48)) -> Path:
+        root, chance = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+        for split, count in (("train", train), ("val", val)):
+            for name, level in (("dark", 40), ("light", 200)):
+                folder = root / split / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    pixels = chance.integers(level - 30, level + 30, (*size, 3)).astype(np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{number:02}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def one_torch_thread() -> Iterator[None]:
+    """For tiny networks, whose steps are shorter than what threads need to agree on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train.data import Batches, CentreCrops, DataFolder, TrainCrops, class_name, read_folder, survey
+from train.recipe import Recipe
+from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.images import decode, rescale
+from vgg_deploy.manifest import ClassName, Rescaling, TrainScale
+from vgg_deploy.spec import NetworkSpec
+
+MakeFolder = Callable[..., Path]
+RECIPE = Recipe(NetworkSpec("A", 64, crop=32, fc_width=4, classes=2), train_scale=TrainScale(32, 48), batch=3)
+
+
+def epoch(
+    data: DataFolder, number: int, recipe: Recipe = RECIPE, workers: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    views = TrainCrops(data.train, recipe, Rescaling())
+    batches = list(Batches(views, recipe.batch, workers=workers, shuffle_seed=recipe.seed).epoch(number))
+    return torch.cat([crops for crops, _ in batches]), torch.cat([targets for _, targets in batches])
+
+
+def test_classes_are_the_folders_in_sorted_order(data_folder: MakeFolder):
+    data = read_folder(data_folder())
+    assert data.classes == (ClassName("dark", "dark"), ClassName("light", "light"))
+    assert data.train.targets.tolist() == [0] * 8 + [1] * 8
+    assert data.train.path(9).parts[-3:] == ("train", "light", "01.png")
+    assert len(data.val) == 8
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [
+        ("n01440764_tench", "tench"),
+        ("n01484850_great_white_shark", "great white shark"),
+        ("n01440764", "n01440764"),
+        ("golden_retriever", "golden_retriever"),
+    ],
+)
+def test_a_word_net_number_is_not_part_of_the_label(folder: str, label: str):
+    assert class_name(folder) == ClassName(folder, label)
+
+
+def test_hidden_folders_and_files_that_are_no_images_are_passed_over(data_folder: MakeFolder):
+    folder = data_folder()
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    (folder / "train" / "README.md").touch()
+    (folder / "train" / "dark" / "Thumbs.db").touch()
+    assert len(read_folder(folder).train) == 16
+
+
+def test_file_names_beyond_ascii_are_found_again(data_folder: MakeFolder):
+    folder = data_folder(train=1)
+    (folder / "train" / "dark" / "00.png").rename(folder / "train" / "dark" / "Übung 猫.png")
+    assert decode(read_folder(folder).train.path(0)).shape == (40, 48, 3)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="no such folder; a data folder has"):
+        read_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_split_is_named_with_what_is_there(data_folder: MakeFolder, split: str):
+    folder = data_folder()
+    (folder / split).rename(folder / "other")
+    with pytest.raises(UsageError, match=f"has no folder {split}/ .it has other"):
+        read_folder(folder)
+
+
+def test_a_split_without_class_folders_is_refused(tmp_path: Path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    (tmp_path / "train" / "1.png").touch()
+    with pytest.raises(UsageError, match=r"train has no class folders \(it has 1.png\)"):
+        read_folder(tmp_path)
+
+
+def test_classes_that_differ_between_the_splits_are_named(data_folder: MakeFolder):
+    folder = data_folder()
+    (folder / "val" / "light").rename(folder / "val" / "bright")
+    with pytest.raises(UsageError, match=r"only train/ has light; only val/ has bright"):
+        read_folder(folder)
+
+
+def test_one_class_only_is_refused(data_folder: MakeFolder):
+    folder = data_folder()
+    for split in ("train", "val"):
+        (folder / split / "light").rename(folder / f"put away {split}")
+    with pytest.raises(UsageError, match="one class only, 'dark'; expected at least two"):
+        read_folder(folder)
+
+
+def test_a_class_folder_without_images_is_named(data_folder: MakeFolder):
+    folder = data_folder()
+    for path in (folder / "val" / "dark").iterdir():
+        path.unlink()
+    with pytest.raises(UsageError, match="val/dark: no image in this folder"):
+        read_folder(folder)
+
+
+def test_an_epoch_has_each_image_once_as_uint8_crops(data_folder: MakeFolder):
+    crops, targets = epoch(read_folder(data_folder()), 1)
+    assert crops.dtype == torch.uint8
+    assert crops.shape == (16, 32, 32, 3)
+    assert sorted(targets.tolist()) == [0] * 8 + [1] * 8
+    assert ((crops.float().mean(dim=(1, 2, 3)) > 120) == (targets == 1)).all()
+
+
+def test_crops_depend_on_seed_and_epoch_and_not_on_the_number_of_workers(data_folder: MakeFolder):
+    data = read_folder(data_folder())
+    crops, targets = epoch(data, 1)
+    in_workers, their_targets = epoch(data, 1, workers=2)
+    assert torch.equal(crops, in_workers)
+    assert torch.equal(targets, their_targets)
+    assert not torch.equal(crops, epoch(data, 2)[0])
+    assert not torch.equal(crops, epoch(data, 1, replace(RECIPE, seed=1))[0])
+
+
+def test_a_crop_is_a_window_of_the_rescaled_image_and_mirrored_about_half_of_the_time(data_folder: MakeFolder):
+    data = read_folder(data_folder(train=1))
+    recipe = replace(RECIPE, train_scale=TrainScale(40, 40))
+    scaled = rescale(decode(data.train.path(0)), 40, Rescaling())
+    windows = np.lib.stride_tricks.sliding_window_view(scaled, (32, 32, 3))[:, :, 0]
+    places, mirrors = set(), 0
+    for number in range(60):
+        sample = TrainCrops(data.train, recipe, Rescaling())[(number, 0)]
+        assert not isinstance(sample, ImageError)
+        straight = np.argwhere((windows == sample[0]).all(axis=(2, 3, 4)))
+        flipped = np.argwhere((windows == sample[0][:, ::-1]).all(axis=(2, 3, 4)))
+        assert len(straight) + len(flipped) == 1
+        places.add(tuple((straight if len(straight) else flipped)[0].tolist()))
+        mirrors += len(flipped)
+    assert {top for top, _ in places} == set(range(9))
+    assert {left for _, left in places} == set(range(17))
+    assert 15 < mirrors < 45
+
+
+def test_without_mirror_no_crop_is_mirrored(tmp_path: Path, data_folder: MakeFolder):
+    data = read_folder(data_folder(train=1))
+    ramp = np.broadcast_to(np.arange(48, dtype=np.uint8)[None, :, None] * 5, (40, 48, 3))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(data.train.path(0))
+    views = TrainCrops(data.train, replace(RECIPE, mirror=False), Rescaling())
+    for number in range(20):
+        sample = views[(number, 0)]
+        assert not isinstance(sample, ImageError)
+        assert sample[0][0, 0, 0] < sample[0][0, -1, 0]
+
+
+def test_s_is_drawn_from_its_whole_range(tmp_path: Path, data_folder: MakeFolder):
+    folder = data_folder(train=1, size=(32, 32))
+    data = read_folder(folder)
+    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, :, None] * 8, (32, 32, 3))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(data.train.path(0))
+    views = TrainCrops(data.train, replace(RECIPE, train_scale=TrainScale(32, 64), mirror=False), Rescaling())
+    spans = []
+    for number in range(60):
+        sample = views[(number, 0)]
+        assert not isinstance(sample, ImageError)
+        spans.append(int(sample[0][0, -1, 0]) - int(sample[0][0, 0, 0]))
+    assert max(spans) > 220  # S = 32 and a bit: nearly the whole ramp of 248
+    assert min(spans) < 140  # S = 64 or nearly: half of it
+
+
+def test_validation_takes_the_centre_at_the_middle_of_the_range(data_folder: MakeFolder):
+    data = read_folder(data_folder(val=1))
+    (crops, targets), *rest = Batches(CentreCrops(data.val, RECIPE, Rescaling()), 8).epoch(0)
+    scaled = rescale(decode(data.val.path(0)), 40, Rescaling())
+    assert scaled.shape == (40, 48, 3)
+    assert np.array_equal(crops[0].numpy(), scaled[4:36, 8:40])
+    assert targets.tolist() == [0, 1]
+    assert not rest
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_an_error_that_names_its_file(data_folder: MakeFolder, workers: int):
+    data = read_folder(data_folder())
+    broken = data.train.path(5)
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(ImageError, match=r"dark/05.png: .*; repair or remove it") as caught:
+        epoch(data, 1, workers=workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_goes_missing_is_an_error_that_names_its_file(data_folder: MakeFolder):
+    data = read_folder(data_folder())
+    data.train.path(5).unlink()
+    with pytest.raises(ImageError, match=r"dark/05.png: no such file"):
+        epoch(data, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_mean_is_over_all_pixels_of_the_rescaled_images(data_folder: MakeFolder, workers: int):
+    data = read_folder(data_folder())
+    pixels = [rescale(decode(data.train.path(i)), 40, Rescaling()).reshape(-1, 3) for i in range(len(data.train))]
+    seen: list[int] = []
+    mean = survey(data.train, RECIPE, Rescaling(), workers=workers, advance=seen.append)
+    assert mean == pytest.approx(np.concatenate(pixels).mean(axis=0).tolist(), abs=1e-9)
+    assert sum(seen) == len(data.train)
+
+
+def test_a_survey_names_a_broken_image(data_folder: MakeFolder):
+    data = read_folder(data_folder())
+    data.val.path(7).write_bytes(b"")
+    with pytest.raises(ImageError, match=r"light/03.png: the file is empty"):
+        survey(data.val, RECIPE, Rescaling())

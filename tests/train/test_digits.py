@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train import digits
+from train.data import read_folder
+from vgg_deploy.errors import OutputError, UsageError
+from vgg_deploy.images import decode
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits") / "data"
+    digits.write(folder)
+    return folder
+
+
+def test_the_set_is_a_data_folder_of_ten_classes(folder: Path):
+    data = read_folder(folder)
+    assert [name.id for name in data.classes] == [str(digit) for digit in range(10)]
+    assert len(data.train) + len(data.val) == 1797
+
+
+def test_a_fifth_of_each_class_is_for_validation(folder: Path):
+    data = read_folder(folder)
+    of_each = np.bincount(data.train.targets) + np.bincount(data.val.targets)
+    assert np.bincount(data.val.targets).tolist() == [round(count / 5) for count in of_each]
+
+
+def test_no_scan_is_in_both_splits(folder: Path):
+    train, val = ({path.name for path in folder.glob(f"{split}/*/*.png")} for split in ("train", "val"))
+    assert len(train | val) == 1797
+
+
+def test_the_images_are_64_pixels_grey_and_have_ink_on_black(folder: Path):
+    pixels = decode(next(iter(sorted(folder.glob("train/0/*.png")))))
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.max() > 200
+    assert np.median(pixels[:, :4]) == 0
+
+
+def test_the_same_images_are_written_each_time(folder: Path, tmp_path: Path):
+    digits.write(tmp_path / "again")
+    for path in sorted(folder.glob("val/7/*.png")):
+        assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_a_set_that_is_there_is_kept(folder: Path):
+    one = next(folder.glob("val/*/*.png"))
+    before = one.stat().st_mtime_ns
+    digits.write(folder)
+    assert one.stat().st_mtime_ns == before
+
+
+def test_a_set_with_images_missing_is_refused_and_left_alone(tmp_path: Path):
+    (tmp_path / "data" / "train" / "3").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "3" / "0001.png").touch()
+    with pytest.raises(UsageError, match="holds 1 of the 1,797 digits; delete or rename it"):
+        digits.write(tmp_path / "data")
+    assert (tmp_path / "data" / "train" / "3" / "0001.png").exists()
+
+
+def test_nothing_is_left_behind_when_it_cannot_be_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        digits.write(tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_below_a_file_is_an_error_of_one_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        digits.write(tmp_path / "file" / "data")

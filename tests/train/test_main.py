@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from train.__main__ import command
+from train.checkpoint import read
+from train.runs import newest_finished
+from vgg_deploy.cli.run import run_command
+from vgg_deploy.manifest import TrainScale
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = "--arch A --width-divisor 8 --fc-width 16 --crop 32 --batch 8 --epochs 1 --lr 0.001 --workers 0 --device cpu"
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """run(*arguments) -> exit code, stdout, stderr of python -m train in an empty folder; text is split at blanks."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        words = [word for each in arguments for word in (each.split() if isinstance(each, str) else [str(each)])]
+        monkeypatch.setattr(sys, "argv", ["train", *words])
+        with pytest.raises(SystemExit) as caught:
+            run_command(command, "python -m train")
+        captured = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+RunCommand = Callable[..., tuple[int, str, str]]
+MakeFolder = Callable[..., Path]
+
+
+def test_without_data_it_says_what_a_data_folder_looks_like(run: RunCommand):
+    code, out, err = run("--arch", "A")
+    assert code == 2
+    assert out == ""
+    assert "DIR/train/cat/001.jpg" in err
+    assert "--data digits" in err
+
+
+def test_training_writes_a_checkpoint_and_prints_where_and_how_good_it_is(run: RunCommand, data_folder: MakeFolder):
+    code, out, _err = run("--data", data_folder(), SMALL)
+    assert code == 0
+    best = newest_finished(Path("runs"))
+    assert best is not None
+    assert re.fullmatch(
+        rf"{best}: epoch 1, top-1 accuracy [\d.]+% \(error [\d.]+%\), top-5 accuracy 100.00% \(error 0.00%\)\n", out
+    )
+    assert re.fullmatch(r"vgg11-\d{8}-\d{6}", best.parent.name)
+
+
+def test_flags_go_before_the_recipes_own_values(run: RunCommand, data_folder: MakeFolder):
+    flags = "--train-scale 40,50 --no-mirror --init gaussian --mean 1,2,3 --seed 7 --patience 4"
+    code, _out, _err = run("--data", data_folder(), SMALL, flags, "--out", "here")
+    assert code == 0
+    manifest = read(Path("here/best.safetensors")).manifest
+    assert manifest.spec is not None
+    assert manifest.spec.fc_width == 16
+    assert manifest.train_scale == TrainScale(40, 50)
+    assert not manifest.mirror
+    assert manifest.normalization is not None
+    assert manifest.normalization.mean == (1, 2, 3)
+    recipe = json.loads(Path("here/run.json").read_text())["recipe"]
+    assert (recipe["initialisation"], recipe["seed"], recipe["patience"]) == ("gaussian", 7, 4)
+    assert (recipe["momentum"], recipe["weight_decay"], recipe["dropout"]) == (0.9, 5e-4, 0.5)
+
+
+def test_s_follows_the_crop_unless_it_is_given(run: RunCommand, data_folder: MakeFolder):
+    assert run("--data", data_folder(), SMALL, "--out", "here")[0] == 0
+    assert read(Path("here/best.safetensors")).manifest.train_scale == TrainScale(36, 36)
+
+
+def test_the_digits_are_written_once_and_trained_by_their_own_recipe(run: RunCommand):
+    small = "--crop 32 --width-divisor 64 --fc-width 4 --batch 256 --epochs 1 --workers 0 --device cpu"
+    code, out, _err = run("--data", "digits", small)
+    assert code == 0
+    assert "vgg11-digits-" in out
+    one = next(Path("runs/digits-data/val").glob("*/*.png"))
+    written = one.stat().st_mtime_ns
+    assert run("--data", "digits", small)[0] == 0
+    assert one.stat().st_mtime_ns == written
+    best = newest_finished(Path("runs"))
+    assert best is not None
+    assert not read(best).manifest.mirror
+
+
+def test_a_folder_named_digits_is_not_taken_for_the_digits_without_a_word(run: RunCommand):
+    Path("digits").mkdir()
+    Path("runs/digits-data").mkdir(parents=True)
+    _code, _out, err = run("--data", "digits")
+    assert "the folder of this name is --data ./digits" in err
+
+
+def test_a_network_that_learned_nothing_is_not_passed_over_in_silence(run: RunCommand, data_folder: MakeFolder):
+    code, _out, err = run("--data", data_folder(), SMALL, "--lr", "1e-30", "--out", "here")
+    assert code == 0
+    assert "this network learned nothing" in err
+    assert "50.00%" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--batch 0", "batch is 0"),
+        ("--epochs 0", "epochs is 0"),
+        ("--lr -1", "learning_rate is -1.0"),
+        ("--crop 100", "crop is 100"),
+        ("--crop 0", "crop is 0"),
+        ("--width-divisor 3", "width_divisor is 3"),
+        ("--width-divisor 0", "width_divisor is 0"),
+        ("--train-scale 100", "S is 100 and the crop 224"),
+        ("--train-scale 300,256", "S is [300, 256]"),
+        ("--train-scale big", "whole numbers"),
+        ("--mean 1,2", "R,G,B"),
+        ("--arch F", "'F' is not one of"),
+        ("--init he", "'he' is not one of"),
+        ("--workers -1", "-1 is not in the range"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_before_anything_is_written(
+    run: RunCommand, data_folder: MakeFolder, flags: str, message: str
+):
+    code, out, err = run("--data", data_folder(), flags)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_is_not_there_is_refused_in_one_line(run: RunCommand):
+    code, _out, err = run("--data", "nowhere", "--arch", "A")
+    assert code == 2
+    assert err.startswith("Error: nowhere: no such folder")
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(run: RunCommand, data_folder: MakeFolder):
+    folder = data_folder()
+    assert run("--data", folder, SMALL, "--out", "here")[0] == 0
+    before = Path("here/best.safetensors").read_bytes()
+    code, _out, err = run("--data", folder, SMALL, "--out", "here")
+    assert code == 2
+    assert "here already holds a run" in err
+    assert Path("here/best.safetensors").read_bytes() == before
+
+
+def test_an_output_folder_that_cannot_be_made_is_failed_work(run: RunCommand, data_folder: MakeFolder):
+    Path("file").touch()
+    code, _out, err = run("--data", data_folder(), SMALL, "--out", "file/here")
+    assert code == 1
+    assert err.startswith("Error: cannot write file/here/run.json: ")
+
+
+def test_a_broken_image_is_failed_work_and_named(run: RunCommand, data_folder: MakeFolder):
+    folder = data_folder()
+    (folder / "train" / "dark" / "03.png").write_bytes(b"")
+    code, out, err = run("--data", folder, SMALL)
+    assert (code, out) == (1, "")
+    assert f"Error: {folder}/train/dark/03.png: the file is empty" in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_training_and_leaves_whole_files(tmp_path: Path, data_folder: MakeFolder):
+    arguments = [
+        "--data",
+        str(data_folder()),
+        *SMALL.split(),
+        "--epochs",
+        "100000",
+        "--patience",
+        "100000",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", *arguments, "--out", "here"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    last = tmp_path / "here" / "last.safetensors"
+    deadline = time.monotonic() + 60
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "here/best.safetensors and last.safetensors hold what was trained until the last whole epoch\n" in err
+    assert err.endswith("Interrupted.\n")
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "here" / "run.json").read_text())["status"] == "interrupted"
+    read(last)
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.safetensors", "last.safetensors", "run.json"]

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from train.recipe import DIGITS, Recipe
+from vgg_deploy.errors import UsageError
+from vgg_deploy.manifest import TrainScale
+from vgg_deploy.spec import NetworkSpec
+
+PAPER = Recipe(NetworkSpec("D"))
+
+
+def test_the_defaults_are_section_3_1_of_the_paper():
+    assert (PAPER.batch, PAPER.momentum, PAPER.weight_decay, PAPER.dropout) == (256, 0.9, 5e-4, 0.5)
+    assert (PAPER.learning_rate, PAPER.learning_rate_drops, PAPER.epochs) == (1e-2, 3, 74)
+    assert PAPER.train_scale == TrainScale(256, 256)
+    assert PAPER.mirror
+
+
+def test_full_width_starts_from_gaussian_and_narrow_from_glorot_unless_said_otherwise():
+    narrow = dataclasses.replace(PAPER, spec=NetworkSpec("D", width_divisor=8))
+    assert PAPER.chosen_initialisation == "gaussian"
+    assert narrow.chosen_initialisation == "glorot"
+    assert dataclasses.replace(narrow, initialisation="gaussian").chosen_initialisation == "gaussian"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch", 0),
+        ("batch", True),
+        ("batch", 2.5),
+        ("epochs", 0),
+        ("patience", 0),
+        ("learning_rate_drops", -1),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("weight_decay", -1e-4),
+        ("momentum", 1.0),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("initialisation", "he"),
+        ("mean", (0.0, 0.0, 256.0)),
+        ("mean", (float("nan"), 0.0, 0.0)),
+        ("seed", -1),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_the_field_and_the_value(field: str, value: Any):
+    with pytest.raises(UsageError, match=f"{field} is .*; expected") as caught:
+        dataclasses.replace(PAPER, **{field: value})
+    shown = value if isinstance(value, str) else str(value)
+    assert shown in str(caught.value)
+
+
+def test_a_scale_below_the_crop_is_refused():
+    with pytest.raises(UsageError, match=r"S is 200 and the crop 224.*at least 224"):
+        Recipe(NetworkSpec("D"), train_scale=TrainScale(200, 200))
+
+
+def test_another_crop_takes_s_along_in_proportion():
+    half = Recipe(NetworkSpec("D"), train_scale=TrainScale(256, 512)).with_crop(96)
+    assert (half.spec.crop, half.train_scale) == (96, TrainScale(109, 219))
+
+
+def test_a_crop_that_no_network_has_is_refused_by_its_own_name():
+    with pytest.raises(UsageError, match="crop is 100"):
+        PAPER.with_crop(100)
+
+
+def test_the_learning_rate_stays_while_validation_improves():
+    recipe = dataclasses.replace(PAPER, patience=2)
+    assert recipe.next_learning_rate([]) == 1e-2
+    assert recipe.next_learning_rate([0.1, 0.2, 0.15, 0.3, 0.25]) == 1e-2
+
+
+def test_the_learning_rate_is_divided_by_ten_once_validation_stops_improving_for_as_long_as_patience_lasts():
+    recipe = dataclasses.replace(PAPER, patience=2)
+    assert recipe.next_learning_rate([0.3, 0.2]) == 1e-2
+    assert recipe.next_learning_rate([0.3, 0.2, 0.3]) == pytest.approx(1e-3)
+    assert recipe.next_learning_rate([0.3, 0.2, 0.3, 0.1]) == pytest.approx(1e-3)
+    assert recipe.next_learning_rate([0.3, 0.2, 0.3, 0.1, 0.1]) == pytest.approx(1e-4)
+
+
+def test_training_ends_when_a_fourth_division_would_be_due():
+    recipe = dataclasses.replace(PAPER, patience=1)
+    assert recipe.next_learning_rate([0.5, 0.5, 0.5, 0.5]) == pytest.approx(1e-5)
+    assert recipe.next_learning_rate([0.5, 0.5, 0.5, 0.5, 0.5]) is None
+
+
+def test_training_ends_after_the_last_epoch():
+    recipe = dataclasses.replace(PAPER, epochs=3)
+    assert recipe.next_learning_rate([0.1, 0.2]) == 1e-2
+    assert recipe.next_learning_rate([0.1, 0.2, 0.3]) is None
+
+
+def test_the_recipe_as_json_names_the_initialisation_that_is_used_and_can_be_written():
+    plain = json.loads(json.dumps(DIGITS.as_json()))
+    assert plain["initialisation"] == "glorot"
+    assert plain["spec"] == {"configuration": "A", "width_divisor": 8, "crop": 64, "fc_width": 256, "classes": 10}
+    assert plain["train_scale"] == {"minimum": DIGITS.train_scale.minimum, "maximum": DIGITS.train_scale.maximum}
+
+
+def test_digits_are_not_mirrored():
+    assert not DIGITS.mirror

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train.runs import Run, new_folder, newest_finished
+from vgg_deploy.errors import OutputError, TrainingError, UsageError
+
+
+def record_of(folder: Path) -> dict[str, object]:
+    record: dict[str, object] = json.loads((folder / "run.json").read_text())
+    return record
+
+
+def finish(folder: Path) -> Path:
+    with Run(folder, {}) as run:
+        run.best.write_bytes(b"weights")
+    return run.best
+
+
+def fail(folder: Path) -> None:
+    with Run(folder, {}) as run:
+        run.best.write_bytes(b"weights")
+        raise TrainingError("the loss became nan")
+
+
+def test_a_run_is_running_until_its_end_and_then_finished(tmp_path: Path):
+    with Run(tmp_path / "run", {"data": "cats"}) as run:
+        run.add({"number": 1})
+        record = record_of(run.folder)
+        assert (record["status"], record["data"], record["history"]) == ("running", "cats", [{"number": 1}])
+    record = record_of(run.folder)
+    assert record["status"] == "finished"
+    assert str(record["started"]) < str(record["ended"])
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path / "run", {}):
+        raise KeyboardInterrupt
+    assert record_of(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_a_failed_run_says_why(tmp_path: Path):
+    with pytest.raises(TrainingError):
+        fail(tmp_path / "run")
+    record = record_of(tmp_path / "run")
+    assert (record["status"], record["reason"]) == ("failed", "the loss became nan")
+
+
+def test_the_reason_of_a_failure_survives_a_disk_that_takes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = Run(tmp_path / "run", {})
+    monkeypatch.setattr(Path, "write_text", full)
+    error = TrainingError("the loss became nan")
+    run.__exit__(TrainingError, error, None)
+    assert error.__notes__ == [
+        f"run.json could not be brought up to date either: cannot write {run.folder / 'run.json'}: the disk is full"
+    ]
+    assert record_of(tmp_path / "run")["status"] == "running"
+
+
+@pytest.mark.parametrize("name", ["run.json", "best.safetensors", "last.safetensors"])
+def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"already holds a run \\({name}\\)"):
+        Run(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_folder_with_other_files_takes_a_run(tmp_path: Path):
+    (tmp_path / "notes.txt").touch()
+    assert finish(tmp_path).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_output(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        Run(tmp_path / "file" / "run", {})
+    with pytest.raises(OutputError, match="cannot write"):
+        new_folder(tmp_path / "file", "vgg11")
+
+
+def test_folders_made_in_one_second_have_names_of_their_own(tmp_path: Path):
+    folders = [new_folder(tmp_path / "runs", "vgg11") for _ in range(3)]
+    assert len(set(folders)) == 3
+    assert all(folder.name.startswith("vgg11-2") for folder in folders)
+
+
+def test_the_newest_finished_run_is_the_one_that_ended_last(tmp_path: Path):
+    finish(tmp_path / "b")
+    last = finish(tmp_path / "a")
+    assert newest_finished(tmp_path) == last
+
+
+def test_runs_that_go_on_failed_or_lost_their_checkpoint_do_not_count(tmp_path: Path):
+    finished = finish(tmp_path / "first")
+    with pytest.raises(TrainingError):
+        fail(tmp_path / "failed")
+    finish(tmp_path / "lost").unlink()
+    Run(tmp_path / "running", {}).best.write_bytes(b"weights")
+    assert newest_finished(tmp_path) == finished
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "finished", "ended": "yesterday"}', '{"ended": 3}'])
+def test_a_record_that_cannot_be_read_is_passed_over(tmp_path: Path, text: str):
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "run.json").write_text(text)
+    (tmp_path / "odd" / "best.safetensors").touch()
+    assert newest_finished(tmp_path) is None
+
+
+def test_where_there_are_no_runs_there_is_no_newest(tmp_path: Path):
+    assert newest_finished(tmp_path / "runs") is None

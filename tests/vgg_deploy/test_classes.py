@@ -1,0 +1,101 @@
+"""Labels files, and the class that a folder's name means."""
+
+from __future__ import annotations
+
+import pytest
+
+from vgg_deploy.classes import ClassName, class_of_folder, classes_from_labels, numbered_classes
+from vgg_deploy.errors import UsageError
+
+BY_WORDNET = (
+    ClassName("n01440764", "tench"),
+    ClassName("n02102040", "English springer"),
+    ClassName("n03394916", "French horn"),
+)
+BY_WORD = tuple(ClassName(name.label, name.label) for name in BY_WORDNET)
+BY_BOTH = tuple(ClassName(f"{name.id}_{name.label.replace(' ', '_')}", name.label) for name in BY_WORDNET)
+
+
+def test_one_label_a_line_is_id_and_label() -> None:
+    assert classes_from_labels("tench\nFrench horn\n", 2, "labels.txt") == (
+        ClassName("tench", "tench"),
+        ClassName("French horn", "French horn"),
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\ufefftench\nhorn", "tench\r\nhorn\r\n", "\n  tench  \n\nhorn\n\n"],
+    ids=["byte order mark", "Windows", "blank lines"],
+)
+def test_marks_blanks_and_line_ends_do_not_count(text: str) -> None:
+    assert [name.label for name in classes_from_labels(text, 2, "labels.txt")] == ["tench", "horn"]
+
+
+def test_an_id_stands_before_a_tab() -> None:
+    assert classes_from_labels("n01440764\ttench\nn03394916\tFrench horn", 2, "labels.txt") == (
+        BY_WORDNET[0],
+        BY_WORDNET[2],
+    )
+
+
+def test_a_label_that_stands_twice_is_told_apart() -> None:
+    crane, _, machine = classes_from_labels("crane\ntench\ncrane", 3, "labels.txt")
+    assert crane.label == machine.label == "crane"
+    assert crane.id != machine.id
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "one\ntwo", "1\n2\n3\n4"])
+def test_a_wrong_number_of_labels_is_refused_with_both_numbers(text: str) -> None:
+    lines = len(text.split())
+    with pytest.raises(UsageError, match=rf"^labels\.txt has {lines} labels; the network has 3 classes"):
+        classes_from_labels(text, 3, "labels.txt")
+
+
+def test_an_id_given_twice_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"labels\.txt has the class id 'n1' more than once"):
+        classes_from_labels("n1\ttench\nn1\thorn", 2, "labels.txt")
+
+
+def test_numbered_classes_are_known_by_their_position() -> None:
+    assert numbered_classes(2) == (ClassName("0", "0"), ClassName("1", "1"))
+
+
+@pytest.mark.parametrize("classes", [BY_WORDNET, BY_WORD, BY_BOTH], ids=["ids", "words", "both"])
+@pytest.mark.parametrize(
+    "folder",
+    ["n03394916_French_horn", "French horn", "French_horn", "french_HORN", "N03394916_french_horn"],
+)
+def test_a_folder_is_matched_by_wordnet_id_word_or_both(classes: tuple[ClassName, ...], folder: str) -> None:
+    assert class_of_folder(folder, classes) == 2
+
+
+@pytest.mark.parametrize("classes", [BY_WORDNET, BY_BOTH], ids=["ids", "both"])
+def test_a_wordnet_id_alone_is_enough_where_the_network_knows_ids(classes: tuple[ClassName, ...]) -> None:
+    assert class_of_folder("n03394916", classes) == 2
+
+
+def test_a_digits_folder_is_the_class_of_that_number() -> None:
+    assert [class_of_folder(str(digit), numbered_classes(12)) for digit in (0, 1, 11)] == [0, 1, 11]
+
+
+@pytest.mark.parametrize("folder", ["n02012849_crane", "n02012849"])
+@pytest.mark.parametrize("by_both", [False, True])
+def test_a_wordnet_id_decides_between_classes_of_one_word(folder: str, by_both: bool) -> None:
+    classes = [ClassName(f"{number}_crane" if by_both else number, "crane") for number in ("n03126707", "n02012849")]
+    assert class_of_folder(folder, classes) == 1
+
+
+def test_a_word_of_several_classes_is_refused_with_their_ids() -> None:
+    with pytest.raises(UsageError, match=r"'crane' matches several classes: n02012849, n03126707"):
+        class_of_folder("crane", [ClassName("n02012849", "crane"), ClassName("n03126707", "crane")])
+
+
+def test_an_unknown_folder_is_refused_with_the_nearest_classes() -> None:
+    with pytest.raises(UsageError, match=r"'French_hron' is no class of this network; the nearest are French horn,"):
+        class_of_folder("French_hron", BY_WORDNET)
+
+
+def test_part_of_a_word_is_no_match() -> None:
+    with pytest.raises(UsageError, match="'horn' is no class"):
+        class_of_folder("horn", BY_WORDNET)

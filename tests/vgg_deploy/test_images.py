@@ -1,0 +1,499 @@
+"""From files to upright RGB bytes; rescaling and crops against torchvision's; the search for files."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.images import (
+    MAX_VIEW_PIXELS,
+    centre_box,
+    decode,
+    find_images,
+    mirrored,
+    rescale,
+    rescaled_size,
+)
+from vgg_deploy.manifest import Rescaling
+
+RED, GREEN, BLUE, YELLOW = (230, 20, 20), (20, 200, 20), (20, 20, 230), (220, 220, 20)
+
+# What the EXIF standard says of row 0 and column 0 of the stored image, as what is stored of an upright one.
+STORED_FOR_ORIENTATION: dict[int, Callable[[Any], Any]] = {
+    1: lambda upright: upright,  # row 0 top, column 0 left
+    2: lambda upright: upright[:, ::-1],  # top, right
+    3: lambda upright: upright[::-1, ::-1],  # bottom, right
+    4: lambda upright: upright[::-1],  # bottom, left
+    5: lambda upright: upright.swapaxes(0, 1),  # left, top
+    6: lambda upright: upright[:, ::-1].swapaxes(0, 1),  # right, top
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda upright: upright[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+def quarters(height: int = 64, width: int = 96) -> np.ndarray:
+    """Red, green over blue, yellow: no turn or mirror leaves it as it is."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2], pixels[: height // 2, width // 2 :] = RED, GREEN
+    pixels[height // 2 :, : width // 2], pixels[height // 2 :, width // 2 :] = BLUE, YELLOW
+    return pixels
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def saved(path: Path, image: Image.Image, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+# Decoding
+
+
+@pytest.mark.parametrize("orientation", STORED_FOR_ORIENTATION)
+@pytest.mark.parametrize(("ending", "tolerance"), [("png", 0), ("tif", 0), ("jpg", 6), ("webp", 12)])
+def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, ending: str, tolerance: int) -> None:
+    upright = quarters()
+    stored = Image.fromarray(np.ascontiguousarray(STORED_FOR_ORIENTATION[orientation](upright)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode(saved(tmp_path / f"x.{ending}", stored, exif=exif))
+    assert pixels.shape == upright.shape
+    assert pixels.dtype == np.uint8
+    difference = np.abs(pixels.astype(int) - upright)
+    for rows in (slice(8, 24), slice(40, 56)):
+        for columns in (slice(8, 40), slice(56, 88)):
+            assert difference[rows, columns].max() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_is_none(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(decode(saved(tmp_path / "x.png", Image.fromarray(quarters()), exif=exif)), quarters())
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0"])
+def test_damaged_exif_data_does_not_cost_the_image(tmp_path: Path, exif: bytes) -> None:
+    path = saved(tmp_path / "x.jpg", Image.fromarray(quarters()), exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert decode(path).shape == (64, 96, 3)
+
+
+@pytest.mark.parametrize("ending", ["tif", "jpg"])
+def test_cmyk_inks_become_their_colours(tmp_path: Path, ending: str) -> None:
+    # Pillow writes CMYK JPEGs as Adobe does: inverted, with a marker.
+    inks = np.zeros((64, 96, 4), np.uint8)
+    inks[:32, :48, 1:3] = 255  # magenta and yellow: red
+    inks[:32, 48:, [0, 2]] = 255  # cyan and yellow: green
+    inks[32:, :48, :2] = 255  # cyan and magenta: blue
+    inks[32:, 72:, 3] = 255  # black, beside bare paper
+    pixels = decode(saved(tmp_path / f"x.{ending}", Image.fromarray(inks, "CMYK"))).astype(int)
+    for spot, colour in {
+        (16, 24): (255, 0, 0),
+        (16, 72): (0, 255, 0),
+        (48, 24): (0, 0, 255),
+        (48, 60): (255, 255, 255),
+        (48, 84): (0, 0, 0),
+    }.items():
+        assert np.abs(pixels[spot] - colour).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [("L", "png"), ("L", "tif"), ("1", "png"), ("1", "tif"), ("P", "png"), ("P", "bmp"), ("LA", "png")],
+)
+def test_every_mode_becomes_the_same_rgb(tmp_path: Path, mode: str, ending: str) -> None:
+    grey = np.zeros((20, 30), np.uint8)
+    grey[:10, 15:] = 255
+    pixels = decode(saved(tmp_path / f"x.{ending}", Image.fromarray(grey).convert(mode)))
+    np.testing.assert_array_equal(pixels, np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[:, 0] = (200, 100, 0, 255)
+    rgba[:, 1] = (200, 100, 0, 128)
+    rgba[:, 2] = (200, 100, 0, 0)
+    pixels = decode(saved(tmp_path / "x.png", Image.fromarray(rgba))).astype(int)
+    assert pixels[0, 0].tolist() == [200, 100, 0]
+    np.testing.assert_allclose(pixels[0, 1], [227, 177, 127], atol=1)
+    assert pixels[0, 2].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("ending", "transparency"), [("png", 1), ("png", b"\xff\x00"), ("gif", 1)])
+def test_a_transparent_palette_entry_is_white(tmp_path: Path, ending: str, transparency: int | bytes) -> None:
+    palette = Image.fromarray(np.array([[0, 1]] * 4, np.uint8), "P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    pixels = decode(saved(tmp_path / f"x.{ending}", palette, transparency=transparency))
+    assert pixels[0].tolist() == [[10, 20, 30], [255, 255, 255]]
+
+
+def test_grey_with_alpha_and_a_transparent_colour_are_laid_over_white(tmp_path: Path) -> None:
+    grey_alpha = np.array([[[50, 255], [50, 0]]], np.uint8)
+    assert decode(saved(tmp_path / "la.png", Image.fromarray(grey_alpha, "LA")))[0, :, 0].tolist() == [50, 255]
+    colours = Image.fromarray(np.array([[RED, BLUE]], np.uint8))
+    pixels = decode(saved(tmp_path / "rgb.png", colours, transparency=BLUE))
+    assert pixels[0].tolist() == [list(RED), [255, 255, 255]]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path: Path, ending: str, order: str) -> None:
+    values = np.array([[0, 128, 129, 257, 32768, 65278, 65535]], order)
+    pixels = decode(saved(tmp_path / f"x.{ending}", Image.fromarray(values)))
+    assert pixels.shape == (1, 7, 3)
+    assert pixels[0, :, 1].tolist() == [0, 0, 1, 1, 128, 254, 255]
+
+
+def test_a_transparent_value_of_sixteen_bit_grey_is_white(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.png", Image.fromarray(np.array([[257, 514]], np.uint16)), transparency=514)
+    assert decode(path)[0, :, 0].tolist() == [1, 255]
+
+
+@pytest.mark.parametrize("values", [np.array([[0, 70_000]], np.int32), np.array([[-1, 5]], np.int32)])
+def test_thirty_two_bit_integers_beyond_sixteen_bit_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="beyond 16 bit"):
+        decode(saved(tmp_path / "x.tif", Image.fromarray(values)))
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="32-bit floats of unknown range"):
+        decode(saved(tmp_path / "x.tif", Image.fromarray(np.ones((2, 2), np.float32))))
+
+
+@pytest.mark.parametrize(("ending", "options"), [("gif", {}), ("webp", {"lossless": True}), ("png", {}), ("tif", {})])
+def test_the_first_frame_of_several_counts(tmp_path: Path, ending: str, options: dict[str, Any]) -> None:
+    frames = [Image.new("RGB", (40, 30), colour) for colour in (RED, GREEN, BLUE)]
+    path = saved(tmp_path / f"x.{ending}", frames[0], save_all=True, append_images=frames[1:], **options)
+    pixels = decode(path)
+    assert pixels.shape == (30, 40, 3)
+    assert (pixels == np.array(RED)).all()
+
+
+def test_the_contents_count_and_not_the_ending(tmp_path: Path) -> None:
+    path = tmp_path / "really_a_png.jpg"
+    path.write_bytes(saved(tmp_path / "x.png", Image.fromarray(quarters())).read_bytes())
+    np.testing.assert_array_equal(decode(path), quarters())
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "gif", "webp", "tif", "bmp", "ppm"])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.97])
+def test_a_truncated_file_is_refused(tmp_path: Path, ending: str, kept: float) -> None:
+    path = saved(tmp_path / f"x.{ending}", Image.fromarray(noise(60, 80)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(ImageError) as raised:
+        decode(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", r"empty \(0 bytes\)"),
+        (b"this is text, whatever its name says\n", "not an image"),
+        (b"\xff\xd8\xff\xe0 broken", "cannot be decoded|not an image"),
+        (bytes(range(256)) * 8, "not an image"),
+        (png(0, 5), "not an image"),
+        (png(5, 0), "not an image"),
+        (b"P6 0 5 255\n", "not an image"),
+        (png(50_000, 50_000), "over the limit of 89,478,485 pixels"),
+        (png(10_000, 9_000), "over the limit of 89,478,485"),
+    ],
+    ids=["empty", "text", "broken", "bytes", "no columns", "no rows", "no columns (ppm)", "bomb", "small bomb"],
+)
+def test_what_is_no_image_is_refused_in_one_line(tmp_path: Path, content: bytes, named: str) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=named) as raised:
+        decode(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_small_bomb_is_refused_where_pillow_only_warns(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png(10_000, 9_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ImageError, match="10000x9000 pixels, over the limit"):
+            decode(path)
+
+
+def test_a_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="it is a folder"):
+        decode(tmp_path)
+    with pytest.raises(ImageError, match="no such file"):
+        decode(tmp_path / "absent.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "absent.jpg")
+    with pytest.raises(ImageError, match="no such file"):
+        decode(tmp_path / "dangling.jpg")
+
+
+def test_a_file_without_permission_is_named_as_that(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.png", Image.fromarray(quarters()))
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user (root?) may read every file")
+    with pytest.raises(ImageError, match="no permission"):
+        decode(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("16_bit_noise.tif", (32, 32)),
+        ("hopper.gif", (128, 128)),
+        ("hopper_gray.jpg", (128, 128)),
+        ("hopper_orientation_2.jpg", (128, 128)),
+        ("hopper_orientation_6.jpg", (128, 128)),
+        ("hopper_orientation_8.jpg", (128, 128)),
+        ("i_trns.png", (64, 64)),
+        ("iss634.webp", (245, 245)),
+        ("pil_sample_cmyk.jpg", (100, 100)),
+        ("rgb_trns.png", (64, 64)),
+    ],
+)
+def test_an_odd_file_is_read(test_data: Path, name: str, size: tuple[int, int]) -> None:
+    assert decode(test_data / "odd" / name).shape == (*size, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("broken.png", "not an image"),
+        ("broken_data_stream.png", "cannot be decoded"),
+        ("png_decompression_dos.png", "too large"),
+        ("truncated_image.png", "truncated"),
+        ("truncated_jpeg.jpg", "truncated"),
+    ],
+)
+def test_a_broken_file_is_refused(test_data: Path, name: str, named: str) -> None:
+    with pytest.raises(ImageError, match=named):
+        decode(test_data / "odd" / name)
+
+
+@pytest.mark.parametrize("orientation", [2, 6, 8])
+def test_a_turned_photo_is_the_same_portrait_upright(test_data: Path, orientation: int) -> None:
+    upright = decode(test_data / "odd" / "hopper.gif").astype(int)
+    turned = decode(test_data / "odd" / f"hopper_orientation_{orientation}.jpg").astype(int)
+    differences = {turns: np.abs(np.rot90(turned, turns) - upright).mean() for turns in range(4)}
+    assert differences[0] < 15
+    assert min(differences[turns] for turns in (1, 2, 3)) > 40
+    assert np.abs(turned[:, ::-1] - upright).mean() > 40
+
+
+def test_a_real_cmyk_photo_is_red_on_black_and_not_inverted(test_data: Path) -> None:
+    pixels = decode(test_data / "odd" / "pil_sample_cmyk.jpg").astype(int)
+    assert (pixels[0, 0] > (200, -1, -1)).all()
+    assert pixels[0, 0, 1:].max() < 60
+    assert pixels[-1, -1].max() < 20
+
+
+@pytest.mark.parametrize("name", ["i_trns.png", "rgb_trns.png"])
+def test_the_transparent_middle_of_a_real_png_is_white(test_data: Path, name: str) -> None:
+    pixels = decode(test_data / "odd" / name)
+    assert pixels[32, 32].tolist() == [255, 255, 255]
+    assert pixels[2, 40].tolist() != [255, 255, 255]
+
+
+# Rescaling and crops
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "rounding", "expected"),
+    [
+        ((375, 500), 256, "floor", (256, 341)),
+        ((375, 500), 256, "nearest", (256, 341)),
+        ((500, 333), 256, "floor", (384, 256)),
+        ((500, 333), 256, "nearest", (384, 256)),
+        ((300, 401), 200, "floor", (200, 267)),
+        ((301, 400), 200, "nearest", (200, 266)),
+        ((3, 5), 2, "floor", (2, 3)),
+        ((2, 3), 3, "nearest", (3, 5)),
+        ((1, 1), 224, "floor", (224, 224)),
+    ],
+)
+def test_the_long_side_is_rounded_as_asked(
+    size: tuple[int, int], short_side: int, rounding: str, expected: tuple[int, int]
+) -> None:
+    assert rescaled_size(*size, short_side, rounding) == expected
+
+
+def test_sizes_are_those_of_torchvisions_resize() -> None:
+    transforms = pytest.importorskip("torchvision.transforms.functional")
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(1, 2000, (300, 2)).tolist():
+        for short_side in (224, 256, 384, 500):
+            short, long = sorted((height, width))
+            if short_side * long / short > 4000:
+                continue
+            expected = transforms._compute_resized_output_size((height, width), [short_side])
+            assert list(rescaled_size(height, width, short_side)) == expected
+
+
+@pytest.mark.parametrize("size", [(75, 100), (100, 67), (64, 64), (200, 333)])
+@pytest.mark.parametrize("short_side", [64, 100])
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos", "box"])
+def test_rescaling_is_exactly_torchvisions_on_pillow_images(size: tuple[int, int], short_side: int, name: str) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    pixels = noise(*size)
+    resize = transforms.Resize(short_side, transforms.InterpolationMode(name), antialias=True)
+    expected = np.asarray(resize(Image.fromarray(pixels)))
+    np.testing.assert_array_equal(rescale(pixels, short_side, Rescaling(name)), expected)
+
+
+def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
+    pixels = noise(64, 80)
+    assert rescale(pixels, 64, Rescaling("lanczos")) is pixels
+
+
+def test_a_mirrored_or_cropped_array_is_rescaled_too() -> None:
+    pixels = noise(80, 120)
+    window = mirrored(pixels)[10:74, 20:110]
+    np.testing.assert_array_equal(
+        rescale(window, 50, Rescaling()), rescale(np.ascontiguousarray(window), 50, Rescaling())
+    )
+
+
+def test_an_extreme_aspect_ratio_is_refused_with_the_limit_and_its_option() -> None:
+    with pytest.raises(
+        ImageError, match=r"5000x1 pixels become 1120000x224 .*4,194,304 pixels a view .--max-view-pixels"
+    ):
+        rescale(noise(1, 5000), 224, Rescaling())
+    assert rescale(noise(1, 5000), 4, Rescaling()).shape == (4, 20_000, 3)
+
+
+def test_the_limit_is_the_largest_view_that_is_allowed() -> None:
+    pixels = noise(4, 6)
+    assert rescale(pixels, 8, Rescaling(), max_pixels=96).shape == (8, 12, 3)
+    with pytest.raises(ImageError, match="over the limit of 95 pixels"):
+        rescale(pixels, 8, Rescaling(), max_pixels=95)
+    assert MAX_VIEW_PIXELS == 2048 * 2048
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 64), (66, 71), (67, 70), (100, 97), (91, 200)])
+def test_the_centre_is_torchvisions_center_crop(size: tuple[int, int]) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    pixels = noise(*size)
+    top, left = centre_box(*size, 64)
+    expected = np.asarray(transforms.CenterCrop(64)(Image.fromarray(pixels)))
+    np.testing.assert_array_equal(pixels[top : top + 64, left : left + 64], expected)
+
+
+def test_a_mirror_swaps_left_and_right_only() -> None:
+    flipped = mirrored(quarters())
+    assert flipped[0, 0].tolist() == list(GREEN)
+    assert flipped[-1, 0].tolist() == list(YELLOW)
+    np.testing.assert_array_equal(mirrored(flipped), quarters())
+
+
+# The search for files
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with images, other files and hidden ones, which is the working folder."""
+    for name in (
+        "b.jpg",
+        "a.PNG",
+        "photo[1].jpg",
+        "notes.txt",
+        ".hidden.jpg",
+        "._b.jpg",
+        "sub/c.webp",
+        "sub/deep/d.tiff",
+        "sub/.cache/e.jpg",
+        "sub[2]/f.bmp",
+        "texts/readme.md",
+        "hidden/.only.jpg",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "dangling.jpg").symlink_to("absent")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        (["b.jpg", "a.PNG"], ["b.jpg", "a.PNG"]),
+        (["b.jpg", "b.jpg"], ["b.jpg", "b.jpg"]),
+        (["sub"], ["sub/c.webp", "sub/deep/d.tiff"]),
+        (["sub", "b.jpg"], ["sub/c.webp", "sub/deep/d.tiff", "b.jpg"]),
+        (["notes.txt"], ["notes.txt"]),
+        ([".hidden.jpg"], [".hidden.jpg"]),
+        (["dangling.jpg"], ["dangling.jpg"]),
+        (["photo[1].jpg"], ["photo[1].jpg"]),
+        (["sub[2]"], ["sub[2]/f.bmp"]),
+        (["b*.jpg"], ["b.jpg"]),
+        (["?.*"], ["a.PNG", "b.jpg"]),
+        (["[ab].*"], ["a.PNG", "b.jpg"]),
+        (["**/*.tiff"], ["sub/deep/d.tiff"]),
+        (["su[b]"], ["sub/c.webp", "sub/deep/d.tiff"]),
+        ([], []),
+    ],
+)
+def test_files_folders_and_patterns_are_found_in_the_order_given(
+    tree: Path, paths: list[str], found: list[str]
+) -> None:
+    assert list(find_images(paths)) == [Path(name) for name in found]
+
+
+def test_a_folder_is_searched_whole_in_sorted_order_without_hidden_files(tree: Path) -> None:
+    names = [path.relative_to(tree).as_posix() for path in find_images([str(tree)])]
+    assert names == [
+        "a.PNG",
+        "b.jpg",
+        "dangling.jpg",
+        "photo[1].jpg",
+        "sub/c.webp",
+        "sub/deep/d.tiff",
+        "sub[2]/f.bmp",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("absent.jpg", "absent.jpg: no such file or folder"),
+        ("absent/", "absent/: no such file or folder"),
+        ("absent*.jpg", "no file matches this pattern"),
+        ("nothing", "no image in this folder or below it .*.jpg"),
+        ("texts", "no image in this folder"),
+        ("hidden", "no image in this folder"),
+        ("", "an image path is empty"),
+    ],
+)
+def test_a_path_that_gives_no_image_is_refused(tree: Path, path: str, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        list(find_images([path]))
+
+
+def test_images_are_found_one_by_one(tree: Path) -> None:
+    assert next(find_images(["b.jpg", "absent.jpg"])) == Path("b.jpg")

@@ -1,0 +1,116 @@
+"""Parsers that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from vgg_deploy.cli.options import chosen_normalization, comma_integers, read_labels, rgb_triple, train_scale
+from vgg_deploy.errors import UsageError
+from vgg_deploy.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization, TrainScale
+
+
+def parsed(parser: Any, value: str | None) -> Any:
+    parameter = click.Option(["--value"])
+    return parser(click.Context(click.Command("x")), parameter, value)
+
+
+@pytest.mark.parametrize(
+    ("parser", "text", "value"),
+    [
+        (comma_integers, "256", (256,)),
+        (comma_integers, "256, 288,320", (256, 288, 320)),
+        (rgb_triple, "123.68,116.779,103.939", (123.68, 116.779, 103.939)),
+        (rgb_triple, "127.5", (127.5, 127.5, 127.5)),
+        (train_scale, "256", TrainScale(256, 256)),
+        (train_scale, "256,512", TrainScale(256, 512)),
+        *((parser, None, None) for parser in (comma_integers, rgb_triple, train_scale)),
+    ],
+)
+def test_a_value_is_read(parser: Any, text: str | None, value: object) -> None:
+    assert parsed(parser, text) == value
+
+
+@pytest.mark.parametrize(
+    ("parser", "text", "named"),
+    [
+        (comma_integers, "", "256,288,320"),
+        (comma_integers, "256,", "256,288,320"),
+        (comma_integers, "25.6", "256,288,320"),
+        (rgb_triple, "1,2", "123.68,116.779,103.939"),
+        (rgb_triple, "1,2,3,4", "123.68,116.779,103.939"),
+        (rgb_triple, "red", "123.68,116.779,103.939"),
+        (train_scale, "256,384,512", "expected S, or Smin,Smax"),
+        (train_scale, "512,256", "Smin <= Smax"),
+        (train_scale, "0", "Smin <= Smax"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_refused_with_an_example(parser: Any, text: str, named: str) -> None:
+    with pytest.raises(click.BadParameter, match=named):
+        parsed(parser, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std", "expected"),
+    [
+        (None, None, None, None),
+        ("paper", None, None, PAPER_NORMALIZATION),
+        ("torchvision", None, None, TORCHVISION_NORMALIZATION),
+        ("paper", (120.0, 110.0, 100.0), None, Normalization((120, 110, 100))),
+        (None, (120.0, 110.0, 100.0), (58.0, 57.0, 57.0), Normalization((120, 110, 100), (58, 57, 57))),
+        (None, (0.0, 0.0, 0.0), None, Normalization((0, 0, 0))),
+        (None, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), Normalization((0, 0, 0), (255, 255, 255))),
+    ],
+)
+def test_normalization_options_are_read_together(
+    name: Any, mean: Any, std: Any, expected: Normalization | None
+) -> None:
+    assert chosen_normalization(name, mean, std) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std", "named"),
+    [
+        ("torchvision", (1.0, 2.0, 3.0), None, "its own mean and std"),
+        ("torchvision", None, (58.0, 57.0, 57.0), "its own mean and std"),
+        ("paper", None, (58.0, 57.0, 57.0), "divides by nothing"),
+        (None, None, (58.0, 57.0, 57.0), "--std was given without --mean"),
+        (
+            None,
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+            "--mean 123.675,116.280,103.530 --std 58.395,57.120,57.375",
+        ),
+        (None, (0.485, 0.456, 0.406), None, r"units of 0\.\.255"),
+        (None, (0.0, 0.0, 0.0), (0.5, 0.5, 0.5), r"units of 0\.\.255"),
+        (None, (120.0, 110.0, 100.0), (58.0, 0.0, 57.0), "above 0"),
+        (None, (float("nan"), 110.0, 100.0), None, "finite"),
+    ],
+)
+def test_normalization_options_that_contradict_or_look_wrong_are_refused(
+    name: Any, mean: Any, std: Any, named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        chosen_normalization(name, mean, std)
+
+
+def test_a_labels_file_is_read_without_its_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(b"\xef\xbb\xbftench\r\ngr\xc3\xbcn\r\n")
+    text = read_labels(path)
+    assert text is not None
+    assert text.split() == ["tench", "grün"]
+    assert read_labels(None) is None
+
+
+def test_a_labels_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("grün".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"latin\.txt is not UTF-8 text"):
+        read_labels(tmp_path / "latin.txt")
+    with pytest.raises(UsageError, match=r"absent\.txt: No such file"):
+        read_labels(tmp_path / "absent.txt")
+    with pytest.raises(UsageError, match="cannot read the labels file"):
+        read_labels(tmp_path)

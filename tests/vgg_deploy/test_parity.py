@@ -1,0 +1,220 @@
+"""Figures of two engines over the same views, and what fails them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vgg_deploy.classes import ClassName, numbered_classes
+from vgg_deploy.engine import ContextManaged, EngineInfo, FakeEngine, Images, Scores
+from vgg_deploy.errors import UsageError
+from vgg_deploy.manifest import Manifest
+from vgg_deploy.parity import (
+    THRESHOLDS,
+    LayerError,
+    NamedView,
+    Thresholds,
+    compare,
+    first_divergence,
+    layer_errors,
+    posteriors,
+)
+from vgg_deploy.spec import NetworkSpec
+
+CLASSES = numbered_classes(4)
+LOOSE = Thresholds(max_dp=0.5, mean_dp=0.1, divergence=0.1, agreement=0.9, layer=0.1)
+
+
+@pytest.fixture
+def reference() -> np.ndarray:
+    exponents = np.exp(np.random.default_rng(3).normal(0, 2, (20, 4)))
+    return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def names(count: int) -> list[str]:
+    return [f"view {number}" for number in range(count)]
+
+
+def compared(reference: np.ndarray, candidate: np.ndarray) -> Any:
+    return compare(reference, candidate, names(len(reference)), CLASSES)
+
+
+def test_equal_posteriors_pass_every_threshold(reference: np.ndarray) -> None:
+    parity = compared(reference, reference.copy())
+    assert (parity.views, parity.max_dp, parity.mean_dp, parity.divergence, parity.agreement) == (20, 0, 0, 0, 1)
+    assert parity.flips == ()
+    for thresholds in THRESHOLDS.values():
+        assert parity.failures(thresholds) == ()
+
+
+def test_the_figures_are_those_worked_out_by_hand() -> None:
+    reference = np.array([[0.5, 0.3, 0.2, 0], [0.1, 0.2, 0.3, 0.4]], np.float32)
+    candidate = np.array([[0.4, 0.4, 0.2, 0], [0.1, 0.2, 0.4, 0.3]], np.float32)
+    parity = compared(reference, candidate)
+    assert parity.max_dp == pytest.approx(0.1)
+    assert parity.mean_dp == pytest.approx(0.4 / 8)
+    divergences = 0.5 * math.log(5 / 4) + 0.3 * math.log(3 / 4), 0.3 * math.log(3 / 4) + 0.4 * math.log(4 / 3)
+    assert parity.divergence == pytest.approx(sum(divergences) / 2, rel=1e-5)
+    assert parity.agreement == 0.5  # a tie goes to the lower index, in both alike
+
+
+def test_flips_name_the_view_both_classes_and_the_margin_that_was_lost() -> None:
+    classes = [ClassName(f"n{index}", label) for index, label in enumerate("abcd")]
+    reference = np.array([[0.5, 0.3, 0.2, 0], [0.3, 0.3, 0.2, 0.2], [0.1, 0.1, 0.2, 0.6]], np.float32)
+    candidate = np.array([[0.5, 0.3, 0.2, 0], [0.2, 0.4, 0.2, 0.2], [0.5, 0.1, 0.2, 0.2]], np.float32)
+    tie, clear = compare(reference, candidate, ["one", "two", "three"], classes).flips
+    assert (tie.view, tie.reference.label, tie.candidate.label) == ("two", "a", "b")
+    assert (clear.view, clear.reference.label, clear.candidate.label) == ("three", "d", "a")
+    assert tie.margin == pytest.approx(0, abs=1e-7)
+    assert clear.margin == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("field", ["max_dp", "mean_dp", "divergence", "agreement"])
+def test_each_threshold_alone_fails_by_name_and_holds_at_its_very_value(field: str, reference: np.ndarray) -> None:
+    candidate = reference.copy()
+    candidate[0] = candidate[0][[1, 2, 3, 0]]
+    parity = compared(reference, candidate)
+    value = getattr(parity, field)
+    wide = Thresholds(1, 1, 100, 0, 1)
+    assert parity.failures(wide) == ()
+    assert parity.failures(dataclasses.replace(wide, **{field: value})) == ()
+    stricter = value + 0.01 if field == "agreement" else value * 0.9
+    (failure,) = parity.failures(dataclasses.replace(wide, **{field: stricter}))
+    assert failure.startswith("top-1 agreement 95.00% < " if field == "agreement" else f"{field} {value:.2g} > ")
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate", "both"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_number_that_is_none_fails_and_is_the_worst(side: str, value: float, reference: np.ndarray) -> None:
+    if side == "both" and value == np.inf:
+        value = -np.nan
+    candidate = reference.copy()
+    for broken in (
+        [reference, candidate] if side == "both" else [{"reference": reference, "candidate": candidate}[side]]
+    ):
+        broken[7, 2] = value
+    parity = compared(reference, candidate)
+    assert parity.worst == 7
+    failures = parity.failures(LOOSE)
+    assert len(failures) == 4, failures
+    assert all(
+        name in text for name, text in zip(("max_dp", "mean_dp", "divergence", "agreement"), failures, strict=True)
+    )
+
+
+def test_a_view_that_gave_nan_is_not_reported_as_a_changed_class(reference: np.ndarray) -> None:
+    candidate = reference.copy()
+    candidate[int(np.flatnonzero(reference.argmax(axis=1) != 0)[0])] = np.nan
+    assert compared(reference, candidate).flips == ()
+
+
+def test_nan_holds_no_threshold_of_the_table(reference: np.ndarray) -> None:
+    for thresholds in THRESHOLDS.values():
+        assert len(compared(reference, np.full_like(reference, np.nan)).failures(thresholds)) == 4
+
+
+def test_the_worst_view_is_the_one_with_the_largest_difference(reference: np.ndarray) -> None:
+    candidate = reference.copy()
+    candidate[3, 0] += 0.01
+    candidate[11, 1] -= 0.02
+    assert compared(reference, candidate).worst == 11
+
+
+def test_networks_of_other_classes_are_refused_with_both_numbers(reference: np.ndarray) -> None:
+    with pytest.raises(
+        UsageError, match="the reference gives 4 classes and the candidate 3; they are different networks"
+    ):
+        compared(reference, reference[:, :3])
+
+
+def test_no_views_are_refused(reference: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="no view to compare on"):
+        compared(reference[:0], reference[:0])
+
+
+@pytest.mark.parametrize("precision", sorted(THRESHOLDS))
+def test_the_table_catches_a_network_that_was_given_bgr(
+    precision: str, narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]
+) -> None:
+    weights = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32) / 20
+
+    def answer(images: Images) -> np.ndarray:
+        exponents = np.exp(images.mean(axis=(1, 2)).astype(np.float32) @ weights)
+        return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
+
+    manifest = manifest_for(narrow_spec("A"))
+    random, views = np.random.default_rng(1), []
+    for number in range(6):
+        noise = random.integers(0, 256, (70, 91, 3)) * random.uniform(0.2, 1, 3)
+        views.append(NamedView(f"view {number}", noise.astype(np.uint8)))
+    counted = []
+    rgb = posteriors(FakeEngine(manifest, answer), views, lambda: counted.append(1))
+    bgr = posteriors(FakeEngine(manifest, lambda images: answer(images[..., ::-1])), views)
+    assert rgb.shape == (6, 5)
+    assert len(counted) == 6
+    assert len(compare(rgb, bgr, [view.name for view in views], manifest.classes).failures(THRESHOLDS[precision])) >= 3
+
+
+class LayeredEngine(ContextManaged):
+    """Gives the activations that it was made with."""
+
+    def __init__(self, info: EngineInfo, **activations: np.ndarray) -> None:
+        self.info, self._activations = info, activations
+
+    def run(self, images: Images) -> Scores:
+        return Scores(np.zeros((len(images), 5), np.float32), activations=self._activations)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def layered(
+    narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]
+) -> Callable[..., LayeredEngine]:
+    info = FakeEngine(manifest_for(narrow_spec("A"))).info
+    return lambda **activations: LayeredEngine(info, **activations)
+
+
+VIEW = NamedView("view", np.zeros((64, 64, 3), np.uint8))
+
+
+def test_errors_of_layers_are_shares_of_their_largest_value(layered: Callable[..., LayeredEngine]) -> None:
+    ones = np.ones((1, 2, 3, 3), np.float32)
+    reference = layered(conv1_1=100 * ones, conv2_1=-4 * ones, fc8=ones)
+    changed = -4 * ones
+    changed[0, 1, 2, 2] = -3
+    candidate = layered(conv1_1=100 * ones, conv2_1=changed, fc8=ones, fc9=ones)
+    errors = layer_errors(reference, candidate, VIEW, ["conv1_1", "conv2_1", "conv3_1", "fc8", "fc9"])
+    assert errors == (LayerError("conv1_1", 0), LayerError("conv2_1", 0.25), LayerError("fc8", 0))
+    assert first_divergence(errors, 0.1) == errors[1]
+    assert first_divergence(errors, 0.25) is None
+
+
+def test_a_layer_of_nan_is_where_engines_part(layered: Callable[..., LayeredEngine]) -> None:
+    ones = np.ones((1, 2, 3, 3), np.float32)
+    errors = layer_errors(
+        layered(conv1_1=ones, fc6=ones), layered(conv1_1=ones, fc6=np.nan * ones), VIEW, ["conv1_1", "fc6"]
+    )
+    found = first_divergence(errors, 1e9)
+    assert found is not None
+    assert found.layer == "fc6"
+
+
+def test_a_layer_of_zeros_is_compared_without_division_by_zero(layered: Callable[..., LayeredEngine]) -> None:
+    zeros = np.zeros((1, 2, 3, 3), np.float32)
+    assert layer_errors(layered(fc6=zeros), layered(fc6=zeros), VIEW, ["fc6"]) == (LayerError("fc6", 0),)
+
+
+def test_class_scores_on_a_map_and_at_one_position_are_compared_by_their_mean(
+    layered: Callable[..., LayeredEngine],
+) -> None:
+    scores = np.random.default_rng(0).normal(size=(1, 5, 3, 4)).astype(np.float32)
+    mean = scores.mean(axis=(2, 3), keepdims=True)
+    (error,) = layer_errors(layered(fc8=scores), layered(fc8=mean), VIEW, ["fc8"])
+    assert error.error < 1e-6

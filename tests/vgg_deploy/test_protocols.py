@@ -1,0 +1,157 @@
+"""The paper's test protocols: which scales, boxes and mirrors each image is scored at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vgg_deploy.errors import UsageError
+from vgg_deploy.images import rescaled_size
+from vgg_deploy.manifest import Manifest, Rescaling, TrainScale
+from vgg_deploy.protocols import Protocol, View, choose_protocol, multiscale_defaults, single_scale_default
+from vgg_deploy.spec import NetworkSpec
+
+
+@pytest.fixture
+def manifest(narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]) -> Callable[..., Manifest]:
+    """`manifest(Smin, Smax=Smin, crop=224, **fields)`."""
+
+    def make(minimum: int, maximum: int | None = None, crop: int = 224, **fields: Any) -> Manifest:
+        return manifest_for(narrow_spec("A", crop=crop), train_scale=TrainScale(minimum, maximum or minimum), **fields)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("train_scale", "single", "multi"),
+    [
+        (TrainScale(256, 256), 256, (224, 256, 288)),
+        (TrainScale(384, 384), 384, (352, 384, 416)),
+        (TrainScale(256, 512), 384, (256, 384, 512)),
+        (TrainScale(256, 257), 256, (256, 257)),
+    ],
+)
+def test_default_scales_are_the_papers(train_scale: TrainScale, single: int, multi: tuple[int, ...]) -> None:
+    assert single_scale_default(train_scale) == single
+    assert multiscale_defaults(train_scale) == multi
+
+
+@pytest.mark.parametrize(
+    ("name", "scales", "expected"),
+    [
+        (None, None, ("multiscale", (256, 384, 512))),
+        (None, (300,), ("dense", (300,))),
+        (None, (512, 256), ("multiscale", (256, 512))),
+        ("dense", None, ("dense", (384,))),
+        ("multiscale", None, ("multiscale", (256, 384, 512))),
+        ("multiscale", (448, 224, 320), ("multiscale", (224, 320, 448))),
+        ("center", None, ("center", (384,))),
+        ("center", (256,), ("center", (256,))),
+    ],
+)
+def test_a_model_of_free_size_is_tested_as_asked_or_as_the_paper_tests(
+    manifest: Callable[..., Manifest], name: str | None, scales: tuple[int, ...] | None, expected: tuple[Any, ...]
+) -> None:
+    choice = choose_protocol(manifest(256, 512), name, scales, free_size=True)
+    assert (choice.protocol.name, choice.protocol.scales) == expected
+    assert choice.protocol.crop == (224 if name == "center" else None)
+    assert choice.notices == ()
+
+
+def test_a_default_scale_below_the_crop_is_dropped_with_a_notice(manifest: Callable[..., Manifest]) -> None:
+    choice = choose_protocol(manifest(240), free_size=True)
+    assert choice.protocol.scales == (240, 272)
+    assert choice.notices == ("default scale 208 dropped: smaller than the network's crop of 224",)
+
+
+def test_defaults_that_are_all_below_the_crop_become_the_crop(manifest: Callable[..., Manifest]) -> None:
+    choice = choose_protocol(manifest(128, 160), free_size=True)
+    assert choice.protocol.scales == (224,)
+    assert "128, 144, 160 dropped" in choice.notices[0]
+
+
+@pytest.mark.parametrize("name", ["center", "dense", "multiscale"])
+def test_a_given_scale_below_the_crop_is_refused(manifest: Callable[..., Manifest], name: str) -> None:
+    with pytest.raises(UsageError, match="scale 223 is below the network's crop of 224"):
+        choose_protocol(manifest(256), name, (223,), free_size=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "scales", "named"),
+    [
+        ("ten-crop", None, "protocol is 'ten-crop'; expected center, dense, multiscale"),
+        ("dense", (256, 288), "protocol dense has one scale, 2 were given"),
+        ("center", (256, 288), "protocol center has one scale"),
+        ("multiscale", (256, 256), "expected different whole numbers"),
+        ("multiscale", (), "expected different whole numbers"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused(
+    manifest: Callable[..., Manifest], name: str, scales: tuple[int, ...] | None, named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        choose_protocol(manifest(256), name, scales, free_size=True)
+
+
+def test_a_foreign_model_of_free_size_needs_its_scales(manifest: Callable[..., Manifest]) -> None:
+    foreign = manifest(224).with_(spec=None, normalization=None, shapes=None)
+    with pytest.raises(UsageError, match="give --scales, such as"):
+        choose_protocol(foreign, free_size=True)
+    assert choose_protocol(foreign, scales=(256,), free_size=True).protocol.scales == (256,)
+
+
+def test_a_model_of_fixed_size_is_tested_by_central_crops_and_says_so(manifest: Callable[..., Manifest]) -> None:
+    choice = choose_protocol(manifest(256), free_size=False)
+    assert choice.protocol == Protocol("center", (256,), 224, False)
+    assert "--dynamic" in choice.notices[0]
+    assert choose_protocol(manifest(256), "center", free_size=False).notices == ()
+
+
+@pytest.mark.parametrize("name", ["dense", "multiscale"])
+def test_whole_images_are_refused_for_a_model_of_fixed_size(manifest: Callable[..., Manifest], name: str) -> None:
+    with pytest.raises(UsageError, match=f"protocol {name} scores whole images.*--dynamic, or use --protocol center"):
+        choose_protocol(manifest(256), name, free_size=False)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_mirrors_follow_the_training_unless_said_otherwise(manifest: Callable[..., Manifest], trained: bool) -> None:
+    mirrors = [
+        choose_protocol(manifest(256, mirror=trained), mirror=asked, free_size=True).protocol.mirror
+        for asked in (None, True, False)
+    ]
+    assert mirrors == [trained, True, False]
+
+
+def test_the_center_protocol_has_mirrors_only_when_asked(manifest: Callable[..., Manifest]) -> None:
+    assert not choose_protocol(manifest(256), "center", free_size=True).protocol.mirror
+    assert choose_protocol(manifest(256), "center", mirror=True, free_size=True).protocol.mirror
+
+
+def test_a_dense_view_is_the_whole_image_at_each_scale_and_its_mirror() -> None:
+    assert Protocol("multiscale", (256, 288), None, True).views(375, 500, Rescaling()) == (
+        View(256, None, False),
+        View(256, None, True),
+        View(288, None, False),
+        View(288, None, True),
+    )
+    assert Protocol("dense", (256,), None, False).views(375, 500, Rescaling()) == (View(256, None, False),)
+
+
+@pytest.mark.parametrize("rounding", ["floor", "nearest"])
+@pytest.mark.parametrize("size", [(375, 500), (500, 333), (224, 224), (1000, 99), (7, 7)])
+def test_a_center_view_is_a_crop_within_the_rescaled_image(size: tuple[int, int], rounding: str) -> None:
+    rescaling = Rescaling(rounding=rounding)
+    (view,) = Protocol("center", (256,), 224, False).views(*size, rescaling)
+    rows, columns = rescaled_size(*size, 256, rounding)
+    assert view.box is not None
+    top, left, height, width = view.box
+    assert (height, width) == (224, 224)
+    assert abs(top - (rows - 224) / 2) <= 0.5
+    assert abs(left - (columns - 224) / 2) <= 0.5
+
+
+def test_a_protocol_describes_itself() -> None:
+    assert str(Protocol("center", (256,), 224, False)) == "center: central 224x224 crop at Q=256"
+    assert str(Protocol("multiscale", (256, 288), None, True)) == "multiscale: whole image at Q=256,288, with mirrors"
