@@ -63,9 +63,14 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise OSError(errno.EINVAL, "it is a device or a pipe; name a file")
         make_folder(path.parent)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
+            temporary.chmod(
+                mode
+            )  # some writers, such as safetensors, make a file of their own that nobody else may read
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -153,3 +153,14 @@ def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     path.write_bytes(bytes(range(256)) * 1000)
     assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_file_has_the_permissions_of_any_new_file_even_if_its_writer_gave_others(tmp_path: Path) -> None:
+    ordinary, path = tmp_path / "ordinary", tmp_path / "weights"
+    ordinary.touch()
+    with whole_file(path) as temporary:
+        temporary.unlink()
+        temporary.write_bytes(b"x")
+        temporary.chmod(0o600)
+    assert path.stat().st_mode == ordinary.stat().st_mode

@@ -80,11 +80,11 @@ def test_a_position_of_a_mirrored_view_lies_on_the_other_side(manifest: Manifest
     expected = 170 - (32 * column + CROP / 2)
     row_of_centres = evidence[64]
     assert row_of_centres[round(expected) - 1 : round(expected) + 1] == pytest.approx([1, 1], abs=0.05)
-    assert row_of_centres.argmax() >= 0
-    if column == 0:
-        np.testing.assert_array_equal(row_of_centres[round(expected) :], 1)  # up to the right edge
-    else:
+    if column == 1:
         assert hottest(evidence)[1] == pytest.approx(expected, abs=1)
+    else:  # the outermost go on to the edge
+        outer = row_of_centres[round(expected) :] if column == 0 else row_of_centres[: round(expected)]
+        assert outer.min() > 0.95
 
 
 def test_a_view_and_its_mirror_of_a_mirrored_map_agree_where_the_width_is_a_multiple_of_32(manifest: Manifest) -> None:

@@ -1,0 +1,433 @@
+"""ONNX headers read without their weights, and files that are damaged, unsafe or foreign."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.graph import GraphOptions, build_graph
+from vgg_deploy.classes import ClassName
+from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
+from vgg_deploy.manifest import (
+    MANIFEST_KEY,
+    PAPER_NORMALIZATION,
+    TORCHVISION_NORMALIZATION,
+    AxisRange,
+    Manifest,
+    ShapeRange,
+)
+from vgg_deploy.onnx_file import manifest_text, read_header, read_manifest
+from vgg_deploy.spec import NetworkSpec
+
+LABELS = "ant\nbee\ncat\n"
+
+
+def build(spec: NetworkSpec, options: GraphOptions | None = None) -> onnx.ModelProto:
+    """A network of ours with random weights, without a manifest."""
+    random = np.random.default_rng(0)
+    weights = {}
+    for layer in spec.weight_layers:
+        weights[f"{layer.name}.weight"] = random.normal(size=layer.weight_shape).astype(np.float32)
+        weights[f"{layer.name}.bias"] = random.normal(size=layer.out_channels).astype(np.float32)
+    return build_graph(spec, weights, TORCHVISION_NORMALIZATION, options or GraphOptions(dynamic=True))
+
+
+@pytest.fixture
+def spec(narrow_spec: Callable[..., NetworkSpec]) -> NetworkSpec:
+    return narrow_spec("A", width_divisor=64, crop=32, fc_width=4, classes=3)
+
+
+@pytest.fixture
+def manifest(manifest_for: Callable[..., Manifest], spec: NetworkSpec) -> Manifest:
+    return manifest_for(spec)
+
+
+@pytest.fixture
+def ours(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> Path:
+    """A file as `vgg-deploy export` writes it."""
+    model = build(spec)
+    model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
+    onnx.save(model, tmp_path / "ours.onnx")
+    return tmp_path / "ours.onnx"
+
+
+def foreign(
+    image: tuple[int | str | None, ...] = ("n", "h", "w", 3),
+    kind: int = TensorProto.UINT8,
+    scores: tuple[int | str | None, ...] = ("n", 3),
+    scores_kind: int = TensorProto.FLOAT,
+    output: str = "probabilities",
+    inputs: int = 1,
+) -> onnx.ModelProto:
+    """A model that somebody else made: the mean colour of each image as its posteriors."""
+    nodes = [
+        helper.make_node("Cast", ["image_0"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Softmax", ["mean"], [output], axis=-1),
+    ]
+    images = [helper.make_tensor_value_info(f"image_{number}", kind, image) for number in range(inputs)]
+    axes = numpy_helper.from_array(np.array([1, 2], np.int64), "axes")
+    graph = helper.make_graph(
+        nodes, "foreign", images, [helper.make_tensor_value_info(output, scores_kind, scores)], [axes]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def saved(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def without_data(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What a header must hold, by onnx's own means."""
+    for tensor in model.graph.initializer:
+        for field in (
+            "float_data",
+            "int32_data",
+            "string_data",
+            "int64_data",
+            "raw_data",
+            "double_data",
+            "uint64_data",
+        ):
+            tensor.ClearField(field)
+    return model
+
+
+def with_typed_data() -> onnx.ModelProto:
+    """Weights in each field that may hold them."""
+    model = foreign()
+    for kind, values in (
+        (TensorProto.FLOAT, [1.5, -2.0]),
+        (TensorProto.INT32, [1, -7]),
+        (TensorProto.INT64, [1 << 40, -1]),
+        (TensorProto.DOUBLE, [0.1, 1e300]),
+        (TensorProto.UINT64, [1 << 63, 0]),
+        (TensorProto.STRING, [b"ab", b""]),
+    ):
+        model.graph.initializer.append(helper.make_tensor(f"of_{kind}", kind, [2], values))
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        GraphOptions(),
+        GraphOptions(dynamic=True),
+        GraphOptions(dynamic=True, half=True, float32_layers=frozenset({"fc6"})),
+        GraphOptions(dynamic=True, score_map=True, features=True),
+    ],
+    ids=["fixed", "dynamic", "half", "all outputs"],
+)
+@pytest.mark.parametrize("configuration", ["A-LRN", "C"])
+def test_a_header_is_the_model_without_its_weights(
+    configuration: str, options: GraphOptions, tmp_path: Path, spec: NetworkSpec
+) -> None:
+    import dataclasses
+
+    path = saved(build(dataclasses.replace(spec, configuration=configuration), options), tmp_path / "model.onnx")
+    header = read_header(path)
+    assert header == without_data(onnx.load(path))
+    assert header.ByteSize() < path.stat().st_size / 2
+
+
+def test_weights_in_any_of_their_fields_are_left_out(tmp_path: Path) -> None:
+    path = saved(with_typed_data(), tmp_path / "typed.onnx")
+    assert read_header(path) == without_data(onnx.load(path))
+
+
+def test_a_header_tells_of_external_data_beside_the_file_and_does_not_read_it(
+    tmp_path: Path, spec: NetworkSpec
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(build(spec), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").stat().st_size > 0
+    assert read_header(path) == onnx.load(path, load_external_data=False)
+
+
+def test_a_manifest_comes_back_with_the_shapes_that_the_file_states(ours: Path, manifest: Manifest) -> None:
+    read = read_manifest(ours)
+    free = ShapeRange(AxisRange(1), AxisRange(32), AxisRange(32))
+    assert read == manifest.with_(shapes=free, outputs=("probabilities",))
+    text = manifest_text(read_header(ours))
+    assert text is not None
+    assert json.loads(text)["classes"][2] == {"id": "2", "label": "2"}
+
+
+def test_a_file_of_one_size_takes_that_size(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> None:
+    model = build(spec, GraphOptions())
+    model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
+    shapes = read_manifest(saved(model, tmp_path / "fixed.onnx")).shapes
+    assert shapes == ShapeRange(AxisRange(1, 1), AxisRange(32, 32), AxisRange(32, 32))
+
+
+def test_labels_replace_the_manifests_names(ours: Path) -> None:
+    assert [name.label for name in read_manifest(ours, LABELS).classes] == ["ant", "bee", "cat"]
+    with pytest.raises(UsageError, match="the labels file has 2 labels; the network has 3 classes"):
+        read_manifest(ours, "ant\nbee")
+
+
+def test_a_file_cut_off_anywhere_is_refused(ours: Path) -> None:
+    data = ours.read_bytes()
+    # Every cut in the header and at the end, where fields are short, and a seeded sample between.
+    cuts = {*range(200), *range(len(data) - 700, len(data))}
+    cuts |= set(np.random.default_rng(0).integers(0, len(data), 300).tolist())
+    for cut in sorted(cuts):
+        ours.write_bytes(data[:cut])
+        with pytest.raises(ModelFileError, match=r"ours\.onnx (is|was)"):
+            read_manifest(ours)
+
+
+def test_damage_anywhere_is_one_of_our_errors_or_none(ours: Path) -> None:
+    data, random = ours.read_bytes(), np.random.default_rng(1)
+    for place in random.integers(0, len(data), 200).tolist():
+        damaged = bytearray(data)
+        damaged[place] ^= int(random.integers(1, 256))
+        ours.write_bytes(damaged)
+        try:
+            read_manifest(ours)
+        except (ModelFileError, ManifestError, UsageError) as error:
+            assert "ours.onnx" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"\x00", "cut off or damaged"),
+        (b"\x08", "cut off or damaged: it ends within a number"),
+        (b"\xff" * 50, "not an ONNX file"),
+        (b"\x08\x07", "not an ONNX file"),
+        (b"ant\nbee\ncat\n", "not an ONNX file|cut off or damaged"),
+        (b"PK\x03\x04" + bytes(200), "not an ONNX file|cut off or damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not an ONNX file|cut off or damaged"),
+    ],
+)
+def test_a_file_that_is_something_else_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=rf"model\.onnx .*({reason})"):
+        read_manifest(path)
+
+
+def test_random_bytes_are_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    for size in [*range(1, 60), 1000, 100_000]:
+        (tmp_path / "noise.onnx").write_bytes(random.bytes(size))
+        with pytest.raises(ModelFileError, match=r"noise\.onnx is"):
+            read_manifest(tmp_path / "noise.onnx")
+
+
+def test_a_message_of_fields_that_onnx_does_not_know_has_no_nodes(tmp_path: Path) -> None:
+    # Valid protobuf: field 90 with five bytes.
+    (tmp_path / "other.onnx").write_bytes(b"\xd2\x05\x05hello")
+    with pytest.raises(ModelFileError, match="it has no nodes"):
+        read_header(tmp_path / "other.onnx")
+
+
+def test_a_missing_file_or_a_folder_is_bad_use(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"absent\.onnx: no such model"):
+        read_manifest(tmp_path / "absent.onnx")
+    with pytest.raises(UsageError, match="is not a file; name an ONNX file"):
+        read_manifest(tmp_path)
+
+
+def external(model: onnx.ModelProto, location: str) -> onnx.TensorProto:
+    """A weight of `model` that is said to lie in the file `location`."""
+    tensor = TensorProto(name="conv1_1.weight", data_type=TensorProto.FLOAT, dims=[1])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    tensor.external_data.add(key="length", value="4")
+    return tensor
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file beside the folder in which models lie."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "secret").write_bytes(bytes(4))
+    return tmp_path / "secret"
+
+
+@pytest.mark.parametrize("location", ["../secret", "sub/../../secret", "{absolute}", "link", "folder/secret", ""])
+def test_weights_outside_the_models_folder_are_refused(location: str, secret: Path) -> None:
+    folder = secret.parent / "models"
+    (folder / "link").symlink_to(secret)
+    (folder / "folder").symlink_to(secret.parent, target_is_directory=True)
+    model = foreign()
+    model.graph.initializer.append(external(model, location.format(absolute=secret)))
+    with pytest.raises(ModelFileError, match=r"weights of conv1_1\.weight are said to be in .*: refused"):
+        read_manifest(saved(model, folder / "model.onnx"), LABELS)
+
+
+@pytest.mark.parametrize("location", ["a\0b", "x" * 5000, "loop"])
+def test_a_location_that_is_no_path_is_refused(location: str, secret: Path) -> None:
+    folder = secret.parent / "models"
+    (folder / "loop").symlink_to("loop")
+    model = foreign()
+    model.graph.initializer.append(external(model, location))
+    with pytest.raises(ModelFileError, match="refused|not beside it") as caught:
+        read_manifest(saved(model, folder / "model.onnx"), LABELS)
+    assert len(str(caught.value)) < 1000 + len(str(folder))
+
+
+@pytest.mark.parametrize("where", ["node", "subgraph", "function", "sparse"])
+def test_weights_that_hide_elsewhere_in_the_model_are_refused_too(where: str, secret: Path) -> None:
+    model = foreign()
+    tensor = external(model, "../secret")
+    constant = helper.make_node("Constant", [], ["hidden"], value=tensor)
+    if where == "node":
+        model.graph.node.append(constant)
+    elif where == "subgraph":
+        branch = helper.make_graph([], "branch", [], [], [tensor])
+        model.graph.node.append(helper.make_node("If", ["float"], ["x"], then_branch=branch, else_branch=branch))
+    elif where == "function":
+        function = helper.make_function("d", "f", [], ["hidden"], [constant], [helper.make_opsetid("", 18)])
+        model.functions.append(function)
+    else:
+        model.graph.sparse_initializer.add(values=tensor)
+    with pytest.raises(ModelFileError, match="outside the model's folder: refused"):
+        read_manifest(saved(model, secret.parent / "models" / "model.onnx"), LABELS)
+
+
+def test_weights_in_a_folder_below_the_models_are_accepted(secret: Path) -> None:
+    folder = secret.parent / "models"
+    (folder / "sub").mkdir()
+    (folder / "sub" / "weights").write_bytes(bytes(4))
+    model = foreign()
+    model.graph.initializer.append(external(model, "sub/weights"))
+    assert len(read_manifest(saved(model, folder / "model.onnx"), LABELS).classes) == 3
+
+
+def test_missing_weights_are_named(tmp_path: Path, spec: NetworkSpec) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(build(spec), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(
+        ModelFileError, match=r"its weights are in weights\.bin, which is not beside it; copy both files"
+    ):
+        read_header(path)
+
+
+def test_a_foreign_model_that_takes_bytes_is_accepted_with_labels(tmp_path: Path) -> None:
+    path = saved(foreign(), tmp_path / "foreign.onnx")
+    manifest = read_manifest(path, LABELS)
+    assert manifest.classes == tuple(ClassName(name, name) for name in LABELS.split())
+    assert manifest.spec is manifest.normalization is None
+    assert manifest.shapes == ShapeRange(AxisRange(1), AxisRange(1), AxisRange(1))
+    assert manifest.outputs == ("probabilities",)
+
+
+def test_a_foreign_model_of_fixed_size_states_its_crop(tmp_path: Path) -> None:
+    path = saved(foreign(image=(2, 48, 48, 3)), tmp_path / "foreign.onnx")
+    manifest = read_manifest(path, LABELS)
+    assert manifest.shapes == ShapeRange(AxisRange(2, 2), AxisRange(48, 48), AxisRange(48, 48))
+    assert manifest.crop == 48
+
+
+@pytest.mark.parametrize("free", [-1, 0, None, "height"])
+def test_a_free_axis_may_be_written_in_any_way(free: int | str | None, tmp_path: Path) -> None:
+    path = saved(foreign(image=(free, free, free, 3), scores=(free, 3)), tmp_path / "foreign.onnx")
+    assert read_manifest(path, LABELS).shapes == ShapeRange(AxisRange(1), AxisRange(1), AxisRange(1))
+
+
+def test_a_foreign_model_without_labels_asks_for_them(tmp_path: Path) -> None:
+    path = saved(foreign(), tmp_path / "foreign.onnx")
+    with pytest.raises(UsageError, match="no vgg_deploy manifest, so its 3 classes have no names: give --labels FILE"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (
+            foreign(kind=TensorProto.FLOAT, image=("n", 3, 224, 224)),
+            r"its input is float \[\?, 3, 224, 224\]; how it wants",
+        ),
+        (foreign(kind=TensorProto.FLOAT), r"its input is float \[\?, \?, \?, 3\]"),
+        (foreign(image=("n", 3, "h", "w")), r"its input is uint8 \[\?, 3, \?, \?\]"),
+        (foreign(image=("h", "w", 3)), r"its input is uint8 \[\?, \?, 3\]"),
+        (foreign(image=("n", "h", "w", "c")), r"its input is uint8 \[\?, \?, \?, \?\]"),
+        (foreign(inputs=2), "it has 2 inputs; only models with one"),
+        (foreign(inputs=0), "it has 0 inputs"),
+        (foreign(output="logits"), r"it has no output named probabilities \(it has logits\)"),
+        (foreign(scores=("n", "classes")), r"its probabilities are float \[\?, \?\]; expected float32 \[n, classes\]"),
+        (foreign(scores=("n", 3, 1, 1)), r"its probabilities are float \[\?, 3, 1, 1\]"),
+        (foreign(scores_kind=TensorProto.FLOAT16), r"its probabilities are float16 \[\?, 3\]"),
+    ],
+    ids=lambda value: "" if isinstance(value, onnx.ModelProto) else value[:40],
+)
+def test_a_foreign_model_that_cannot_be_fed_is_refused_with_the_reason(
+    model: onnx.ModelProto, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFileError, match=rf"foreign\.onnx has no vgg_deploy manifest, and {reason}"):
+        read_manifest(saved(model, tmp_path / "foreign.onnx"), LABELS)
+
+
+def test_an_input_that_is_a_weight_too_is_none(tmp_path: Path) -> None:
+    # Before ONNX 1.3 every initializer was listed among the inputs.
+    model = foreign()
+    model.graph.input.append(helper.make_tensor_value_info("axes", TensorProto.INT64, [2]))
+    assert len(read_manifest(saved(model, tmp_path / "old.onnx"), LABELS).classes) == 3
+
+
+def test_our_file_without_its_manifest_says_that_it_was_lost(tmp_path: Path, spec: NetworkSpec) -> None:
+    path = saved(build(spec), tmp_path / "stripped.onnx")
+    with pytest.raises(ModelFileError, match="was written by vgg_deploy, and its manifest is missing"):
+        read_manifest(path)
+    assert len(read_manifest(path, LABELS).classes) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"version": 2}, r"version 2, this vgg_deploy reads 1; export it again"),
+        ({"version": None}, "version None"),
+        ({"classes": "abc"}, r"manifest\.classes is 'abc'; expected a list"),
+        ({"spec": {"configuration": "D"}}, r"manifest\.spec\.\w+ is missing"),
+    ],
+)
+def test_a_manifest_of_another_version_or_damaged_is_refused(
+    change: dict[str, object], reason: str, tmp_path: Path, spec: NetworkSpec, manifest: Manifest
+) -> None:
+    model = build(spec)
+    model.metadata_props.add(key=MANIFEST_KEY, value=json.dumps({**json.loads(manifest.to_json()), **change}))
+    with pytest.raises(ManifestError, match=rf"ours\.onnx: .*{reason}"):
+        read_manifest(saved(model, tmp_path / "ours.onnx"))
+
+
+def test_a_manifest_of_other_classes_than_the_files_is_refused_with_both_numbers(
+    tmp_path: Path, spec: NetworkSpec, manifest_for: Callable[..., Manifest], narrow_spec: Callable[..., NetworkSpec]
+) -> None:
+    model = build(spec)
+    other = manifest_for(narrow_spec("A", classes=7), normalization=PAPER_NORMALIZATION)
+    model.metadata_props.add(key=MANIFEST_KEY, value=other.to_json())
+    with pytest.raises(ManifestError, match="its manifest names 7 classes, its output has 3; export it again"):
+        read_manifest(saved(model, tmp_path / "ours.onnx"))
+
+
+def test_our_file_that_was_changed_says_so(tmp_path: Path, manifest: Manifest) -> None:
+    model = foreign(kind=TensorProto.FLOAT)
+    model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
+    with pytest.raises(ModelFileError, match="was changed after its export: its input is float"):
+        read_manifest(saved(model, tmp_path / "ours.onnx"))
+
+
+def test_reading_leaves_no_file_open(ours: Path) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system does not list a process's open files")
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path would not be shorter
+    broken = ours.with_name("broken.onnx")
+    broken.write_bytes(ours.read_bytes()[:-900])
+    for _ in range(20):
+        read_manifest(ours)
+        with pytest.raises(ModelFileError):
+            read_manifest(broken)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
