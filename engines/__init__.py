@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vgg_deploy.engine import Engine
-from vgg_deploy.errors import MissingDependencyError, UsageError
+from vgg_deploy.errors import EngineError, MissingDependencyError, UsageError
 from vgg_deploy.onnx_file import read_manifest
 
 
@@ -62,7 +62,7 @@ def open_engine(
     Raises:
         UsageError: no such file, runtime or device; a runtime that is not installed; labels that do not fit.
         ModelFileError, ManifestError: a file that cannot be fed.
-        EngineError: the runtime refused the file.
+        EngineError: the runtime cannot be loaded, or refused the file.
     """
     path = Path(path)
     if path.suffix == ".plan":
@@ -75,7 +75,11 @@ def open_engine(
         raise UsageError(f"threads is {threads}; expected 1 or more")
     manifest = read_manifest(path, labels)
     name = choose_runtime(runtime, device)
-    engine: Engine = importlib.import_module(RUNTIMES[name].home).open_model(path, manifest, device, threads)
+    try:
+        home = importlib.import_module(RUNTIMES[name].home)
+    except (ImportError, OSError) as error:
+        raise EngineError(f"{name} is installed and cannot be loaded: {error}") from error
+    engine: Engine = home.open_model(path, manifest, device, threads)
     return engine
 
 

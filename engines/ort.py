@@ -12,6 +12,12 @@ from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.manifest import Manifest
 
+if not hasattr(onnxruntime, "InferenceSession"):
+    # What is left where one of the two packages was removed after both were installed.
+    raise ImportError(
+        "its package is incomplete: pip uninstall onnxruntime onnxruntime-gpu, then install vgg-deploy[cpu] or vgg-deploy[gpu]"
+    )
+
 _CUDA = "CUDAExecutionProvider"
 _QUIET = 3  # log errors only; its warnings about shapes and casts are not for our users
 

@@ -126,10 +126,11 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _message(field: int, body: bytes) -> bytes:
-    return _encoded_varint(field << 3 | _LENGTH) + _encoded_varint(len(body)) + body
+    return encoded_varint(field << 3 | _LENGTH) + encoded_varint(len(body)) + body
 
 
-def _encoded_varint(value: int) -> bytes:
+def encoded_varint(value: int) -> bytes:
+    """A number of at least 0 as protobuf writes it: seven bits a byte, the lowest first."""
     encoded = bytearray()
     while value >= 0x80:
         encoded.append(value & 0x7F | 0x80)

@@ -17,7 +17,7 @@ def floats(*rows: tuple[float, ...]) -> np.ndarray:
 @pytest.fixture
 def posteriors() -> np.ndarray:
     exponents = np.exp(np.random.default_rng(1).normal(0, 3, (40, 10)))
-    return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
 
 
 def test_the_most_probable_classes_come_first_and_ties_go_to_the_lower_index() -> None:

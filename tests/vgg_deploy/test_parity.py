@@ -33,7 +33,7 @@ LOOSE = Thresholds(max_dp=0.5, mean_dp=0.1, divergence=0.1, agreement=0.9, layer
 @pytest.fixture
 def reference() -> np.ndarray:
     exponents = np.exp(np.random.default_rng(3).normal(0, 2, (20, 4)))
-    return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
 
 
 def names(count: int) -> list[str]:

@@ -70,13 +70,13 @@ def alone(engine: FakeEngine, path: Path, protocol: Protocol) -> np.ndarray:
     """The answer by the definition: each view in a call of its own, and the plain mean."""
     pixels, rescaling = decode(path), engine.info.manifest.rescaling
     rows = []
-    for view in protocol.views(*pixels.shape[:2], rescaling):
+    for view in protocol.views(pixels.shape[0], pixels.shape[1], rescaling):
         seen = rescale(pixels, view.short_side, rescaling)
         if view.box is not None:
             top, left, height, width = view.box
             seen = seen[top : top + height, left : left + width]
         rows.append(engine.run((mirrored(seen) if view.mirror else seen)[None]).probabilities[0])
-    return np.mean(rows, axis=0)
+    return np.asarray(np.mean(rows, axis=0))
 
 
 def marked(images: np.ndarray) -> np.ndarray:
@@ -365,7 +365,7 @@ def test_an_engine_that_fails_raises_once_earlier_results_were_given(
             raise EngineError("out of device memory")
         return marked(images)
 
-    given = []
+    given: list[Path] = []
     results = predict(FakeEngine(manifest, answer), [*sound, damned, *sound], protocol, batch=batch)
     with pytest.raises(EngineError, match="out of device memory"):
         given.extend(result.path for result in results)

@@ -93,7 +93,8 @@ def _checkpoint(weights: str | None, facts: WeightFacts, runs: Path) -> Checkpoi
 
         newest = newest_finished(runs, facts.configuration)
         if newest is None:
-            notice(f"no finished run under {runs}/; taking torchvision's ImageNet weights")
+            which = f" of {facts.configuration}" if facts.configuration else ""
+            notice(f"no finished run{which} under {runs}/; taking torchvision's ImageNet weights")
             weights = "imagenet"
         else:
             notice(f"newest finished run: {newest}")

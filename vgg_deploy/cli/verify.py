@@ -110,7 +110,7 @@ def _stages(
     rounding: Callable[[Path], Engine],
     facts: WeightFacts,
 ) -> list[Stage]:
-    from export.verify import Verification, open_with_activations, views_needed
+    from export.verify import Verification, check_same_network, open_with_activations, views_needed
 
     from_checkpoint = reference.suffix in CHECKPOINT_SUFFIXES
     if not from_checkpoint and (facts.configuration or facts.normalization or facts.train_scale):
@@ -123,6 +123,8 @@ def _stages(
     with progress("verifying", total) as advance:
         if not from_checkpoint:
             with opened(reference) as engine:
+                for path, manifest in zip(models, manifests, strict=True):
+                    check_same_network(path, manifest, engine.info.manifest)
                 verification = Verification(
                     engine,
                     reference.name,
@@ -138,6 +140,8 @@ def _stages(
         checkpoint = read_weights(
             reference, facts if describes_itself(reference) else _known_facts(facts, manifests[0])
         )
+        for path, manifest in zip(models, manifests, strict=True):
+            check_same_network(path, manifest, checkpoint.manifest)
         from train.reference import Reference
 
         with Reference(checkpoint) as convolutional, Reference(checkpoint, form="fc") as fc:

@@ -1,0 +1,152 @@
+"""`vgg-deploy doctor`: what is installed, what runs here, and why the rest does not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import engines
+from vgg_deploy.errors import EngineError
+
+
+def line_of(text: str, *words: str) -> list[str]:
+    """The cells of the one line that begins with these words."""
+    (line,) = [line for line in text.splitlines() if line.split()[: len(words)] == list(words)]
+    return line.split()
+
+
+@pytest.fixture
+def doctor(vgg_deploy_command: Callable[..., Any]) -> Callable[[], str]:
+    def run() -> str:
+        finished = vgg_deploy_command("doctor")
+        assert finished.code == 0, finished.err
+        assert finished.err == ""
+        text: str = finished.out
+        return text
+
+    return run
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`installed(name="1.0", other=None)`: versions of packages; None: not installed. Underscores are hyphens."""
+
+    def pretend(**versions: str | None) -> None:
+        wanted = {name.replace("_", "-"): version for name, version in versions.items()}
+        real = importlib.metadata.version
+
+        def version(package: str) -> str:
+            if package not in wanted:
+                return real(package)
+            found = wanted[package]
+            if found is None:
+                raise importlib.metadata.PackageNotFoundError(package)
+            return found
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    return pretend
+
+
+def test_packages_are_listed_with_their_versions_and_extras(
+    doctor: Callable[[], str], installed: Callable[..., None]
+) -> None:
+    installed(openvino="2099.1", pycuda=None)
+    text = doctor()
+    assert line_of(text, "numpy") == ["numpy", importlib.metadata.version("numpy"), "base"]
+    assert line_of(text, "openvino", "2099.1")[2] == "cpu"
+    assert line_of(text, "pycuda") == ["pycuda", "-", "pycuda"]
+    assert f"Python {sys.version_info.major}.{sys.version_info.minor}." in text
+
+
+def test_a_runtime_that_can_run_says_so(doctor: Callable[[], str]) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    row = line_of(doctor(), "onnxruntime", "cpu")
+    assert row[2] == "yes"
+    assert row[-1] == onnxruntime.__version__
+
+
+def test_a_runtime_that_is_not_installed_names_its_extra(
+    doctor: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("onnxruntime", "openvino", "torch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    text = doctor()
+    for runtime, device, extra in (
+        ("onnxruntime", "cpu", "cpu"),
+        ("onnxruntime", "cuda", "gpu"),
+        ("openvino", "cpu", "cpu"),
+    ):
+        row = " ".join(line_of(text, runtime, device))
+        assert row == f"{runtime} {device} no not installed: pip install 'vgg-deploy[{extra}]'"
+    assert "no not installed: pip install 'vgg-deploy[train]'" in " ".join(line_of(text, "torch", "(reference)"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libopenvino.so:\n cannot open"),
+        OSError("libopenvino.so: cannot open"),
+        EngineError("libopenvino.so: cannot open"),
+    ],
+)
+def test_a_runtime_that_does_not_load_says_why_on_its_line(
+    doctor: Callable[[], str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    real = importlib.import_module
+
+    def broken(name: str, package: str | None = None) -> Any:
+        if name == engines.RUNTIMES["openvino"].home:
+            raise error
+        return real(name, package)
+
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(importlib, "import_module", broken)
+    assert " ".join(line_of(doctor(), "openvino", "cpu")) == "openvino cpu no libopenvino.so: cannot open"
+
+
+def test_cuda_on_a_machine_without_it_is_a_no_with_the_reason(doctor: Callable[[], str]) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime can use CUDA")
+    row = " ".join(line_of(doctor(), "onnxruntime", "cuda"))
+    assert row.startswith("onnxruntime cuda no this onnxruntime is for CPUs")
+    assert "vgg-deploy[gpu]" in row
+
+
+BOTH = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
+
+
+def test_both_packages_of_onnxruntime_at_once_are_pointed_out(
+    doctor: Callable[[], str], installed: Callable[..., None]
+) -> None:
+    installed(onnxruntime="1.20.0", onnxruntime_gpu="1.20.0")
+    text = doctor()
+    assert BOTH in text
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in text
+
+
+@pytest.mark.parametrize("alone", ["onnxruntime", "onnxruntime_gpu"])
+def test_one_package_of_onnxruntime_is_no_reason_to_worry(
+    doctor: Callable[[], str], installed: Callable[..., None], alone: str
+) -> None:
+    installed(**{"onnxruntime": None, "onnxruntime_gpu": None, alone: "1.20.0"})
+    assert BOTH not in doctor()
+
+
+@pytest.mark.parametrize("version", [None, "10.13.0"])
+def test_tensorrt_is_shown_and_not_promised(
+    doctor: Callable[[], str], installed: Callable[..., None], version: str | None
+) -> None:
+    installed(tensorrt=version, tensorrt_rtx=version)
+    for package in ("tensorrt", "tensorrt-rtx"):
+        row = " ".join(line_of(doctor(), package, "cuda"))
+        assert row.startswith(
+            f"{package} cuda no {package} 10.13.0 is installed" if version else f"{package} cuda no not installed"
+        )
+        assert "does not build or run plans yet" in row

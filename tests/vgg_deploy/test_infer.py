@@ -1,0 +1,777 @@
+"""`vgg-deploy infer` from the command line to the files that it writes."""
+
+from __future__ import annotations
+
+import csv
+import importlib.machinery
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+import engines
+import vgg_deploy
+from export.graph import GraphOptions, build_graph
+from vgg_deploy.classes import ClassName
+from vgg_deploy.engine import FakeEngine, Images
+from vgg_deploy.errors import EngineError
+from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
+from vgg_deploy.predict import Prediction, predict
+from vgg_deploy.protocols import choose_protocol
+from vgg_deploy.spec import NetworkSpec
+
+WORDS = ("tench", "English springer", "cassette player", "chain saw", "church")
+CLASSES = tuple(ClassName(f"n0000000{index}", word) for index, word in enumerate(WORDS))
+linux = pytest.mark.skipif(sys.platform != "linux", reason="signals, devices and file names are others there")
+
+
+@pytest.fixture
+def spec(narrow_spec: Callable[..., NetworkSpec]) -> NetworkSpec:
+    return narrow_spec("A", width_divisor=64, crop=32, fc_width=8, classes=len(CLASSES))
+
+
+@pytest.fixture
+def manifest(spec: NetworkSpec, manifest_for: Callable[..., Manifest]) -> Manifest:
+    """S is 36: the default scales are 36 and 68, since 4 is below the crop."""
+    return manifest_for(spec, classes=CLASSES)
+
+
+@pytest.fixture
+def model(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> Callable[..., Path]:
+    """`model(**GraphOptions)` -> an ONNX file with random weights, dynamic unless it is said otherwise."""
+    pytest.importorskip("onnxruntime")
+
+    def write(**options: Any) -> Path:
+        random, weights = np.random.default_rng(0), {}
+        for layer in spec.weight_layers:
+            shape = layer.weight_shape
+            std = (2 / np.prod(shape[1:])) ** 0.5 * {"fc6": 1 / 100, "fc8": 4}.get(layer.name, 1)
+            weights[f"{layer.name}.weight"] = random.normal(0, std, shape).astype(np.float32)
+            weights[f"{layer.name}.bias"] = random.normal(0, 0.1, layer.out_channels).astype(np.float32)
+        graph = build_graph(spec, weights, PAPER_NORMALIZATION, GraphOptions(**{"dynamic": True, **options}))
+        graph.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
+        onnx.save(graph, tmp_path / "model.onnx")
+        return tmp_path / "model.onnx"
+
+    return write
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of five images in three folders, beside a text and a hidden file."""
+    random, folder = np.random.default_rng(1), tmp_path / "photos"
+    for name, size in {
+        "b.png": (40, 60),
+        "a.jpg": (40, 40),
+        "deep/er/c.png": (90, 45),
+        "deep/d.PNG": (33, 33),
+        "z.png": (40, 60),
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        colour = random.uniform(0, 1, 3)
+        Image.fromarray((random.integers(0, 256, (*size, 3)) * colour).astype(np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+IN_ORDER = ("a.jpg", "b.png", "z.png", "deep/d.PNG", "deep/er/c.png")
+
+
+@pytest.fixture
+def infer(vgg_deploy_command: Callable[..., Any], model: Callable[..., Path]) -> Callable[..., Any]:
+    """`infer(*arguments, engine=PATH)`: runs the command; the engine is a dynamic one unless it is given."""
+
+    def run(*arguments: str | Path, engine: Path | None = None) -> Any:
+        return vgg_deploy_command("infer", *map(str, arguments), "--engine", str(engine or model()), "--threads", "1")
+
+    return run
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def names(found: list[dict[str, Any]], folder: Path) -> tuple[str, ...]:
+    return tuple(Path(record["path"]).relative_to(folder).as_posix() for record in found)
+
+
+# ---- images in, results out ----
+
+
+def test_a_folder_is_searched_whole_and_results_come_in_sorted_order(infer: Callable[..., Any], photos: Path) -> None:
+    finished = infer(photos, "--json", "-")
+    assert finished.code == 0, finished.err
+    assert names(records(finished.out), photos) == IN_ORDER
+    assert "multiscale: whole image at Q=36,68, with mirrors; onnxruntime" in finished.err
+    assert "default scale 4 dropped" in finished.err
+
+
+def test_files_folders_and_patterns_come_in_the_order_given(infer: Callable[..., Any], photos: Path) -> None:
+    finished = infer(photos / "z.png", photos / "deep", f"{photos}/*.png", f"{photos}/**/*.PNG", "--json", "-")
+    assert finished.code == 0, finished.err
+    assert names(records(finished.out), photos) == (
+        "z.png",
+        "deep/d.PNG",
+        "deep/er/c.png",
+        "b.png",
+        "z.png",
+        "deep/d.PNG",
+    )
+
+
+def test_the_answers_are_those_of_the_python_api(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path]
+) -> None:
+    finished = infer(photos, "--json", "-", "--protocol", "multiscale", "--scales", "64,32", "--no-flip")
+    with engines.open_engine(model()) as engine:
+        choice = choose_protocol(engine.info.manifest, "multiscale", (32, 64), False, free_size=True)
+        expected = list(predict(engine, [photos / name for name in IN_ORDER], choice.protocol))
+    for record, result in zip(records(finished.out), expected, strict=True):
+        assert isinstance(result, Prediction)
+        assert [entry["id"] for entry in record["top"]] == [name.id for name, _ in result.top(5)]
+        given = [entry["probability"] for entry in record["top"]]
+        np.testing.assert_allclose(given, [share for _, share in result.top(5)], atol=1e-6)
+    assert len({record["top"][0]["probability"] for record in records(finished.out)}) > 1
+
+
+def test_text_for_people_goes_to_stdout_and_messages_to_stderr(infer: Callable[..., Any], photos: Path) -> None:
+    finished = infer(photos, "--top", "2")
+    lines = finished.out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(photos / name) for name in IN_ORDER]
+    assert all(line.count("%") == 2 and any(word in line for word in WORDS) for line in lines)
+    assert "multiscale" in finished.err
+
+
+def test_json_and_csv_files_are_written_beside_the_text(
+    infer: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    json_path, csv_path = tmp_path / "new" / "out.jsonl", tmp_path / "out.csv"
+    finished = infer(photos, "--json", json_path, "--csv", csv_path, "--top", "3")
+    assert finished.code == 0, finished.err
+    assert len(finished.out.splitlines()) == 5
+    found = records(json_path.read_text())
+    with csv_path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [record["path"] for record in found]
+    for row, record in zip(rows, found, strict=True):
+        assert [row[f"id_{rank}"] for rank in (1, 2, 3)] == [entry["id"] for entry in record["top"]]
+        assert [row[f"label_{rank}"] for rank in (1, 2, 3)] == [entry["label"] for entry in record["top"]]
+        assert float(row["probability_1"]) == pytest.approx(record["top"][0]["probability"], abs=1e-7)
+
+
+def test_csv_on_stdout_is_nothing_but_csv(infer: Callable[..., Any], photos: Path) -> None:
+    finished = infer(photos, "--csv", "-", "--top", "99")
+    rows = list(csv.reader(finished.out.splitlines()))
+    assert len(rows) == 6
+    assert {len(row) for row in rows} == {2 + 3 * len(CLASSES)}
+
+
+@pytest.mark.parametrize("top", [1, 4])
+def test_top_says_how_many_classes_are_given(infer: Callable[..., Any], photos: Path, top: int) -> None:
+    finished = infer(photos, "--json", "-", "--top", str(top))
+    assert {len(record["top"]) for record in records(finished.out)} == {top}
+
+
+def test_labels_replace_the_models_names(infer: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("ä\nb\nc\nd\ne\n", encoding="utf-8")
+    finished = infer(photos / "a.jpg", "--json", "-", "--labels", tmp_path / "labels.txt")
+    (record,) = records(finished.out)
+    assert {entry["label"] for entry in record["top"]} == set("äbcde")
+
+
+@linux
+def test_a_file_name_that_is_not_unicode_is_no_trouble(infer: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    for name in (b"caf\xe9.png", b"line\nbreak.png", b"--json.png"):
+        Image.new("RGB", (40, 40)).save(folder / os.fsdecode(name))
+    finished = infer(folder, "--json", tmp_path / "out.jsonl", "--csv", tmp_path / "out.csv")
+    assert finished.code == 0, finished.err
+    found = {os.fsencode(Path(record["path"]).name) for record in records((tmp_path / "out.jsonl").read_text())}
+    assert found == {b"caf\xe9.png", b"line\nbreak.png", b"--json.png"}
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == 4
+
+
+# ---- what is refused before any work ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--scales", "31"), "scale 31 is below the network's crop of 32"),
+        (("--scales", "36,a"), "'36,a'; expected whole numbers"),
+        (("--scales", "36,36"), "scales are 36,36; expected different whole numbers"),
+        (("--protocol", "dense", "--scales", "36,68"), "protocol dense has one scale, 2 were given"),
+        (("--protocol", "tencrop"), "'tencrop'"),
+        (("--top", "0"), "--top is 0; expected 1 or more"),
+        (("--batch", "0"), "--batch is 0; expected 1 or more"),
+        (("--max-view-pixels", "0"), "--max-view-pixels is 0; expected 1 or more"),
+        (("--json", "-", "--csv", "-"), "cannot both have stdout"),
+        (("--heatmaps", "pictures"), "needs a model with the output score_map: export it with --score-map"),
+        (("--device", "tpu"), "device is 'tpu'; expected cpu, cuda or cuda:N"),
+        (("--device", "cuda:one"), "device is 'cuda:one'; expected cpu, cuda or cuda:N"),
+        (("--runtime", "tensorflow"), "'tensorflow'"),
+        (("--runtime", "openvino", "--device", "cuda"), "openvino runs on cpu here, not on cuda"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_use_exits_2_and_says_what_is_expected(
+    infer: Callable[..., Any],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    finished = infer(photos, *arguments)
+    assert finished.code == 2
+    assert finished.out == ""
+    assert named in " ".join(finished.err.split())
+    assert "Traceback" not in finished.err
+    assert set(tmp_path.rglob("*")) - set(before) <= {tmp_path / "model.onnx"}
+
+
+@pytest.mark.parametrize("threads", ["0", "-2"])
+def test_threads_below_1_exit_2(
+    vgg_deploy_command: Callable[..., Any], model: Callable[..., Path], photos: Path, threads: str
+) -> None:
+    finished = vgg_deploy_command("infer", str(photos), "--engine", str(model()), "--threads", threads)
+    assert finished.code == 2
+    assert f"threads is {threads}; expected 1 or more" in finished.err
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("absent.jpg", "no such file or folder"),
+        ("absent/", "no such file or folder"),
+        ("photos/*.gif", "no file matches this pattern"),
+        ("empty", "no image in this folder or below it"),
+        ("", "an image path is empty"),
+    ],
+)
+def test_a_path_without_images_exits_2_before_any_output_is_opened(
+    infer: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch, path: str, reason: str
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    Path("empty").mkdir()
+    finished = infer("photos", path, "--csv", "out.csv")
+    assert finished.code == 2
+    assert reason in finished.err
+    assert path in finished.err
+    assert len(finished.err.splitlines()) == 1
+    assert not Path("out.csv").exists()
+
+
+def test_no_paths_at_all_exit_2(infer: Callable[..., Any]) -> None:
+    finished = infer()
+    assert finished.code == 2
+    assert "PATHS" in finished.err
+
+
+@pytest.mark.parametrize("spelling", ["out.txt", "./out.txt", "photos/../out.txt"])
+def test_json_and_csv_in_one_file_exit_2(
+    infer: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    finished = infer("photos", "--json", "out.txt", "--csv", spelling)
+    assert finished.code == 2
+    assert "--json and --csv both name out.txt" in finished.err
+    assert not Path("out.txt").exists()
+
+
+def test_a_wrong_number_of_labels_exits_2_with_both_numbers(
+    infer: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    finished = infer(photos, "--labels", tmp_path / "labels.txt")
+    assert finished.code == 2
+    assert "has 2 labels; the network has 5 classes" in finished.err
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"\xff\xfe\x00", "not UTF-8 text"), (None, "No such file")])
+def test_labels_that_cannot_be_read_exit_2(
+    infer: Callable[..., Any], photos: Path, tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    if content is not None:
+        (tmp_path / "labels.txt").write_bytes(content)
+    finished = infer(photos, "--labels", tmp_path / "labels.txt")
+    assert finished.code == 2
+    assert reason in finished.err
+    assert "labels.txt" in finished.err
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        ("model.plan", 2, "runs ONNX files, not TensorRT plans"),
+        ("model.pt", 2, "is a checkpoint, not a model to run: vgg-deploy export --weights"),
+        ("model.pth", 2, "is a checkpoint"),
+        ("model.safetensors", 2, "is a checkpoint"),
+        ("model.onnx", 1, "is not an ONNX file"),
+        ("model", 1, "is not an ONNX file"),
+    ],
+)
+def test_an_engine_that_is_no_onnx_file_is_told_apart_by_what_it_is(
+    infer: Callable[..., Any], photos: Path, tmp_path: Path, name: str, code: int, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(b"\xff" * 100)
+    finished = infer(photos, engine=tmp_path / name)
+    assert finished.code == code
+    assert reason in finished.err
+    assert name in finished.err
+    assert len(finished.err.splitlines()) == 1
+
+
+def test_an_engine_that_is_missing_exits_2(infer: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    finished = infer(photos, engine=tmp_path / "absent.onnx")
+    assert finished.code == 2
+    assert "absent.onnx: no such model" in finished.err
+
+
+def test_an_engine_cut_off_in_transfer_exits_1_and_says_so(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path]
+) -> None:
+    path = model()
+    path.write_bytes(path.read_bytes()[:-2000])
+    finished = infer(photos, engine=path)
+    assert finished.code == 1
+    assert "is cut off or damaged" in finished.err
+
+
+# ---- images that cannot be scored ----
+
+
+def test_bad_files_among_good_ones_are_reported_and_the_others_written(
+    infer: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    (photos / "m_text.jpg").write_text("no image")
+    (photos / "n_empty.jpg").write_bytes(b"")
+    whole = (photos / "a.jpg").read_bytes()
+    (photos / "o_cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.zeros((5000, 1, 3), np.uint8)).save(photos / "p_long.png")
+    (photos / "q_gone.png").symlink_to("nowhere")
+    finished = infer(photos, "--json", "-", "--csv", tmp_path / "out.csv", "--max-view-pixels", "100000")
+    assert finished.code == 1
+    found = {Path(record["path"]).name: record for record in records(finished.out)}
+    reasons = {
+        "m_text.jpg": "not an image",
+        "n_empty.jpg": "empty (0 bytes)",
+        "o_cut.jpg": "truncated",
+        "p_long.png": "1x5000 pixels become 36x180000 at a short side of 36: over the limit of 100,000 pixels",
+        "q_gone.png": "no such file",
+    }
+    assert len(found) == 10
+    assert {name for name, record in found.items() if "error" in record} == set(reasons)
+    for name, reason in reasons.items():
+        assert reason in found[name]["error"]
+        (line,) = [line for line in finished.err.splitlines() if name in line]
+        assert line.startswith(f"failed: {photos / name}: ")
+        assert reason in line
+    assert "5 images classified, 5 could not be" in finished.err
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    assert {name for name, row in rows.items() if row["error"]} == set(reasons)
+    assert len(rows) == 10
+
+
+def test_failures_only_exit_1(infer: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("no image")
+    finished = infer(tmp_path / "bad.jpg", "--check-folders", "--labels", labels_with(tmp_path, tmp_path.name))
+    assert finished.code == 1
+    assert finished.out == ""
+    assert "0 images classified, 1 could not be" in finished.err
+
+
+def labels_with(folder: Path, name: str) -> Path:
+    (folder / "labels.txt").write_text(f"{name}\nb\nc\nd\ne\n")
+    return folder / "labels.txt"
+
+
+def test_odd_files_are_read_or_refused_one_by_one(infer: Callable[..., Any], test_data: Path) -> None:
+    finished = infer(test_data / "odd", "--json", "-", "--scales", "32")
+    assert finished.code == 1
+    found = {Path(record["path"]).name: record for record in records(finished.out)}
+    assert len(found) == len(list((test_data / "odd").iterdir()))
+    refused = {name for name, record in found.items() if "error" in record}
+    assert {"broken.png", "truncated_jpeg.jpg", "truncated_image.png", "png_decompression_dos.png"} <= refused
+    assert not refused & {"hopper.gif", "hopper_gray.jpg", "pil_sample_cmyk.jpg", "16_bit_noise.tif", "i_trns.png"}
+    assert "Traceback" not in finished.err
+    assert "Warning" not in finished.err
+
+
+def test_rotated_photos_are_scored_upright(infer: Callable[..., Any], test_data: Path) -> None:
+    finished = infer(*(test_data / "odd" / f"hopper_orientation_{turn}.jpg" for turn in (2, 6, 8)), "--json", "-")
+    first, *others = ({e["id"]: e["probability"] for e in record["top"]} for record in records(finished.out))
+    for other in others:
+        assert other == pytest.approx(first, abs=0.05)
+
+
+# ---- protocols ----
+
+
+def test_a_model_of_one_size_is_scored_by_the_central_crop_with_a_notice(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path]
+) -> None:
+    finished = infer(photos, "--json", "-", engine=model(dynamic=False))
+    assert finished.code == 0, finished.err
+    assert len(records(finished.out)) == 5
+    assert "the model takes one size only, so each image is scored by its central crop (--dynamic" in finished.err
+    assert "center: central 32x32 crop at Q=36" in finished.err
+
+
+@pytest.mark.parametrize("protocol", ["dense", "multiscale"])
+def test_whole_images_for_a_model_of_one_size_exit_2(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], protocol: str
+) -> None:
+    finished = infer(photos, "--protocol", protocol, engine=model(dynamic=False))
+    assert finished.code == 2
+    assert f"protocol {protocol} scores whole images; this model takes one size only" in finished.err
+
+
+def test_batches_of_any_size_give_the_same_answers(infer: Callable[..., Any], photos: Path) -> None:
+    one, many = (records(infer(photos, "--json", "-", "--batch", batch).out) for batch in ("1", "16"))
+    for first, second in zip(one, many, strict=True):
+        shares = [{entry["id"]: entry["probability"] for entry in record["top"]} for record in (first, second)]
+        assert shares[0] == pytest.approx(shares[1], abs=1e-5)
+
+
+def foreign_model(path: Path) -> Path:
+    """Somebody else's model: the share of each colour in an image as its posteriors."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["float", "scale"], ["scaled"]),
+        helper.make_node("ReduceMean", ["scaled", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Softmax", ["mean"], ["probabilities"], axis=-1),
+    ]
+    constants = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [20.0]),
+        helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", "h", "w", 3])
+    scores = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph(nodes, "colours", [images], [scores], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_a_foreign_model_runs_once_its_labels_and_scales_are_said(infer: Callable[..., Any], tmp_path: Path) -> None:
+    path = foreign_model(tmp_path / "colours.onnx")
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    Image.new("RGB", (50, 40), (10, 20, 200)).save(tmp_path / "sky.png")
+    labels = ("--labels", tmp_path / "labels.txt")
+    assert infer(tmp_path / "sky.png", engine=path).code == 2
+    assert "--scales" in infer(tmp_path / "sky.png", *labels, engine=path).err
+    finished = infer(tmp_path / "sky.png", *labels, "--scales", "32", "--json", "-", "--top", "1", engine=path)
+    assert finished.code == 0, finished.err
+    (record,) = records(finished.out)
+    assert record["top"][0]["label"] == "blue"
+    assert record["top"][0]["probability"] > 0.99
+
+
+# ---- folders that name classes ----
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """Ten images in folders named after two of the classes, in two spellings."""
+    for folder, colour in (("n00000000_tench", (250, 0, 0)), ("chain saw", (0, 0, 250))):
+        (tmp_path / "truth" / folder).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (40, 40), colour).save(tmp_path / "truth" / folder / f"{number}.png")
+    return tmp_path / "truth"
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, manifest: Manifest, answer: Callable[[Images], np.ndarray]) -> None:
+    """Every model that is opened is a FakeEngine with this answer."""
+    monkeypatch.setattr(engines, "open_engine", lambda *_path, **_options: FakeEngine(manifest, answer))
+
+
+def test_folders_that_name_classes_give_the_errors(
+    infer: Callable[..., Any], truth: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Red is tench; blue is taken for an English springer, with chain saw next.
+    def answer(images: Images) -> np.ndarray:
+        red = (images[:, 0, 0, 0] > 100)[:, None]
+        return np.where(red, [0.9, 0.1, 0, 0, 0], [0, 0.6, 0, 0.4, 0]).astype(np.float32)
+
+    fake(monkeypatch, manifest, answer)
+    finished = infer(truth, "--check-folders")
+    assert finished.code == 0, finished.err
+    assert "top-1 5/10 right (50.00%, error 50.00%), top-5 10/10 right (100.00%, error 0.00%)" in finished.err
+
+
+def test_images_that_failed_do_not_shift_the_others_classes(
+    infer: Callable[..., Any], truth: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (truth / "chain saw" / "0.png").write_text("no image")
+
+    def answer(images: Images) -> np.ndarray:
+        red = (images[:, 0, 0, 0] > 100)[:, None]
+        return np.where(red, [1, 0, 0, 0, 0], [0, 0, 0, 1, 0]).astype(np.float32)
+
+    fake(monkeypatch, manifest, answer)
+    finished = infer(truth, "--check-folders")
+    assert finished.code == 1
+    assert "top-1 9/9 right" in finished.err
+
+
+def test_a_folder_of_no_class_exits_2_before_any_image_is_scored(infer: Callable[..., Any], truth: Path) -> None:
+    (truth / "chain saw").rename(truth / "chainsaw")
+    finished = infer(truth, "--check-folders", "--json", "-")
+    assert finished.code == 2
+    assert finished.out == ""
+    assert "folder 'chainsaw' is no class of this network; the nearest are chain saw" in finished.err
+
+
+def test_links_to_images_have_the_class_of_the_folder_that_they_are_in(
+    infer: Callable[..., Any], truth: Path, tmp_path: Path
+) -> None:
+    linked = tmp_path / "linked" / "tench"
+    linked.mkdir(parents=True)
+    (tmp_path / "pool").mkdir()
+    (truth / "chain saw" / "0.png").rename(tmp_path / "pool" / "0123abcd.png")
+    (linked / "0.png").symlink_to(tmp_path / "pool" / "0123abcd.png")
+    finished = infer(linked, "--check-folders")
+    assert finished.code == 0, finished.err
+    assert "/1 right" in finished.err
+
+
+# ---- heatmaps ----
+
+
+def test_heatmaps_lie_as_the_images_do_and_have_their_sizes(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished = infer(photos, "--heatmaps", tmp_path / "new" / "maps", engine=model(score_map=True))
+    assert finished.code == 0, finished.err
+    found = {path.relative_to(tmp_path / "new/maps").as_posix() for path in (tmp_path / "new/maps").rglob("*.*")}
+    assert found == {f"{name}.png" for name in IN_ORDER}
+    for name in IN_ORDER:
+        with Image.open(photos / name) as image, Image.open(tmp_path / "new/maps" / f"{name}.png") as picture:
+            assert picture.size == image.size
+            assert picture.mode == "RGB"
+
+
+def test_heatmaps_stay_in_their_folder_however_the_images_are_named(
+    infer: Callable[..., Any],
+    photos: Path,
+    model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(photos)
+    finished = infer("a.jpg", "deep/../../photos/b.png", "deep", "--heatmaps", "../maps", engine=model(score_map=True))
+    assert finished.code == 0, finished.err
+    assert {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.*")} == {
+        "a.jpg.png",
+        "b.png.png",
+        "deep/d.PNG.png",
+        "deep/er/c.png.png",
+    }
+    assert not list(photos.rglob("*.png.png"))
+
+
+def test_heatmaps_of_central_crops_are_written_too(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished = infer(photos / "b.png", "--heatmaps", tmp_path / "maps", engine=model(dynamic=False, score_map=True))
+    assert finished.code == 0, finished.err
+    assert (tmp_path / "maps" / "b.png.png").is_file()
+
+
+def test_a_heatmap_folder_that_is_a_file_exits_1(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "maps").write_text("")
+    finished = infer(photos, "--heatmaps", tmp_path / "maps", engine=model(score_map=True))
+    assert finished.code == 1
+    assert "maps is a file, not a folder" in finished.err
+
+
+# ---- runtimes and devices ----
+
+
+def test_auto_takes_the_next_runtime_where_the_first_is_not_installed(
+    infer: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    finished = infer(photos / "a.jpg", "--protocol", "dense")
+    assert finished.code == 0, finished.err
+    assert "; openvino " in finished.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        ((), "cpu"),
+        (("--runtime", "onnxruntime"), "cpu"),
+        (("--runtime", "openvino"), "cpu"),
+        (("--device", "cuda"), "gpu"),
+        (("--runtime", "onnxruntime", "--device", "cuda:1"), "gpu"),
+    ],
+)
+def test_a_runtime_that_is_not_installed_names_the_extra(
+    infer: Callable[..., Any],
+    photos: Path,
+    model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    extra: str,
+) -> None:
+    path = model()
+    for module in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, module, None)
+    finished = infer(photos, *arguments, engine=path)
+    assert finished.code == 2
+    assert f"which is not installed: pip install 'vgg-deploy[{extra}]'" in finished.err
+
+
+def test_a_runtime_of_which_only_a_part_is_left_exits_1_with_the_way_out(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model()
+    remains = types.ModuleType("onnxruntime")
+    remains.__spec__ = importlib.machinery.ModuleSpec("onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", remains)
+    monkeypatch.delitem(sys.modules, "engines.ort", raising=False)
+    finished = infer(photos, engine=path)
+    assert finished.code == 1
+    assert "onnxruntime is installed and cannot be loaded: its package is incomplete: pip uninstall" in finished.err
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_cuda_without_it_is_refused_and_never_the_cpu_instead(
+    infer: Callable[..., Any], photos: Path, device: str
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime can use CUDA")
+    finished = infer(photos, "--device", device)
+    assert finished.code == 2
+    assert finished.out == ""
+    assert f"device {device} needs onnxruntime-gpu" in finished.err
+
+
+def test_an_engine_that_fails_midway_leaves_what_was_done(
+    infer: Callable[..., Any],
+    photos: Path,
+    tmp_path: Path,
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def answer(images: Images) -> np.ndarray:
+        calls.append(images.shape)
+        if len(calls) == 4:
+            raise EngineError("fake failed on 1 x 2 x 3")
+        return np.full((len(images), 5), 0.2, np.float32)
+
+    fake(monkeypatch, manifest, answer)
+    options = ("--batch", "1", "--protocol", "dense", "--no-flip")
+    finished = infer(photos, "--json", tmp_path / "out.jsonl", *options)
+    assert finished.code == 1
+    assert finished.err.splitlines()[-1] == "Error: fake failed on 1 x 2 x 3"
+    assert names(records((tmp_path / "out.jsonl").read_text()), photos) == IN_ORDER[:3]
+
+
+# ---- outputs that cannot be written, and ends before the end ----
+
+
+def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    root = str(Path(vgg_deploy.__file__).parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-m", "vgg_deploy", "infer", *map(str, arguments), "--threads", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+        **options,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_exits_1_in_one_line(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path
+) -> None:
+    finished = infer(photos, "--csv", "/dev/full")
+    assert finished.code == 1
+    assert finished.err.splitlines()[-1] == "Error: cannot write /dev/full: the disk is full"
+    with Path("/dev/full").open("w") as full:
+        process = start(photos, "--engine", model(), "--json", "-", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == "Error: output: the disk is full"
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the administrator may write anywhere")
+@pytest.mark.parametrize("option", ["--json", "--csv", "--heatmaps"])
+def test_an_output_folder_without_permission_exits_1_in_one_line(
+    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    finished = infer(photos, option, tmp_path / "locked" / "out", engine=model(score_map=True))
+    assert finished.code == 1
+    assert "no permission to write there" in finished.err
+    assert "Traceback" not in finished.err
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_an_output_that_is_a_folder_exits_1(
+    infer: Callable[..., Any], photos: Path, tmp_path: Path, option: str
+) -> None:
+    finished = infer(photos, option, tmp_path)
+    assert finished.code == 1
+    assert finished.err == f"Error: cannot write {tmp_path}: Is a directory\n"
+
+
+@linux
+def test_ctrl_c_exits_130_and_what_was_written_is_whole(
+    photos: Path, model: Callable[..., Path], tmp_path: Path
+) -> None:
+    written = tmp_path / "out.jsonl"
+    # The images come again and again: seconds of work, and more text than the pipe holds.
+    arguments = [photos / "b.png", photos / "a.jpg"] * 2000
+    process = start(*arguments, "--engine", model(), "--json", written, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(str(photos / "b.png"))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in err
+    text = written.read_text()
+    assert text.endswith("\n")
+    assert 1 <= len(records(text)) < len(arguments)
+
+
+@linux
+def test_a_closed_pipe_ends_it_without_a_word(photos: Path, model: Callable[..., Path]) -> None:
+    arguments = [photos / "b.png", photos / "a.jpg"] * 2000
+    process = start(*arguments, "--engine", model(), "--json", "-", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    json.loads(process.stdout.readline())
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 141
+    process.stderr.close()
+    assert "Traceback" not in err
+    assert "Error" not in err
