@@ -143,14 +143,9 @@ class Verification:
         return Stage(self._name, name, "float32", parity, parity.failures(THRESHOLDS["float32"]))
 
     def file(self, path: Path) -> Iterator[Stage]:
-        """An exported file; if it is FP16, a second time with every activation rounded to FP16.
-
-        Raises:
-            UsageError: it is of another network than the reference.
-        """
+        """An exported file; if it is FP16, a second time with every activation rounded to FP16."""
         with self._open(path) as engine:
             manifest = engine.info.manifest
-            _check_same_network(path, manifest, self._reference.info.manifest)
             stage = self._compare(engine, path.name, manifest.precision.arithmetic)
         yield self._explained(stage, manifest, lambda: onnx.load(path), self._open)
         if manifest.precision.arithmetic != "float16":
@@ -177,8 +172,8 @@ class Verification:
         """The stage with the layer where it goes astray, if it failed."""
         if not stage.failures:
             return stage
-        if manifest.spec is None:
-            words = "layers cannot be compared: the file has no manifest that names them"
+        if manifest.spec is None or self._reference.info.manifest.spec is None:
+            words = "layers cannot be compared: the file or the reference has no manifest that names them"
         else:
             limit = THRESHOLDS[stage.precision].layer
             free = stage.parity.views == len(self._views.whole)
@@ -201,8 +196,8 @@ class Verification:
         return Stage(stage.name, stage.reference, stage.precision, stage.parity, stage.failures, words)
 
 
-def _check_same_network(path: Path, manifest: Manifest, reference: Manifest) -> None:
-    """A file without our manifest may be any network; it is judged by its answers alone."""
+def check_same_network(path: Path, manifest: Manifest, reference: Manifest) -> None:
+    """Raises UsageError where a file is of another network than its reference. Without our manifest it may be any."""
     if manifest.spec is not None and reference.spec is not None and manifest.spec != reference.spec:
         raise UsageError(f"{path} is {manifest.spec}, the reference {reference.spec}: they are different networks")
 

@@ -1,0 +1,76 @@
+"""What is ONNX Runtime's own; the rest is in test_contract.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from vgg_deploy.engine import Images
+from vgg_deploy.errors import EngineError
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from engines import open_engine  # noqa: E402
+from engines.ort import availability  # noqa: E402
+
+
+def test_it_gives_what_a_plain_session_gives(tiny_model: Path, images: Images) -> None:
+    session = onnxruntime.InferenceSession(str(tiny_model), providers=["CPUExecutionProvider"])
+    expected = dict(zip(("probabilities", "score_map", "features"), session.run(None, {"images": images}), strict=True))
+    with open_engine(tiny_model, runtime="onnxruntime") as engine:
+        scores = engine.run(images)
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(scores, name), value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_the_number_of_threads_is_the_one_asked_for(
+    threads: int | None, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, session = [], onnxruntime.InferenceSession
+
+    def recording(path: str, options: onnxruntime.SessionOptions, **rest: object) -> onnxruntime.InferenceSession:
+        given.append(options)
+        return session(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recording)
+    with open_engine(tiny_model, runtime="onnxruntime", threads=threads):
+        assert given[0].intra_op_num_threads == (threads or 0)  # 0: one for each core
+        assert not given[0].enable_mem_pattern
+
+
+def test_a_failure_while_it_runs_is_an_engine_error_of_one_line(
+    tiny_model: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("bad allocation\nand a trace")
+
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *words, **rest: type("S", (session,), {"run": fail})(*words, **rest)
+    )
+    with (
+        open_engine(tiny_model, runtime="onnxruntime") as engine,
+        pytest.raises(EngineError, match=r"onnxruntime failed on 8 x 45 x 70 x 3: bad allocation$"),
+    ):
+        engine.run(images)
+
+
+def test_fp16_on_the_cpu_is_said_to_be_computed_in_fp32(tiny_model: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_model)
+    entry = model.metadata_props[0]
+    entry.value = entry.value.replace('"arithmetic": "float32"', '"arithmetic": "float16"')
+    path = tmp_path / "half.onnx"
+    onnx.save(model, path)
+    with open_engine(path, runtime="onnxruntime") as engine:
+        assert engine.info.precision == "float16, computed in float32 between casts"
+
+
+def test_availability_names_the_version_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert availability("cpu") == f"onnxruntime {onnxruntime.__version__}"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match="this onnxruntime is for CPUs"):
+        availability("cuda")

@@ -1,0 +1,86 @@
+"""What is OpenVINO's own; the rest is in test_contract.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from vgg_deploy.engine import Images
+from vgg_deploy.errors import EngineError
+
+openvino = pytest.importorskip("openvino")
+
+from engines import open_engine  # noqa: E402
+from engines.ov import availability  # noqa: E402
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What models are compiled with, and what they then say of their precision."""
+    given: list[dict[str, Any]] = []
+
+    class Recording(openvino.Core):  # type: ignore[misc]
+        def compile_model(self, model: Any, device: str, config: dict[str, Any]) -> Any:
+            compiled = super().compile_model(model, device, config)
+            precision = compiled.get_property("INFERENCE_PRECISION_HINT")
+            given.append({**config, "device": device, "precision": precision.to_string()})
+            return compiled
+
+    monkeypatch.setattr(openvino, "Core", Recording)
+    return given
+
+
+def test_it_computes_in_fp32_though_its_default_may_be_bf16(tiny_model: Path, settings: list[dict[str, Any]]) -> None:
+    with open_engine(tiny_model, runtime="openvino"):
+        assert settings[0]["device"] == "CPU"
+        assert settings[0]["INFERENCE_PRECISION_HINT"] == "f32"
+        assert settings[0]["precision"] in ("f32", "float32")
+
+
+def test_its_posteriors_are_onnx_runtimes(tiny_model: Path, images: Images) -> None:
+    pytest.importorskip("onnxruntime")
+    with open_engine(tiny_model, runtime="openvino") as ov, open_engine(tiny_model, runtime="onnxruntime") as ort:
+        for batch in (images, images[:1, :32, :32], images[:3, :, :33]):
+            received, expected = ov.run(batch), ort.run(batch)
+            np.testing.assert_allclose(received.probabilities, expected.probabilities, rtol=0, atol=1e-5)
+            for name in ("score_map", "features"):
+                wanted = getattr(expected, name)
+                np.testing.assert_allclose(getattr(received, name), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_is_the_one_asked_for(
+    threads: int, tiny_model: Path, settings: list[dict[str, Any]]
+) -> None:
+    with open_engine(tiny_model, runtime="openvino", threads=threads):
+        assert settings[0]["INFERENCE_NUM_THREADS"] == threads
+
+
+def test_fp16_on_the_cpu_is_said_to_be_computed_in_fp32(tiny_model: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_model)
+    entry = model.metadata_props[0]
+    entry.value = entry.value.replace('"arithmetic": "float32"', '"arithmetic": "float16"')
+    path = tmp_path / "half.onnx"
+    onnx.save(model, path)
+    with open_engine(path, runtime="openvino") as engine:
+        assert engine.info.precision == "float16, computed in float32"
+
+
+def test_after_a_failure_it_goes_on(tiny_model: Path, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_engine(tiny_model, runtime="openvino") as engine:
+        expected = engine.run(images).probabilities
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "ascontiguousarray", lambda _images: "no array")
+            with pytest.raises(EngineError, match="openvino failed on 8 x 45 x 70 x 3"):
+                engine.run(images)
+        np.testing.assert_array_equal(engine.run(images).probabilities, expected)
+
+
+def test_availability_names_the_version() -> None:
+    name, _, version = availability("cpu").partition(" ")
+    assert name == "openvino"
+    assert openvino.__version__.startswith(version)

@@ -1,0 +1,212 @@
+"""Opening engines: which runtime is taken, and what is refused in which words."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+
+import engines
+from engines import RUNTIMES, choose_runtime, open_engine
+from vgg_deploy.engine import Images
+from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, ModelFileError, UsageError
+from vgg_deploy.onnx_file import read_header
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`without("onnxruntime", ...)`: as if these packages were not installed."""
+
+    def hide(*packages: str) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name in packages else find(name, *rest)
+        )
+
+    return hide
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_tiny", REPOSITORY / "tests/data/make_tiny.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tiny_model_is_what_its_script_makes(tiny_model: Path, make_tiny: ModuleType) -> None:
+    made, kept = make_tiny.tiny_model(), onnx.load(tiny_model)
+    made.producer_version = kept.producer_version  # it changes with every release, the network does not
+    assert made == kept
+    assert tiny_model.stat().st_size < 20_000
+
+
+def test_the_tiny_model_and_its_script_need_no_torch(tiny_model: Path) -> None:
+    program = (
+        "import sys, runpy; sys.modules['torch'] = None; runpy.run_path('tests/data/make_tiny.py')\n"
+        "from engines import open_engine; open_engine(sys.argv[1]).close()"
+    )
+    command = [sys.executable, "-c", program, str(tiny_model)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_answers_depend_on_what_is_seen(tiny_model: Path, images: Images) -> None:
+    with open_engine(tiny_model) as engine:
+        first = engine.run(images).probabilities
+        mirrored = engine.run(images[:, :, ::-1]).probabilities
+    assert np.abs(first - mirrored).max() > 0.01
+    assert first.std(axis=0).max() > 0.01
+
+
+def test_auto_takes_the_first_runtime_that_is_installed(without: Callable[..., None]) -> None:
+    assert choose_runtime("auto", "cpu") == "onnxruntime"
+    without("onnxruntime")
+    assert choose_runtime("auto", "cpu") == "openvino"
+    assert choose_runtime("openvino", "cpu") == "openvino"
+
+
+def test_nothing_installed_names_the_extra(without: Callable[..., None], tiny_model: Path) -> None:
+    without("onnxruntime", "openvino")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vgg-deploy\[cpu\]'"):
+        open_engine(tiny_model)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vgg-deploy\[gpu\]'"):
+        open_engine(tiny_model, device="cuda")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_runtime_asked_for_and_not_installed_names_the_extra(
+    runtime: str, without: Callable[..., None], tiny_model: Path
+) -> None:
+    without(runtime)
+    expected = rf"--runtime {runtime} needs {runtime}, which is not installed: pip install 'vgg-deploy\[cpu\]'"
+    with pytest.raises(MissingDependencyError, match=expected):
+        open_engine(tiny_model, runtime=runtime)
+
+
+def test_an_unknown_runtime_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="runtime is 'tflite'; expected auto, onnxruntime, openvino"):
+        open_engine(tiny_model, runtime="tflite")
+
+
+@pytest.mark.parametrize("device", ["gpu", "tpu:0", "", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "CUDA", "cuda:0:1"])
+def test_an_unknown_device_is_refused(device: str, tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match=f"device is '{device}'; expected cpu, cuda or cuda:N"):
+        open_engine(tiny_model, device=device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_openvino_does_not_pretend_to_run_on_cuda(device: str, tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match=f"openvino runs on cpu here, not on {device}"):
+        open_engine(tiny_model, runtime="openvino", device=device)
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
+def test_cuda_that_is_not_there_is_an_error_and_never_the_cpu_in_silence(runtime: str, tiny_model: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime is built for CUDA")
+    with pytest.raises(UsageError, match=r"device cuda:0 needs onnxruntime-gpu.*vgg-deploy\[gpu\]"):
+        open_engine(tiny_model, runtime=runtime, device="cuda:0")
+
+
+def test_cuda_that_fails_to_start_is_an_error_though_onnxruntime_goes_on_with_the_cpu(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers: session(path, options, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(EngineError, match="could not start CUDA on cuda:0; vgg-deploy doctor"):
+        open_engine(tiny_model, runtime="onnxruntime", device="cuda:0")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_than_one_thread_is_refused(threads: int, tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match=f"threads is {threads}; expected 1 or more"):
+        open_engine(tiny_model, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("none.onnx", "no such model"),
+        ("model.plan", "runs ONNX files, not TensorRT plans"),
+        ("model.safetensors", "is a checkpoint, not a model to run: vgg-deploy export --weights"),
+        ("model.pth", "is a checkpoint, not a model to run"),
+    ],
+)
+def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=reason):
+        open_engine(tmp_path / name)
+    with pytest.raises(UsageError, match="is not a file"):
+        open_engine(tmp_path)
+
+
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
+def test_a_cut_off_file_is_refused_at_every_length(runtime: str, tiny_model: Path, tmp_path: Path) -> None:
+    whole, path = tiny_model.read_bytes(), tmp_path / "cut.onnx"
+    for length in (0, 1, 100, 1000, 5000, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises((ModelFileError, ManifestError)):
+            open_engine(path, runtime=runtime)
+
+
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
+def test_a_graph_that_the_runtime_refuses_is_an_engine_error_of_one_line(
+    runtime: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(tiny_model)
+    next(node for node in model.graph.node if node.name == "conv2_1").op_type = "Unheard"
+    path = tmp_path / "strange.onnx"
+    onnx.save(model, path)
+    with pytest.raises(EngineError, match=f"{runtime} refused {path}") as caught:
+        open_engine(path, runtime=runtime)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_replace_the_manifests_names(tiny_model: Path) -> None:
+    with open_engine(tiny_model, labels="a\nb\nc\nd\ne\n") as engine:
+        assert [name.label for name in engine.info.manifest.classes] == ["a", "b", "c", "d", "e"]
+    with pytest.raises(UsageError, match="the labels file has 2 labels; the network has 5 classes"):
+        open_engine(tiny_model, labels="a\nb\n")
+
+
+def test_opening_by_a_string_works_as_by_a_path(tiny_model: Path) -> None:
+    with open_engine(str(tiny_model)) as engine:
+        assert engine.info.manifest.spec == open_engine(tiny_model).info.manifest.spec
+
+
+def test_importing_the_registry_imports_no_runtime() -> None:
+    program = (
+        "import sys, engines; print([name for name in ('onnxruntime', 'openvino', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ast.literal_eval(done.stdout) == []
+    assert engines.RUNTIMES.keys() == {"onnxruntime", "openvino"}
+
+
+def test_every_output_of_the_file_is_among_the_engines(tiny_model: Path) -> None:
+    names = tuple(output.name for output in read_header(tiny_model).graph.output)
+    for runtime in RUNTIMES:
+        with open_engine(tiny_model, runtime=runtime) as engine:
+            assert set(engine.info.outputs) == set(names) == {"probabilities", "score_map", "features"}

@@ -1,0 +1,105 @@
+"""What the tests of export and verify share: narrow networks written as ONNX, and pictures to run them on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from export.graph import GraphOptions, build_graph
+from vgg_deploy.manifest import PAPER_NORMALIZATION, Normalization
+from vgg_deploy.spec import NetworkSpec
+
+
+@pytest.fixture(scope="session")
+def numpy_weights() -> Callable[..., dict[str, np.ndarray]]:
+    """`numpy_weights(spec)` -> small random float32 weights in FC form, made without torch."""
+
+    def make(spec: NetworkSpec, seed: int = 0) -> dict[str, np.ndarray]:
+        chance = np.random.default_rng(seed)
+        weights = {}
+        for layer in spec.weight_layers:
+            inputs = math.prod(layer.weight_shape[1:])
+            shape = (layer.out_channels, inputs) if layer.kind == "fc" else layer.weight_shape
+            weights[f"{layer.name}.weight"] = chance.normal(0, math.sqrt(2 / inputs), shape).astype(np.float32)
+            weights[f"{layer.name}.bias"] = chance.normal(0, 0.1, layer.out_channels).astype(np.float32)
+        return weights
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def graph(
+    narrow_spec: Callable[..., NetworkSpec], numpy_weights: Callable[..., dict[str, np.ndarray]]
+) -> Callable[..., onnx.ModelProto]:
+    """`graph(configuration, normalization=..., spec={...}, **GraphOptions fields)` -> the model, made without torch."""
+
+    def make(
+        configuration: str = "A",
+        *,
+        normalization: Normalization = PAPER_NORMALIZATION,
+        spec: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> onnx.ModelProto:
+        network = narrow_spec(configuration, **(spec or {}))
+        return build_graph(network, numpy_weights(network), normalization, GraphOptions(**options))
+
+    return make
+
+
+@pytest.fixture
+def exported(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    """`exported("A", name="x.onnx", checkpoint={...}, change=..., **options of export)` -> `Exported`, in tmp_path.
+
+    `checkpoint` has arguments of `narrow_checkpoint`; `change(weights)` may alter the weights in place.
+    """
+    from export import export
+    from train.checkpoint import read
+
+    def write(
+        configuration: str = "A",
+        name: str = "model.onnx",
+        *,
+        checkpoint: dict[str, Any] | None = None,
+        change: Callable[[dict[str, Any]], None] | None = None,
+        **options: Any,
+    ) -> Any:
+        weights = read(narrow_checkpoint(configuration, **(checkpoint or {})))
+        if change is not None:
+            changed = {name: tensor.clone() for name, tensor in weights.weights.items()}
+            change(changed)
+            weights = dataclasses.replace(weights, weights=changed)
+        return export(weights, tmp_path / name, **options)
+
+    return write
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 [height, width, 3]: patches of colour that run into each other, and some noise on them."""
+    chance = np.random.default_rng(seed)
+    patches = chance.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(patches).resize((width, height), Image.Resampling.BILINEAR)).astype(np.int16)
+    return np.clip(smooth + chance.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def batch() -> Callable[..., np.ndarray]:
+    """`batch(n, height, width, seed=0)` -> uint8 [n, height, width, 3], every image another."""
+    return lambda n, height, width, seed=0: np.stack([picture(height, width, 100 * seed + index) for index in range(n)])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of four pictures, upright, flat, square and small."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, (height, width) in enumerate(((90, 130), (150, 80), (100, 100), (30, 40))):
+        Image.fromarray(picture(height, width, number)).save(folder / f"{number}.png")
+    return folder

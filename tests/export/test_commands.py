@@ -1,0 +1,345 @@
+"""vgg-deploy export: which weights it takes, where it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+
+from vgg_deploy.onnx_file import read_header, read_manifest
+from vgg_deploy.spec import COMMON_NAMES, CONFIGURATIONS
+
+Command = Callable[..., Any]
+Checkpoints = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where default names and runs/ are looked for."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and no weights downloaded earlier."""
+
+    def no_network(*_arguments: Any, **_options: Any) -> None:
+        raise URLError("Name or service not known")
+
+    import torch.hub
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+
+
+@pytest.fixture
+def foreign_checkpoint(random_weights: Callable[..., Any], narrow_spec: Callable[..., Any], tmp_path: Path) -> Path:
+    """A configuration A that says nothing of itself."""
+    from safetensors.torch import save_file
+
+    path = tmp_path / "foreign.safetensors"
+    save_file(random_weights(narrow_spec("A")), path)
+    return path
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_the_default_name_is_the_configurations(
+    configuration: str, narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint(configuration)))
+    assert done.code == 0, done.err
+    assert done.err == ""
+    name = f"{COMMON_NAMES[configuration]}.onnx"
+    assert [path.name for path in in_a_new_folder.iterdir()] == [name]
+    size = (in_a_new_folder / name).stat().st_size / 1e6
+    assert (
+        done.out
+        == f"{name}: configuration {configuration}, 5 classes, float32, images 1 x 64 x 64 x 3, {size:.1f} MB\n"
+    )
+
+
+def test_options_reach_the_file(narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    words = ("--dynamic", "--fp16", "--score-map", "--features", "-o", str(path))
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("C")), *words)
+    assert done.code == 0, done.err
+    manifest = read_manifest(path)
+    assert manifest.outputs == ("probabilities", "score_map", "features")
+    assert manifest.precision.arithmetic == "float16"
+    assert str(manifest.shapes) == "1.. x 64.. x 64.. x 3"
+    assert "1.. x 64.. x 64.. x 3" in done.out
+    assert done.err.count("\n") == 1
+    assert "unmeasured" in done.err
+
+
+def test_output_goes_into_folders_that_are_made(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), "-o", "new/models/a.onnx")
+    assert done.code == 0, done.err
+    assert read_manifest(in_a_new_folder / "new/models/a.onnx").spec is not None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_one_line(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), "-o", str(folder / "a.onnx"))
+    assert done.code == 1
+    assert done.err == f"Error: cannot write {folder / 'a.onnx'}: no permission to write there\n"
+
+
+def test_a_folder_or_a_file_as_folder_cannot_be_written(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, tmp_path: Path
+) -> None:
+    weights = str(narrow_checkpoint("A"))
+    for output, reason in ((tmp_path, "it is a folder"), (Path(weights) / "a.onnx", "is a file, not a folder")):
+        done = vgg_deploy_command("export", "--weights", weights, "-o", str(output))
+        assert done.code == 1
+        assert done.err.count("\n") == 1
+        assert f"cannot write {output}: " in done.err
+        assert reason in done.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_device_is_not_replaced_by_a_file(narrow_checkpoint: Checkpoints, vgg_deploy_command: Command) -> None:
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), "-o", "/dev/full")
+    assert done.code == 1
+    assert done.err == "Error: cannot write /dev/full: it is a device or a pipe; name a file\n"
+    assert Path("/dev/full").is_char_device()
+
+
+def test_the_checkpoint_itself_is_not_overwritten(narrow_checkpoint: Checkpoints, vgg_deploy_command: Command) -> None:
+    weights = narrow_checkpoint("A")
+    before = weights.read_bytes()
+    done = vgg_deploy_command("export", "--weights", str(weights), "-o", str(weights))
+    assert done.code == 2
+    assert "is the checkpoint itself" in done.err
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--calibration", "."), "give --fp16 with it"),
+        (("--fp16", "--calibration", ".", "--calibration-images", "0"), "--calibration-images is 0"),
+        (("--fp16", "--calibration", "."), "no image in this folder"),
+        (("--fp16", "--calibration", "nowhere"), "no such file or folder"),
+        (("--weights", "none.safetensors"), "none.safetensors: no such checkpoint"),
+        (("--weights", "."), "is a folder; name a checkpoint file"),
+        (("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"), "--mean 123.675,116.280,103.530"),
+        (("--mean", "0,0,0", "--std", "0.5"), "units of 0..255"),
+        (("--std", "58.4"), "--std was given without --mean"),
+        (("--mean", "1,2"), "expected R,G,B"),
+        (("--normalization", "torchvision", "--mean", "100"), "its own mean and std"),
+        (("--normalization", "torchvision"), "leave the normalization out, or give the same"),
+        (("--arch", "E"), "configuration A; --arch E contradicts it"),
+        (("--labels", "none.txt"), "cannot read the labels file none.txt"),
+    ],
+)
+def test_what_cannot_be_done_as_it_was_put_exits_with_2_and_writes_nothing(
+    words: tuple[str, ...],
+    reason: str,
+    narrow_checkpoint: Checkpoints,
+    vgg_deploy_command: Command,
+    in_a_new_folder: Path,
+) -> None:
+    weights = () if "--weights" in words else ("--weights", str(narrow_checkpoint("A")))
+    done = vgg_deploy_command("export", *weights, *words)
+    assert done.code == 2, done.out
+    assert reason in done.err
+    assert "Traceback" not in done.err
+    assert not list(in_a_new_folder.iterdir())
+
+
+def test_a_foreign_checkpoint_must_be_told_its_normalization(
+    foreign_checkpoint: Path, vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    done = vgg_deploy_command("export", "--weights", str(foreign_checkpoint))
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "--normalization paper" in done.err
+    assert "--mean R,G,B" in done.err
+    assert not list(in_a_new_folder.iterdir())
+
+
+def test_a_foreign_checkpoint_that_is_told_everything_needs_no_notice(
+    foreign_checkpoint: Path, vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    (in_a_new_folder / "labels.txt").write_text("cat\ndog\nn3\thorse\ncow\nfish\n")
+    words = ("--normalization", "paper", "--labels", "labels.txt", "--train-scale", "64,128")
+    done = vgg_deploy_command("export", "--weights", str(foreign_checkpoint), *words)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    manifest = read_manifest(in_a_new_folder / "vgg11.onnx")
+    assert [name.label for name in manifest.classes] == ["cat", "dog", "horse", "cow", "fish"]
+    assert manifest.classes[2].id == "n3"
+    assert str(manifest.train_scale) == "[64, 128]"
+    done = vgg_deploy_command("export", "--weights", str(foreign_checkpoint), "--normalization", "paper")
+    assert done.code == 0
+    assert ["training scale" in line or "class names" in line for line in done.err.splitlines()] == [True, True]
+
+
+def test_labels_of_another_number_are_refused(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    (in_a_new_folder / "labels.txt").write_text("one\ntwo\nthree\n")
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), "--labels", "labels.txt")
+    assert done.code == 2
+    assert "3 labels; the network has 5 classes" in done.err
+
+
+def test_a_damaged_checkpoint_is_failed_work(vgg_deploy_command: Command, narrow_checkpoint: Checkpoints) -> None:
+    path = narrow_checkpoint("A")
+    path.write_bytes(path.read_bytes()[:2000])
+    done = vgg_deploy_command("export", "--weights", str(path))
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert "damaged, cut off" in done.err
+
+
+@pytest.fixture
+def finished_run(narrow_checkpoint: Checkpoints, in_a_new_folder: Path) -> Callable[..., Path]:
+    """`finished_run("name", "B")` -> best.safetensors of a run under runs/ that has just ended."""
+    from train.runs import Run
+
+    def make(name: str, configuration: str, root: str = "runs") -> Path:
+        facts = {"recipe": {"spec": {"configuration": configuration}}}
+        with Run(in_a_new_folder / root / name, facts) as run:
+            narrow_checkpoint(configuration).rename(run.best)
+        return run.best
+
+    return make
+
+
+def test_the_newest_finished_run_is_the_default_and_is_printed(
+    finished_run: Callable[..., Path], vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    finished_run("z-older", "A")
+    newest = finished_run("a-newer", "B")
+    done = vgg_deploy_command("export")
+    assert done.code == 0, done.err
+    assert done.err == f"newest finished run: {newest.relative_to(in_a_new_folder)}\n"
+    assert (in_a_new_folder / "vgg13.onnx").is_file()
+
+
+def test_runs_may_be_kept_elsewhere(
+    finished_run: Callable[..., Path], vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    finished_run("one", "A", root="elsewhere")
+    done = vgg_deploy_command("export", "--runs", "elsewhere")
+    assert done.code == 0, done.err
+    assert "newest finished run: elsewhere/one/best.safetensors" in done.err
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_configuration_that_is_asked_for_is_the_newest_run_of_that_configuration(
+    finished_run: Callable[..., Path], vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    older = finished_run("older", "A")
+    finished_run("newer", "B")
+    done = vgg_deploy_command("export", "--arch", "A")
+    assert done.code == 0, done.err
+    assert done.err == f"newest finished run: {older.relative_to(in_a_new_folder)}\n"
+    done = vgg_deploy_command("export", "--arch", "E")
+    assert done.code == 1
+    assert done.err.startswith("no finished run of E under runs/; taking torchvision's ImageNet weights\n")
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("words", [(), ("--weights", "imagenet"), ("--arch", "A")])
+def test_without_a_run_torchvisions_weights_are_taken_and_offline_that_is_one_error(
+    words: tuple[str, ...], vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    pytest.importorskip("torchvision")
+    done = vgg_deploy_command("export", *words)
+    assert done.code == 1
+    lines = done.err.splitlines()
+    if "--weights" not in words:
+        which = " of A" if "--arch" in words else ""
+        assert lines[0] == f"no finished run{which} under runs/; taking torchvision's ImageNet weights"
+    errors = [line for line in lines if line.startswith("Error: ")]
+    assert errors == lines[-1:]
+    assert "cannot download https://download.pytorch.org/models/vgg1" in errors[0]
+    assert "Name or service not known" in errors[0]
+    assert "--weights FILE" in errors[0]
+    assert not list(in_a_new_folder.glob("*.onnx"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_torchvision_has_no_weights_for_c_and_a_lrn(vgg_deploy_command: Command) -> None:
+    pytest.importorskip("torchvision")
+    for configuration in ("C", "A-LRN"):
+        done = vgg_deploy_command("export", "--weights", "imagenet", "--arch", configuration)
+        assert done.code == 2
+        assert f"no ImageNet weights for {configuration}" in done.err
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("words", [("--normalization", "paper"), ("--mean", "120"), ("--train-scale", "384")])
+def test_what_torchvisions_weights_say_themselves_is_not_passed_over_in_silence(
+    words: tuple[str, str], vgg_deploy_command: Command
+) -> None:
+    pytest.importorskip("torchvision")
+    done = vgg_deploy_command("export", "--weights", "imagenet", *words)
+    assert done.code == 2
+    assert "have their own normalization and S" in done.err
+
+
+def test_calibration_says_what_it_measured_and_passes_over_what_it_cannot_read(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, pictures: Path, in_a_new_folder: Path
+) -> None:
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    words = ("--fp16", "--dynamic", "--calibration", str(pictures))
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("D")), *words)
+    assert done.code == 0, done.err
+    lines = done.err.splitlines()
+    assert lines[0].startswith(f"passed over {pictures / 'broken.jpg'}: ")
+    assert lines[1].startswith("largest activation ")
+    assert len(lines) == 2
+    measured = read_manifest(in_a_new_folder / "vgg16.onnx").precision.largest_activations
+    assert measured is not None
+    assert len(measured) == 16
+
+
+def test_calibration_on_nothing_readable_is_bad_use(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    (in_a_new_folder / "broken.jpg").write_bytes(b"no picture")
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), "--fp16", "--calibration", ".")
+    assert done.code == 2
+    assert "none of 1 images can be read" in done.err
+    assert not list(in_a_new_folder.glob("*.onnx"))
+
+
+def test_the_calibration_sample_is_the_same_each_time(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, pictures: Path, in_a_new_folder: Path
+) -> None:
+    weights = str(narrow_checkpoint("A"))
+    words = ("--fp16", "--calibration", str(pictures), "--calibration-images")
+    measured = []
+    for count in ("2", "2", "4"):
+        assert vgg_deploy_command("export", "--weights", weights, *words, count).code == 0
+        measured.append(read_manifest(in_a_new_folder / "vgg11.onnx").precision.largest_activations)
+    assert measured[0] == measured[1] != measured[2]
+
+
+def test_an_older_export_is_replaced(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    weights = str(narrow_checkpoint("A"))
+    assert vgg_deploy_command("export", "--weights", weights, "--fp16").code == 0
+    assert vgg_deploy_command("export", "--weights", weights).code == 0
+    assert [path.name for path in in_a_new_folder.iterdir()] == ["vgg11.onnx"]
+    assert read_header(in_a_new_folder / "vgg11.onnx").graph.initializer[1].data_type == 1  # float32

@@ -1,0 +1,207 @@
+"""Where FP16 would overflow, and the copy that shows what its rounding costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from engines import open_engine
+from export.graph import GraphOptions, build_graph
+from export.half import (
+    HEADROOM,
+    LARGEST_HALF,
+    measure_activations,
+    overflowing_layers,
+    rounding_copy,
+    unrepresentable_layers,
+)
+from export.taps import with_activations
+from vgg_deploy.engine import Scores
+from vgg_deploy.errors import VGGDeployError
+from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION
+from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+
+
+def scores_of(model: onnx.ModelProto, folder: Path, images: np.ndarray) -> Scores:
+    path = folder / "scores.onnx"
+    onnx.save(model, path)
+    with open_engine(path, runtime="onnxruntime", threads=1) as engine:
+        return engine.run(images)
+
+
+def check_against_torch(
+    checkpoint: Path, images: np.ndarray, received: Mapping[str, np.ndarray], float32_layers: tuple[str, ...] = ()
+) -> None:
+    """Holds each layer's output against PyTorch's, computed from the output before it and rounded to half.
+
+    Layer by layer, since a sum in another order may round to the neighbouring half, and from there on all is a little different.
+    """
+    import torch
+    from torch.nn import functional
+
+    from train.checkpoint import read
+    from train.model import LRN, folded
+    from train.reference import normalize
+
+    weights = read(checkpoint)
+    spec, normalization = weights.manifest.spec, weights.manifest.normalization
+    assert spec is not None
+    assert normalization is not None
+    values = folded(spec, weights.weights)
+    x = normalize(torch.from_numpy(images), normalization)
+    for layer in spec.layers:
+        output = torch.from_numpy(received[layer.name])
+        if layer.kind == "pool":
+            expected = functional.max_pool2d(x, 2)
+        elif layer.kind == "lrn":
+            expected = functional.local_response_norm(x, **LRN)  # type: ignore[arg-type]
+        else:
+            half = layer.name not in float32_layers
+            weight, bias = values[f"{layer.name}.weight"], values[f"{layer.name}.bias"]
+            if half:
+                x, weight, bias = (value.half().float() for value in (x, weight, bias))
+            expected = functional.conv2d(x, weight, bias, padding=layer.padding)
+            if half:
+                expected = expected.half().float()
+                assert (output == expected).float().mean() > 0.97, layer.name
+            else:
+                assert (output == output.half().float()).float().mean() < 0.1, layer.name
+        # At most the neighbouring half: 2^-10 of a value.
+        assert torch.allclose(output, expected, rtol=2**-10, atol=1e-5 * float(expected.abs().max())), layer.name
+        x = functional.relu(output) if layer.has_relu else output
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_the_rounding_copy_gives_what_pytorch_gives_when_it_rounds_weights_and_every_activation(
+    configuration: str,
+    narrow_checkpoint: Callable[..., Path],
+    exported: Callable[..., Any],
+    batch: Callable[..., np.ndarray],
+    tmp_path: Path,
+) -> None:
+    made = exported(configuration, dynamic=True, half=True, score_map=True)
+    images = batch(2, 97, 131)
+    copy = with_activations(rounding_copy(onnx.load(made.path)), made.manifest.spec)
+    received = scores_of(copy, tmp_path, images)
+    check_against_torch(narrow_checkpoint(configuration), images, received.activations)
+    scores = received.activations["fc8"].mean(axis=(2, 3), dtype=np.float64)
+    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(received.probabilities, exponents / exponents.sum(axis=1, keepdims=True), atol=1e-6)
+    # The file itself, on a CPU, is computed in FP32 and does not show this.
+    plain = scores_of(onnx.load(made.path), tmp_path, images)
+    assert np.abs(plain.probabilities - received.probabilities).max() > 1e-6
+
+
+def test_the_rounding_copy_leaves_layers_kept_in_fp32_exact(
+    narrow_checkpoint: Callable[..., Path], batch: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    from train.checkpoint import read
+
+    path, kept, images = narrow_checkpoint("A"), ("conv2_1", "fc6"), batch(1, 80, 96)
+    checkpoint = read(path)
+    spec = checkpoint.manifest.spec
+    assert spec is not None
+    weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
+    options = GraphOptions(dynamic=True, half=True, float32_layers=frozenset(kept), score_map=True)
+    model = build_graph(spec, weights, PAPER_NORMALIZATION, options)
+    model.metadata_props.add(key=MANIFEST_KEY, value=checkpoint.manifest.to_json())
+    received = scores_of(with_activations(rounding_copy(model), spec), tmp_path, images)
+    check_against_torch(path, images, received.activations, kept)
+
+
+def test_the_rounding_copy_of_an_fp32_graph_is_that_graph(graph: Callable[..., onnx.ModelProto]) -> None:
+    model = graph("A-LRN", dynamic=True, score_map=True, features=True)
+    assert rounding_copy(model) == model
+
+
+def test_the_rounding_copy_is_fp32_but_for_its_rounding_and_leaves_the_original_as_it_was(
+    graph: Callable[..., onnx.ModelProto],
+) -> None:
+    model = graph("A-LRN", half=True, dynamic=True, score_map=True, features=True)
+    before = model.SerializeToString(deterministic=True)
+    copy = rounding_copy(model)
+    onnx.checker.check_model(copy, full_check=True)
+    assert model.SerializeToString(deterministic=True) == before
+    known = onnx.shape_inference.infer_shapes(copy, check_type=True, strict_mode=True).graph
+    halves = {value.name for value in known.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    assert halves
+    assert all(name.endswith("/half") for name in halves)
+    assert {tensor.data_type for tensor in copy.graph.initializer} == {TensorProto.FLOAT}
+
+
+def test_the_largest_activation_of_each_layer_over_all_batches_is_measured(
+    narrow_checkpoint: Callable[..., Path], batch: Callable[..., np.ndarray]
+) -> None:
+    from train.checkpoint import read
+    from train.reference import Reference
+
+    batches = [batch(2, 64, 80), batch(1, 90, 70, seed=1)]
+    with Reference(read(narrow_checkpoint("A-LRN")), keep_activations=True) as reference:
+        spec = reference.info.manifest.spec
+        assert spec is not None
+        largest = measure_activations(reference.run, iter(batches), spec)
+        outputs = [reference.run(images).activations for images in batches]
+    assert list(largest) == [layer.name for layer in spec.weight_layers]
+    for name, value in largest.items():
+        assert value == max(float(np.abs(output[name]).max()) for output in outputs)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_calibration_stops_on_activations_that_are_no_numbers_in_fp32_already(
+    value: float, narrow_spec: Callable[..., NetworkSpec]
+) -> None:
+    spec = narrow_spec("A")
+
+    def run(images: np.ndarray) -> Scores:
+        outputs = {layer.name: np.zeros((1, 4, 4, 4), np.float32) for layer in spec.weight_layers}
+        outputs["conv3_2"][0, 1, 2, 3] = value
+        return Scores(np.ones((1, 5), np.float32), activations=outputs)
+
+    with pytest.raises(VGGDeployError, match=r"conv3_2 gives (nan|inf) on a calibration image"):
+        measure_activations(run, [np.zeros((1, 64, 64, 3), np.uint8)], spec)
+
+
+def largest_except(spec: NetworkSpec, **others: float) -> dict[str, float]:
+    return {layer.name: others.get(layer.name, 100.0) for layer in spec.weight_layers}
+
+
+@pytest.mark.parametrize(
+    ("overflowing", "kept"),
+    [
+        ({}, ()),
+        ({"conv3_1": 40_000.0}, ("conv3_1", "conv3_2")),
+        ({"conv2_1": 1e6}, ("conv2_1", "conv3_1")),  # the pooling between them changes nothing
+        ({"conv1_1": 1e6, "conv2_1": 1e6}, ("conv1_1", "conv2_1", "conv3_1")),
+        ({"conv5_2": 33_000.0}, ("conv5_2", "fc6")),
+        ({"fc8": 1e6}, ("fc8",)),
+    ],
+)
+def test_layers_that_overflow_and_those_that_read_them_stay_fp32(
+    overflowing: dict[str, float], kept: tuple[str, ...], narrow_spec: Callable[..., NetworkSpec]
+) -> None:
+    spec = narrow_spec("A")
+    assert overflowing_layers(spec, largest_except(spec, **overflowing)) == kept
+
+
+def test_half_of_fp16s_range_is_kept_in_reserve(narrow_spec: Callable[..., NetworkSpec]) -> None:
+    spec = narrow_spec("A")
+    assert overflowing_layers(spec, largest_except(spec, conv4_1=LARGEST_HALF / HEADROOM)) == ()
+    assert overflowing_layers(spec, largest_except(spec, conv4_1=LARGEST_HALF / HEADROOM + 1)) == ("conv4_1", "conv4_2")
+
+
+def test_weights_and_biases_beyond_fp16_name_their_layer_once() -> None:
+    weights = {
+        "conv1_1.weight": np.array([65_504.0], np.float32),
+        "conv1_1.bias": np.array([-65_504.0], np.float32),
+        "conv2_1.weight": np.array([1.0, -70_000.0], np.float32),
+        "conv2_1.bias": np.array([70_000.0], np.float32),
+        "fc8.weight": np.array([1.0], np.float32),
+        "fc8.bias": np.array([1e30], np.float32),
+    }
+    assert unrepresentable_layers(weights) == ("conv2_1", "fc8")

@@ -1,0 +1,435 @@
+"""vgg-deploy verify: what it lets through, what it catches, and which layer it names."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION
+from vgg_deploy.spec import CONFIGURATIONS
+
+Exported = Callable[..., Any]
+Command = Callable[..., Any]
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+def alter(path: Path, tensor: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Changes one weight in an ONNX file."""
+    model = onnx.load(path)
+    stored = next(item for item in model.graph.initializer if item.name == tensor)
+    before = numpy_helper.to_array(stored)
+    stored.raw_data = change(before.copy()).astype(before.dtype).tobytes()
+    onnx.save(model, path)
+
+
+@pytest.fixture
+def verify(vgg_deploy_command: Command, pictures: Path, narrow_checkpoint: Callable[..., Path]) -> Command:
+    """`verify(model, ..., "--option", reference=...)`: against the checkpoint of A from seed 0 unless another is given."""
+
+    def run(*arguments: str | Path, reference: Path | None = None, images: Path = pictures) -> Any:
+        against = reference or narrow_checkpoint("A")
+        words = ("verify", *arguments, "--reference", against, "--images", images, "--threads", "1")
+        return vgg_deploy_command(*map(str, words))
+
+    return run
+
+
+def lines_of(finished: Any, begin: str) -> list[str]:
+    return [line for line in finished.out.splitlines() if line.startswith(begin)]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_good_files_pass_every_stage(exported: Exported, verify: Command, runtime: str) -> None:
+    single = exported(name="single.onnx", dynamic=True, score_map=True).path
+    half = exported(name="half.onnx", dynamic=True, half=True).path
+    fixed = exported(name="fixed.onnx").path
+    done = verify(single, half, fixed, "--runtime", runtime)
+    assert done.code == 0, done.out
+    rows = done.out.splitlines()[2:]
+    stages = [row.split("  ")[0] for row in rows if row.endswith(" ok")]
+    rounding = "half.onnx, activations rounded to FP16"
+    assert stages == ["convolutional form (PyTorch)", "single.onnx", "half.onnx", rounding, "fixed.onnx"]
+    for column in ("max |dp|", "mean |dp|", "divergence", "top-1 agreement"):
+        assert column in done.out.splitlines()[0]
+    # Four pictures at three sizes for files of free size, their central crops for the others.
+    views = [re.search(r" (\d+) +\d\.\de", row)[1] for row in rows[:5]]  # type: ignore[index]
+    assert views == ["4", "12", "12", "12", "4"]
+    assert "FAILED" not in done.out
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_every_configuration_passes(
+    configuration: str, exported: Exported, verify: Command, narrow_checkpoint: Callable[..., Path]
+) -> None:
+    half = exported(configuration, dynamic=True, half=True).path
+    done = verify(half, reference=narrow_checkpoint(configuration))
+    assert done.code == 0, done.out
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("layer", ["conv1_1", "conv3_2", "conv5_2", "fc6", "fc8"])
+def test_a_file_with_a_perturbed_weight_fails_and_its_layer_is_named(
+    layer: str, half: bool, runtime: str, exported: Exported, verify: Command
+) -> None:
+    path = exported(dynamic=True, half=half).path
+    alter(path, f"{layer}.weight", lambda weight: weight * 1.5)
+    done = verify(path, "--runtime", runtime)
+    assert done.code == 1
+    precision = "float16" if half else "float32"
+    failed = lines_of(done, f"FAILED model.onnx ({precision} thresholds): ")
+    assert len(failed) == 1
+    assert "max_dp" in failed[0]
+    astray = [line for line in done.out.splitlines() if line.startswith("  first layer astray: ")]
+    assert len(astray) == (2 if half else 1)
+    assert all(line.startswith(f"  first layer astray: {layer}, by ") for line in astray)
+
+
+@pytest.mark.parametrize("layer", ["conv1_1", "conv4_1", "fc7", "fc8"])
+def test_nan_fails_and_the_layer_where_it_begins_is_named(layer: str, exported: Exported, verify: Command) -> None:
+    path = exported(dynamic=True, score_map=True).path
+
+    def with_nan(weight: np.ndarray) -> np.ndarray:
+        weight.flat[0] = np.nan
+        return weight
+
+    alter(path, f"{layer}.weight", with_nan)
+    done = verify(path)
+    assert done.code == 1
+    assert "max_dp is nan" in done.out
+    assert "divergence is nan" in done.out
+    assert "top-1 agreement nan%" in done.out
+    assert f"first layer astray: {layer}, by nan" in done.out
+
+
+def test_a_checkpoint_that_was_trained_with_another_normalization_than_the_file_says_is_caught(
+    exported: Exported, verify: Command, narrow_checkpoint: Callable[..., Path]
+) -> None:
+    path = exported(dynamic=True, checkpoint={"manifest": {"normalization": TORCHVISION_NORMALIZATION}}).path
+    done = verify(path, reference=narrow_checkpoint("A", manifest={"normalization": PAPER_NORMALIZATION}))
+    assert done.code == 1, done.err
+    assert "FAILED model.onnx" in done.out
+    assert "first layer astray: conv1_1" in done.out
+    assert "says it was made from vgg11-0.safetensors" in done.err
+
+
+def test_swapped_means_in_the_graph_are_caught(exported: Exported, verify: Command) -> None:
+    path = exported(dynamic=True, checkpoint={"manifest": {"normalization": TORCHVISION_NORMALIZATION}}).path
+    alter(path, "mean_rgb", lambda mean: mean[::-1])
+    done = verify(path)
+    assert done.code == 1
+    assert "first layer astray: conv1_1" in done.out
+
+
+def test_flipped_images_are_named_with_their_margins(
+    exported: Exported, verify: Command, pictures: Path, tmp_path: Path
+) -> None:
+    path = exported(dynamic=True).path
+    alter(path, "fc8.bias", lambda bias: bias + np.array([0, 0, 0, 50, 0]))
+    done = verify(path, "--json", str(tmp_path / "report.json"))
+    flips = lines_of(done, "flipped in model.onnx: ")
+    assert flips
+    report = json.loads((tmp_path / "report.json").read_text())
+    listed = report["stages"][1]["parity"]["flips"]
+    assert len(listed) == len(flips)
+    for line, flip in zip(flips, listed, strict=True):
+        assert flip["candidate"]["label"] == "3"
+        assert 0 <= flip["margin"] <= 1
+        assert line.endswith(f"{flip['reference']['label']} -> 3, by a margin of {flip['margin']:.2g}")
+        assert any(flip["view"].startswith(image.name) for image in pictures.iterdir())
+
+
+OVERFLOWING = ("conv3_1", "conv5_1", "fc6")
+
+
+def overflow(layer: str, factor: float) -> Callable[[dict[str, Any]], None]:
+    """Makes a layer's output larger, and the next layer's weights as much smaller."""
+
+    def change(weights: dict[str, Any]) -> None:
+        names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+        following = names[names.index(layer) + 1]
+        weights[f"{layer}.weight"] *= factor
+        weights[f"{layer}.bias"] *= factor
+        weights[f"{following}.weight"] /= factor
+
+    return change
+
+
+@pytest.fixture
+def overflowing_checkpoint(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
+    from train.checkpoint import read, save
+
+    def write(layer: str) -> Path:
+        checkpoint = read(narrow_checkpoint("A"))
+        weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+        overflow(layer, 1e5 if layer == "fc6" else 1e3)(weights)  # fc6's output is of units, not of pixels
+        path = tmp_path / f"overflowing-{layer}.safetensors"
+        save(path, weights, checkpoint.manifest)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("layer", OVERFLOWING)
+def test_fp16_that_overflows_fails_on_the_rounding_line_though_cpus_compute_it_well(
+    layer: str,
+    runtime: str,
+    overflowing_checkpoint: Callable[[str], Path],
+    vgg_deploy_command: Command,
+    verify: Command,
+    tmp_path: Path,
+) -> None:
+    reference, path = overflowing_checkpoint(layer), tmp_path / "half.onnx"
+    made = vgg_deploy_command("export", "--weights", str(reference), "--dynamic", "--fp16", "-o", str(path))
+    assert made.code == 0, made.err
+    assert "unmeasured" in made.err
+    done = verify(path, "--runtime", runtime, reference=reference)
+    assert done.code == 1
+    assert [line for line in done.out.splitlines() if line.startswith("half.onnx  ") and line.endswith(" ok")]
+    failed = lines_of(done, "FAILED half.onnx, activations rounded to FP16 (float16 thresholds): ")
+    assert len(failed) == 1
+    assert "max_dp is nan" in failed[0] or "max_dp is inf" in failed[0]
+    assert f"first layer astray: {layer}, by inf" in done.out
+
+
+@pytest.mark.parametrize("layer", OVERFLOWING)
+def test_with_calibration_the_same_network_keeps_those_layers_in_fp32_and_passes(
+    layer: str,
+    overflowing_checkpoint: Callable[[str], Path],
+    vgg_deploy_command: Command,
+    verify: Command,
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    reference, path = overflowing_checkpoint(layer), tmp_path / "half.onnx"
+    words = ("export", "--weights", reference, "--dynamic", "--fp16", "--calibration", pictures, "-o", path)
+    made = vgg_deploy_command(*map(str, words))
+    assert made.code == 0, made.err
+    assert f"{layer}, " in made.err
+    assert "stay FP32" in made.err
+    done = verify(path, reference=reference)
+    assert done.code == 0, done.out
+
+
+def test_an_onnx_reference_serves_as_well_as_its_checkpoint(exported: Exported, verify: Command) -> None:
+    reference = exported(name="reference.onnx", dynamic=True).path
+    good, bad = exported(name="good.onnx", dynamic=True, half=True).path, exported(name="bad.onnx", dynamic=True).path
+    alter(bad, "conv4_2.weight", np.negative)
+    done = verify(good, reference=reference)
+    assert done.code == 0, done.out
+    assert "reference.onnx" in done.out
+    assert "PyTorch" not in done.out
+    done = verify(good, bad, reference=reference)
+    assert done.code == 1
+    assert lines_of(done, "FAILED bad.onnx")
+    assert not lines_of(done, "FAILED good.onnx")
+    assert "first layer astray: conv4_2" in done.out
+
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "torchvision", "safetensors"):
+    sys.modules[name] = None
+from vgg_deploy.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("layer", [None, "conv3_1"])
+def test_an_onnx_reference_needs_no_torch(
+    layer: str | None, exported: Exported, pictures: Path, tmp_path: Path
+) -> None:
+    reference = exported(name="reference.onnx", dynamic=True).path
+    candidate = exported(name="candidate.onnx", dynamic=True, half=True).path
+    if layer:
+        alter(candidate, f"{layer}.weight", lambda weight: -weight)
+    words = ("verify", candidate, "--reference", reference, "--images", pictures)
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == (1 if layer else 0), done.stderr
+    assert done.stderr == ""
+    assert (f"first layer astray: {layer}" in done.stdout) == bool(layer)
+
+
+def test_a_fixed_file_is_compared_with_a_free_reference_on_crops_and_the_other_way_round(
+    exported: Exported, verify: Command
+) -> None:
+    free, fixed = exported(name="free.onnx", dynamic=True).path, exported(name="fixed.onnx").path
+    for model, reference in ((fixed, free), (free, fixed), (fixed, fixed)):
+        done = verify(model, reference=reference)
+        assert done.code == 0, done.out
+        assert done.out.splitlines()[2].split()[:3] == [model.name, reference.name, "4"]
+
+
+def test_networks_of_other_numbers_of_classes_cannot_be_compared(exported: Exported, verify: Command) -> None:
+    seven = exported(name="seven.onnx", checkpoint={"classes": 7}, dynamic=True).path
+    five = exported(name="five.onnx", dynamic=True).path
+    for reference in (None, five):
+        done = verify(seven, reference=reference)
+        assert done.code == 2
+        assert "different networks" in done.err
+        assert len(done.err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("fields", [{"width_divisor": 32}, {"crop": 96}, {"fc_width": 8}])
+def test_networks_of_other_shapes_cannot_be_compared(
+    fields: dict[str, int], exported: Exported, verify: Command
+) -> None:
+    other = exported(name="other.onnx", checkpoint=fields, dynamic=True).path
+    done = verify(other)
+    assert done.code == 2
+    assert "different networks" in done.err
+
+
+def test_another_configuration_is_another_network(
+    exported: Exported, verify: Command, narrow_checkpoint: Callable[..., Path]
+) -> None:
+    done = verify(exported("A", dynamic=True).path, reference=narrow_checkpoint("B"))
+    assert done.code == 2
+    assert "different networks" in done.err
+    assert "--arch" not in done.err
+
+
+def test_unreadable_images_are_passed_over_with_a_notice(exported: Exported, verify: Command, pictures: Path) -> None:
+    (pictures / "broken.png").write_bytes((pictures / "0.png").read_bytes()[:500])
+    (pictures / "empty.jpg").write_bytes(b"")
+    done = verify(exported(dynamic=True).path)
+    assert done.code == 0, done.out
+    notices = done.err.splitlines()
+    assert len(notices) == 2
+    assert notices[0].startswith(f"passed over {pictures / 'broken.png'}: cannot be decoded")
+    assert notices[1] == f"passed over {pictures / 'empty.jpg'}: the file is empty (0 bytes)"
+
+
+def test_a_folder_whose_images_are_all_unreadable_is_bad_use(
+    exported: Exported, verify: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    done = verify(exported(dynamic=True).path, images=folder)
+    assert done.code == 2
+    assert "no image in this folder" in done.err
+    (folder / "x.png").write_bytes(b"not an image")
+    done = verify(exported(dynamic=True).path, images=folder)
+    assert done.code == 2
+    assert "none of the images can be read" in done.err
+    assert "x.png" in done.err
+
+
+def test_the_report_as_json_is_the_table_with_every_digit(exported: Exported, verify: Command, tmp_path: Path) -> None:
+    path = exported(dynamic=True, half=True).path
+    done = verify(path, "--json", "-")
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert report["passed"] is True
+    assert [stage["name"] for stage in report["stages"]] == [
+        "convolutional form (PyTorch)",
+        "model.onnx",
+        "model.onnx, activations rounded to FP16",
+    ]
+    for stage in report["stages"]:
+        assert stage["failures"] == []
+        assert stage["diverges"] is None
+        assert set(stage["parity"]) >= {"views", "max_dp", "mean_dp", "divergence", "agreement", "flips"}
+    done = verify(path, "--json", str(tmp_path / "reports" / "report.json"))
+    assert json.loads((tmp_path / "reports" / "report.json").read_text()) == report
+    assert "model.onnx" in done.out
+
+
+def test_the_report_of_nan_is_still_json(exported: Exported, verify: Command) -> None:
+    path = exported(dynamic=True).path
+    alter(path, "fc8.bias", lambda bias: bias + np.nan)
+    done = verify(path, "--json", "-")
+    assert done.code == 1
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    report = json.loads(done.out, parse_constant=refuse)
+    assert report["passed"] is False
+    stage = report["stages"][1]
+    assert stage["parity"]["max_dp"] is None
+    assert "max_dp is nan" in stage["failures"]
+
+
+def test_a_sample_of_the_images_is_the_same_each_time(exported: Exported, verify: Command) -> None:
+    path = exported(dynamic=True).path
+    first, again = (verify(path, "--limit", "2", "--json", "-") for _ in range(2))
+    assert first.out == again.out
+    assert json.loads(first.out)["stages"][1]["parity"]["views"] == 6
+    done = verify(path, "--limit", "0")
+    assert done.code == 2
+    assert "--limit is 0" in done.err
+
+
+def test_a_foreign_checkpoint_is_read_by_what_the_file_knows_of_it(
+    vgg_deploy_command: Command, verify: Command, random_weights: Callable[..., Any], narrow_spec: Any, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    weights, path = tmp_path / "foreign.safetensors", tmp_path / "lrn.onnx"
+    save_file(random_weights(narrow_spec("A-LRN")), weights)
+    words = ("--arch", "A-LRN", "--mean", "100,110,120", "--std", "50")
+    made = vgg_deploy_command("export", "--weights", str(weights), *words, "--dynamic", "-o", str(path))
+    assert made.code == 0, made.err
+    done = verify(path, reference=weights)
+    assert done.code == 0, done.out + done.err
+    assert verify(path, "--mean", "100,110,121", "--std", "50", reference=weights).code == 1
+
+
+def test_a_file_without_our_manifest_is_judged_by_its_answers(
+    exported: Exported, verify: Command, tmp_path: Path
+) -> None:
+    path = exported(dynamic=True).path
+    model = onnx.load(path)
+    model.producer_name = "another"
+    kept = [entry for entry in model.metadata_props if entry.key != MANIFEST_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, path)
+    reference = exported(name="reference.onnx", dynamic=True).path
+    assert verify(path, reference=reference).code == 2  # it has no class names
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\nd\ne\n")
+    images = tmp_path / "crops"
+    images.mkdir()
+    Image.fromarray(np.full((100, 120, 3), 90, np.uint8)).save(images / "grey.png")
+    words = ("--labels", str(labels))
+    # Its smallest size is unknown, so the reference, which knows, comes first.
+    done = verify(reference, *words, reference=path, images=images)
+    assert done.code == 0, done.out + done.err
+    alter(path, "conv3_1.weight", np.negative)
+    done = verify(reference, *words, reference=path, images=images)
+    assert done.code == 1, done.out + done.err
+    assert "layers cannot be compared" in done.out
+
+
+@pytest.mark.parametrize("words", [("--arch", "A"), ("--normalization", "paper"), ("--train-scale", "256")])
+def test_what_is_said_of_weights_does_not_go_with_an_onnx_reference(
+    words: tuple[str, str], exported: Exported, verify: Command
+) -> None:
+    path = exported(dynamic=True).path
+    done = verify(path, *words, reference=path)
+    assert done.code == 2
+    assert "is no checkpoint" in done.err
+
+
+def test_a_missing_reference_or_model_is_bad_use(exported: Exported, verify: Command, tmp_path: Path) -> None:
+    path = exported(dynamic=True).path
+    for missing in ("none.onnx", "none.safetensors", "none.pth"):
+        done = verify(path, reference=tmp_path / missing)
+        assert done.code == 2
+        assert "no such" in done.err
+    assert verify(tmp_path / "none.onnx").code == 2
