@@ -35,7 +35,7 @@ from vgg_deploy.predict import predict
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import NetworkSpec
 
-PROTOCOL = Protocol("multiscale", (256, 384, 512), None, True)
+PROTOCOL = Protocol("multiscale", (224, 256, 288), None, True)
 START_UP_RUNS = 10
 MEMORY_IMAGES = (90, 900)
 
@@ -199,12 +199,19 @@ def main(weights: Path | None, images_folder: Path | None, count: int, repetitio
         reference = Reference(checkpoint)
         model = export(checkpoint, folder / "vgg16.onnx", dynamic=True).path
         chosen = images[:: max(1, len(images) // count)][:count]
-        figures = [start_up(), memory(folder, images)]
+        figures: list[Figure] = []
+
+        def add(figure: Figure) -> None:
+            click.echo(f"{figure.name}: {figure.value}", err=True)
+            figures.append(figure)
+
+        add(start_up())
+        add(memory(folder, images))
         for runtime in ("onnxruntime", "openvino"):
             with open_engine(model, runtime=runtime) as engine:
-                figures.append(against_bare_loop(engine, chosen, repetitions))
+                add(against_bare_loop(engine, chosen, repetitions))
         with open_engine(model) as engine, reference:
-            figures.append(against_pytorch(engine, reference, chosen[: max(1, count // 3)], repetitions))
+            add(against_pytorch(engine, reference, chosen[: max(1, count // 3)], repetitions))
     setting = (
         f"{network}, FP32, {PROTOCOL}; {len(chosen)} {pictures}; medians of {repetitions} interleaved repetitions, "
         "with the lowest and the highest ratio of a pair. Memory: D at an eighth of its width."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vgg_deploy.engine import Floats, Images
+from vgg_deploy.errors import UsageError
 from vgg_deploy.images import rescaled_size
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.predict import Prediction, ScoreMap
@@ -20,7 +21,14 @@ def class_evidence(prediction: Prediction, class_index: int, manifest: Manifest)
 
     Each position of a score map stands for the crop x crop window of the rescaled view that it sees, and is placed at the
     window's centre; between centres it is interpolated, beyond the outermost it stays as there.
+
+    Raises:
+        UsageError: the prediction has no score maps.
     """
+    if not prediction.score_maps:
+        raise UsageError(
+            f"{prediction.path} was predicted without score maps: predict(..., keep_score_maps=True) keeps them"
+        )
     maps = [_over_image(score_map, class_index, prediction.size, manifest) for score_map in prediction.score_maps]
     evidence: Floats = np.mean(maps, axis=0).astype(np.float32)
     return evidence

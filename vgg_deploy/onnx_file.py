@@ -246,6 +246,10 @@ def _axes_and_classes(model: onnx.ModelProto, path: Path, *, foreign: bool) -> t
             f"{begin} its input is {_described(inputs[0])}; how it wants its pixels normalized is unknown. "
             "Export its weights with vgg-deploy export, or give it an input uint8 [n, h, w, 3] that it normalizes itself"
         )
+    if shape[1] and shape[2] and shape[1] != shape[2]:
+        raise ModelFileError(
+            f"{begin} it takes images of {shape[1]} rows and {shape[2]} columns only; crops are square"
+        )
     if PROBABILITIES not in outputs:
         raise ModelFileError(f"{begin} it has no output named {PROBABILITIES} (it has {', '.join(outputs)})")
     kind, scores = _type_and_shape(outputs[PROBABILITIES])

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from vgg_deploy.classes import ClassName
 from vgg_deploy.engine import Engine, Floats, Images, Scores
-from vgg_deploy.errors import ImageError
+from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.images import MAX_VIEW_PIXELS, decode, mirrored, rescale
 from vgg_deploy.manifest import Rescaling, ShapeRange
 from vgg_deploy.metrics import top_k
@@ -90,8 +90,11 @@ def predict(
         decoders: threads that decode and rescale; None: as many as cores, at most 8.
 
     Raises:
+        UsageError: `batch` is below 1.
         EngineError: the engine failed; earlier results have been given.
     """
+    if batch < 1:
+        raise UsageError(f"batch is {batch}; expected 1 or more")
     manifest = engine.info.manifest
     if protocol is None:
         protocol = choose_protocol(manifest, free_size=engine.info.shapes.free).protocol

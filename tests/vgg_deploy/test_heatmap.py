@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vgg_deploy.classes import numbered_classes
+from vgg_deploy.errors import UsageError
 from vgg_deploy.heatmap import class_evidence, overlay
 from vgg_deploy.images import rescaled_size
 from vgg_deploy.manifest import Manifest
@@ -164,3 +165,8 @@ def test_the_picture_is_seen_through_the_overlay() -> None:
     pixels[:, 4:] = 255
     picture = overlay(pixels, np.zeros((8, 8), np.float32)).astype(int)
     assert (picture[:, 4:] - picture[:, :4] > 100).all()
+
+
+def test_a_prediction_without_score_maps_says_how_to_keep_them(manifest: Manifest) -> None:
+    with pytest.raises(UsageError, match="keep_score_maps=True"):
+        class_evidence(prediction((64, 64)), 0, manifest)

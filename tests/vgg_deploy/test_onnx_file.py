@@ -356,6 +356,7 @@ def test_a_foreign_model_without_labels_asks_for_them(tmp_path: Path) -> None:
         (foreign(image=("n", 3, "h", "w")), r"its input is uint8 \[\?, 3, \?, \?\]"),
         (foreign(image=("h", "w", 3)), r"its input is uint8 \[\?, \?, 3\]"),
         (foreign(image=("n", "h", "w", "c")), r"its input is uint8 \[\?, \?, \?, \?\]"),
+        (foreign(image=("n", 224, 320, 3)), "it takes images of 224 rows and 320 columns only; crops are square"),
         (foreign(inputs=2), "it has 2 inputs; only models with one"),
         (foreign(inputs=0), "it has 0 inputs"),
         (foreign(output="logits"), r"it has no output named probabilities \(it has logits\)"),

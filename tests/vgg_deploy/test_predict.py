@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vgg_deploy.engine import FakeEngine
-from vgg_deploy.errors import EngineError
+from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.images import decode, mirrored, rescale
 from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.predict import Failure, Prediction, predict
@@ -455,3 +455,8 @@ def test_score_maps_come_with_their_views_where_they_are_asked_for(
         for score_map in result.score_maps:
             assert score_map.scores.shape[0] == 5
             assert score_map.scores.shape[2] == score_map.view.short_side // 32
+
+
+def test_a_batch_of_no_views_is_bad_use(manifest: Manifest, pictures: Callable[..., list[Path]]) -> None:
+    with pytest.raises(UsageError, match="batch is 0; expected 1 or more"):
+        list(predict(FakeEngine(manifest), pictures(SQUARE), DENSE, batch=0))
