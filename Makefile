@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DIGITS := runs/digits-data
 
+.DELETE_ON_ERROR:
 .PHONY: demo test lint format bench clean
 
 $(BIN)/python:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.manifest import Manifest
+
+# Without this, onnxruntime from 1.29 on sends events of each session to its maker. It is read at the import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 if not hasattr(onnxruntime, "InferenceSession"):
     # What is left where one of the two packages was removed after both were installed.
@@ -39,6 +43,7 @@ class OnnxRuntimeEngine(ContextManaged):
                     f"device {device} needs onnxruntime-gpu, and this onnxruntime is for CPUs: "
                     "pip uninstall onnxruntime, then pip install 'vgg-deploy[gpu]'"
                 )
+            _load_cuda_libraries()
             providers.insert(0, (_CUDA, {"device_id": index or "0"}))
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -46,7 +51,10 @@ class OnnxRuntimeEngine(ContextManaged):
             raise EngineError(f"onnxruntime refused {path}: {_reason(error)}") from error
         if kind == "cuda" and _CUDA not in session.get_providers():
             # It falls back to the CPU in silence.
-            raise EngineError(f"onnxruntime could not start CUDA on {device}; vgg-deploy doctor shows what is missing")
+            raise EngineError(
+                f"onnxruntime could not start CUDA on {device}: its CUDA or cuDNN libraries are missing or do not fit the driver; "
+                "pip install 'vgg-deploy[gpu]' brings them, nvidia-smi shows the driver"
+            )
         precision = str(manifest.precision)
         if kind == "cpu" and manifest.precision.arithmetic == "float16":
             precision += ", computed in float32 between casts"
@@ -102,6 +110,13 @@ def availability(device: str) -> str:
     if device == "cuda" and not _driver_present():
         raise EngineError("no NVIDIA driver (libcuda) on this machine")
     return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _load_cuda_libraries() -> None:
+    """The CUDA and cuDNN packages lie where no loader looks; onnxruntime-gpu finds them itself from 1.21 on, when asked."""
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        preload()
 
 
 def _driver_present() -> bool:

@@ -117,7 +117,7 @@ def _half_precision(checkpoint: Checkpoint, calibration: Iterable[Images] | None
     if kept:
         notices.append(f"{', '.join(sorted(kept))} stay FP32: weights beyond FP16's range")
     if calibration is None:
-        notices.append("activations unmeasured: whether FP16 overflows is unknown (--calibration DIR measures it)")
+        notices.append("range unmeasured: whether activations overflow FP16 is unknown (--calibration DIR measures it)")
     else:
         with Reference(checkpoint, keep_activations=True) as reference:
             largest = measure_activations(reference.run, calibration, spec)
@@ -130,7 +130,7 @@ def _half_precision(checkpoint: Checkpoint, calibration: Iterable[Images] | None
             )
         kept |= set(overflowing)
     ordered = tuple(layer.name for layer in spec.weight_layers if layer.name in kept)
-    return Precision("float16", ordered, largest), notices
+    return Precision("float16", ordered, "unmeasured" if largest is None else "measured", largest), notices
 
 
 def _write(model: onnx.ModelProto, path: Path) -> None:
@@ -163,5 +163,6 @@ def _check(path: Path, manifest: Manifest) -> None:
     written = read_manifest(path)
     if written != manifest:
         raise ModelFileError(
-            f"the written file takes {written.shapes}; asked for was {manifest.shapes}: input {INPUT} is wrong"
+            f"the written file's {INPUT} are {written.shapes} and its outputs {', '.join(written.outputs)}; asked for were "
+            f"{manifest.shapes} and {', '.join(manifest.outputs)}, with the same manifest"
         )

@@ -78,22 +78,22 @@ def read_views(paths: Iterable[Path], manifest: Manifest) -> Views:
     Raises:
         UsageError: none can be read.
     """
-    whole, crops, unreadable = [], [], []
+    whole: list[NamedView] = []
+    crops: list[NamedView] = []
+    unreadable: list[str] = []
     crop = manifest.crop
     for path in paths:
         try:
             pixels = decode(path)
-            for above in SIZES_ABOVE_CROP:
-                view = rescale(pixels, crop + above, manifest.rescaling)
-                if above == SIZES_ABOVE_CROP[0]:
-                    top, left = centre_box(view.shape[0], view.shape[1], crop)
-                    crops.append(NamedView(f"{path.name} {crop}x{crop}", view[top : top + crop, left : left + crop]))
-                elif above == SIZES_ABOVE_CROP[-1]:
-                    height, width = view.shape[:2]
-                    view = view[:-TRIMMED_COLUMNS] if height > width else view[:, :-TRIMMED_COLUMNS]
-                whole.append(NamedView(f"{path.name} {view.shape[1]}x{view.shape[0]}", view))
+            views = [rescale(pixels, crop + above, manifest.rescaling) for above in SIZES_ABOVE_CROP]
         except ImageError as error:
             unreadable.append(f"{path}: {error}")
+            continue
+        top, left = centre_box(views[0].shape[0], views[0].shape[1], crop)
+        crops.append(NamedView(f"{path.name} {crop}x{crop}", views[0][top : top + crop, left : left + crop]))
+        height, width = views[-1].shape[:2]
+        views[-1] = views[-1][:-TRIMMED_COLUMNS] if height > width else views[-1][:, :-TRIMMED_COLUMNS]
+        whole.extend(NamedView(f"{path.name} {view.shape[1]}x{view.shape[0]}", view) for view in views)
     if not crops:
         raise UsageError("none of the images can be read: " + "; ".join(unreadable[:3]))
     return Views(tuple(whole), tuple(crops), tuple(unreadable))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -76,10 +77,9 @@ def command(data: str | None, out: Path | None, workers: int | None, device: str
     # By default the threads of a step wait for each other by spinning. Where others compute on the same cores, that made
     # training on the digits 3 to 10 times slower (two cores, 27-157 instead of 293-429 images/s); alone, sleeping costs it a fifth.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
-    try:
-        import torch  # noqa: F401 - a first look, for the message
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("torch", "train", "training") from error
+    for package in ("torch", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "train", "training")
     from rich.console import Console
 
     from train import digits, runs

@@ -48,6 +48,8 @@ def identify(
             f"{where} has tensors named {some}, ...; expected a VGG under torchvision's, timm's or the paper's names"
         )
     spec = _spec_of(convolutions, renamed, configuration, where)
+    if convolutions[0].startswith("features."):
+        _check_layout(spec, convolutions, plain, where)
     return spec, _in_fc_form(_named(spec, convolutions, renamed))
 
 
@@ -87,6 +89,33 @@ def _from_features(tensors: dict[str, Tensor], where: str) -> tuple[dict[str, Te
     return renamed, convolutions
 
 
+def _check_layout(spec: NetworkSpec, convolutions: list[str], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises CheckpointError unless the convolutions stand where they do without batch norm, or with one behind each.
+
+    The numbers N of `features.N` tell the two apart where every tensor of a batch norm is missing.
+    """
+    found = [int(name.partition(".")[2]) for name in convolutions]
+    for behind in (2, 3):  # a convolution and its ReLU; with batch norm between them
+        expected, index = [], 0
+        for layer in spec.layers:
+            if layer.kind == "conv":
+                expected.append(index)
+                index += behind
+            elif layer.kind == "pool":
+                index += 1
+        if found != expected:
+            continue
+        norms = [f"features.{place + 1}.{part}" for place in found for part in _BATCH_NORM]
+        missing = [name for name in norms if name not in tensors] if behind == 3 else []
+        if missing:
+            raise CheckpointError(f"{where} lacks {', '.join(missing[:4])}: its numbers leave room for batch norms")
+        return
+    raise CheckpointError(
+        f"{where} has convolutions at features.{', '.join(map(str, found))}; those of {spec.configuration} stand elsewhere, "
+        "with batch norm or without: layers are missing, or it is another network"
+    )
+
+
 def _fold_batch_norm(
     tensors: Mapping[str, Tensor], norm: str, conv: str, renamed: dict[str, Tensor], where: str
 ) -> None:
@@ -101,6 +130,10 @@ def _fold_batch_norm(
     if wrong := [shape for shape in shapes if shape != (len(weight),)]:
         raise CheckpointError(
             f"{where}: {norm} or {conv}.bias has shape {list(wrong[0])}; expected [{len(weight)}], the channels of {conv}"
+        )
+    if (variance < 0).any():
+        raise CheckpointError(
+            f"{where}: {norm}.running_var has values below 0; a variance has none: the file is damaged"
         )
     factor = gamma / torch.sqrt(variance + BATCH_NORM_EPSILON)
     renamed[f"{conv}.weight"] = (weight * factor[:, None, None, None]).float()

@@ -20,6 +20,7 @@ from vgg_deploy.engine import (
     Scores,
     check_images,
 )
+from vgg_deploy.errors import EngineError
 from vgg_deploy.manifest import AxisRange, Normalization, ShapeRange
 
 
@@ -56,7 +57,7 @@ class Reference(ContextManaged):
             network = VGG(manifest.spec, convolutional=convolutional)
         weights = folded(manifest.spec, checkpoint.weights) if convolutional else checkpoint.weights
         network.load_state_dict(weights, assign=True)
-        self._network = network.eval().to(device)
+        self._network: VGG | None = network.eval().to(device)
         self._normalization, self._device, self._keep = manifest.normalization, device, keep_activations
         crop = manifest.spec.crop
         edge = AxisRange(crop) if convolutional else AxisRange(crop, crop)
@@ -67,11 +68,14 @@ class Reference(ContextManaged):
     @torch.inference_mode()
     def run(self, images: Images) -> Scores:
         check_images(images, self.info.shapes)
+        network = self._network
+        if network is None:
+            raise EngineError("this reference was closed; make another")
         # torch warns of read-only arrays, and those that Pillow gives are.
         pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
         activations: dict[str, Tensor] = {}
         scores = features = pixels
-        for name, output in self._network.steps(normalize(pixels, self._normalization)):
+        for name, output in network.steps(normalize(pixels, self._normalization)):
             if self._keep:
                 activations[name] = output
             if name == "fc7":
@@ -90,7 +94,7 @@ class Reference(ContextManaged):
         )
 
     def close(self) -> None:
-        del self._network
+        self._network = None
 
 
 def _owned(tensor: Tensor) -> Floats:

@@ -10,12 +10,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from engines import open_engine
     from export import export
-    from vgg_deploy.predict import predict
+    from vgg_deploy.predict import Failure, Prediction, predict
 
 # The public API, loaded on first use: importing vgg_deploy imports neither torch nor a runtime.
-_HOMES = {"open_engine": "engines", "predict": "vgg_deploy.predict", "export": "export"}
+_HOMES = {
+    "open_engine": "engines",
+    "predict": "vgg_deploy.predict",
+    "Prediction": "vgg_deploy.predict",
+    "Failure": "vgg_deploy.predict",
+    "export": "export",
+}
 
-__all__ = ["export", "open_engine", "predict", "__version__"]
+__all__ = ["export", "open_engine", "predict", "Prediction", "Failure", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

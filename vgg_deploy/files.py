@@ -55,7 +55,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder is read-only, the disk is full, `path` is a folder.
     """
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.partial"
+    temporary = path.parent / f".{uuid.uuid4().hex}.partial"  # not longer than `path` may be
     with output_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from vgg_deploy.engine import Floats, Images
 from vgg_deploy.errors import UsageError
@@ -13,6 +14,9 @@ from vgg_deploy.spec import TOTAL_STRIDE
 
 # Dark blue, blue, green, yellow, red at 0, 1/4, 1/2, 3/4 and 1: low scores to high.
 _COLOURS = np.array([[20, 20, 90], [30, 110, 220], [60, 190, 110], [250, 220, 60], [220, 30, 30]], np.float64)
+_COLOUR_TABLE = np.stack(
+    [np.interp(np.arange(256) / 255, np.linspace(0, 1, len(_COLOURS)), channel) for channel in _COLOURS.T], axis=1
+).astype(np.uint8)
 OPACITY = 0.5
 
 
@@ -29,8 +33,10 @@ def class_evidence(prediction: Prediction, class_index: int, manifest: Manifest)
         raise UsageError(
             f"{prediction.path} was predicted without score maps: predict(..., keep_score_maps=True) keeps them"
         )
-    maps = [_over_image(score_map, class_index, prediction.size, manifest) for score_map in prediction.score_maps]
-    evidence: Floats = np.mean(maps, axis=0).astype(np.float32)
+    evidence = np.zeros(prediction.size, np.float32)
+    for score_map in prediction.score_maps:
+        evidence += _over_image(score_map, class_index, prediction.size, manifest)
+    evidence /= len(prediction.score_maps)
     return evidence
 
 
@@ -48,7 +54,8 @@ def _over_image(score_map: ScoreMap, class_index: int, size: tuple[int, int], ma
             # Windows begin at the mirrored view's left edge, which is the picture's right one.
             positions = (2 * top_left[axis] + extent) - positions[::-1]
         pixels = (np.arange(size[axis]) + 0.5) * rescaled[axis] / size[axis]
-        along.append(np.stack([np.interp(pixels, positions, unit) for unit in np.eye(len(positions))], axis=1))
+        weights = np.stack([np.interp(pixels, positions, unit) for unit in np.eye(len(positions))], axis=1)
+        along.append(weights.astype(np.float32))
     laid: Floats = along[0] @ scores @ along[1].T
     return laid
 
@@ -56,9 +63,10 @@ def _over_image(score_map: ScoreMap, class_index: int, size: tuple[int, int], ma
 def overlay(pixels: Images, evidence: Floats) -> Images:
     """The picture, uint8 [h, w, 3], greyed, with `evidence` [h, w] over it from blue (its lowest) to red (its highest)."""
     low, high = float(evidence.min()), float(evidence.max())
-    share = (evidence - low) / (high - low) if high > low else np.full_like(evidence, 0.5)
-    steps = np.linspace(0, 1, len(_COLOURS))
-    colours = np.stack([np.interp(share, steps, _COLOURS[:, channel]) for channel in range(3)], axis=2)
-    grey = pixels.mean(axis=2, keepdims=True)
-    mixed: Images = ((1 - OPACITY) * grey + OPACITY * colours + 0.5).astype(np.uint8)
-    return mixed
+    if high > low:
+        levels = ((evidence - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
+    else:
+        levels = np.full(evidence.shape, 128, np.uint8)
+    colours = Image.fromarray(_COLOUR_TABLE[levels])
+    grey = Image.fromarray(pixels).convert("L").convert("RGB")
+    return np.asarray(Image.blend(grey, colours, OPACITY))

@@ -51,7 +51,9 @@ def decode(path: Path) -> Images:
             raise ImageError("it is a folder, not a file")
         if path.stat().st_size == 0:
             raise ImageError("the file is empty (0 bytes)")
-        with Image.open(path) as image:
+        # Through a file object: opened by its path, an uncompressed rotated TIFF is mapped into memory with its sides swapped
+        # and comes out as noise (Pillow 13.0; 10.3 is right).
+        with path.open("rb") as file, Image.open(file) as image:
             width, height = image.size
             if width * height > MAX_DECODED_PIXELS:
                 raise ImageError(
@@ -123,7 +125,7 @@ def rescale(pixels: Images, short_side: int, rescaling: Rescaling, max_pixels: i
     if rows * columns > max_pixels:
         raise ImageError(
             f"{width}x{height} pixels become {columns}x{rows} at a short side of {short_side}: over the limit of "
-            f"{max_pixels:,} pixels a view (--max-view-pixels)"
+            f"{max_pixels:,} pixels a view (infer --max-view-pixels)"
         )
     if (rows, columns) == (height, width):
         return pixels
@@ -146,7 +148,7 @@ def find_images(paths: Iterable[str]) -> Iterator[Path]:
     Files named outright are passed on whatever they are; a folder search takes known image endings and passes over hidden files.
 
     Raises:
-        UsageError: a path does not exist, a pattern matches nothing, or a folder holds no image.
+        UsageError: a path does not exist, a pattern matches nothing, a folder holds no image or cannot be searched.
     """
     for text in paths:
         if not text:
@@ -170,8 +172,18 @@ def find_images(paths: Iterable[str]) -> Iterator[Path]:
 
 
 def _images_under(folder: Path) -> Iterator[Path]:
-    found = False
-    for root, folders, names in os.walk(folder):
+    """Links to folders are followed, each folder once, so that a circle of links ends."""
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: this folder cannot be searched ({error.strerror})") from error
+
+    found, seen = False, set()
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in seen and status.st_ino:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:

@@ -140,17 +140,22 @@ class Precision:
     Attributes:
         arithmetic: float32 or float16, from conv1_1 to fc8.
         float32_layers: layers kept in float32 although `arithmetic` is lower, since they would overflow.
+        range: "measured" or "unmeasured": whether it is known that activations stay within `arithmetic`'s range;
+            "not limited" for float32.
         largest_activations: by layer name, the largest absolute value on the calibration images, before the layer's ReLU;
-            None: range unmeasured.
+            None where it was not measured.
     """
 
     arithmetic: str = "float32"
     float32_layers: tuple[str, ...] = ()
+    range: str = "not limited"
     largest_activations: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.arithmetic not in ("float32", "float16"):
             raise ManifestError(f"precision is {self.arithmetic!r}; this version knows float32 and float16")
+        if self.range not in ("not limited", "measured", "unmeasured"):
+            raise ManifestError(f"range is {self.range!r}; expected not limited, measured or unmeasured")
 
     def __str__(self) -> str:
         kept = f" ({', '.join(self.float32_layers)} in float32)" if self.float32_layers else ""

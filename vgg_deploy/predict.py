@@ -89,7 +89,7 @@ def predict(
         max_view_pixels: an image that would be rescaled to more is a failure.
         decoders: threads that decode and rescale; None: as many as cores, at most 8.
 
-    Raises:
+    Raises, as the first result is asked for or later:
         UsageError: `batch` is below 1.
         EngineError: the engine failed; earlier results have been given.
     """

@@ -39,7 +39,7 @@ class LineStream:
         # Bytes of a file's name that are no UTF-8 come as lone surrogates; as \udcXX they are valid in JSON too.
         encoded = line.encode(errors="backslashreplace")
         if self._file is None or self._path is None:
-            click.echo(encoded.decode(), nl=False)
+            click.echo(encoded, nl=False)  # UTF-8, whatever the terminal's encoding
             return
         data, begin = memoryview(encoded), self._file.tell() if self._regular else 0
         with output_errors(self._path):

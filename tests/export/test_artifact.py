@@ -115,7 +115,9 @@ def test_an_axis_that_came_out_fixed_is_found_on_the_written_file_and_nothing_is
         return model
 
     monkeypatch.setattr(export.artifact, "build_graph", with_a_fixed_axis)
-    with pytest.raises(ModelFileError, match=r"the written file takes .*64.*asked for was 1\.\. x 64\.\. x 64\.\."):
+    with pytest.raises(
+        ModelFileError, match=r"the written file's images are .*64.*asked for were 1\.\. x 64\.\. x 64\.\."
+    ):
         exported(dynamic=True)
     assert [path.name for path in tmp_path.iterdir()] == ["vgg11-0.safetensors"]
 
@@ -129,7 +131,7 @@ def test_a_free_axis_in_a_file_that_was_to_be_fixed_is_found_too(
         return build(spec, weights, normalization, dataclasses.replace(options, dynamic=True))
 
     monkeypatch.setattr(export.artifact, "build_graph", dynamic)
-    with pytest.raises(ModelFileError, match="asked for was 1 x 64 x 64 x 3"):
+    with pytest.raises(ModelFileError, match="asked for were 1 x 64 x 64 x 3"):
         exported()
 
 
@@ -208,6 +210,8 @@ def test_the_weights_are_consumed_so_that_they_are_not_held_twice(
 def test_without_calibration_fp16_says_that_the_range_is_unmeasured(exported: Exported) -> None:
     made = exported(half=True)
     assert made.manifest.precision.arithmetic == "float16"
+    assert made.manifest.precision.range == "unmeasured"
+    assert '"range": "unmeasured"' in made.manifest.to_json()
     assert made.manifest.precision.largest_activations is None
     assert made.manifest.precision.float32_layers == ()
     assert any("unmeasured" in text and "--calibration" in text for text in made.notices)

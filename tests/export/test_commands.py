@@ -123,10 +123,13 @@ def test_a_device_is_not_replaced_by_a_file(narrow_checkpoint: Checkpoints, vgg_
 def test_the_checkpoint_itself_is_not_overwritten(narrow_checkpoint: Checkpoints, vgg_deploy_command: Command) -> None:
     weights = narrow_checkpoint("A")
     before = weights.read_bytes()
-    done = vgg_deploy_command("export", "--weights", str(weights), "-o", str(weights))
-    assert done.code == 2
-    assert "is the checkpoint itself" in done.err
-    assert weights.read_bytes() == before
+    link = weights.with_suffix(".onnx")
+    link.symlink_to(weights)
+    for output, reason in ((link, "is the checkpoint itself"), (weights, "has a checkpoint's ending")):
+        done = vgg_deploy_command("export", "--weights", str(weights), "-o", str(output))
+        assert done.code == 2
+        assert reason in done.err
+        assert weights.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,33 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, ending: st
             assert difference[rows, columns].max() <= tolerance
 
 
+@pytest.mark.parametrize("orientation", STORED_FOR_ORIENTATION)
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16"])
+def test_a_rotated_tiff_of_any_kind_of_pixels_is_upright(
+    tmp_path: Path, mode: str, compression: str | None, orientation: int
+) -> None:
+    upright = quarters(40, 70)
+    if mode in ("L", "I;16"):
+        upright = np.repeat(upright[:, :, :1] // 2 + upright[:, :, 1:2] // 3, 3, axis=2)
+    turned = np.ascontiguousarray(STORED_FOR_ORIENTATION[orientation](upright))
+    if mode == "I;16":
+        stored = Image.fromarray(turned[:, :, 0].astype(np.uint16) * 257)
+    else:
+        stored = Image.fromarray(turned).convert(mode)
+    path = saved(tmp_path / "x.tif", stored, compression=compression, tiffinfo={274: orientation})
+    expected = np.asarray(stored.convert("RGB")) if mode in ("P", "CMYK") else turned
+    # Palettes and CMYK do not keep colours exactly: every stored colour must come back, each near its place.
+    flat = {tuple(pixel) for pixel in expected.reshape(-1, 3)}
+    pixels = decode(path)
+    assert pixels.shape == upright.shape
+    assert {tuple(pixel) for pixel in pixels.reshape(-1, 3)} == flat
+    for rows in (slice(0, 20), slice(20, 40)):
+        for columns in (slice(0, 35), slice(35, 70)):
+            quarter = pixels[rows, columns].astype(int)
+            assert np.abs(quarter - upright[rows, columns]).max() <= 60, (rows, columns)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_does_not_exist_is_none(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
@@ -380,7 +407,7 @@ def test_a_mirrored_or_cropped_array_is_rescaled_too() -> None:
 
 def test_an_extreme_aspect_ratio_is_refused_with_the_limit_and_its_option() -> None:
     with pytest.raises(
-        ImageError, match=r"5000x1 pixels become 1120000x224 .*4,194,304 pixels a view .--max-view-pixels"
+        ImageError, match=r"5000x1 pixels become 1120000x224 .*4,194,304 pixels a view .infer --max-view-pixels"
     ):
         rescale(noise(1, 5000), 224, Rescaling())
     assert rescale(noise(1, 5000), 4, Rescaling()).shape == (4, 20_000, 3)
@@ -497,3 +524,29 @@ def test_a_path_that_gives_no_image_is_refused(tree: Path, path: str, named: str
 
 def test_images_are_found_one_by_one(tree: Path) -> None:
     assert next(find_images(["b.jpg", "absent.jpg"])) == Path("b.jpg")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_folders_behind_links_are_searched_and_a_circle_of_links_ends(tmp_path: Path) -> None:
+    real, tree = tmp_path / "real", tmp_path / "tree"
+    real.mkdir()
+    tree.mkdir()
+    saved(real / "a.png", Image.new("RGB", (8, 8)))
+    (tree / "linked").symlink_to(real)
+    (real / "circle").symlink_to(tree)
+    assert list(find_images([str(tree)])) == [tree / "linked" / "a.png"]
+
+
+def test_a_folder_that_cannot_be_searched_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "a.png", Image.new("RGB", (8, 8)))
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UsageError, match=r"locked: this folder cannot be searched \(Permission denied\)"):
+        list(find_images([str(tmp_path)]))

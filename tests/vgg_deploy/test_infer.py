@@ -775,3 +775,46 @@ def test_a_closed_pipe_ends_it_without_a_word(photos: Path, model: Callable[...,
     process.stderr.close()
     assert "Traceback" not in err
     assert "Error" not in err
+
+
+def test_results_do_not_overwrite_what_they_are_made_from(
+    infer: Callable[..., Any], model: Callable[..., Path], photos: Path
+) -> None:
+    engine, image = model(), photos / "a.jpg"
+    for option, target in (("--json", engine), ("--csv", image)):
+        before = target.read_bytes()
+        done = infer(photos, option, target, engine=engine)
+        assert done.code == 2
+        assert f"results would overwrite {target}" in done.err
+        assert target.read_bytes() == before
+
+
+@linux
+def test_a_picture_of_an_image_with_the_longest_possible_name_is_written(
+    infer: Callable[..., Any], model: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    name = "x" * (255 - len(".png.png")) + ".png"
+    (photos / "b.png").rename(photos / name)
+    done = infer(photos, "--heatmaps", tmp_path / "maps", engine=model(score_map=True))
+    assert done.code == 0, done.err
+    assert (tmp_path / "maps" / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize("output", [("--csv", "-"), ("--json", "-"), ()])
+def test_names_that_the_terminal_cannot_show_do_not_stop_results(
+    output: tuple[str, ...], model: Callable[..., Path], photos: Path
+) -> None:
+    (photos / "a.jpg").rename(photos / "日本.jpg")
+    command = [sys.executable, "-m", "vgg_deploy", "infer", str(photos / "日本.jpg"), "--engine", str(model()), *output]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "日本" in done.stdout.decode("utf-8")
+
+
+def test_onnxruntime_is_told_to_send_nothing() -> None:
+    pytest.importorskip("onnxruntime")
+    script = "import os, engines.ort; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "1\n"
+    assert done.stderr == ""

@@ -37,7 +37,7 @@ def full(narrow_spec: Callable[..., NetworkSpec]) -> Manifest:
         train_scale=TrainScale(256, 512),
         mirror=False,
         rescaling=Rescaling("bicubic", "nearest"),
-        precision=Precision("float16", ("lrn1", "conv1_1"), {"conv1_1": 812.5, "fc8": 17.0}),
+        precision=Precision("float16", ("lrn1", "conv1_1"), "measured", {"conv1_1": 812.5, "fc8": 17.0}),
         shapes=ShapeRange(AxisRange(1, 8), AxisRange(64), AxisRange(64, 64)),
         outputs=("probabilities", "score_map"),
         source=Source("vgg11-lrn.safetensors", "ab" * 32),

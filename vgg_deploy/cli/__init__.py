@@ -7,6 +7,7 @@ neither numpy nor any runtime.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -53,6 +54,15 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    # A folder may have a train.py or an export/ of its own, and be on the path (PYTHONPATH=., python -m): ours come first.
-    sys.path.insert(0, str(Path(vgg_deploy.__file__).resolve().parent.parent))
+    _own_packages_first()
     run_command(cli, "vgg-deploy")
+
+
+def _own_packages_first() -> None:
+    """A folder may have a train.py or an export/ of its own, and be on the path (PYTHONPATH=., python -m): ours are meant."""
+    home = Path(vgg_deploy.__file__).resolve().parent.parent
+    for name in ("train", "export", "engines"):
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != home:
+            sys.path.insert(0, str(home))
+            return

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.cli.weights import WeightFacts, read_weights, require_torch, weight_facts, weight_options
+from vgg_deploy.cli.weights import (
+    CHECKPOINT_SUFFIXES,
+    WeightFacts,
+    read_weights,
+    require_torch,
+    weight_facts,
+    weight_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +80,8 @@ def command(
     manifest = checkpoint.manifest
     assert manifest.spec is not None
     path = output or Path(f"{manifest.spec.common_name}.onnx")
+    if path.suffix in CHECKPOINT_SUFFIXES:
+        raise click.UsageError(f"--output {path} has a checkpoint's ending; name an .onnx file")
     if weights is not None and path.exists() and Path(weights).exists() and path.samefile(weights):
         raise click.UsageError(f"--output {path} is the checkpoint itself; name another file")
     images = None if calibration is None else _calibration(calibration, calibration_images, checkpoint)
@@ -107,6 +116,7 @@ def _checkpoint(weights: str | None, facts: WeightFacts, runs: Path) -> Checkpoi
 def _imagenet(facts: WeightFacts) -> Checkpoint:
     import dataclasses
 
+    require_torch("taking torchvision's weights", "torchvision")
     from train.pretrained import imagenet
     from vgg_deploy.classes import classes_from_labels
     from vgg_deploy.errors import UsageError

@@ -86,10 +86,6 @@ def command(
     Each image is rescaled to each Q and scored whole, with its mirror; the posteriors are averaged (section 3.2 of the
     paper). Results come in input order. A file that cannot be read is reported, and the exit code is then 1.
     """
-    import warnings
-
-    from PIL import Image
-
     from engines import open_engine
     from vgg_deploy.images import MAX_VIEW_PIXELS, find_images
     from vgg_deploy.predict import DEFAULT_BATCH, Failure, predict
@@ -97,8 +93,8 @@ def command(
     from vgg_deploy.results import Csv, JsonLines, LineStream, Text
 
     _check_numbers(top, batch, max_view_pixels, json_path, csv_path)
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
     images = list(find_images(paths))
+    _check_outputs((json_path, csv_path), [model, *([] if labels is None else [labels]), *images])
     with ExitStack() as stack:
         engine = stack.enter_context(
             open_engine(model, runtime=runtime, device=device, threads=threads, labels=read_labels(labels))
@@ -154,6 +150,18 @@ def _check_numbers(
         raise click.UsageError("--json - and --csv - cannot both have stdout; name a file for one")
     if json_path is not None and csv_path is not None and _as_named(Path(json_path)) == _as_named(Path(csv_path)):
         raise click.UsageError(f"--json and --csv both name {json_path}; name two files")
+
+
+def _check_outputs(outputs: tuple[str | None, ...], inputs: list[Path]) -> None:
+    """Refuses to write results over what they are made from."""
+    for output in outputs:
+        if output is None or output == "-" or not Path(output).exists():
+            continue
+        for path in inputs:
+            if path.exists() and path.samefile(output):
+                raise click.UsageError(
+                    f"results would overwrite {path}, which is read; name another file than {output}"
+                )
 
 
 def _as_named(path: Path) -> Path:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder, file or pattern of real images; may be given again.",
 )
-@click.option("--limit", type=int, help="Use this many of the images, a seeded sample.")
+@click.option("--limit", default=200, show_default=True, help="Use at most this many of the images, a seeded sample.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON.")
 @engine_options
 @weight_options
@@ -52,7 +52,7 @@ def command(
     models: tuple[Path, ...],
     reference: Path,
     images: tuple[str, ...],
-    limit: int | None,
+    limit: int,
     json_path: str | None,
     runtime: str,
     device: str,
@@ -73,9 +73,16 @@ def command(
         return open_engine(path, runtime="onnxruntime", device=device, threads=threads, labels=known.labels)
 
     manifests = [read_manifest(path, known.labels) for path in models]
+    if not reference.is_file():
+        raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
     if not RUNTIMES["onnxruntime"].installed and any(item.precision.arithmetic == "float16" for item in manifests):
         raise MissingDependencyError("onnxruntime", "cpu", "judging an FP16 file's rounding")
-    views = read_views(_sample(images, limit), manifests[0])
+    # Views are made as the first file that says how wants them; a foreign file cannot say.
+    if reference.suffix not in CHECKPOINT_SUFFIXES:
+        described = [*manifests, read_manifest(reference, known.labels)]
+    else:
+        described = manifests
+    views = read_views(_sample(images, limit), next((item for item in described if item.spec), manifests[0]))
     for text in views.unreadable:
         notice(f"passed over {text}")
     stages = _stages(models, manifests, reference, views, opened, rounding, known)
@@ -88,16 +95,17 @@ def command(
         raise SystemExit(1)
 
 
-def _sample(images: tuple[str, ...], limit: int | None) -> list[Path]:
+def _sample(images: tuple[str, ...], limit: int) -> list[Path]:
     import random
 
     from vgg_deploy.images import find_images
 
-    paths = list(find_images(images))
-    if limit is None or limit >= len(paths):
-        return paths
     if limit < 1:
         raise UsageError(f"--limit is {limit}; expected 1 or more")
+    paths = list(find_images(images))
+    if limit >= len(paths):
+        return paths
+    notice(f"comparing on {limit} of {len(paths)} images, a seeded sample (--limit)")
     return sorted(random.Random(0).sample(paths, limit))
 
 

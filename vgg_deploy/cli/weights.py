@@ -84,11 +84,11 @@ def weight_facts(
     return WeightFacts(arch, chosen_normalization(normalization, mean, std), read_labels(labels), train_scale)
 
 
-def require_torch(purpose: str) -> None:
-    """Raises MissingDependencyError where torch, or what reads checkpoints with it, is not installed."""
+def require_torch(purpose: str, *others: str) -> None:
+    """Raises MissingDependencyError where torch, what reads checkpoints with it, or one of `others` is not installed."""
     import importlib.util
 
-    for package in ("torch", "safetensors"):
+    for package in ("torch", "safetensors", *others):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "train", purpose)
 
