@@ -30,7 +30,7 @@ demo: $(VENV)/.demo
 	@echo '== Prove that both answer as PyTorch does'
 	$(BIN)/vgg-deploy verify demo/digits.onnx demo/digits-fp16.onnx --reference demo/run/best.safetensors --images $(DIGITS)/val
 	@echo '== Classify a folder of PNGs that training has not seen'
-	$(BIN)/vgg-deploy infer $(DIGITS)/val --engine demo/digits-fp16.onnx --protocol dense --check-folders --top 3 --csv - > demo/answers.csv
+	$(BIN)/vgg-deploy infer $(DIGITS)/val --engine demo/digits-fp16.onnx --protocol center --check-folders --top 3 --csv - > demo/answers.csv
 	@head -n 4 demo/answers.csv; echo "... (demo/answers.csv)"
 
 # Threads that wait by spinning make small networks several times slower where others use the same cores.
