@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ DATA_VARIABLE = "VGG_DEPLOY_TEST_DATA"
 # Before torch is imported: narrow networks are computed faster by one thread than by several that wait for each other (ten
 # times where the machine is busy).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Commands that tests start should meet what a user's do: output that is buffered, and a Ctrl-C that is not ignored, as it is
+# below a shell's background job.
+os.environ.pop("PYTHONUNBUFFERED", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_spec(configuration: str = "A", **changes: Any) -> NetworkSpec:

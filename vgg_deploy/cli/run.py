@@ -26,7 +26,14 @@ def run_command(command: click.Command, program: str) -> NoReturn:
     debug = "--debug" in arguments
     # Pillow warns of damaged EXIF data and large sizes, several lines each, of images that we then read or refuse in one.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    sys.exit(_exit_code(command, program, [word for word in arguments if word != "--debug"], debug))
+    stdout = sys.stdout
+    code = _exit_code(command, program, [word for word in arguments if word != "--debug"], debug)
+    try:
+        stdout.flush()
+    except OSError:  # a full disk: Python would flush once more at exit, and exit with 120
+        _discard(stdout)
+        code = code or 1
+    sys.exit(code)
 
 
 def _exit_code(command: click.Command, program: str, arguments: list[str], debug: bool) -> int:
@@ -36,12 +43,14 @@ def _exit_code(command: click.Command, program: str, arguments: list[str], debug
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
-        return _pipe_closed(stdout)
-    except SystemExit:
+        _discard(stdout)
+        return PIPE_CLOSED
+    except SystemExit as error:
         # click (8.1 to 8.5) turns a closed pipe into exit 1, outside its standalone mode too, and wraps stdout when it does.
-        if sys.stdout is stdout:
-            raise
-        return _pipe_closed(stdout)
+        if sys.stdout is not stdout:
+            _discard(stdout)
+            return PIPE_CLOSED
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
@@ -56,10 +65,9 @@ def _exit_code(command: click.Command, program: str, arguments: list[str], debug
         return error.exit_code if isinstance(error, VGGDeployError) else 1
 
 
-def _pipe_closed(stdout: TextIO) -> int:
-    """What reads our output has gone (head, less): nobody is left to be told. Python flushes stdout once more at exit."""
+def _discard(stdout: TextIO) -> None:
+    """Sends what is left of the output nowhere: its reader has gone (head, less), or its disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
-    return PIPE_CLOSED
 
 
 def _one_line(error: Exception) -> str:
