@@ -47,7 +47,7 @@ class OnnxRuntimeEngine(ContextManaged):
             providers.insert(0, (_CUDA, {"device_id": index or "0"}))
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:
+        except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"onnxruntime refused {path}: {_reason(error)}") from error
         if kind == "cuda" and _CUDA not in session.get_providers():
             # It falls back to the CPU in silence.
@@ -79,7 +79,7 @@ class OnnxRuntimeEngine(ContextManaged):
             raise EngineError(f"{self._path} was closed; open it again")
         try:
             outputs = session.run(None, {self._input: images})
-        except Exception as error:
+        except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(
                 f"onnxruntime failed on {' x '.join(map(str, images.shape))}: {_reason(error)}"
             ) from error

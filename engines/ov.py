@@ -24,7 +24,7 @@ class OpenVINOEngine(ContextManaged):
         try:
             core = openvino.Core()
             compiled = core.compile_model(core.read_model(path), "CPU", settings)
-        except Exception as error:
+        except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"openvino refused {path}: {_reason(error)}") from error
         precision = str(manifest.precision)
         if manifest.precision.arithmetic == "float16":
@@ -60,7 +60,7 @@ class OpenVINOEngine(ContextManaged):
             outputs = request.infer([np.ascontiguousarray(images)], share_inputs=True)
             # The request's memory is used again by the next batch.
             arrays = [np.array(outputs[index], dtype=np.float32) for index in range(len(self._names))]
-        except Exception as error:
+        except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"openvino failed on {' x '.join(map(str, images.shape))}: {_reason(error)}") from error
         self._idle.put(request)
         return Scores.from_outputs(dict(zip(self._names, arrays, strict=True)))

@@ -72,7 +72,7 @@ def decode(path: Path) -> Images:
         raise ImageError("not an image, or damaged at its beginning") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"over the limit of {MAX_DECODED_PIXELS:,} pixels (decompression bomb?)") from error
-    except Exception as error:
+    except Exception as error:  # decoders of hostile bytes raise whatever they meet
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"cannot be decoded: {reason}") from error
     if pixels.size == 0:
