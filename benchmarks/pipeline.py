@@ -29,8 +29,9 @@ from train.model import VGG
 from train.reference import Reference
 from vgg_deploy.classes import numbered_classes
 from vgg_deploy.engine import Engine, EngineInfo, Images, Scores
+from vgg_deploy.files import Source
 from vgg_deploy.images import decode, find_images, mirrored, rescale
-from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, Source, TrainScale
+from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.predict import predict
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import NetworkSpec

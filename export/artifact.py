@@ -19,8 +19,9 @@ from train.reference import Reference
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import ModelFileError, OutputError
 from vgg_deploy.files import whole_file
-from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, Precision, ShapeRange
+from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange
 from vgg_deploy.onnx_file import encoded_varint, read_header, read_manifest
+from vgg_deploy.precision import Precision
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of onnx.proto
 

@@ -58,6 +58,7 @@ class EngineInfo:
         shapes: the batches it accepts.
         concurrency: how many calls of `run` at once make it faster; more are safe.
         manifest: of the artifact it runs.
+        notices: what the user should know of this pairing of file and runtime.
     """
 
     runtime: str
@@ -67,6 +68,7 @@ class EngineInfo:
     shapes: ShapeRange
     concurrency: int
     manifest: Manifest
+    notices: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

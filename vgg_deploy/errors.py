@@ -7,6 +7,8 @@
     |-- ManifestError              a manifest is missing, of another version, or does not fit its artifact
     |-- CheckpointError            weights that are not a VGG's, are damaged, or hold code
     |-- ModelFileError             an ONNX file that is damaged, unsafe, or not one that we can feed
+    |-- BuildError                 an ONNX file that cannot become the plan that was asked for
+    |-- PlanError                  a TensorRT plan that is damaged, not what its manifest says, or not for this machine
     |-- EngineError                a runtime refused the model or failed while it ran
     |-- TrainingError              training cannot start or go on
     `-- OutputError                a result could not be written
@@ -49,6 +51,14 @@ class CheckpointError(VGGDeployError):
 
 class ModelFileError(VGGDeployError):
     """An ONNX file that is damaged, unsafe, or not one that we can feed."""
+
+
+class BuildError(VGGDeployError):
+    """An ONNX file that cannot become the plan that was asked for."""
+
+
+class PlanError(VGGDeployError):
+    """A TensorRT plan that is damaged, not what its manifest says, or not for this machine."""
 
 
 class EngineError(VGGDeployError):

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from vgg_deploy.errors import OutputError
@@ -80,3 +81,16 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an artifact was made from: a file's name and the SHA-256 of its bytes."""
+
+    name: str
+    sha256: str
+
+    @staticmethod
+    def of(path: Path) -> Source:
+        """Of a file that is there."""
+        return Source(path.name, sha256_of(path))

@@ -6,16 +6,16 @@ Every stage reads its input's manifest, so that nobody is asked again for what a
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vgg_deploy import records
 from vgg_deploy.classes import ClassName
 from vgg_deploy.errors import ManifestError, UsageError
+from vgg_deploy.files import Source
+from vgg_deploy.precision import Precision
 from vgg_deploy.spec import NetworkSpec
 
 MANIFEST_VERSION = 1
@@ -134,43 +134,6 @@ class ShapeRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
-    """The types in which an artifact computes.
-
-    Attributes:
-        arithmetic: float32 or float16, from conv1_1 to fc8.
-        float32_layers: layers kept in float32 although `arithmetic` is lower, since they would overflow.
-        range: "measured" or "unmeasured": whether it is known that activations stay within `arithmetic`'s range;
-            "not limited" for float32.
-        largest_activations: by layer name, the largest absolute value on the calibration images, before the layer's ReLU;
-            None where it was not measured.
-    """
-
-    arithmetic: str = "float32"
-    float32_layers: tuple[str, ...] = ()
-    range: str = "not limited"
-    largest_activations: Mapping[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.arithmetic not in ("float32", "float16"):
-            raise ManifestError(f"precision is {self.arithmetic!r}; this version knows float32 and float16")
-        if self.range not in ("not limited", "measured", "unmeasured"):
-            raise ManifestError(f"range is {self.range!r}; expected not limited, measured or unmeasured")
-
-    def __str__(self) -> str:
-        kept = f" ({', '.join(self.float32_layers)} in float32)" if self.float32_layers else ""
-        return self.arithmetic + kept
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What an artifact was made from: a file's name and the SHA-256 of its bytes."""
-
-    name: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything a later stage must know of an artifact.
 
@@ -195,7 +158,7 @@ class Manifest:
     train_scale: TrainScale
     mirror: bool = True
     rescaling: Rescaling = Rescaling()
-    precision: Precision = Precision()
+    precision: Precision = field(default_factory=Precision)
     shapes: ShapeRange | None = None
     outputs: tuple[str, ...] = ()
     source: Source | None = None
@@ -229,10 +192,7 @@ class Manifest:
         Raises:
             ManifestError: a figure is NaN or infinite.
         """
-        try:
-            return json.dumps({"version": MANIFEST_VERSION, **_encode(self)}, ensure_ascii=False, allow_nan=False)
-        except ValueError as error:
-            raise ManifestError("a figure of the manifest is NaN or infinite; JSON has no number for it") from error
+        return records.to_json(self, MANIFEST_VERSION)
 
     @staticmethod
     def from_json(text: str, where: str) -> Manifest:
@@ -241,68 +201,4 @@ class Manifest:
         Raises:
             ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
         """
-        try:
-            data = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{where}: its manifest is not JSON ({error})") from error
-        version = data.get("version") if isinstance(data, dict) else None
-        if version != MANIFEST_VERSION:
-            raise ManifestError(
-                f"{where}: its manifest has version {version!r}, this vgg_deploy reads {MANIFEST_VERSION}; "
-                "export it again, or install the vgg_deploy that wrote it"
-            )
-        try:
-            manifest = _decode(Manifest, data, "manifest")
-        except (UsageError, ManifestError, OverflowError) as error:
-            raise ManifestError(f"{where}: {error}") from error
-        assert isinstance(manifest, Manifest)
-        return manifest
-
-
-def _refuse_constant(name: str) -> float:
-    """NaN and Infinity, which Python's reader takes and JSON does not have."""
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _encode(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-    if isinstance(value, Mapping):
-        return {key: _encode(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
-    return value
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """`value`, from JSON, as the annotated type `kind`. Unknown keys are passed over: a newer minor version may have them."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _decode(next(argument for argument in arguments if argument is not type(None)), value, where)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ManifestError(f"{where} is {value!r:.80}; expected an object")
-        hints, found = typing.get_type_hints(kind), {}
-        for item in dataclasses.fields(kind):
-            if not item.init:
-                continue
-            if item.name not in value:
-                raise ManifestError(f"{where}.{item.name} is missing")
-            found[item.name] = _decode(hints[item.name], value[item.name], f"{where}.{item.name}")
-        return kind(**found)
-    if origin is tuple:
-        if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
-            raise ManifestError(f"{where} is {value!r:.80}; expected a list")
-        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, dict):
-            raise ManifestError(f"{where} is {value!r:.80}; expected an object")
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ManifestError(f"{where} is {value!r:.80}; expected {kind.__name__}")
-    return float(value) if kind is float else value
+        return records.from_json(Manifest, text, MANIFEST_VERSION, where)

@@ -14,15 +14,8 @@ import onnx
 
 from export.graph import GraphOptions, build_graph
 from vgg_deploy.classes import ClassName
-from vgg_deploy.manifest import (
-    MANIFEST_KEY,
-    PAPER_NORMALIZATION,
-    AxisRange,
-    Manifest,
-    ShapeRange,
-    Source,
-    TrainScale,
-)
+from vgg_deploy.files import Source
+from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, AxisRange, Manifest, ShapeRange, TrainScale
 from vgg_deploy.spec import NetworkSpec
 
 TINY = Path(__file__).with_name("tiny.onnx")

@@ -320,7 +320,8 @@ import torch
 from train.checkpoint import Checkpoint, read, save
 from train.model import VGG
 from vgg_deploy.classes import numbered_classes
-from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, Source, TrainScale
+from vgg_deploy.files import Source
+from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.spec import NetworkSpec
 
 folder, half = Path(sys.argv[1]), sys.argv[2] == "half"

@@ -16,7 +16,8 @@ from train.checkpoint import Facts, foreign, read
 from train.foreign import identify
 from train.reference import Reference, normalize
 from vgg_deploy.errors import CheckpointError, UsageError
-from vgg_deploy.manifest import TORCHVISION_NORMALIZATION, Source
+from vgg_deploy.files import Source
+from vgg_deploy.manifest import TORCHVISION_NORMALIZATION
 from vgg_deploy.spec import NetworkSpec
 
 TORCHVISION = Facts(normalization=TORCHVISION_NORMALIZATION)

@@ -11,6 +11,7 @@ import pytest
 
 from vgg_deploy.classes import ClassName, numbered_classes
 from vgg_deploy.errors import ManifestError, UsageError
+from vgg_deploy.files import Source
 from vgg_deploy.manifest import (
     MANIFEST_VERSION,
     PAPER_NORMALIZATION,
@@ -18,12 +19,11 @@ from vgg_deploy.manifest import (
     AxisRange,
     Manifest,
     Normalization,
-    Precision,
     Rescaling,
     ShapeRange,
-    Source,
     TrainScale,
 )
+from vgg_deploy.precision import Precision
 from vgg_deploy.spec import NetworkSpec
 
 

@@ -1,0 +1,158 @@
+"""What is known of a TensorRT plan without TensorRT: `NAME.plan.json`, which stands beside `NAME.plan`.
+
+A plan stays as TensorRT wrote it, so that other tools load it too; everything of ours is in the sidecar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vgg_deploy import records
+from vgg_deploy.errors import ManifestError, PlanError, UsageError
+from vgg_deploy.files import Source, sha256_of, whole_file
+from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
+
+PLAN_VERSION = 1
+BACKENDS = ("tensorrt", "tensorrt-rtx")
+DECLARED, BUILT = "declared", "built"
+
+Shape = tuple[int, int, int]  # batch, height, width
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The batches that one optimization profile of a plan takes: N x H x W x 3, from `minimum` to `maximum`.
+
+    Attributes:
+        scales: the Q's that it is for.
+        minimum, maximum: the least and largest batch, height and width, each on its own.
+        optimum: the shape for which kernels are chosen.
+    """
+
+    scales: tuple[int, ...]
+    minimum: Shape
+    optimum: Shape
+    maximum: Shape
+
+    def accepts(self, shape: Shape) -> bool:
+        return all(low <= size <= high for low, size, high in zip(self.minimum, shape, self.maximum, strict=True))
+
+    @property
+    def shapes(self) -> ShapeRange:
+        batch, height, width = (AxisRange(*ends) for ends in zip(self.minimum, self.maximum, strict=True))
+        return ShapeRange(batch, height, width)
+
+    def __str__(self) -> str:
+        return f"Q={','.join(map(str, self.scales))}: {self.shapes}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanManifest:
+    """What a plan is.
+
+    Attributes:
+        backend: tensorrt or tensorrt-rtx.
+        version: of the backend that built it, and that alone can run it.
+        compute_capabilities: TensorRT: of the GPU that it was built on; TensorRT-RTX: those it was built for, none for RTX's own
+            choice (8.0 and later, without 9.0).
+        hardware_compatibility: none, ampere+ or same; TensorRT only.
+        profiles: in the plan's order.
+        layers: the type of each layer with weights: float32, float16 or int8.
+        layers_from: declared: read from the parsed network; built: from the engine, on a GPU.
+        plan: the plan's own name and fingerprint.
+        onnx: the ONNX file that it was built from.
+        build_seconds: how long TensorRT took.
+        command: the command that builds it again.
+        manifest: the ONNX file's, with the shapes of all profiles together.
+    """
+
+    backend: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    hardware_compatibility: str
+    profiles: tuple[Profile, ...]
+    layers: Mapping[str, str]
+    layers_from: str
+    plan: Source
+    onnx: Source
+    build_seconds: float
+    command: str
+    manifest: Manifest
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ManifestError(f"backend is {self.backend!r}; expected {' or '.join(BACKENDS)}")
+        if self.layers_from not in (DECLARED, BUILT):
+            raise ManifestError(f"layers_from is {self.layers_from!r}; expected {DECLARED} or {BUILT}")
+        if not self.profiles:
+            raise ManifestError("the plan has no profile")
+
+    def to_json(self) -> str:
+        return records.to_json(self, PLAN_VERSION, indent=1)
+
+    @staticmethod
+    def from_json(text: str, where: str) -> PlanManifest:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
+        """
+        return records.from_json(PlanManifest, text, PLAN_VERSION, where)
+
+
+def shapes_of(profiles: tuple[Profile, ...]) -> ShapeRange:
+    """The smallest range that holds every profile. A shape within it may still be in none of them."""
+    lows = (min(profile.minimum[axis] for profile in profiles) for axis in range(3))
+    highs = (max(profile.maximum[axis] for profile in profiles) for axis in range(3))
+    return ShapeRange(*(AxisRange(low, high) for low, high in zip(lows, highs, strict=True)))
+
+
+def sidecar_of(plan: Path) -> Path:
+    """vgg16.plan -> vgg16.plan.json."""
+    return plan.with_name(f"{plan.name}.json")
+
+
+def write_sidecar(plan: Path, manifest: PlanManifest) -> None:
+    """Writes `NAME.plan.json`, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with whole_file(sidecar_of(plan)) as temporary:
+        temporary.write_text(manifest.to_json() + "\n", encoding="utf-8")
+
+
+def read_plan(plan: Path) -> PlanManifest | None:
+    """A plan's manifest, whether it fits the plan or not; None where there is none. The plan itself is not looked into.
+
+    Raises:
+        UsageError: no such plan, or it is a folder.
+        PlanError: the plan is empty.
+        ManifestError: the sidecar is not ours, or it is damaged.
+    """
+    if not plan.is_file():
+        raise UsageError(f"{plan}: no such plan" if not plan.exists() else f"{plan} is not a file; name a plan")
+    if plan.stat().st_size == 0:
+        raise PlanError(f"{plan} is empty (0 bytes); build it again")
+    sidecar = sidecar_of(plan)
+    try:
+        text = sidecar.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise ManifestError(f"{sidecar} is not text; it is not a plan's manifest, or it is damaged") from None
+    except OSError as error:
+        raise ManifestError(f"{sidecar} cannot be read: {error.strerror}") from error
+    return PlanManifest.from_json(text, str(sidecar))
+
+
+def mismatch(plan: Path, manifest: PlanManifest) -> str | None:
+    """Why a plan is not the one that its manifest describes, in words; None where it is."""
+    if sha256_of(plan) == manifest.plan.sha256:
+        return None
+    return (
+        f"{plan} is not the file that {sidecar_of(plan).name} describes (its SHA-256 differs): it was cut off, edited, or built "
+        f"again by another tool; build it again: {manifest.command}"
+    )

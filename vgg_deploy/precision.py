@@ -1,0 +1,123 @@
+"""The types in which an artifact computes, layer by layer, and how its INT8 ranges came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vgg_deploy.errors import ManifestError
+from vgg_deploy.files import Source
+
+FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
+
+TARGETS = ("tensorrt", "onnxruntime")
+METHODS = ("minmax", "entropy", "percentile")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """Which layers compute in INT8, for whom, and from what their ranges were measured.
+
+    Attributes:
+        target: whose kernels the Q/DQ nodes are placed for. tensorrt: symmetric, on the inputs of convolutions and poolings;
+            onnxruntime: unsigned with a zero-point, on outputs too.
+        layers: names of the layers with weights that compute in INT8.
+        kept: names of those that stay in floating point.
+        method: minmax, entropy or percentile.
+        ranges: by layer, the smallest and largest value of its input that INT8 represents; of every layer that was measured.
+        images: the calibration images.
+        scales: the Q's to which each was rescaled.
+        mirror: whether each was seen mirrored too.
+        budget: what the choice of `kept` had to meet and what it reached, in words; None: every layer was to be INT8.
+    """
+
+    target: str
+    layers: tuple[str, ...]
+    kept: tuple[str, ...]
+    method: str
+    ranges: Mapping[str, tuple[float, float]]
+    images: tuple[Source, ...]
+    scales: tuple[int, ...]
+    mirror: bool
+    budget: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise ManifestError(f"quantization target is {self.target!r}; expected {' or '.join(TARGETS)}")
+        if self.method not in METHODS:
+            raise ManifestError(f"calibration method is {self.method!r}; expected {', '.join(METHODS)}")
+        missing = [layer for layer in self.layers if layer not in self.ranges]
+        if missing:
+            raise ManifestError(f"{', '.join(missing)} are said to be INT8, and their ranges are missing")
+        for layer, (low, high) in self.ranges.items():
+            if not low <= 0 <= high:
+                raise ManifestError(f"the range of {layer} is [{low}, {high}]; expected one that holds 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The types in which an artifact computes.
+
+    Attributes:
+        arithmetic: float32 or float16: of what is not INT8, from conv1_1 to fc8.
+        float32_layers: layers kept in float32 although `arithmetic` is lower, since they would overflow.
+        range: "measured" or "unmeasured": whether it is known that activations stay within `arithmetic`'s range;
+            "not limited" for float32.
+        largest_activations: by layer name, the largest absolute value on the calibration images, before the layer's ReLU;
+            None where it was not measured.
+        quantization: the layers in INT8; None where there are none.
+    """
+
+    arithmetic: str = FLOAT32
+    float32_layers: tuple[str, ...] = ()
+    range: str = "not limited"
+    largest_activations: Mapping[str, float] | None = None
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        if self.arithmetic not in (FLOAT32, FLOAT16):
+            raise ManifestError(
+                f"precision is {self.arithmetic!r}; this version knows float32 and float16, and INT8 beside them"
+            )
+        if self.range not in ("not limited", "measured", "unmeasured"):
+            raise ManifestError(f"range is {self.range!r}; expected not limited, measured or unmeasured")
+
+    @property
+    def lowest(self) -> str:
+        """float32, float16 or int8: which row of `parity.THRESHOLDS` the artifact is held against."""
+        return INT8 if self.quantization is not None and self.quantization.layers else self.arithmetic
+
+    def of(self, layer: str) -> str:
+        """The type in which a layer with weights computes: float32, float16 or int8."""
+        if self.quantization is not None and layer in self.quantization.layers:
+            return INT8
+        return FLOAT32 if layer in self.float32_layers else self.arithmetic
+
+    def __str__(self) -> str:
+        others = f"{', '.join(self.float32_layers)} in float32" if self.float32_layers else ""
+        if self.quantization is None or not self.quantization.layers:
+            return self.arithmetic + (f" ({others})" if others else "")
+        rest = f"{', '.join(self.quantization.kept) or 'the rest'} in {self.arithmetic}"
+        return f"{INT8} ({rest}{'; ' + others if others else ''})"
+
+
+def summary(types: Mapping[str, str]) -> str:
+    """The types of layers, by name and in order, in a line: "13/13 convolutions INT8, fc6-fc8 FP16"."""
+    words = {FLOAT32: "FP32", FLOAT16: "FP16", INT8: "INT8"}
+    convolutions = {name: kind for name, kind in types.items() if name.startswith("conv")}
+    parts = []
+    for kind in dict.fromkeys(convolutions.values()):
+        count = sum(other == kind for other in convolutions.values())
+        parts.append(f"{count}/{len(convolutions)} convolutions {words.get(kind, kind)}")
+    runs: list[tuple[str, str, str]] = []
+    for name, kind in types.items():
+        if name in convolutions:
+            continue
+        if runs and runs[-1][2] == kind:
+            runs[-1] = (runs[-1][0], name, kind)
+        else:
+            runs.append((name, name, kind))
+    parts.extend(
+        f"{first if first == last else f'{first}-{last}'} {words.get(kind, kind)}" for first, last, kind in runs
+    )
+    return ", ".join(parts)

@@ -1,0 +1,107 @@
+"""Frozen dataclasses as strict JSON, and back: what manifests and the sidecars of plans are written in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vgg_deploy.errors import ManifestError, UsageError
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any, version: int, indent: int | None = None) -> str:
+    """A dataclass as JSON, with the version of its format.
+
+    Raises:
+        ManifestError: a figure is NaN or infinite.
+    """
+    try:
+        return json.dumps({"version": version, **encode(record)}, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError as error:
+        raise ManifestError("a figure of the manifest is NaN or infinite; JSON has no number for it") from error
+
+
+def from_json(kind: type[Record], text: str, version: int, where: str) -> Record:
+    """Reads what `to_json` wrote; `where` names the artifact in messages.
+
+    Raises:
+        ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
+    """
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{where}: its manifest is not JSON ({error})") from error
+    found = data.get("version") if isinstance(data, dict) else None
+    if found != version:
+        raise ManifestError(
+            f"{where}: its manifest has version {found!r}, this vgg_deploy reads {version}; "
+            "export it again, or install the vgg_deploy that wrote it"
+        )
+    try:
+        record = _decode(kind, data, "manifest")
+    except (UsageError, ManifestError, OverflowError) as error:
+        raise ManifestError(f"{where}: {error}") from error
+    assert isinstance(record, kind)
+    return record
+
+
+def _refuse_constant(name: str) -> float:
+    """NaN and Infinity, which Python's reader takes and JSON does not have."""
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def encode(value: Any) -> Any:
+    """A dataclass, or what one holds, as JSON's own types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(item) for item in value]
+    return value
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """`value`, from JSON, as the annotated type `kind`.
+
+    Unknown keys are passed over, and optional fields may be missing: fields that were added since are optional.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _decode(next(argument for argument in arguments if argument is not type(None)), value, where)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ManifestError(f"{where} is {value!r:.80}; expected an object")
+        hints = typing.get_type_hints(kind)
+        found: dict[str, Any] = {}
+        for item in dataclasses.fields(kind):
+            if not item.init:
+                continue
+            if item.name not in value and type(None) in typing.get_args(hints[item.name]):
+                found[item.name] = None
+                continue
+            if item.name not in value:
+                raise ManifestError(f"{where}.{item.name} is missing")
+            found[item.name] = _decode(hints[item.name], value[item.name], f"{where}.{item.name}")
+        return kind(**found)
+    if origin is tuple:
+        if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
+            raise ManifestError(f"{where} is {value!r:.80}; expected a list")
+        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise ManifestError(f"{where} is {value!r:.80}; expected an object")
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ManifestError(f"{where} is {value!r:.80}; expected {kind.__name__}")
+    return float(value) if kind is float else value
