@@ -34,7 +34,7 @@ def layer_types(model: onnx.ModelProto) -> dict[str, str]:
         if node is not None and node.op_type == "DequantizeLinear":
             tensor = node.input[1]  # its scale has the type that it gives
         kind = constants.get(tensor, TensorProto.UNDEFINED)
-        return _TYPES.get(kind, TensorProto.DataType.Name(kind).lower())
+        return _TYPES.get(kind, str(TensorProto.DataType.Name(kind)).lower())
 
     return {
         node.name: INT8 if eight_bit(node.input[0]) and eight_bit(node.input[1]) else weight_type(node.input[1])
