@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from vgg_deploy.errors import ModelFileError, OutputError
 from vgg_deploy.files import whole_file
 from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange
 from vgg_deploy.onnx_file import encoded_varint, read_header, read_manifest
-from vgg_deploy.precision import Precision
+from vgg_deploy.precision import Precision, Quantization
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of onnx.proto
 
@@ -50,6 +51,8 @@ def export(
     score_map: bool = False,
     features: bool = False,
     calibration: Iterable[Images] | None = None,
+    quantization: Quantization | None = None,
+    largest: Mapping[str, float] | None = None,
 ) -> Exported:
     """Folds the FC layers into convolutions (section 3.2) and writes the network as ONNX, whole or not at all.
 
@@ -61,6 +64,8 @@ def export(
         score_map, features: further outputs, see `export.graph.GraphOptions`.
         calibration: with `half`, batches uint8 [n, h, w, 3] on which the largest activation of each layer is measured;
             layers that would overflow FP16 stay FP32.
+        quantization: layers in INT8 and their ranges, from `export.int8.Calibration`; with `half`, the rest is FP16.
+        largest: with `half`, the largest activations where they are known; `calibration` is then not needed.
 
     Raises:
         OutputError: it cannot be written.
@@ -74,8 +79,12 @@ def export(
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     precision = Precision()
     if half:
-        precision, notices = _half_precision(checkpoint, calibration)
-    options = GraphOptions(dynamic, half, frozenset(precision.float32_layers), score_map, features)
+        precision, notices = _half_precision(checkpoint, calibration, largest)
+    if quantization is not None:
+        precision = dataclasses.replace(precision, quantization=quantization)
+    options = GraphOptions(
+        dynamic, half, frozenset(precision.float32_layers), precision.quantization, score_map, features
+    )
     checkpoint.weights.clear()
     model = build_graph(spec, weights, normalization, options)
     edge = AxisRange(spec.crop) if dynamic else AxisRange(spec.crop, spec.crop)
@@ -89,7 +98,7 @@ def export(
     model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
     try:
         with whole_file(path) as temporary:
-            _write(model, temporary)
+            write_model(model, temporary)
             del model
             _check(temporary, manifest)
     except ValueError as error:  # protobuf's limit of 2 GB
@@ -108,22 +117,24 @@ def tool_versions() -> dict[str, str]:
     }
 
 
-def _half_precision(checkpoint: Checkpoint, calibration: Iterable[Images] | None) -> tuple[Precision, list[str]]:
+def _half_precision(
+    checkpoint: Checkpoint, calibration: Iterable[Images] | None, largest: Mapping[str, float] | None
+) -> tuple[Precision, list[str]]:
     spec = checkpoint.manifest.spec
     assert spec is not None
     notices = []
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     kept = set(unrepresentable_layers(weights))
-    largest = None
     if kept:
         notices.append(f"{', '.join(sorted(kept))} stay FP32: weights beyond FP16's range")
-    if calibration is None:
-        notices.append("range unmeasured: whether activations overflow FP16 is unknown (--calibration DIR measures it)")
-    else:
+    if largest is None and calibration is not None:
         with Reference(checkpoint, keep_activations=True) as reference:
             largest = measure_activations(reference.run, calibration, spec)
+    if largest is None:
+        notices.append("range unmeasured: whether activations overflow FP16 is unknown (--calibration DIR measures it)")
+    else:
         overflowing = overflowing_layers(spec, largest)
-        peak = max(largest, key=lambda name: largest[name])
+        peak = max(largest, key=largest.__getitem__)
         notices.append(f"largest activation {largest[peak]:,.0f} in {peak}; FP16 ends at {LARGEST_HALF:,.0f}")
         if overflowing:
             notices.append(
@@ -134,7 +145,7 @@ def _half_precision(checkpoint: Checkpoint, calibration: Iterable[Images] | None
     return Precision("float16", ordered, "unmeasured" if largest is None else "measured", largest), notices
 
 
-def _write(model: onnx.ModelProto, path: Path) -> None:
+def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Writes what onnx.save writes, weights last, and empties the model: onnx.save would hold its weights three times."""
     tensors = list(model.graph.initializer)
     del model.graph.initializer[:]

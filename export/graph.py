@@ -15,17 +15,17 @@ import onnx
 from onnx import TensorProto, helper
 
 import vgg_deploy
+from export.chain import FLOAT, HALF, NodeChain
+from export.qdq import SPATIAL_MEAN, Quantizers
 from vgg_deploy.engine import FEATURES, PROBABILITIES, SCORE_MAP, Floats
 from vgg_deploy.manifest import Normalization
 from vgg_deploy.onnx_file import PRODUCER
+from vgg_deploy.precision import Quantization
 from vgg_deploy.spec import Layer, NetworkSpec
 
 OPSET = 20
 IR_VERSION = 9  # of ONNX 1.15, the first with opset 20: older runtimes read it too
 INPUT = "images"
-
-FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-_NUMPY_TYPES: dict[int, Any] = {FLOAT: np.float32, HALF: np.float16}
 
 # Krizhevsky et al. 2012 (n=5, k=2, alpha=1e-4, beta=0.75) over the plain sum; ONNX divides the sum by n, so alpha is 5e-4.
 _LRN: dict[str, Any] = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
@@ -39,6 +39,7 @@ class GraphOptions:
         dynamic: batch, height and width free; otherwise fixed to 1 x crop x crop.
         half: FP16 weights and arithmetic from conv1_1 to fc8.
         float32_layers: with `half`, layers with weights that stay FP32.
+        quantization: layers that compute in INT8, and their ranges; what is not INT8 is as `half` says.
         score_map: add the output `score_map`, float32 [n, classes, rows, columns]; fc8 then runs on the map.
         features: add the output `features`, float32 [n, fc_width], the spatial mean of fc7.
     """
@@ -46,6 +47,7 @@ class GraphOptions:
     dynamic: bool = False
     half: bool = False
     float32_layers: frozenset[str] = frozenset()
+    quantization: Quantization | None = None
     score_map: bool = False
     features: bool = False
 
@@ -53,33 +55,6 @@ class GraphOptions:
     def outputs(self) -> tuple[str, ...]:
         wanted = ((PROBABILITIES, True), (SCORE_MAP, self.score_map), (FEATURES, self.features))
         return tuple(name for name, present in wanted if present)
-
-
-@dataclass
-class _Graph:
-    """The model being written, and the tensor that the next node reads, with its type."""
-
-    model: onnx.ModelProto
-    tensor: str = INPUT
-    type: int = TensorProto.UINT8
-
-    def add(self, operator: str, name: str, *constants: str, output: str | None = None, **attributes: Any) -> None:
-        """A node that reads the current tensor and `constants`; its output, named as the node, becomes the current tensor."""
-        output = output or name
-        node = helper.make_node(operator, [self.tensor, *constants], [output], name=name, **attributes)
-        self.model.graph.node.append(node)
-        self.tensor = output
-
-    def constant(self, name: str, values: np.ndarray[Any, Any]) -> str:
-        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
-        self.model.graph.initializer.add(name=name, data_type=kind, dims=values.shape, raw_data=values.tobytes())
-        return name
-
-    def cast(self, kind: int, name: str, output: str | None = None) -> None:
-        """The current tensor as `kind`; no node where it is that already, unless an output name is wanted."""
-        if self.type != kind:
-            self.add("Cast", name, output=output, to=kind)
-            self.type = kind
 
 
 def build_graph(
@@ -93,20 +68,22 @@ def build_graph(
         normalization: applied within the graph, in float32, before anything else.
         options: precision, free axes and outputs.
     """
-    graph = _Graph(_empty_model(spec, options))
+    graph = NodeChain(_empty_model(spec, options), INPUT)
     _normalize(graph, normalization)
+    quantizers = Quantizers(spec, options.quantization, options.score_map)
     for layer in spec.layers:
         kind = HALF if options.half and layer.name not in options.float32_layers else FLOAT
         if layer.name == "fc8" and not options.score_map:
+            quantizers.before(graph, SPATIAL_MEAN)
             _spatial_mean(graph, options)
         if layer.name == "fc8" and options.score_map and options.features:
             _features_beside(graph, kind)
-        _layer(graph, layer, weights, kind)
+        _layer(graph, layer, weights, kind, quantizers)
     _posteriors(graph, options)
     return graph.model
 
 
-def _normalize(graph: _Graph, normalization: Normalization) -> None:
+def _normalize(graph: NodeChain, normalization: Normalization) -> None:
     # Cast comes first: TensorRT takes nothing else on a uint8 input. The std is not folded into conv1_1, whose weights
     # would then fall below FP16's normal range.
     graph.cast(FLOAT, "cast")
@@ -116,7 +93,12 @@ def _normalize(graph: _Graph, normalization: Normalization) -> None:
     graph.add("Transpose", "transpose", perm=[0, 3, 1, 2])
 
 
-def _layer(graph: _Graph, layer: Layer, weights: MutableMapping[str, Floats], kind: int) -> None:
+def _layer(
+    graph: NodeChain, layer: Layer, weights: MutableMapping[str, Floats], kind: int, quantizers: Quantizers
+) -> None:
+    if layer.has_weights:
+        graph.cast(kind, f"{layer.name}_to_{helper.tensor_dtype_to_np_dtype(kind).name}")
+    quantizers.before(graph, layer.name)
     if layer.kind == "pool":
         graph.add("MaxPool", layer.name, kernel_shape=[2, 2], strides=[2, 2])
     elif layer.kind == "lrn":
@@ -124,11 +106,8 @@ def _layer(graph: _Graph, layer: Layer, weights: MutableMapping[str, Floats], ki
         graph.cast(FLOAT, f"{layer.name}_to_float32")
         graph.add("LRN", layer.name, **_LRN)
     else:
-        graph.cast(kind, f"{layer.name}_to_{helper.tensor_dtype_to_np_dtype(kind).name}")
-        dtype = _NUMPY_TYPES[kind]
-        weight = weights.pop(f"{layer.name}.weight").reshape(layer.weight_shape).astype(dtype, copy=False)
-        bias = weights.pop(f"{layer.name}.bias").astype(dtype, copy=False)
-        constants = graph.constant(f"{layer.name}.weight", weight), graph.constant(f"{layer.name}.bias", bias)
+        weight = weights.pop(f"{layer.name}.weight").reshape(layer.weight_shape)
+        constants = quantizers.constants(graph, layer.name, weight, weights.pop(f"{layer.name}.bias"))
         padding = [layer.padding] * 4
         graph.add("Conv", layer.name, *constants, kernel_shape=[layer.kernel] * 2, pads=padding, strides=[1, 1])
         if layer.has_relu:
@@ -140,20 +119,20 @@ def relu_name(layer: str) -> str:
     return "relu" + layer.removeprefix("conv").removeprefix("fc")
 
 
-def _spatial_mean(graph: _Graph, options: GraphOptions) -> None:
+def _spatial_mean(graph: NodeChain, options: GraphOptions) -> None:
     """The mean over positions, before fc8, with which it commutes: fc8 then runs on one position.
 
     In FP32: a sum over some hundred positions may pass FP16's range.
     """
     graph.cast(FLOAT, "spatial_mean_to_float32")
-    graph.add("GlobalAveragePool", "spatial_mean")
+    graph.add("GlobalAveragePool", SPATIAL_MEAN)
     if options.features:
         mean = graph.tensor
         graph.add("Flatten", FEATURES, axis=1)
         graph.tensor = mean
 
 
-def _features_beside(graph: _Graph, fc8: int) -> None:
+def _features_beside(graph: NodeChain, fc8: int) -> None:
     """`features` where fc8, of type `fc8`, runs on the map, and the mean of fc7 is not on its way."""
     before = graph.tensor, graph.type
     graph.cast(FLOAT, "features_to_float32")
@@ -164,7 +143,7 @@ def _features_beside(graph: _Graph, fc8: int) -> None:
     graph.tensor, graph.type = before
 
 
-def _posteriors(graph: _Graph, options: GraphOptions) -> None:
+def _posteriors(graph: NodeChain, options: GraphOptions) -> None:
     if options.score_map:
         # fc8's own output takes the name `score_map` where no cast follows.
         if graph.type == FLOAT:

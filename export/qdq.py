@@ -1,0 +1,67 @@
+"""Where Q/DQ nodes stand in the graph, and with which ranges.
+
+For TensorRT: on the inputs of convolutions and of poolings before them, and nowhere else. ONNX Runtime's integer kernels take
+a convolution only where its output is quantized too.
+"""
+
+from __future__ import annotations
+
+from export.chain import NUMPY_TYPES, NodeChain
+from export.quantize import activation_levels, quantized_bias, quantized_weights
+from vgg_deploy.engine import Floats
+from vgg_deploy.precision import Quantization
+from vgg_deploy.spec import NetworkSpec
+
+SPATIAL_MEAN = "spatial_mean"  # the node before fc8 where fc8 runs on the mean
+
+
+def observed_inputs(spec: NetworkSpec, score_map: bool) -> tuple[str, ...]:
+    """The nodes whose inputs' ranges are measured: layers with weights, LRN, and the spatial mean."""
+    names = [layer.name for layer in spec.layers if layer.has_weights or layer.kind == "lrn"]
+    return tuple(names) if score_map else (*names[:-1], SPATIAL_MEAN, names[-1])
+
+
+def quantized_inputs(spec: NetworkSpec, quantization: Quantization, score_map: bool) -> dict[str, str]:
+    """The nodes whose inputs are quantized, and of which node's input each takes the range.
+
+    A pooling's input takes the range of the layer that reads its output: the largest value is the same.
+    """
+    layers = {layer.name: layer for layer in spec.layers}
+    names = list(layers)
+    if not score_map:
+        names.insert(names.index("fc8"), SPATIAL_MEAN)
+    places = {}
+    for index, name in enumerate(names):
+        reader = next(other for other in names[index:] if other == SPATIAL_MEAN or layers[other].kind != "pool")
+        behind_int8 = index > 0 and names[index - 1] in quantization.layers
+        if reader in quantization.layers or (quantization.target == "onnxruntime" and behind_int8):
+            places[name] = reader
+    return places
+
+
+class Quantizers:
+    """Writes the Q/DQ nodes of a network into its graph; none where `quantization` is None."""
+
+    def __init__(self, spec: NetworkSpec, quantization: Quantization | None, score_map: bool) -> None:
+        self._quantization = quantization
+        self._places = {} if quantization is None else quantized_inputs(spec, quantization, score_map)
+
+    def before(self, graph: NodeChain, name: str) -> None:
+        """Q/DQ on the current tensor, which the node `name` will read, if they belong there."""
+        if self._quantization is None or name not in self._places:
+            return
+        span = self._quantization.ranges[self._places[name]]
+        graph.quantize(activation_levels(span, self._quantization.target, NUMPY_TYPES[graph.type]), f"{name}.input")
+
+    def constants(self, graph: NodeChain, layer: str, weight: Floats, bias: Floats) -> tuple[str, str]:
+        """Weight [out, in, kernel, kernel] and bias [out] of a layer that computes in the current tensor's type, or in INT8."""
+        dtype, quantization = NUMPY_TYPES[graph.type], self._quantization
+        if quantization is None or layer not in quantization.layers:
+            kept = graph.constant(f"{layer}.weight", weight.astype(dtype, copy=False))
+            return kept, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
+        integers, scales = quantized_weights(weight, dtype)
+        read_back = graph.integers(f"{layer}.weight", integers, scales)
+        if quantization.target == "tensorrt":  # which does not parse an integer bias
+            return read_back, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
+        levels = activation_levels(quantization.ranges[layer], quantization.target, dtype)
+        return read_back, graph.integers(f"{layer}.bias", *quantized_bias(bias, levels, scales))

@@ -1,0 +1,80 @@
+"""INT8 arithmetic: from measured ranges and float weights to the integers and scales of Q/DQ nodes.
+
+A tensor x is stored as q = clip(round(x / scale) + zero_point) in eight bits, and read back as (q - zero_point) * scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vgg_deploy.engine import Floats
+
+_SMALLEST_HALF = 2.0**-24  # the smallest number above 0 that FP16 has
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How activations of one tensor are stored.
+
+    Attributes:
+        scale: the step between neighbouring values, of the type that is read back: float32 or float16.
+        zero_point: the integer that stands for 0; int8 for TensorRT, which wants 0, uint8 for ONNX Runtime.
+    """
+
+    scale: npt.NDArray[Any]
+    zero_point: npt.NDArray[Any]
+
+
+def activation_levels(span: tuple[float, float], target: str, dtype: Any = np.float32) -> Levels:
+    """Levels for values from span[0] to span[1], which has 0 within it.
+
+    Args:
+        span: smallest and largest value to be represented.
+        target: see `vgg_deploy.precision.Quantization`.
+        dtype: of the scale.
+    """
+    low, high = span
+    if target == "tensorrt":
+        return Levels(_scale(max(-low, high) / 127, dtype), np.array(0, np.int8))
+    # Unsigned, with 0 at the bottom where nothing is negative: ONNX Runtime's quantization then does the ReLU too.
+    scale = _scale((high - low) / 255, dtype)
+    return Levels(scale, np.array(round(-low / float(scale)), np.uint8))
+
+
+def quantized_weights(weights: Floats, dtype: Any = np.float32) -> tuple[npt.NDArray[np.int8], npt.NDArray[Any]]:
+    """Symmetric, one scale for each output channel.
+
+    Args:
+        weights: float32 [out, in, kernel, kernel].
+        dtype: of the scales. FP16 has few digits for small ones; the integers are made for the scales as rounded.
+
+    Returns:
+        int8 weights of the same shape, -127..127, and scales [out].
+    """
+    largest = np.abs(weights).max(axis=(1, 2, 3))
+    scales = np.array([_scale(value / 127, dtype) for value in largest.tolist()])
+    integers = np.empty(weights.shape, np.int8)
+    for channel, scale in enumerate(scales.astype(np.float32)):  # by channel: a float copy of fc6 would take 400 MB
+        integers[channel] = np.clip(np.rint(weights[channel] / scale), -127, 127)
+    return integers, scales
+
+
+def quantized_bias(
+    bias: Floats, activation: Levels, weight_scales: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.int32], Floats]:
+    """Bias in the units of the sum that it is added to, as ONNX Runtime's integer kernels take it: int32 and scales, [out]."""
+    scales = (activation.scale.astype(np.float64) * weight_scales).astype(np.float32)
+    limits = np.iinfo(np.int32)
+    return np.clip(np.rint(bias / scales.astype(np.float64)), limits.min, limits.max).astype(np.int32), scales
+
+
+def _scale(value: float, dtype: Any) -> npt.NDArray[Any]:
+    """A step as `dtype`; 1 for a tensor that is 0 everywhere, of which any step is right."""
+    if value == 0:
+        return np.array(1, dtype)
+    smallest = _SMALLEST_HALF if dtype == np.float16 else float(np.finfo(np.float32).tiny)
+    return np.array(max(value, smallest), dtype)

@@ -1,0 +1,85 @@
+"""Real images on which an export is calibrated and judged, made into views as inference makes them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vgg_deploy.engine import Images
+from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.files import Source
+from vgg_deploy.images import decode, mirrored, rescale
+from vgg_deploy.manifest import Rescaling
+from vgg_deploy.protocols import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Images and the views that are made of each.
+
+    Attributes:
+        paths: image files, all readable.
+        protocol: which views; those of inference.
+        rescaling: filter and rounding.
+    """
+
+    paths: tuple[Path, ...]
+    protocol: Protocol
+    rescaling: Rescaling
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(Source.of(path) for path in self.paths)
+
+    def views(self, progress: Callable[[], None] = lambda: None) -> Iterator[Images]:
+        """Each view, uint8 [1, h, w, 3], one at a time; calls `progress` after each image."""
+        for path in self.paths:
+            pixels = decode(path)
+            height, width = pixels.shape[:2]
+            for view in self.protocol.views(height, width, self.rescaling):
+                rescaled = rescale(pixels, view.short_side, self.rescaling)
+                if view.box is not None:
+                    top, left, rows, columns = view.box
+                    rescaled = rescaled[top : top + rows, left : left + columns]
+                yield np.ascontiguousarray(mirrored(rescaled) if view.mirror else rescaled)[None]
+            progress()
+
+
+def draw(
+    paths: Sequence[Path],
+    count: int,
+    protocol: Protocol,
+    rescaling: Rescaling,
+    refused: Callable[[Path, str], None],
+    progress: Callable[[], None] = lambda: None,
+) -> Sample:
+    """A seeded sample of `count` images that can be read and viewed, fewer where there are not so many.
+
+    Args:
+        refused: told of each image that is passed over, and why.
+        progress: called after each image that was tried.
+
+    Raises:
+        UsageError: none can be read.
+    """
+    shuffled = sorted(paths)
+    random.Random(0).shuffle(shuffled)
+    chosen: list[Path] = []
+    for path in shuffled:
+        if len(chosen) == count:
+            break
+        try:
+            for _view in Sample((path,), protocol, rescaling).views():
+                pass
+        except ImageError as error:
+            refused(path, str(error))
+        else:
+            chosen.append(path)
+        progress()
+    if not chosen:
+        raise UsageError(f"none of {len(shuffled)} images can be read; ranges cannot be measured")
+    return Sample(tuple(chosen), protocol, rescaling)
