@@ -22,6 +22,7 @@ from vgg_deploy.errors import ModelFileError, OutputError
 from vgg_deploy.files import whole_file
 from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange
 from vgg_deploy.onnx_file import encoded_varint, read_header, read_manifest
+from vgg_deploy.onnx_layers import layer_types
 from vgg_deploy.precision import Precision, Quantization
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of onnx.proto
@@ -168,13 +169,17 @@ def _field(number: int, length: int) -> bytes:
 
 
 def _check(path: Path, manifest: Manifest) -> None:
-    """Holds the written file against what was asked for: valid ONNX, the manifest, and axes that are free or fixed."""
+    """Holds the written file against what was asked for: valid ONNX, the manifest, free or fixed axes, and types."""
     # By its path, or as a full check, onnx (1.23) would hold the weights three times; the next line is what is left of that.
     onnx.checker.check_model(path.read_bytes())
-    onnx.shape_inference.infer_shapes(read_header(path), check_type=True, strict_mode=True)
+    header = read_header(path)
+    onnx.shape_inference.infer_shapes(header, check_type=True, strict_mode=True)
     written = read_manifest(path)
     if written != manifest:
         raise ModelFileError(
             f"the written file's {INPUT} are {written.shapes} and its outputs {', '.join(written.outputs)}; asked for were "
             f"{manifest.shapes} and {', '.join(manifest.outputs)}, with the same manifest"
         )
+    for layer, found in layer_types(header).items():
+        if found != manifest.precision.of(layer):
+            raise ModelFileError(f"the written file's {layer} is {found}; asked for was {manifest.precision.of(layer)}")

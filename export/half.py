@@ -65,7 +65,7 @@ def unrepresentable_layers(weights: Mapping[str, Floats]) -> tuple[str, ...]:
 
 
 def rounding_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model in FP32 that rounds to FP16 wherever `model` computes in FP16: its weights, and every activation.
+    """A model in FP32, and INT8 where `model` is, that rounds to FP16 wherever `model` computes in FP16: weights and activations.
 
     ONNX Runtime keeps the pairs of casts that do the rounding; OpenVINO removes them.
     """
@@ -82,7 +82,7 @@ def rounding_copy(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "Cast" and _cast_type(node) == TensorProto.FLOAT16:
             nodes.extend(_rounding(node.input[0], output))
             half.add(output)
-        elif node.op_type == "Cast" or half.isdisjoint(node.input):
+        elif node.op_type in ("Cast", "QuantizeLinear") or half.isdisjoint(node.input):
             nodes.append(node)
         elif node.op_type in ("Relu", "MaxPool"):  # exact: they only choose among values that are rounded already
             nodes.append(node)

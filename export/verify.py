@@ -143,10 +143,10 @@ class Verification:
         return Stage(self._name, name, "float32", parity, parity.failures(THRESHOLDS["float32"]))
 
     def file(self, path: Path) -> Iterator[Stage]:
-        """An exported file; if it is FP16, a second time with every activation rounded to FP16."""
+        """An exported file; if FP16 is in it, a second time with every such activation rounded to FP16."""
         with self._open(path) as engine:
             manifest = engine.info.manifest
-            stage = self._compare(engine, path.name, manifest.precision.arithmetic)
+            stage = self._compare(engine, path.name, manifest.precision.lowest)
         yield self._explained(stage, manifest, lambda: onnx.load(path), self._open)
         if manifest.precision.arithmetic != "float16":
             return
@@ -155,7 +155,7 @@ class Verification:
             return rounding_copy(onnx.load(path))
 
         with tempfile.TemporaryDirectory() as folder, self._open_rounding(_saved(rounded(), folder)) as engine:
-            stage = self._compare(engine, f"{path.name}, activations rounded to FP16", "float16")
+            stage = self._compare(engine, f"{path.name}, activations rounded to FP16", manifest.precision.lowest)
         yield self._explained(stage, manifest, rounded, self._open_rounding)
 
     def _compare(self, engine: Engine, name: str, precision: str) -> Stage:

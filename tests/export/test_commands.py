@@ -135,7 +135,7 @@ def test_the_checkpoint_itself_is_not_overwritten(narrow_checkpoint: Checkpoints
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--calibration", "."), "give --fp16 with it"),
+        (("--calibration", "."), "give --fp16 or --int8 with it"),
         (("--fp16", "--calibration", ".", "--calibration-images", "0"), "--calibration-images is 0"),
         (("--fp16", "--calibration", "."), "no image in this folder"),
         (("--fp16", "--calibration", "nowhere"), "no such file or folder"),

@@ -22,7 +22,10 @@ _COMMANDS = {
     "info": ("vgg_deploy.cli.info", "Layers, parameters, MACs and receptive fields of a configuration."),
     "train": ("train.__main__", "Train a network by the paper's recipe (the same as python -m train)."),
     "export": ("vgg_deploy.cli.export", "Write a checkpoint as a fully convolutional ONNX file."),
+    "sensitivity": ("vgg_deploy.cli.sensitivity", "What INT8 costs, layer by layer."),
     "verify": ("vgg_deploy.cli.verify", "Prove that ONNX files answer as their reference does."),
+    "build": ("vgg_deploy.cli.build", "Build a TensorRT plan of an ONNX file."),
+    "inspect": ("vgg_deploy.cli.inspect", "What an ONNX file or a plan is, without a GPU."),
     "infer": ("vgg_deploy.cli.infer", "Classify images by the paper's dense multi-scale test."),
     "doctor": ("vgg_deploy.cli.doctor", "What is installed, and which engines can run here."),
 }

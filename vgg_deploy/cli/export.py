@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vgg_deploy.cli.calibration import (
+    HALF_IMAGES,
+    HELD_OUT,
+    Int8Request,
+    calibration_options,
+    check_count,
+    draw_sample,
+    quantize,
+)
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import (
     CHECKPOINT_SUFFIXES,
-    WeightFacts,
-    read_weights,
+    named_checkpoint,
     require_torch,
+    source_options,
     weight_facts,
     weight_options,
 )
@@ -20,28 +29,37 @@ from vgg_deploy.cli.weights import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from train.checkpoint import Checkpoint
     from vgg_deploy.engine import Images
+    from vgg_deploy.manifest import Manifest
 
 
 @click.command("export")
-@click.option(
-    "--weights",
-    metavar="CKPT|imagenet",
-    help="Checkpoint (.safetensors, .pt, .pth), or torchvision's ImageNet weights.  [default: newest finished run under runs/, else imagenet]",
-)
+@source_options
 @weight_options
 @click.option(
     "--dynamic", is_flag=True, help="Free batch, height and width: needed for whole images.  [default: 1 x crop x crop]"
 )
-@click.option("--fp16", is_flag=True, help="FP16 weights and arithmetic from conv1_1 to fc8.")
+@click.option("--fp16", is_flag=True, help="FP16 weights and arithmetic from conv1_1 to fc8; with --int8, of the rest.")
+@click.option("--int8", is_flag=True, help="INT8 weights and arithmetic, by Q/DQ nodes; needs --calibration.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="With --fp16: images on which each layer's range is measured; layers that would overflow stay FP32.",
+    help="Real images on which ranges are measured: for INT8, and for which layers would overflow FP16.",
 )
-@click.option("--calibration-images", default=32, show_default=True, help="How many of them, a seeded sample.")
+@calibration_options
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="With --int8: keep the fewest layers in floating point that lose at most this much top-1; folders of --calibration name classes.",
+)
+@click.option(
+    "--min-agreement",
+    type=float,
+    metavar="PERCENT",
+    help="With --int8: keep the fewest layers in floating point whose top-1 agrees with FP32 on at least this share.",
+)
 @click.option("--score-map", is_flag=True, help="Add the output score_map (infer --heatmaps).")
 @click.option("--features", is_flag=True, help="Add the output features, the spatial mean of fc7.")
 @click.option(
@@ -51,30 +69,48 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="File to write.  [default: vgg16.onnx and the like, by configuration]",
 )
-@click.option(
-    "--runs", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where training puts its runs."
-)
 def command(
     weights: str | None,
+    runs: Path,
     dynamic: bool,
     fp16: bool,
+    int8: bool,
     calibration: Path | None,
-    calibration_images: int,
+    calibration_images: int | None,
+    calibration_method: str | None,
+    target: str | None,
+    held_out: int | None,
+    max_drop: float | None,
+    min_agreement: float | None,
     score_map: bool,
     features: bool,
     output: Path | None,
-    runs: Path,
     **facts: Any,
 ) -> None:
     """Fold the FC layers into convolutions and write the network as ONNX, with its manifest."""
-    if calibration is not None and not fp16:
-        raise click.UsageError("--calibration measures ranges for FP16; give --fp16 with it")
-    if calibration_images < 1:
-        raise click.UsageError(f"--calibration-images is {calibration_images}; expected 1 or more")
+    check_count("--calibration-images", calibration_images)
+    check_count("--held-out", held_out)
+    _check_precision(
+        calibration,
+        fp16=fp16,
+        int8=int8,
+        target=target,
+        only_int8={
+            "--calibration-method": calibration_method,
+            "--target": target,
+            "--held-out": held_out,
+            "--max-drop": max_drop,
+            "--min-agreement": min_agreement,
+        },
+    )
     require_torch("exporting a checkpoint")
     from export import export
+    from export.sensitivity import Budget
 
-    checkpoint = _checkpoint(weights, weight_facts(**facts), runs)
+    budget = None if max_drop is None and min_agreement is None else Budget(max_drop, min_agreement)
+    if held_out is not None and budget is None:
+        raise click.UsageError("--held-out images judge a budget; give --max-drop or --min-agreement with it")
+    checkpoint = named_checkpoint(weights, weight_facts(**facts), runs)
     for text in checkpoint.notices:
         notice(text)
     manifest = checkpoint.manifest
@@ -84,9 +120,32 @@ def command(
         raise click.UsageError(f"--output {path} has a checkpoint's ending; name an .onnx file")
     if weights is not None and path.exists() and Path(weights).exists() and path.samefile(weights):
         raise click.UsageError(f"--output {path} is the checkpoint itself; name another file")
-    images = None if calibration is None else _calibration(calibration, calibration_images, checkpoint)
+    images = quantization = largest = None
+    if int8:
+        assert calibration is not None
+        request = Int8Request(
+            calibration,
+            calibration_images,
+            0 if budget is None else held_out or HELD_OUT,
+            calibration_method or "minmax",
+            target or "tensorrt",
+            score_map,
+            fp16,
+            dynamic,
+        )
+        quantization, largest = quantize(checkpoint, request, budget)
+    elif calibration is not None:
+        images = _half_calibration(calibration, calibration_images or HALF_IMAGES, manifest)
     written = export(
-        checkpoint, path, dynamic=dynamic, half=fp16, score_map=score_map, features=features, calibration=images
+        checkpoint,
+        path,
+        dynamic=dynamic,
+        half=fp16,
+        score_map=score_map,
+        features=features,
+        calibration=images,
+        quantization=quantization,
+        largest=largest,
     )
     for text in written.notices:
         notice(text)
@@ -96,70 +155,31 @@ def command(
     )
 
 
-def _checkpoint(weights: str | None, facts: WeightFacts, runs: Path) -> Checkpoint:
-    if weights is None:
-        from train.runs import newest_finished
-
-        newest = newest_finished(runs, facts.configuration)
-        if newest is None:
-            which = f" of {facts.configuration}" if facts.configuration else ""
-            notice(f"no finished run{which} under {runs}/; taking torchvision's ImageNet weights")
-            weights = "imagenet"
-        else:
-            notice(f"newest finished run: {newest}")
-            weights = str(newest)
-    if weights == "imagenet":
-        return _imagenet(facts)
-    return read_weights(Path(weights), facts)
-
-
-def _imagenet(facts: WeightFacts) -> Checkpoint:
-    import dataclasses
-
-    require_torch("taking torchvision's weights", "torchvision")
-    from train.pretrained import imagenet
-    from vgg_deploy.classes import classes_from_labels
-    from vgg_deploy.errors import UsageError
-
-    if facts.normalization is not None or facts.train_scale is not None:
-        raise UsageError(
-            "torchvision's ImageNet weights have their own normalization and S: "
-            "leave --normalization, --mean, --std and --train-scale out, or give --weights FILE"
+def _check_precision(
+    calibration: Path | None, *, fp16: bool, int8: bool, target: str | None, only_int8: dict[str, object]
+) -> None:
+    """Raises UsageError for options that contradict each other."""
+    if calibration is not None and not (fp16 or int8):
+        raise click.UsageError("--calibration measures ranges for FP16 and INT8; give --fp16 or --int8 with it")
+    if int8 and calibration is None:
+        raise click.UsageError(
+            "--int8 needs --calibration DIR, a folder of real images such as the network will meet: ranges are never guessed"
         )
-    checkpoint = imagenet(facts.configuration or "D")
-    if facts.labels is None:
-        return checkpoint
-    manifest = checkpoint.manifest
-    classes = classes_from_labels(facts.labels, len(manifest.classes), "the labels file")
-    return dataclasses.replace(checkpoint, manifest=manifest.with_(classes=classes))
+    if int8 and fp16 and target == "onnxruntime":
+        raise click.UsageError(
+            "--target onnxruntime is for its CPU kernels, which have no FP16; leave --fp16 or --target onnxruntime out"
+        )
+    for option, value in only_int8.items():
+        if value is not None and not int8:
+            raise click.UsageError(f"{option} is about INT8; give --int8 with it")
 
 
-def _calibration(folder: Path, count: int, checkpoint: Checkpoint) -> Iterator[Images]:
-    """Whole images at the scales of inference, one at a time."""
-    import random
+def _half_calibration(folder: Path, count: int, manifest: Manifest) -> Iterator[Images]:
+    """Views on which FP16's range is measured, one at a time."""
+    sample = draw_sample(folder, count, manifest, dynamic=True)
 
-    from vgg_deploy.errors import ImageError, UsageError
-    from vgg_deploy.images import decode, find_images, rescale
-    from vgg_deploy.protocols import choose_protocol
+    def views() -> Iterator[Images]:
+        with progress("measuring activations", len(sample.paths)) as advance:
+            yield from sample.views(advance)
 
-    manifest = checkpoint.manifest
-    paths = sorted(find_images([str(folder)]))
-    chosen = random.Random(0).sample(paths, min(count, len(paths)))
-    scales = choose_protocol(manifest, "multiscale", free_size=True).protocol.scales
-
-    def batches() -> Iterator[Images]:
-        read = 0
-        with progress("measuring activations", len(chosen)) as advance:
-            for path in chosen:
-                try:
-                    pixels = decode(path)
-                    for scale in scales:
-                        yield rescale(pixels, scale, manifest.rescaling)[None]
-                    read += 1
-                except ImageError as error:
-                    notice(f"passed over {path}: {error}")
-                advance()
-        if not read:
-            raise UsageError(f"{folder}: none of {len(chosen)} images can be read; ranges cannot be measured")
-
-    return batches()
+    return views()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.cli.options import chosen_normalization, read_labels, rgb_triple, train_scale
+from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError
 from vgg_deploy.spec import CONFIGURATIONS
 
@@ -28,6 +30,27 @@ class WeightFacts:
     normalization: Normalization | None
     labels: str | None
     train_scale: TrainScale | None
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --weights and --runs: where the weights come from."""
+    options = (
+        click.option(
+            "--weights",
+            metavar="CKPT|imagenet",
+            help="Checkpoint (.safetensors, .pt, .pth), or torchvision's ImageNet weights.  [default: newest finished run under runs/, else imagenet]",
+        ),
+        click.option(
+            "--runs",
+            default="runs",
+            show_default=True,
+            type=click.Path(path_type=Path),
+            help="Where training puts its runs.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def weight_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,3 +136,40 @@ def read_weights(path: Path, facts: WeightFacts) -> Checkpoint:
     from train.checkpoint import Facts, read
 
     return read(path, Facts(facts.configuration, facts.normalization, facts.labels, facts.train_scale))
+
+
+def named_checkpoint(weights: str | None, facts: WeightFacts, runs: Path) -> Checkpoint:
+    """The checkpoint that --weights names, or the newest finished run, or torchvision's."""
+    if weights is None:
+        from train.runs import newest_finished
+
+        newest = newest_finished(runs, facts.configuration)
+        if newest is None:
+            which = f" of {facts.configuration}" if facts.configuration else ""
+            notice(f"no finished run{which} under {runs}/; taking torchvision's ImageNet weights")
+            weights = "imagenet"
+        else:
+            notice(f"newest finished run: {newest}")
+            weights = str(newest)
+    if weights == "imagenet":
+        return _imagenet(facts)
+    return read_weights(Path(weights), facts)
+
+
+def _imagenet(facts: WeightFacts) -> Checkpoint:
+    require_torch("taking torchvision's weights", "torchvision")
+    from train.pretrained import imagenet
+    from vgg_deploy.classes import classes_from_labels
+    from vgg_deploy.errors import UsageError
+
+    if facts.normalization is not None or facts.train_scale is not None:
+        raise UsageError(
+            "torchvision's ImageNet weights have their own normalization and S: "
+            "leave --normalization, --mean, --std and --train-scale out, or give --weights FILE"
+        )
+    checkpoint = imagenet(facts.configuration or "D")
+    if facts.labels is None:
+        return checkpoint
+    manifest = checkpoint.manifest
+    classes = classes_from_labels(facts.labels, len(manifest.classes), "the labels file")
+    return dataclasses.replace(checkpoint, manifest=manifest.with_(classes=classes))
