@@ -29,7 +29,9 @@ _QUIET = 3  # log errors only; its warnings about shapes and casts are not for o
 class OnnxRuntimeEngine(ContextManaged):
     """An ONNX file in ONNX Runtime; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, device: str, threads: int | None) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, device: str, threads: int | None, notices: tuple[str, ...] = ()
+    ) -> None:
         kind, _, index = device.partition(":")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _QUIET
@@ -70,6 +72,7 @@ class OnnxRuntimeEngine(ContextManaged):
             shapes=manifest.shapes,
             concurrency=1,
             manifest=manifest,
+            notices=notices,
         )
 
     def run(self, images: Images) -> Scores:
@@ -94,9 +97,11 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def open_model(path: Path, manifest: Manifest, device: str, threads: int | None) -> OnnxRuntimeEngine:
+def open_model(
+    path: Path, manifest: Manifest, device: str, threads: int | None, notices: tuple[str, ...] = ()
+) -> OnnxRuntimeEngine:
     """Opens an ONNX file on `device`; see `engines.open_engine`."""
-    return OnnxRuntimeEngine(path, manifest, device, threads)
+    return OnnxRuntimeEngine(path, manifest, device, threads, notices)
 
 
 def availability(device: str) -> str:

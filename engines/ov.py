@@ -16,7 +16,7 @@ from vgg_deploy.manifest import Manifest
 class OpenVINOEngine(ContextManaged):
     """An ONNX file in OpenVINO; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, threads: int | None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, threads: int | None, notices: tuple[str, ...] = ()) -> None:
         # Unasked, OpenVINO computes FP32 and FP16 files in BF16 on CPUs that have it.
         settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
@@ -45,6 +45,7 @@ class OpenVINOEngine(ContextManaged):
             shapes=manifest.shapes,
             concurrency=1,
             manifest=manifest,
+            notices=notices,
         )
 
     def run(self, images: Images) -> Scores:
@@ -75,9 +76,11 @@ def _reason(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def open_model(path: Path, manifest: Manifest, device: str, threads: int | None) -> OpenVINOEngine:
+def open_model(
+    path: Path, manifest: Manifest, device: str, threads: int | None, notices: tuple[str, ...] = ()
+) -> OpenVINOEngine:
     """Opens an ONNX file; `device` is always the CPU here. See `engines.open_engine`."""
-    return OpenVINOEngine(path, manifest, threads)
+    return OpenVINOEngine(path, manifest, threads, notices)
 
 
 def availability(device: str) -> str:

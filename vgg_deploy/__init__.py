@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from engines import open_engine
+    from engines.trt.build import build
+    from engines.trt.options import BuildOptions
     from export import export
     from vgg_deploy.predict import Failure, Prediction, predict
 
@@ -19,9 +21,11 @@ _HOMES = {
     "Prediction": "vgg_deploy.predict",
     "Failure": "vgg_deploy.predict",
     "export": "export",
+    "build": "engines.trt.build",
+    "BuildOptions": "engines.trt.options",
 }
 
-__all__ = ["export", "open_engine", "predict", "Prediction", "Failure", "__version__"]
+__all__ = ["export", "build", "BuildOptions", "open_engine", "predict", "Prediction", "Failure", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from vgg_deploy.errors import UsageError
 
@@ -21,6 +23,22 @@ class ClassName:
 def numbered_classes(count: int) -> tuple[ClassName, ...]:
     """Classes known by their position only."""
     return tuple(ClassName(str(index), str(index)) for index in range(count))
+
+
+def read_labels(path: Path | None) -> str | None:
+    """Text of a labels file.
+
+    Raises:
+        UsageError: it cannot be read as text.
+    """
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text; a labels file has one label a line") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the labels file {path}: {error.strerror}") from None
 
 
 def classes_from_labels(text: str, count: int, where: str) -> tuple[ClassName, ...]:
@@ -59,7 +77,7 @@ def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:
     Raises:
         UsageError: no class or several match; names the nearest.
     """
-    known_spellings = [{*_spellings(name.id), *_spellings(name.label)} for name in classes]
+    known_spellings = _known_spellings(tuple(classes))
     for spelling in _spellings(folder):
         matches = [index for index, known in enumerate(known_spellings) if spelling in known]
         if len(matches) == 1:
@@ -68,8 +86,33 @@ def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:
             raise UsageError(
                 f"folder {folder!r} matches several classes: {', '.join(classes[index].id for index in matches)}"
             )
-    nearest = difflib.get_close_matches(folder, [name.label for name in classes], 3, 0.0)
+    names = dict.fromkeys(text for name in classes for text in (name.label, name.id))
+    nearest = difflib.get_close_matches(folder, list(names), 3, 0.0)
     raise UsageError(f"folder {folder!r} is no class of this network; the nearest are {', '.join(nearest)}")
+
+
+def first_other_class(these: Sequence[ClassName], those: Sequence[ClassName]) -> int | None:
+    """The first index at which two networks' classes are not the same; None where all are.
+
+    One may be called by its WordNet id and the other by its word, as long as nothing tells them apart.
+    """
+    for index, (one, other) in enumerate(zip(these, those, strict=False)):
+        if one.id == other.id:
+            continue
+        both = [_wordnet_ids(name) for name in (one, other)]
+        spellings = [{*_spellings(name.id), *_spellings(name.label)} for name in (one, other)]
+        if (all(both) and not both[0] & both[1]) or not spellings[0] & spellings[1]:
+            return index
+    return None if len(these) == len(those) else min(len(these), len(those))
+
+
+def _wordnet_ids(name: ClassName) -> set[str]:
+    return {word for text in (name.id, name.label) for word in _spellings(text) if re.fullmatch(r"n\d{8}", word)}
+
+
+@lru_cache(maxsize=4)  # a thousand folders are looked up among the same thousand classes
+def _known_spellings(classes: tuple[ClassName, ...]) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset((*_spellings(name.id), *_spellings(name.label))) for name in classes)
 
 
 def _spellings(name: str) -> tuple[str, ...]:

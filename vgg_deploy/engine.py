@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.plan import PlanManifest
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -55,10 +56,11 @@ class EngineInfo:
         device: where, such as "cpu" or "cuda:0".
         precision: the types it really computes in, in words.
         outputs: names of the outputs.
-        shapes: the batches it accepts.
+        shapes: the batches it accepts; of a plan, those of all profiles together, of which some may be in none.
         concurrency: how many calls of `run` at once make it faster; more are safe.
         manifest: of the artifact it runs.
         notices: what the user should know of this pairing of file and runtime.
+        plan: of a TensorRT plan, its profiles and how it was built.
     """
 
     runtime: str
@@ -69,6 +71,13 @@ class EngineInfo:
     concurrency: int
     manifest: Manifest
     notices: tuple[str, ...] = ()
+    plan: PlanManifest | None = None
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The Q's that a plan was built for; none: any."""
+        profiles = () if self.plan is None else self.plan.profiles
+        return tuple(sorted({scale for profile in profiles for scale in profile.scales}))
 
 
 class Engine(Protocol):
@@ -95,11 +104,16 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-def check_images(images: Images, shapes: ShapeRange) -> None:
-    """Raises UsageError unless `images` is uint8 [n, h, w, 3] within `shapes`."""
+def check_bytes(images: Images) -> None:
+    """Raises UsageError unless `images` is uint8 [n, h, w, 3]."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         received = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
         raise UsageError(f"images is {received}; expected uint8 [n, height, width, 3], RGB 0..255, not normalized")
+
+
+def check_images(images: Images, shapes: ShapeRange) -> None:
+    """Raises UsageError unless `images` is uint8 [n, h, w, 3] within `shapes`."""
+    check_bytes(images)
     batch, height, width = images.shape[:3]
     if not shapes.accepts(batch, height, width):
         hint = "" if shapes.free else "; export with --dynamic for other sizes"

@@ -8,6 +8,7 @@
     |-- CheckpointError            weights that are not a VGG's, are damaged, or hold code
     |-- ModelFileError             an ONNX file that is damaged, unsafe, or not one that we can feed
     |-- BuildError                 an ONNX file that cannot become the plan that was asked for
+    |   `-- PreflightError                it was found out before the build; all that stands against it
     |-- PlanError                  a TensorRT plan that is damaged, not what its manifest says, or not for this machine
     |-- EngineError                a runtime refused the model or failed while it ran
     |-- TrainingError              training cannot start or go on
@@ -55,6 +56,14 @@ class ModelFileError(VGGDeployError):
 
 class BuildError(VGGDeployError):
     """An ONNX file that cannot become the plan that was asked for."""
+
+
+class PreflightError(BuildError):
+    """What stands against a build, found before it: `findings`, a line each, with what to do."""
+
+    def __init__(self, where: str, findings: tuple[str, ...]) -> None:
+        super().__init__(f"{where} cannot become a plan: " + "\n".join(findings))
+        self.findings = findings
 
 
 class PlanError(VGGDeployError):

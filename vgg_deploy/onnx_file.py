@@ -24,8 +24,11 @@ PRODUCER = "vgg_deploy"  # the `producer_name` of our files
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-def read_header(path: Path) -> onnx.ModelProto:
+def read_header(path: Path, keep_below: int = 0) -> onnx.ModelProto:
     """The model with every node, name, type and shape, and no weights.
+
+    Args:
+        keep_below: tensors of fewer bytes, such as zero-points, keep their data.
 
     Raises:
         UsageError: no such file.
@@ -38,7 +41,7 @@ def read_header(path: Path) -> onnx.ModelProto:
     try:
         # The map is closed with the last view into it; on an error the traceback still holds some.
         with path.open("rb") as file:
-            stripped = _without_data(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            stripped = _without_data(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), keep_below)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
     except _CutOffError as error:
@@ -65,20 +68,20 @@ class _NotProtobufError(Exception):
     pass
 
 
-def _without_data(model: memoryview) -> bytes:
+def _without_data(model: memoryview, keep_below: int) -> bytes:
     parts = []
     for field, whole, body in _fields(model):
         if field == _MODEL_GRAPH and body is not None:
-            parts.append(_message(_MODEL_GRAPH, _graph_without_data(body)))
+            parts.append(_message(_MODEL_GRAPH, _graph_without_data(body, keep_below)))
         else:
             parts.append(bytes(whole))
     return b"".join(parts)
 
 
-def _graph_without_data(graph: memoryview) -> bytes:
+def _graph_without_data(graph: memoryview, keep_below: int) -> bytes:
     parts = []
     for field, whole, body in _fields(graph):
-        if field == _GRAPH_INITIALIZER and body is not None:
+        if field == _GRAPH_INITIALIZER and body is not None and len(body) >= keep_below:
             kept = [bytes(inner) for name, inner, _ in _fields(body) if name not in _TENSOR_DATA]
             parts.append(_message(_GRAPH_INITIALIZER, b"".join(kept)))
         else:
@@ -243,7 +246,7 @@ def _axes_and_classes(model: onnx.ModelProto, path: Path, *, foreign: bool) -> t
     kind, shape = _type_and_shape(inputs[0])
     if kind != TensorProto.UINT8 or len(shape) != 4 or shape[3] != 3:
         raise ModelFileError(
-            f"{begin} its input is {_described(inputs[0])}; how it wants its pixels normalized is unknown. "
+            f"{begin} its input is {described(inputs[0])}; how it wants its pixels normalized is unknown. "
             "Export its weights with vgg-deploy export, or give it an input uint8 [n, h, w, 3] that it normalizes itself"
         )
     if shape[1] and shape[2] and shape[1] != shape[2]:
@@ -256,7 +259,7 @@ def _axes_and_classes(model: onnx.ModelProto, path: Path, *, foreign: bool) -> t
     classes = scores[1] if len(scores) == 2 else None
     if kind != TensorProto.FLOAT or classes is None:
         raise ModelFileError(
-            f"{begin} its {PROBABILITIES} are {_described(outputs[PROBABILITIES])}; expected float32 [n, classes]"
+            f"{begin} its {PROBABILITIES} are {described(outputs[PROBABILITIES])}; expected float32 [n, classes]"
         )
     return shape[:3], classes
 
@@ -267,7 +270,8 @@ def _type_and_shape(value: onnx.ValueInfoProto) -> tuple[int, list[int | None]]:
     return tensor.elem_type, [axis.dim_value if axis.dim_value > 0 else None for axis in tensor.shape.dim]
 
 
-def _described(value: onnx.ValueInfoProto) -> str:
+def described(value: onnx.ValueInfoProto) -> str:
+    """An input or output in words, such as "uint8 [?, ?, ?, 3]"."""
     kind, shape = _type_and_shape(value)
     sizes = ", ".join("?" if size is None else str(size) for size in shape)
     return f"{TensorProto.DataType.Name(kind).lower()} [{sizes}]"

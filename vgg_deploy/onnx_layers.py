@@ -7,11 +7,25 @@ from onnx import TensorProto
 
 from vgg_deploy.precision import FLOAT16, FLOAT32, INT8
 
-_TYPES = {TensorProto.FLOAT: FLOAT32, TensorProto.FLOAT16: FLOAT16}
+UNKNOWN = "unknown"
+_TYPES: dict[int, str] = {TensorProto.FLOAT: FLOAT32, TensorProto.FLOAT16: FLOAT16}
+_SAME_TYPE = (
+    "Identity",
+    "Transpose",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+)  # their output has their input's type
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """A node's name; where it has none, TensorRT's name for it, after its first output."""
+    return str(node.name or f"node_of_{node.output[0]}")
 
 
 def layer_types(model: onnx.ModelProto) -> dict[str, str]:
-    """float32, float16, int8 (or another type's name) of each convolution, by its node's name, in the graph's order.
+    """float32, float16, int8 (another type's name, or unknown) of each convolution, by its node's name, in the graph's order.
 
     A convolution computes in INT8 where both its data and its weights come from a DequantizeLinear of 8 bit. Weights need not
     be in the model: a header will do.
@@ -31,13 +45,27 @@ def layer_types(model: onnx.ModelProto) -> dict[str, str]:
 
     def weight_type(tensor: str) -> str:
         node = producers.get(tensor)
-        if node is not None and node.op_type == "DequantizeLinear":
-            tensor = node.input[1]  # its scale has the type that it gives
-        kind = constants.get(tensor, TensorProto.UNDEFINED)
+        while node is not None and (node.op_type in _SAME_TYPE or node.op_type == "DequantizeLinear"):
+            # A DequantizeLinear gives the type of its scale.
+            tensor = node.input[1 if node.op_type == "DequantizeLinear" else 0]
+            node = producers.get(tensor)
+        kind: int | None = constants.get(tensor) if node is None else _made_type(node)
+        if kind is None:
+            return UNKNOWN
         return _TYPES.get(kind, str(TensorProto.DataType.Name(kind)).lower())
 
     return {
-        node.name: INT8 if eight_bit(node.input[0]) and eight_bit(node.input[1]) else weight_type(node.input[1])
+        node_name(node): INT8 if eight_bit(node.input[0]) and eight_bit(node.input[1]) else weight_type(node.input[1])
         for node in graph.node
         if node.op_type == "Conv"
     }
+
+
+def _made_type(node: onnx.NodeProto) -> int | None:
+    """The type that a Cast or a Constant gives; None: another node, whose type is not looked for."""
+    for attribute in node.attribute:
+        if node.op_type == "Cast" and attribute.name == "to":
+            return int(attribute.i)
+        if node.op_type == "Constant" and attribute.name == "value":
+            return int(attribute.t.data_type)
+    return None

@@ -15,7 +15,9 @@ from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
 
 PLAN_VERSION = 1
+VERSION_KEY = "plan_version"  # `version` is the backend's
 BACKENDS = ("tensorrt", "tensorrt-rtx")
+PLAN_SUFFIXES = (".plan", ".engine")
 DECLARED, BUILT = "declared", "built"
 
 Shape = tuple[int, int, int]  # batch, height, width
@@ -26,7 +28,7 @@ class Profile:
     """The batches that one optimization profile of a plan takes: N x H x W x 3, from `minimum` to `maximum`.
 
     Attributes:
-        scales: the Q's that it is for.
+        scales: the Q's that it is for; none where the model takes one size only.
         minimum, maximum: the least and largest batch, height and width, each on its own.
         optimum: the shape for which kernels are chosen.
     """
@@ -45,7 +47,8 @@ class Profile:
         return ShapeRange(batch, height, width)
 
     def __str__(self) -> str:
-        return f"Q={','.join(map(str, self.scales))}: {self.shapes}"
+        name = f"Q={','.join(map(str, self.scales))}: " if self.scales else ""
+        return f"{name}{self.shapes}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class PlanManifest:
             raise ManifestError("the plan has no profile")
 
     def to_json(self) -> str:
-        return records.to_json(self, PLAN_VERSION, indent=1)
+        return records.to_json(self, PLAN_VERSION, indent=1, key=VERSION_KEY)
 
     @staticmethod
     def from_json(text: str, where: str) -> PlanManifest:
@@ -99,7 +102,7 @@ class PlanManifest:
         Raises:
             ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
         """
-        return records.from_json(PlanManifest, text, PLAN_VERSION, where)
+        return records.from_json(PlanManifest, text, PLAN_VERSION, where, key=VERSION_KEY)
 
 
 def shapes_of(profiles: tuple[Profile, ...]) -> ShapeRange:
@@ -122,6 +125,18 @@ def write_sidecar(plan: Path, manifest: PlanManifest) -> None:
     """
     with whole_file(sidecar_of(plan)) as temporary:
         temporary.write_text(manifest.to_json() + "\n", encoding="utf-8")
+
+
+def write_plan(plan: Path, data: bytes | memoryview, manifest: PlanManifest) -> None:
+    """Writes a plan and its `NAME.plan.json`. Where one of them cannot be written, an older pair stays as it was.
+
+    Raises:
+        OutputError: the disk is full, the folder is read-only, `plan` is a folder.
+    """
+    with whole_file(sidecar_of(plan)) as description:
+        description.write_text(manifest.to_json() + "\n", encoding="utf-8")
+        with whole_file(plan) as temporary, temporary.open("wb") as file:
+            file.write(data)
 
 
 def read_plan(plan: Path) -> PlanManifest | None:

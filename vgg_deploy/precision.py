@@ -94,11 +94,14 @@ class Precision:
         return FLOAT32 if layer in self.float32_layers else self.arithmetic
 
     def __str__(self) -> str:
-        others = f"{', '.join(self.float32_layers)} in float32" if self.float32_layers else ""
-        if self.quantization is None or not self.quantization.layers:
-            return self.arithmetic + (f" ({others})" if others else "")
-        rest = f"{', '.join(self.quantization.kept) or 'the rest'} in {self.arithmetic}"
-        return f"{INT8} ({rest}{'; ' + others if others else ''})"
+        quantization = self.quantization
+        if quantization is None or not quantization.layers:
+            others = f" ({', '.join(self.float32_layers)} in float32)" if self.float32_layers else ""
+            return self.arithmetic + others
+        lower = [layer for layer in quantization.kept if layer not in self.float32_layers]
+        single = [layer for layer in self.float32_layers if layer not in quantization.layers]
+        others = f"; {', '.join(single)} in float32" if single else ""
+        return f"{INT8} ({', '.join(lower) or 'the rest'} in {self.arithmetic}{others})"
 
 
 def summary(types: Mapping[str, str]) -> str:
@@ -121,3 +124,11 @@ def summary(types: Mapping[str, str]) -> str:
         f"{first if first == last else f'{first}-{last}'} {words.get(kind, kind)}" for first, last, kind in runs
     )
     return ", ".join(parts)
+
+
+def differences(declared: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+    """Where layers have other types than were declared, the first three by name; None: nowhere."""
+    wrong = [f"{layer} is {found[layer]} instead of {kind}" for layer, kind in declared.items() if found[layer] != kind]
+    if not wrong:
+        return None
+    return ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")

@@ -14,19 +14,19 @@ from vgg_deploy.errors import ManifestError, UsageError
 Record = TypeVar("Record")
 
 
-def to_json(record: Any, version: int, indent: int | None = None) -> str:
-    """A dataclass as JSON, with the version of its format.
+def to_json(record: Any, version: int, indent: int | None = None, key: str = "version") -> str:
+    """A dataclass as JSON, with the version of its format under `key`, which is none of its fields.
 
     Raises:
         ManifestError: a figure is NaN or infinite.
     """
     try:
-        return json.dumps({"version": version, **encode(record)}, ensure_ascii=False, allow_nan=False, indent=indent)
+        return json.dumps({key: version, **encode(record)}, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError as error:
         raise ManifestError("a figure of the manifest is NaN or infinite; JSON has no number for it") from error
 
 
-def from_json(kind: type[Record], text: str, version: int, where: str) -> Record:
+def from_json(kind: type[Record], text: str, version: int, where: str, key: str = "version") -> Record:
     """Reads what `to_json` wrote; `where` names the artifact in messages.
 
     Raises:
@@ -36,7 +36,7 @@ def from_json(kind: type[Record], text: str, version: int, where: str) -> Record
         data = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: its manifest is not JSON ({error})") from error
-    found = data.get("version") if isinstance(data, dict) else None
+    found = data.get(key) if isinstance(data, dict) else None
     if found != version:
         raise ManifestError(
             f"{where}: its manifest has version {found!r}, this vgg_deploy reads {version}; "
@@ -69,7 +69,7 @@ def encode(value: Any) -> Any:
 def _decode(kind: Any, value: Any, where: str) -> Any:
     """`value`, from JSON, as the annotated type `kind`.
 
-    Unknown keys are passed over, and optional fields may be missing: fields that were added since are optional.
+    Unknown keys are passed over. Optional fields may be missing, and those whose metadata say so: they were added since.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
@@ -88,6 +88,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
                 continue
             if item.name not in value and type(None) in typing.get_args(hints[item.name]):
                 found[item.name] = None
+                continue
+            if item.name not in value and item.metadata.get("may_be_missing"):
                 continue
             if item.name not in value:
                 raise ManifestError(f"{where}.{item.name} is missing")

@@ -12,6 +12,7 @@ from typing import Any
 from vgg_deploy.errors import EngineError, MissingDependencyError
 
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
+OLDEST_GPU = (7, 5)  # compute capability: the oldest that TensorRT 10 and 11 build for
 
 # Backend -> its module, and the extra that installs it.
 _MODULES = {TENSORRT: ("tensorrt", "gpu"), TENSORRT_RTX: ("tensorrt_rtx", "rtx")}
@@ -71,6 +72,26 @@ def load(name: str) -> Backend:
         raise EngineError(f"{name} is installed and cannot be loaded: {reason}") from error
 
 
+def choose(name: str | None, gpu: tuple[int, int] | None) -> Backend:
+    """The backend to build with: the one that is named, else the one that is installed, of both TensorRT where it has a GPU.
+
+    Args:
+        gpu: the compute capability of the GPU that is there, if any.
+
+    Raises:
+        MissingDependencyError: it is not installed, or none is.
+        EngineError: it is installed and cannot be loaded.
+    """
+    supported = gpu is not None and gpu >= OLDEST_GPU
+    if name is None:
+        names = sorted(installed(), key=lambda name: (name == TENSORRT) != supported)
+        if not names:
+            extra = "gpu" if supported else "rtx"
+            raise MissingDependencyError("tensorrt or tensorrt-rtx", extra, "building a plan")
+        name = names[0]
+    return load(name)
+
+
 @dataclass(slots=True)
 class Messages:
     """What TensorRT said meanwhile, each message once."""
@@ -80,31 +101,26 @@ class Messages:
 
     @property
     def reason(self) -> str:
-        """The last error, in one line."""
-        return self.errors[-1] if self.errors else "TensorRT gives no reason"
+        """The last error, in one line; that there is no driver, which TensorRT-RTX adds to others, is the last choice."""
+        telling = [error for error in self.errors if "catchCudaError" not in error] or self.errors
+        return telling[-1] if telling else "TensorRT gives no reason"
 
 
 class _Sink:
-    """Where a backend's log goes at the moment."""
+    """Where a backend's log goes: to all who listen at the moment, since a message does not say whose call it is about."""
 
     def __init__(self) -> None:
-        self.messages = Messages()
-        self.verbose: Callable[[str], None] | None = None
+        self.listeners: dict[int, tuple[Messages, Callable[[str], None] | None]] = {}
 
     def take(self, severity: str, text: str) -> None:
-        if self.verbose is not None:
-            self.verbose(f"[{severity.lower()}] {text.rstrip()}")
-        if any(noise in text for noise in _NOISE):
-            return
-        line = " ".join(text.split())
-        kept = {
-            "INTERNAL_ERROR": self.messages.errors,
-            "ERROR": self.messages.errors,
-            "WARNING": self.messages.warnings,
-        }
-        known = kept.get(severity)
-        if known is not None and line not in known:
-            known.append(line)
+        noise, line = any(noise in text for noise in _NOISE), " ".join(text.split())
+        for messages, verbose in tuple(self.listeners.values()):
+            if verbose is not None:
+                verbose(f"[{severity.lower()}] {text.rstrip()}")
+            kept = {"INTERNAL_ERROR": messages.errors, "ERROR": messages.errors, "WARNING": messages.warnings}
+            known = kept.get(severity)
+            if known is not None and not noise and line not in known:
+                known.append(line)
 
 
 # Each backend has one logger for the life of the process: TensorRT keeps a bare pointer to it, and crashes when it is collected.
@@ -133,11 +149,14 @@ def _logger_and_sink(backend: Backend) -> tuple[Any, _Sink]:
 
 @contextmanager
 def listening(backend: Backend, verbose: Callable[[str], None] | None = None) -> Iterator[Messages]:
-    """Collects what the backend says within the block; `verbose` is given every line of it as it comes."""
+    """Collects what the backend says within the block; `verbose` is given every line of it as it comes.
+
+    Of what it says meanwhile in other threads, their blocks and this one hear everything.
+    """
     _, sink = _logger_and_sink(backend)
-    before = sink.messages, sink.verbose
-    sink.messages, sink.verbose = Messages(), verbose
+    listener = (Messages(), verbose)
+    sink.listeners[id(listener)] = listener
     try:
-        yield sink.messages
+        yield listener[0]
     finally:
-        sink.messages, sink.verbose = before
+        del sink.listeners[id(listener)]

@@ -9,16 +9,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 import engines
-from engines import RUNTIMES, choose_runtime, open_engine
+from engines import RUNTIMES, choose_runtime, open_engine, pairing_notices
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, ModelFileError, UsageError
-from vgg_deploy.onnx_file import read_header
+from vgg_deploy.manifest import Manifest
+from vgg_deploy.onnx_file import read_header, read_manifest
+from vgg_deploy.precision import Precision, Quantization
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -148,7 +151,8 @@ def test_fewer_than_one_thread_is_refused(threads: int, tiny_model: Path) -> Non
     ("name", "reason"),
     [
         ("none.onnx", "no such model"),
-        ("model.plan", "runs ONNX files, not TensorRT plans"),
+        ("none.plan", "none.plan: no such plan"),
+        ("none.engine", "none.engine: no such plan"),
         ("model.safetensors", "is a checkpoint, not a model to run: vgg-deploy export --weights"),
         ("model.pth", "is a checkpoint, not a model to run"),
     ],
@@ -158,6 +162,124 @@ def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str,
         open_engine(tmp_path / name)
     with pytest.raises(UsageError, match="is not a file"):
         open_engine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ({"runtime": "onnxruntime"}, "is a TensorRT plan, and onnxruntime runs ONNX files: leave the runtime out"),
+        ({"runtime": "openvino"}, "is a TensorRT plan, and openvino runs ONNX files"),
+        ({"runtime": "tflite"}, "runtime is 'tflite'; expected auto, onnxruntime, openvino, tensorrt, tensorrt-rtx"),
+        (
+            {"device": "cpu"},
+            "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N; on the CPU, run the ONNX",
+        ),
+        ({"device": "gpu"}, "device is 'gpu'; expected cpu, cuda or cuda:N"),
+        ({"threads": 2}, "threads are of the CPU, and .*model.plan runs on a GPU: leave them out"),
+        ({}, "has no manifest to go by .* --trust"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".plan", ".engine"])
+def test_what_does_not_fit_a_plan_is_refused(words: dict[str, Any], reason: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"a plan")
+    with pytest.raises(UsageError, match=reason.replace(".plan", suffix)):
+        open_engine(path, **words)
+
+
+@pytest.mark.parametrize("words", [{"trust": True}, {"cuda_api": "pycuda"}])
+def test_what_is_for_plans_alone_is_refused_for_an_onnx_file(words: dict[str, Any], tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match=r"tiny.onnx is no plan; trust and cuda_api are for TensorRT plans alone"):
+        open_engine(tiny_model, **words)
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_a_backend_of_plans_for_an_onnx_file_names_the_build_command(backend: str, tiny_model: Path) -> None:
+    expected = f"{backend} runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend {backend} makes one"
+    with pytest.raises(UsageError, match=expected):
+        open_engine(tiny_model, runtime=backend)
+
+
+@pytest.mark.parametrize(("device", "index"), [(None, 0), ("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
+def test_a_plan_is_opened_on_the_device_that_was_asked_for(
+    device: str | None, index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.trt import run
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(run, "open_plan", lambda path, **words: asked.update(words, path=path))
+    open_engine(tmp_path / "a.plan", device=device, labels="a", cuda_api="pycuda", trust=True, runtime="tensorrt")
+    assert asked == {
+        "path": tmp_path / "a.plan",
+        "runtime": "tensorrt",
+        "device": index,
+        "labels": "a",
+        "cuda_api": "pycuda",
+        "trust": True,
+    }
+
+
+# ---- INT8 files and the runtimes that they were made for ----
+
+
+@pytest.fixture
+def quantized(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`quantized(target, layers=("conv1_1",))` -> the tiny model, whose manifest says that layers are INT8 for `target`."""
+
+    def write(target: str, layers: tuple[str, ...] = ("conv1_1",)) -> Path:
+        model = onnx.load(tiny_model)
+        entry = model.metadata_props[0]
+        ranges = dict.fromkeys(layers, (-1.0, 1.0))
+        quantization = Quantization(target, layers, (), "minmax", ranges, (), (64,), mirror=True)
+        manifest = Manifest.from_json(entry.value, "a test")
+        entry.value = manifest.with_(precision=Precision(quantization=quantization)).to_json()
+        path = tmp_path / f"{target}.onnx"
+        onnx.save(model, path)
+        return path
+
+    return write
+
+
+SLOW = "onnxruntime's CPU kernels run most of them one by one, slower than FP32"
+
+
+def test_auto_takes_openvino_for_a_file_that_was_quantized_for_tensorrt(quantized: Callable[..., Path]) -> None:
+    pytest.importorskip("openvino")
+    with open_engine(quantized("tensorrt")) as engine:
+        assert engine.info.runtime.startswith("openvino")
+        assert engine.info.notices == ()
+
+
+@pytest.mark.parametrize(("target", "layers"), [("onnxruntime", ("conv1_1",)), ("tensorrt", ())])
+def test_auto_takes_onnxruntime_for_its_own_and_where_nothing_is_int8(
+    target: str, layers: tuple[str, ...], quantized: Callable[..., Path]
+) -> None:
+    with open_engine(quantized(target, layers)) as engine:
+        assert engine.info.runtime.startswith("onnxruntime")
+        assert engine.info.notices == ()
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
+def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
+    runtime: str, quantized: Callable[..., Path], without: Callable[..., None], images: Images
+) -> None:
+    path = quantized("tensorrt")
+    if runtime == "auto":
+        without("openvino")
+    with open_engine(path, runtime=runtime) as engine:
+        assert engine.info.runtime.startswith("onnxruntime")
+        (notice,) = engine.info.notices
+        engine.run(images)
+    assert SLOW in notice
+    assert "147 ms an image; openvino 28, FP32 98" in notice
+    assert ("pip install openvino" if runtime == "auto" else "--runtime openvino") in notice
+    assert "export it with --target onnxruntime" in notice
+
+
+def test_an_int8_file_on_cuda_is_no_matter_for_a_notice(quantized: Callable[..., Path]) -> None:
+    manifest = read_manifest(quantized("tensorrt"))
+    assert pairing_notices("onnxruntime", "cuda:0", manifest) == ()
+    assert choose_runtime("auto", "cuda:0", manifest) == "onnxruntime"
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))

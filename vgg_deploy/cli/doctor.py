@@ -4,25 +4,67 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from pathlib import Path
 
 import click
 
 from vgg_deploy.cli.tables import print_table
 
-# What each extra is for, by its packages.
+# The packages of each extra.
 _PACKAGES = {
     "base": ("numpy", "Pillow", "click", "rich", "onnx"),
     "cpu": ("onnxruntime", "openvino"),
-    "gpu": ("onnxruntime-gpu", "tensorrt", "cuda-python", "polygraphy"),
-    "pycuda": ("pycuda",),
+    "gpu": ("onnxruntime-gpu", "tensorrt", "polygraphy"),
     "rtx": ("tensorrt-rtx",),
+    "gpu, rtx": ("cuda-python",),
+    "pycuda": ("pycuda",),
     "train": ("torch", "torchvision", "safetensors", "scikit-learn", "matplotlib"),
 }
 
 
 @click.command("doctor")
-def command() -> None:
-    """Show what is installed, and which engines can run here and why the others cannot."""
+@click.argument("plan", required=False, type=click.Path(path_type=Path))
+@click.option("--device", default="cuda", show_default=True, help="For a plan: cuda or cuda:N.")
+@click.option(
+    "--cuda-api",
+    default="cuda-python",
+    show_default=True,
+    type=click.Choice(["cuda-python", "pycuda"]),
+    help="For a plan: through what its GPU memory is handled.",
+)
+def command(plan: Path | None, device: str, cuda_api: str) -> None:
+    """Show what is installed, and which engines can run here and why the others cannot.
+
+    With a PLAN: whether it can run here, question by question; exit 1 if it cannot.
+    """
+    if plan is None:
+        _machine()
+    elif not _can_run(plan, device, cuda_api):
+        raise SystemExit(1)
+
+
+def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
+    """Prints what stands for and against running a plan."""
+    import re
+
+    from engines import PLAN_SUFFIXES
+    from engines.trt.check import Examination, Request
+    from vgg_deploy.errors import UsageError
+
+    match = re.fullmatch(r"cuda(?::(\d+))?", device, re.ASCII)
+    if match is None:
+        raise UsageError(f"device is {device!r}; expected cuda or cuda:N: plans run on NVIDIA GPUs")
+    if plan.suffix not in PLAN_SUFFIXES:
+        raise UsageError(f"{plan} is no plan (.plan, .engine); vgg-deploy verify proves ONNX files")
+    runs, words = True, {True: "ok", False: "no", None: "-"}
+    for check in Examination(Request(plan, index=int(match[1] or 0), cuda_api=cuda_api)).checks():
+        runs = runs and check.passed is not False
+        click.echo(f"{words[check.passed]:<2}  {check.name:<18}  {check.text}")
+    click.echo(f"{plan} {'can' if runs else 'cannot'} run here")
+    return runs
+
+
+def _machine() -> None:
     import os
 
     import vgg_deploy
@@ -81,14 +123,11 @@ def _torch() -> tuple[str, str, str, str]:
 
 
 def _tensorrt() -> list[tuple[str, str, str, str]]:
-    """TensorRT is not run by this version; what is installed of it is shown."""
+    from engines.trt.availability import availability
+    from vgg_deploy.plan import BACKENDS
+
     rows = []
-    for package, extra in (("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")):
-        installed = _version(package)
-        why = (
-            f"{package} {installed} is installed; this version does not build or run plans yet"
-            if installed
-            else f"not installed (extra {extra}); this version does not build or run plans yet"
-        )
-        rows.append((package, "cuda", "no", why))
+    for name in BACKENDS:
+        runs, why = availability(name)
+        rows.append((name, "cuda", "yes" if runs else "no", why))
     return rows

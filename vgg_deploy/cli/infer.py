@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.options import comma_integers, engine_options, read_labels
+from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, read_labels
 from vgg_deploy.cli.tables import notice, progress
 
 if TYPE_CHECKING:
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     "model",
     required=True,
     type=click.Path(path_type=Path),
-    metavar="MODEL.onnx",
-    help="What vgg-deploy export wrote.",
+    metavar="MODEL.onnx|PLAN",
+    help="What vgg-deploy export or vgg-deploy build wrote.",
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["center", "dense", "multiscale"]),
-    help="Views that are averaged.  [default: multiscale; center for a model of one size]",
+    metavar="P",
+    help="Views that are averaged: center, dense, multiscale, 10-crop, 144-crop, 50-crop, 150-crop, multiscale+150-crop.  [default: multiscale; center for a model of one size]",
 )
 @click.option(
     "--scales",
     callback=comma_integers,
     metavar="Q,Q,...",
-    help="Short sides to which images are rescaled.  [default: from the training S]",
+    help="Short sides to which images are rescaled.  [default: a plan's own; from the training S]",
 )
 @click.option(
     "--flip/--no-flip", "mirror", default=None, help="Score mirrored views too.  [default: as the network was trained]"
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     "--max-view-pixels", type=int, help="Refuse images that would be rescaled to more pixels.  [default: 4,194,304]"
 )
 @engine_options
+@plan_options
 def command(
     paths: tuple[str, ...],
     model: Path,
@@ -78,43 +79,66 @@ def command(
     check_folders: bool,
     max_view_pixels: int | None,
     runtime: str,
-    device: str,
+    device: str | None,
     threads: int | None,
+    cuda_api: str,
+    trust: bool,
 ) -> None:
     """Classify images: files, folders (searched whole) and glob patterns.
 
     Each image is rescaled to each Q and scored whole, with its mirror; the posteriors are averaged (section 3.2 of the
     paper). Results come in input order. A file that cannot be read is reported, and the exit code is then 1.
     """
-    from engines import open_engine
+    from engines import PLAN_SUFFIXES, open_engine
+    from vgg_deploy.fit import check_fit
     from vgg_deploy.images import MAX_VIEW_PIXELS, find_images
+    from vgg_deploy.plan import sidecar_of
     from vgg_deploy.predict import DEFAULT_BATCH, Failure, predict
     from vgg_deploy.protocols import choose_protocol
     from vgg_deploy.results import Csv, JsonLines, LineStream, Text
 
     _check_numbers(top, batch, max_view_pixels, json_path, csv_path)
     images = list(find_images(paths))
-    _check_outputs((json_path, csv_path), [model, *([] if labels is None else [labels]), *images])
+    read = [
+        model,
+        *([sidecar_of(model)] if model.suffix in PLAN_SUFFIXES else []),
+        *([labels] if labels else []),
+        *images,
+    ]
+    _check_outputs((json_path, csv_path), read)
     with ExitStack() as stack:
         engine = stack.enter_context(
-            open_engine(model, runtime=runtime, device=device, threads=threads, labels=read_labels(labels))
+            open_engine(
+                model,
+                runtime=runtime,
+                device=device,
+                threads=threads,
+                labels=read_labels(labels),
+                cuda_api=cuda_api,
+                trust=trust,
+            )
         )
-        classes = engine.info.manifest.classes
-        choice = choose_protocol(engine.info.manifest, protocol, scales, mirror, free_size=engine.info.shapes.free)
+        info = engine.info
+        for text in info.notices:
+            notice(text)
+        choice = choose_protocol(
+            info.manifest, protocol, scales, mirror, free_size=info.shapes.free, built_for=info.scales
+        )
+        check_fit(info, choice.protocol)
         truth = _truth(images, engine) if check_folders else None
         pictures = None if heatmaps is None else _Heatmaps(heatmaps, images, engine)
         streams: list[tuple[LineStream, Writer]] = []
         if json_path is not None:
             streams.append((stack.enter_context(LineStream(json_path)), JsonLines(top)))
         if csv_path is not None:
-            table = Csv(min(top, len(classes)))
+            table = Csv(min(top, len(info.manifest.classes)))
             streams.append((stack.enter_context(LineStream(csv_path)), table))
             streams[-1][0].write(table.header)
         if "-" not in (json_path, csv_path):
             streams.append((stack.enter_context(LineStream("-")), Text(top)))
         for text in choice.notices:
             notice(text)
-        notice(f"{choice.protocol}; {engine.info.runtime} on {engine.info.device}, {engine.info.precision}")
+        notice(f"{choice.protocol}; {info.runtime} on {info.device}, {info.precision}")
         shown = sys.stderr.isatty() and not sys.stdout.isatty()
         advance = stack.enter_context(progress("classifying", len(images), shown=shown))
         results = predict(

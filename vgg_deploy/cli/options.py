@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from vgg_deploy.classes import read_labels as read_labels
 
 if TYPE_CHECKING:
     from vgg_deploy.manifest import Normalization, TrainScale
@@ -88,24 +89,6 @@ def chosen_normalization(
     return Normalization(mean, std)
 
 
-def read_labels(path: Path | None) -> str | None:
-    """Text of a labels file.
-
-    Raises:
-        UsageError: it cannot be read as text.
-    """
-    from vgg_deploy.errors import UsageError
-
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text; a labels file has one label a line") from None
-    except OSError as error:
-        raise UsageError(f"cannot read the labels file {path}: {error.strerror}") from None
-
-
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --runtime, --device and --threads."""
     options = (
@@ -113,12 +96,38 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--runtime",
             default="auto",
             show_default=True,
-            type=click.Choice(["auto", "onnxruntime", "openvino"]),
-            help="What computes. auto: the first that is installed and has the device.",
+            type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
+            help="What computes. auto: for an ONNX file the first that is installed, has the device and suits the file; "
+            "for a plan what built it.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
-        click.option("--threads", type=int, help="Threads of computation.  [default: one for each core]"),
+        click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu; cuda:0 for a plan]"),
+        click.option("--threads", type=int, help="Threads of computation on the CPU.  [default: one for each core]"),
     )
+    return _with_options(command, options)
+
+
+def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --cuda-api and --trust."""
+    options = (
+        click.option(
+            "--cuda-api",
+            default="cuda-python",
+            show_default=True,
+            type=click.Choice(["cuda-python", "pycuda"]),
+            help="Through what a plan's GPU memory is handled.",
+        ),
+        click.option(
+            "--trust",
+            is_flag=True,
+            help="Run a plan that has no manifest beside it (with --labels), or another one's. Plans run native code.",
+        ),
+    )
+    return _with_options(command, options)
+
+
+def _with_options(
+    command: Callable[..., Any], options: Sequence[Callable[[Callable[..., Any]], Callable[..., Any]]]
+) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command

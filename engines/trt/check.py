@@ -1,0 +1,250 @@
+"""What stands against running a plan, found before it is deserialized: a plan runs native code, and fails in many ways."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engines.trt import backend as backends
+from engines.trt.backend import TENSORRT, Backend, listening, logger
+from engines.trt.capability import capability_problem, dotted
+from engines.trt.cuda import Cuda, open_cuda
+from engines.trt.gpu import compute_capability
+from vgg_deploy.errors import ManifestError, PlanError, UsageError, VGGDeployError
+from vgg_deploy.plan import BACKENDS, PlanManifest, mismatch, read_plan, sidecar_of
+from vgg_deploy.precision import summary
+from vgg_deploy.rebuild import with_options
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question about a plan.
+
+    Attributes:
+        name: what was looked at.
+        passed: None: the question could not be put.
+        text: what was found, in one line.
+        error: what to raise where it has not passed.
+    """
+
+    name: str
+    passed: bool | None
+    text: str
+    error: VGGDeployError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How a plan is to be run.
+
+    Attributes:
+        path: the plan.
+        runtime: auto, or the backend that is asked for.
+        index: of the device.
+        cuda_api: cuda-python or pycuda.
+        labels: whether class names come with the request.
+        trust: run it without a manifest, or against it.
+    """
+
+    path: Path
+    runtime: str = "auto"
+    index: int = 0
+    cuda_api: str = "cuda-python"
+    labels: bool = False
+    trust: bool = False
+
+
+class Examination:
+    """Puts the questions in their order. What a later one needs is kept here, and is None as long as it is not known."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.plan: PlanManifest | None = None
+        self.changed = False
+        self.backend: Backend | None = None
+        self.cuda: Cuda | None = None
+        self.notices: list[str] = []
+
+    def require(self) -> None:
+        """Raises the error of the first question that is not passed."""
+        for check in self.checks():
+            if check.error is not None:
+                raise check.error
+
+    def checks(self) -> Iterator[Check]:
+        """Each question with its answer.
+
+        Raises:
+            UsageError: no such plan.
+        """
+        if not self.request.path.is_file():
+            read_plan(self.request.path)  # raises, and says what it is instead
+        for name, ask in (
+            ("manifest", self._manifest),
+            ("contents", self._contents),
+            ("GPU", self._gpu),
+            ("backend", self._backend),
+            ("version", self._version),
+            ("compute capability", self._capability),
+            ("header", self._header),
+        ):
+            try:
+                answer = ask()
+            except _NotAskedError as missing:
+                yield Check(name, None, f"could not be looked at without {missing}")
+            except VGGDeployError as error:
+                yield Check(name, False, " ".join(str(error).split()), error)
+            else:
+                yield Check(name, True, answer)
+
+    def _manifest(self) -> str:
+        path, sidecar = self.request.path, sidecar_of(self.request.path)
+        try:
+            plan, reason = read_plan(path), f"{sidecar} is not there"
+        except ManifestError as error:
+            plan, reason = None, str(error)
+        if plan is not None:
+            # Messages name the file as it is called now.
+            self.plan = plan = replace(plan, plan=replace(plan.plan, name=path.name))
+            backend = plan.backend
+            if self.request.runtime not in ("auto", backend):
+                raise UsageError(f"{path} is a plan of {backend}, which alone runs it; leave --runtime out")
+            return (
+                f"{sidecar.name}: from {plan.onnx.name}, {len(plan.manifest.classes)} classes, {summary(plan.layers)}"
+            )
+        if not self.request.trust:
+            raise UsageError(
+                f"{path} has no manifest to go by ({reason}): copy the two files together, or build it again; a plan runs native "
+                "code, so without manifest it is run only with --trust, and --labels FILE"
+            )
+        if not self.request.labels:
+            raise UsageError(
+                f"{path} has no manifest to go by ({reason}), so its classes have no names: give --labels FILE"
+            )
+        self.notices.append(f"trusted without a manifest ({reason})")
+        return f"none ({reason}); trusted"
+
+    def _contents(self) -> str:
+        if self.plan is None:
+            raise _NotAskedError("the manifest")
+        try:
+            reason = mismatch(self.request.path, self.plan)
+        except OSError as error:
+            raise PlanError(f"{self.request.path} cannot be read: {error.strerror}") from error
+        if reason is None:
+            return f"as built, SHA-256 {self.plan.plan.sha256[:12]}..."
+        if not self.request.trust:
+            raise UsageError(f"{reason}; a plan runs native code, so a changed one is run only with --trust")
+        self.changed = True
+        self.notices.append(f"trusted against its manifest: {reason}")
+        return "changed since it was built; trusted"
+
+    def _gpu(self) -> str:
+        request = self.request
+        if compute_capability() is None:
+            raise PlanError(
+                f"{request.path} needs an NVIDIA GPU, and CUDA shows none here (no GPU, or no driver for it): "
+                + run_instead(request.path, self.plan)
+            )
+        name = request.runtime if self.plan is None else self.plan.backend
+        self.cuda = open_cuda(request.cuda_api, request.index, "gpu" if name == TENSORRT else "rtx")
+        return f"{self.cuda.device}: {self.cuda.gpu}"
+
+    def _backend(self) -> str:
+        self.backend = backends.load(self._backend_name())
+        return str(self.backend)
+
+    def _backend_name(self) -> str:
+        if self.plan is not None:
+            return self.plan.backend
+        if self.request.runtime in BACKENDS:
+            return self.request.runtime
+        if not self.request.trust:
+            raise _NotAskedError("the manifest")
+        names = backends.installed()
+        if len(names) == 1:
+            return names[0]
+        raise UsageError(
+            f"{self.request.path} has no manifest, so its backend is unknown: give --runtime tensorrt or --runtime tensorrt-rtx"
+        )
+
+    def _version(self) -> str:
+        if self.plan is None or self.backend is None:
+            raise _NotAskedError("the manifest" if self.plan is None else "the backend")
+        plan, here = self.plan, self.backend.version
+        if plan.version != here:
+            raise PlanError(
+                f"{plan.plan.name} was built by {plan.backend} {plan.version}, and {here} is installed; a plan runs in its own version "
+                f"only: pip install {plan.backend}=={plan.version}, or build it again: {plan.command}"
+            )
+        return f"built by {here}, which is installed"
+
+    def _capability(self) -> str:
+        if self.plan is None or self.cuda is None:
+            raise _NotAskedError("the manifest" if self.plan is None else "a GPU")
+        problem = capability_problem(self.plan, self.cuda.gpu)
+        if problem is not None:
+            raise PlanError(problem)
+        return f"{self.cuda.gpu} is one that it was built for"
+
+    def _header(self) -> str:
+        if self.backend is None or self.cuda is None:
+            raise _NotAskedError("the backend" if self.backend is None else "a GPU")
+        if not self.backend.is_rtx:
+            return "tensorrt looks at it when it loads the plan"
+        with self.cuda.active(), listening(self.backend) as messages:
+            trt = self.backend.trt
+            runtime = trt.Runtime(logger(self.backend))
+            with self.request.path.open("rb") as file:
+                header = file.read(runtime.engine_header_size)
+            validity, bits = runtime.get_engine_validity(header)
+        if validity == trt.EngineValidity.INVALID:
+            raise PlanError(self._invalidity(bits, messages.reason))
+        if validity == trt.EngineValidity.SUBOPTIMAL:
+            self.notices.append(f"{self.backend} says that {self.request.path.name} may run slower here than it could")
+            return "valid, but may run slower than it could"
+        return "valid"
+
+    def _invalidity(self, bits: int, said: str) -> str:
+        """What TensorRT-RTX's diagnostics mean, and what to do, in one line."""
+        assert self.backend is not None
+        assert self.cuda is not None
+        again, here = "build it again", dotted(self.cuda.gpu.capability)
+        targeted = f"{again} with --compute-capability {here}"
+        if self.plan is not None:
+            again += f": {self.plan.command}"
+            targeted = f"build it for it: {with_options(self.plan.command, {'--compute-capability': here})}"
+        kinds = self.backend.trt.EngineInvalidityDiagnostics
+        meanings = (
+            (kinds.MALFORMED_ENGINE, f"it is damaged, or no plan of tensorrt-rtx; {again}"),
+            (kinds.VERSION_MISMATCH, f"another version built it; {again}"),
+            (kinds.UNSUPPORTED_CC, f"it was not built for {self.cuda.gpu}; {targeted}"),
+            (
+                kinds.OLD_CUDA_DRIVER,
+                "the NVIDIA driver is too old for it; install a newer one (nvidia-smi shows which is there)",
+            ),
+            (kinds.OLD_CUDA_RUNTIME, f"it was built with a newer CUDA than is installed; {again}"),
+            (
+                kinds.INSUFFICIENT_GPU_MEMORY,
+                f"the GPU has too little memory; with a smaller --max-batch or --scales, {again}",
+            ),
+            (kinds.CUDA_ERROR, "CUDA does not work here; nvidia-smi shows whether the driver answers"),
+        )
+        found = [meaning for kind, meaning in meanings if bits & int(kind)]
+        return f"{self.backend} cannot run {self.request.path}: {'; '.join(found) or said}"
+
+
+class _NotAskedError(Exception):
+    """A question that cannot be put without what this names."""
+
+
+def run_instead(path: Path, plan: PlanManifest | None) -> str:
+    """How to run the network without this plan."""
+    if plan is None:
+        return "run the ONNX file that it was built from"
+    beside = path.with_name(plan.onnx.name)
+    if beside.is_file():
+        return f"run the ONNX file beside it: vgg-deploy infer IMAGES --engine {shlex.quote(str(beside))}"
+    return f"run the ONNX file that it was built from: vgg-deploy infer IMAGES --engine {shlex.quote(plan.onnx.name)}"

@@ -1,0 +1,170 @@
+"""A deserialized plan: what it takes and gives, and the execution contexts that are made of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.trt.backend import Backend, listening, logger
+from engines.trt.cuda import Stream
+from engines.trt.runtime_cache import RuntimeCache, cache_of
+from vgg_deploy.engine import PROBABILITIES
+from vgg_deploy.errors import EngineError, PlanError
+from vgg_deploy.plan import Profile
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """What a plan takes and gives.
+
+    Attributes:
+        images: the input's name: uint8 [n, h, w, 3].
+        outputs: the outputs' names: float32.
+        classes: how many probabilities there are.
+        profiles: the batches it takes, in the plan's order, of no known Q.
+    """
+
+    images: str
+    outputs: tuple[str, ...]
+    classes: int
+    profiles: tuple[Profile, ...]
+
+
+class LoadedPlan:
+    """Owns TensorRT's runtime and engine. Contexts are made in any thread, where the device is active."""
+
+    def __init__(self, backend: Backend, path: Path) -> None:
+        self.backend, self._path = backend, path
+        trt = backend.trt
+        with listening(backend) as messages:
+            try:
+                runtime = trt.Runtime(logger(backend))
+                data = path.read_bytes()
+                engine = runtime.deserialize_cuda_engine(data)
+            except OSError as error:
+                raise PlanError(f"{path} cannot be read: {error.strerror}") from error
+            except (TypeError, RuntimeError) as error:  # pybind11, where TensorRT gave no object
+                raise PlanError(f"{backend} cannot load {path}: {messages.reason}") from error
+        if engine is None:
+            raise PlanError(
+                f"{backend} cannot load {path}: {messages.reason}; if the GPU's memory is not the reason, the plan is damaged "
+                "or of another version: build it again"
+            )
+        self._runtime, self._engine, self._lock = runtime, engine, threading.Lock()
+        self._runtime_config: Any = None
+        self._cache: RuntimeCache | None = None
+        self.tensors = _tensors(trt, engine, path)
+        if backend.is_rtx:
+            self._configure()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is to be said of the runtime cache."""
+        return () if self._cache is None or self._cache.notice is None else (self._cache.notice,)
+
+    def _configure(self) -> None:
+        trt, engine = self.backend.trt, self._engine
+        runtime_config = engine.create_runtime_config()
+        if runtime_config is None:
+            raise EngineError(f"{self.backend} gives no runtime configuration")
+        runtime_config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # TensorRT-RTX runs a new shape with general kernels while it compiles its own in the background; only it knows
+        # when they are there, and records its CUDA graph then. Recorded by us, the general ones would stay.
+        runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._cache = RuntimeCache(cache_of(self._path), runtime_config)
+        self._runtime_config = runtime_config
+
+    def scratch_bytes(self) -> int:
+        """GPU memory that a context needs while it runs, in the profile that needs most."""
+        engine = self._engine
+        profiles = range(len(self.tensors.profiles))
+        return max(int(engine.get_device_memory_size_for_profile_v2(index)) for index in profiles)
+
+    def new_context(self) -> Any:
+        """An `IExecutionContext` without memory of its own for what it computes."""
+        trt, engine, runtime_config = self.backend.trt, self._engine, self._runtime_config
+        with self._lock, listening(self.backend) as messages:
+            if runtime_config is not None:
+                context = engine.create_execution_context(runtime_config)
+            else:
+                strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+                context = engine.create_execution_context(strategy)
+        if context is None:
+            raise EngineError(f"{self.backend} makes no execution context of {self._path}: {messages.reason}")
+        return context
+
+    def set_shape(self, context: Any, profile: int, shape: Sequence[int], stream: Stream) -> dict[str, tuple[int, ...]]:
+        """Sets a context's profile and the shape of its images, once and for all; gives the outputs' shapes."""
+        with listening(self.backend) as messages:
+            images = self.tensors.images
+            done = context.set_optimization_profile_async(profile, stream.handle)
+            done = done and context.set_input_shape(images, tuple(shape))
+            shapes = {name: tuple(context.get_tensor_shape(name)) for name in self.tensors.outputs} if done else {}
+        if not done or any(size < 0 for sizes in shapes.values() for size in sizes):
+            raise EngineError(
+                f"{self.backend} refuses images of {' x '.join(map(str, shape))} in profile {profile}: {messages.reason}"
+            )
+        return shapes
+
+    def largest_bytes(self, stream: Stream) -> dict[str, int]:
+        """Bytes of the images and of each output at the largest shape of any profile."""
+        context = self.new_context()
+        sizes = dict.fromkeys((self.tensors.images, *self.tensors.outputs), 0)
+        for index, profile in enumerate(self.tensors.profiles):
+            largest = (*profile.maximum, 3)
+            outputs = self.set_shape(context, index, largest, stream)
+            found = {self.tensors.images: product(largest)} | {
+                name: FLOAT_BYTES * product(shape) for name, shape in outputs.items()
+            }
+            sizes = {name: max(size, found[name]) for name, size in sizes.items()}
+        return sizes
+
+    def close(self) -> None:
+        """Keeps the compiled kernels, and lets go of TensorRT's objects, the engine before its runtime."""
+        if self._cache is not None:
+            self._cache.save()
+        self._runtime_config = self._cache = None
+        self._engine = None
+        self._runtime = None
+
+
+def product(shape: Sequence[int]) -> int:
+    """How many elements there are."""
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _tensors(trt: Any, engine: Any, path: Path) -> Tensors:
+    """Inputs and outputs of a plan that we can feed.
+
+    Raises:
+        PlanError: it takes or gives something else.
+    """
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    outputs = tuple(name for name in names if name not in inputs)
+    expected = "expected one input, uint8 [n, h, w, 3], and float32 outputs, probabilities [n, classes] among them"
+    received = ", ".join(
+        f"{name} {engine.get_tensor_dtype(name).name} {list(engine.get_tensor_shape(name))}" for name in names
+    )
+    fits = len(inputs) == 1 and PROBABILITIES in outputs
+    fits = fits and all(engine.get_tensor_dtype(name) == trt.DataType.FLOAT for name in outputs)
+    if fits:
+        images, scores = (tuple(engine.get_tensor_shape(name)) for name in (inputs[0], PROBABILITIES))
+        fits = engine.get_tensor_dtype(inputs[0]) == trt.DataType.UINT8 and len(images) == 4 and images[3] == 3
+        fits = fits and len(scores) == 2 and scores[1] > 0
+    if not fits:
+        raise PlanError(f"{path} has the tensors {received}; {expected}")
+    profiles = []
+    for index in range(engine.num_optimization_profiles):
+        ends = engine.get_tensor_profile_shape(inputs[0], index)
+        least, best, most = ((shape[0], shape[1], shape[2]) for shape in map(tuple, ends))
+        profiles.append(Profile((), least, best, most))
+    return Tensors(inputs[0], outputs, scores[1], tuple(profiles))

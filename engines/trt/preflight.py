@@ -1,0 +1,208 @@
+"""What stands against building a plan of an ONNX file, found before the build, each with what to do about it.
+
+TensorRT's parser stops at the first fault of most kinds; it reads unsigned 8 bit as signed, and builds profiles that are too
+small, without an error. So the graph is looked at first, then the parser is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from engines.trt.backend import Backend
+from vgg_deploy.manifest import Manifest
+from vgg_deploy.onnx_layers import node_name
+from vgg_deploy.plan import Profile, Shape
+
+KEPT_BYTES = 1 << 17  # zero-points of 65,536 channels and their name: what a header must keep for `of_graph`
+LARGEST_SIDE = 1 << 12  # a network that has no output even for these has none at all
+
+_UNSIGNED = (TensorProto.UINT8, TensorProto.UINT16)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that stands against a build.
+
+    Attributes:
+        nodes: names of the nodes that it is about.
+        text: what is found, what is expected, and what to do, in one line.
+    """
+
+    nodes: tuple[str, ...]
+    text: str
+
+
+def of_graph(model: onnx.ModelProto, manifest: Manifest) -> list[Finding]:
+    """Quantization and types that TensorRT refuses, or takes for something else.
+
+    Args:
+        model: a header with its small tensors, see `KEPT_BYTES`.
+    """
+    ours = manifest.spec is not None
+    again = "export it again with --int8 --target tensorrt"
+    symmetric = (
+        "quantize it symmetrically in signed 8 bit (onnxruntime's quantize_static: QInt8 and ActivationSymmetric)"
+    )
+    float_bias = "leave biases in floating point (onnxruntime's quantize_static: QuantizeBias=False)"
+    constants = _constants(model.graph)
+    unsigned, asymmetric, biases = [], [], []
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        data, zero = constants.get(node.input[0]), constants.get(node.input[2] if len(node.input) > 2 else "")
+        if data is not None and data.data_type == TensorProto.INT32:
+            biases.append(node_name(node))
+        elif _unsigned(node, data, zero):
+            unsigned.append(node_name(node))
+        elif zero is not None and _any_set(zero):
+            asymmetric.append(node_name(node))
+    found = (
+        (unsigned, "unsigned 8 bit at {}, which TensorRT reads as signed", symmetric),
+        (asymmetric, "zero-points other than 0 at {}; TensorRT takes symmetric INT8 only", symmetric),
+        (biases, "biases stored as INT32 at {}; TensorRT takes them in floating point only", float_bias),
+    )
+    findings = [
+        Finding(tuple(nodes), f"{what.format(_named(nodes))}: {again if ours else remedy}")
+        for nodes, what, remedy in found
+        if nodes
+    ]
+    users = tuple(_bytes_used_raw(model))
+    if users:
+        what = f"uint8 used as it is at {_named(users)}; TensorRT takes nothing but Cast on it"
+        findings.append(Finding(users, f"{what}: {'export it again' if ours else 'cast it to float first'}"))
+    return findings
+
+
+def of_profiles(model: onnx.ModelProto, profiles: Sequence[Profile]) -> list[Finding]:
+    """A profile whose smallest image is smaller than the network takes. TensorRT would build it, and it would not run."""
+    batch, side, _ = min(profile.minimum for profile in profiles)
+    starved = _starved(model, (batch, side, side))
+    if starved is None:
+        return []
+    low, high = side, LARGEST_SIDE
+    if _starved(model, (batch, high, high)):
+        return [Finding((starved,), f"{starved} has no output for images of any size: the model is damaged")]
+    while low + 1 < high:  # `low` is too small, `high` is large enough
+        middle = (low + high) // 2
+        low, high = (middle, high) if _starved(model, (batch, middle, middle)) else (low, middle)
+    text = f"{starved} has no output for images of {side} x {side}, which the profiles begin with: give --scales of {high} or more"
+    return [Finding((starved,), text)]
+
+
+def of_parser(parser: Any, model: onnx.ModelProto, backend: Backend) -> list[Finding]:
+    """What the backend's parser has against the file, by the nodes' names: all operators that it lacks, and its own errors.
+
+    Args:
+        parser: an `OnnxParser` that has read the file and failed.
+    """
+    remedy = "replace it in the model, or run the ONNX file itself (vgg-deploy infer --runtime onnxruntime)"
+    functions = {function.name for function in model.functions}
+    lacking: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        if node.op_type not in functions and not parser.supports_operator(node.op_type):
+            lacking.setdefault(node.op_type, []).append(node_name(node))
+    findings = [
+        Finding(tuple(nodes), f"operator {operator} at {_named(nodes)}, which {backend} does not have: {remedy}")
+        for operator, nodes in lacking.items()
+    ]
+    named = {name for finding in findings for name in finding.nodes}
+    for index in range(parser.num_errors):
+        refusal = parser.get_error(index)
+        place = refusal.node()
+        known = model.graph.node[place] if 0 <= place < len(model.graph.node) else None
+        name = refusal.node_name() or (node_name(known) if known is not None else "no node in particular")
+        if name not in named:
+            what = (
+                f"{refusal.node_operator() or 'a fault'} at {name}, which {backend} refuses ({_reason(refusal.desc())})"
+            )
+            findings.append(Finding((name,), f"{what}: {remedy}"))
+    return findings
+
+
+def _reason(description: str) -> str:
+    """The telling line of what the parser says; others name the node once more, or say that there is no driver."""
+    lines = [" ".join(line.split()).removeprefix("Assertion failed: ") for line in description.splitlines()]
+    telling = [
+        line for line in lines if line and not line.startswith("Invalid Node - ") and "catchCudaError" not in line
+    ]
+    return telling[0] if telling else "without a reason"
+
+
+def texts(graph: list[Finding], parser: list[Finding]) -> tuple[str, ...]:
+    """All findings, without those of the parser that are about nodes which the graph's findings name already."""
+    known = {name for finding in graph for name in finding.nodes}
+    return tuple(finding.text for finding in (*graph, *(item for item in parser if not known.intersection(item.nodes))))
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        values = (attribute.t for attribute in node.attribute if attribute.name == "value")
+        if node.op_type == "Constant":
+            constants.update((node.output[0], value) for value in values)
+    return constants
+
+
+def _unsigned(node: onnx.NodeProto, data: TensorProto | None, zero: TensorProto | None) -> bool:
+    if zero is not None:
+        return zero.data_type in _UNSIGNED
+    if node.op_type == "DequantizeLinear":
+        return data is not None and data.data_type in _UNSIGNED
+    # Without a zero-point ONNX quantizes to uint8, unless `output_dtype` says otherwise.
+    asked = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
+    return len(node.input) < 3 and (asked or TensorProto.UINT8) in _UNSIGNED
+
+
+def _any_set(zero: TensorProto) -> bool:
+    """Whether a zero-point is not 0. One whose data is elsewhere is left to the parser."""
+    if zero.data_location == TensorProto.EXTERNAL:
+        return False
+    try:
+        return bool(numpy_helper.to_array(zero).any())
+    except (ValueError, TypeError):  # a header without this tensor's data
+        return False
+
+
+def _bytes_used_raw(model: onnx.ModelProto) -> Iterator[str]:
+    """Nodes that read uint8 and are neither Cast nor Q/DQ, which has findings of its own."""
+    values = (*model.graph.input, *_inferred(model).graph.value_info)
+    raw = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    for node in model.graph.node:
+        if node.op_type not in ("Cast", "QuantizeLinear", "DequantizeLinear") and raw.intersection(node.input):
+            yield node_name(node)
+
+
+def _starved(model: onnx.ModelProto, shape: Shape) -> str | None:
+    """The first node that has no rows or no columns left of a batch of this shape."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    del sized.graph.value_info[:]
+    constants = {tensor.name for tensor in sized.graph.initializer}
+    (images,) = (value for value in sized.graph.input if value.name not in constants)
+    for axis, size in zip(images.type.tensor_type.shape.dim, shape, strict=False):
+        axis.dim_value = size
+    for output in sized.graph.output:  # they may state sizes that do not follow from the smallest image
+        output.type.tensor_type.ClearField("shape")
+    empty = {
+        value.name
+        for value in _inferred(sized).graph.value_info
+        if any(axis.HasField("dim_value") and axis.dim_value < 1 for axis in value.type.tensor_type.shape.dim)
+    }
+    return next((node_name(node) for node in sized.graph.node if empty.intersection(node.output)), None)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # noqa: BLE001 - a graph that onnx cannot follow; the parser will say what is wrong with it
+        return model
+
+
+def _named(nodes: Sequence[str]) -> str:
+    first, more = ", ".join(nodes[:3]), len(nodes) - 3
+    return first if more <= 0 else f"{first} and {more} more"

@@ -1,0 +1,107 @@
+"""CUDA's driver API through PyCUDA, for those who use it already. It has no graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pycuda.driver as driver
+
+from engines.trt.cuda import NON_BLOCKING, Event, Gpu, Graph, Memory, Pinned, Stream, Thing, out_of_memory
+from vgg_deploy.errors import EngineError
+
+
+class PyCuda:
+    """See `engines.trt.cuda.Cuda`. The context is the device's primary one, which TensorRT uses too."""
+
+    captures = False  # PyCUDA 2026.1 wraps nothing of stream capture
+
+    def __init__(self, index: int) -> None:
+        self.device = f"cuda:{index}"
+        with _errors():
+            driver.init()
+            count = driver.Device.count()
+        if index >= count:
+            raise EngineError(f"device is {self.device}; CUDA shows {count} here, from cuda:0 on")
+        with _errors():
+            device = driver.Device(index)
+            self.gpu = Gpu(device.name(), device.compute_capability())
+            self._context = device.retain_primary_context()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        with _errors():
+            self._context.push()
+        try:
+            yield
+        finally:
+            with _errors():
+                driver.Context.pop()
+
+    def allocate(self, size: int, purpose: str) -> Memory:
+        with _errors(self.device, size, purpose):
+            allocation = driver.mem_alloc(size)
+        return Memory(int(allocation), size, allocation)
+
+    def pin(self, size: int, purpose: str) -> Pinned:
+        with _errors(self.device, size, purpose):
+            array = driver.pagelocked_empty(size, np.uint8)
+        return Pinned(array, array.base)
+
+    def stream(self) -> Stream:
+        with _errors():
+            stream = driver.Stream(NON_BLOCKING)
+        return Stream(stream.handle, stream)
+
+    def event(self) -> Event:
+        flags = driver.event_flags
+        with _errors():
+            return Event(driver.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING))
+
+    def upload(self, memory: Memory, pinned: Pinned, size: int, stream: Stream) -> None:
+        with _errors():
+            driver.memcpy_htod_async(memory.address, pinned.array[:size], stream.owner)
+
+    def download(self, pinned: Pinned, memory: Memory, size: int, stream: Stream) -> None:
+        with _errors():
+            driver.memcpy_dtoh_async(pinned.array[:size], memory.address, stream.owner)
+
+    def record(self, event: Event, stream: Stream) -> None:
+        with _errors():
+            event.owner.record(stream.owner)
+
+    def wait(self, event: Event) -> None:
+        with _errors():
+            event.owner.synchronize()
+
+    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+        raise EngineError("PyCUDA has no CUDA graphs; cuda-python has them (--cuda-api cuda-python)")
+
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        raise EngineError("PyCUDA has no CUDA graphs; cuda-python has them (--cuda-api cuda-python)")
+
+    def free(self, thing: Thing) -> None:
+        # A stream or an event is destroyed with the last reference to it: here, where the context is active.
+        owner, thing.owner = thing.owner, None
+        if owner is not None and isinstance(thing, (Memory, Pinned)):
+            with _errors():
+                owner.free()
+
+
+def open_device(index: int) -> PyCuda:
+    """See `engines.trt.cuda.open_cuda`."""
+    return PyCuda(index)
+
+
+@contextmanager
+def _errors(device: str = "", size: int = 0, purpose: str = "") -> Iterator[None]:
+    """Translates PyCUDA's errors, whose text names the call and the reason."""
+    try:
+        yield
+    except driver.MemoryError as error:
+        if not size:
+            raise EngineError(" ".join(str(error).split())) from error
+        raise out_of_memory(device, size, purpose, driver.mem_get_info()[0]) from error
+    except driver.Error as error:
+        raise EngineError(" ".join(str(error).split())) from error

@@ -1,0 +1,214 @@
+"""Runs plans: two lanes over one deserialized plan, so that the copies of one request overlap with the computing of another."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from engines.trt.check import Examination, Request
+from engines.trt.cuda import Cuda
+from engines.trt.lane import Lane
+from engines.trt.loaded import LoadedPlan
+from vgg_deploy.classes import classes_from_labels
+from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_bytes
+from vgg_deploy.errors import EngineError, PlanError, UsageError
+from vgg_deploy.files import Source, sha256_of
+from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange, TrainScale
+from vgg_deploy.plan import DECLARED, PlanManifest, Profile, shapes_of, sidecar_of
+from vgg_deploy.precision import summary
+from vgg_deploy.rebuild import refusal
+
+LANES = 2  # one copies while the other computes
+
+
+class TrtEngine(ContextManaged):
+    """A plan on a GPU; see `vgg_deploy.engine.Engine`. `run` is safe from several threads.
+
+    Args:
+        path: the plan, for messages.
+        plan: what is known of it; its profiles are the plan's own.
+        loaded: the plan, deserialized; closed with the engine.
+        cuda: the device that it is on.
+        notices: what the user should know of it.
+    """
+
+    def __init__(
+        self, path: Path, plan: PlanManifest, loaded: LoadedPlan, cuda: Cuda, notices: Sequence[str] = ()
+    ) -> None:
+        self._path, self._loaded, self._cuda = path, loaded, cuda
+        self._plan = plan
+        self._lanes: list[Lane] = []
+        self._closing, self._closed = threading.Lock(), False
+        # None: the engine is closed. It stays in the queue, for whoever comes next.
+        self._idle: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
+        notices = (*notices, *loaded.notices, *self._make_lanes())
+        for lane in self._lanes:
+            self._idle.put(lane)
+        declared = ", as declared" if plan.layers_from == DECLARED else ""
+        self.info = EngineInfo(
+            runtime=str(loaded.backend),
+            device=cuda.device,
+            precision=f"{summary(plan.layers)}{declared}" if plan.layers else "the plan's own precision",
+            outputs=loaded.tensors.outputs,
+            shapes=_shapes(plan.profiles),
+            concurrency=len(self._lanes),
+            manifest=plan.manifest,
+            notices=notices,
+            plan=plan,
+        )
+
+    def _make_lanes(self) -> list[str]:
+        """As many lanes as the GPU's memory holds; what is to be said of them."""
+        cuda, notices = self._cuda, []
+        with cuda.active():
+            stream = cuda.stream()
+            try:
+                sizes = self._loaded.largest_bytes(stream)
+            finally:
+                cuda.free(stream)
+            for _ in range(LANES):
+                try:
+                    self._lanes.append(Lane(self._loaded, cuda, sizes))
+                except EngineError as error:
+                    if not self._lanes:
+                        raise
+                    notices.append(f"requests run one after the other, as there is no room for two: {error}")
+        if not cuda.captures and not self._loaded.backend.is_rtx:
+            notices.append(
+                "PyCUDA has no CUDA graphs, so kernels are started one by one; --cuda-api cuda-python has them"
+            )
+        return notices
+
+    def run(self, images: Images) -> Scores:
+        check_bytes(images)
+        batch, height, width = images.shape[:3]
+        reason = refusal(self._plan, (batch, height, width))
+        if reason is not None:
+            raise UsageError(f"images is {reason}")
+        profile = best_profile(self._plan.profiles, (batch, height, width))
+        lane = self._idle.get()
+        try:
+            if lane is None:
+                raise EngineError(f"{self._path} was closed; open it again")
+            with self._cuda.active():
+                outputs = lane.run(images, profile)
+        except EngineError as error:
+            if lane is None:
+                raise
+            shape = " x ".join(map(str, images.shape))
+            raise EngineError(f"{self._path} failed on {shape}: {error}") from error
+        finally:
+            self._idle.put(lane)
+        return Scores.from_outputs(outputs)
+
+    def close(self) -> None:
+        """Waits for requests under way, and frees what the plan holds."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            for _ in self._lanes:
+                self._idle.get()
+            self._idle.put(None)
+            # After a failure of the GPU nothing can be freed any more, and that failure has been told.
+            with suppress(EngineError), self._cuda.active():
+                for lane in self._lanes:
+                    with suppress(EngineError):
+                        lane.close()
+                self._loaded.close()
+
+
+def open_plan(
+    path: Path,
+    *,
+    runtime: str = "auto",
+    device: int = 0,
+    labels: str | None = None,
+    cuda_api: str = "cuda-python",
+    trust: bool = False,
+) -> TrtEngine:
+    """Opens a plan; see `engines.open_engine`.
+
+    Args:
+        device: the GPU's index.
+
+    Raises:
+        UsageError: no such plan; no manifest, or another plan's, without `trust`; labels that are missing or do not fit.
+        PlanError: damaged, of another version, or not for this machine.
+        EngineError: CUDA or TensorRT failed.
+    """
+    request = Request(path, runtime, device, cuda_api, labels is not None, trust)
+    examined = Examination(request)
+    examined.require()
+    assert examined.backend is not None
+    assert examined.cuda is not None
+    with examined.cuda.active():
+        loaded = LoadedPlan(examined.backend, path)
+        try:
+            plan = _described(examined, loaded, labels)
+            return TrtEngine(path, plan, loaded, examined.cuda, examined.notices)
+        except BaseException:
+            loaded.close()
+            raise
+
+
+def best_profile(profiles: Sequence[Profile], shape: tuple[int, int, int]) -> int:
+    """Of the profiles that take a shape, the one that was made for it most: of the largest Q that is not above its short side."""
+    taking = [index for index, profile in enumerate(profiles) if profile.accepts(shape)]
+    return max(taking, key=lambda index: profiles[index].minimum[1:])
+
+
+def _shapes(profiles: tuple[Profile, ...]) -> ShapeRange:
+    """Height and width of any profile; batches that all of them take, where there are such."""
+    together = shapes_of(profiles)
+    least, most = max(profile.minimum[0] for profile in profiles), min(profile.maximum[0] for profile in profiles)
+    return dataclasses.replace(together, batch=AxisRange(least, most)) if least <= most else together
+
+
+def _described(examined: Examination, loaded: LoadedPlan, labels: str | None) -> PlanManifest:
+    """What is known of a plan, with the profiles and outputs that it has itself."""
+    path, tensors = examined.request.path, loaded.tensors
+    plan = examined.plan or _undescribed(path, loaded)
+    if examined.plan is not None and _ends(plan.profiles) != _ends(tensors.profiles):
+        if not examined.changed:
+            raise PlanError(
+                f"{sidecar_of(path)} names other profiles than {path} has: it was edited; build the plan again: {plan.command}"
+            )
+        plan = dataclasses.replace(plan, profiles=tensors.profiles)
+    classes = plan.manifest.classes
+    if labels is not None:
+        classes = classes_from_labels(labels, tensors.classes, "the labels file")
+    elif len(classes) != tensors.classes:
+        raise PlanError(
+            f"{sidecar_of(path)} names {len(classes)} classes, and {path} gives {tensors.classes}: build it again: {plan.command}"
+        )
+    changes = {"classes": classes, "shapes": shapes_of(plan.profiles), "outputs": tensors.outputs}
+    return dataclasses.replace(plan, manifest=plan.manifest.with_(**changes))
+
+
+def _undescribed(path: Path, loaded: LoadedPlan) -> PlanManifest:
+    """Of a plan that is trusted without a manifest: what it tells itself. `_described` puts the classes in."""
+    shapes = shapes_of(loaded.tensors.profiles)
+    crop = max(shapes.height.minimum, shapes.width.minimum)
+    return PlanManifest(
+        backend=loaded.backend.name,
+        version=loaded.backend.version,
+        compute_capabilities=(),
+        hardware_compatibility="none",
+        profiles=loaded.tensors.profiles,
+        layers={},
+        layers_from=DECLARED,
+        plan=Source(path.name, sha256_of(path)),
+        onnx=Source("unknown", ""),
+        build_seconds=0.0,
+        command="vgg-deploy build",
+        manifest=Manifest((), None, None, TrainScale(crop, crop), shapes=shapes),
+    )
+
+
+def _ends(profiles: Sequence[Profile]) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    return [(profile.minimum, profile.maximum) for profile in profiles]

@@ -1,0 +1,226 @@
+"""Plans that TensorRT-RTX builds without a GPU, and what is refused instead of built."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vgg_deploy
+from engines.trt.backend import Backend
+from engines.trt.build import build
+from engines.trt.options import BuildOptions
+from vgg_deploy.errors import BuildError, UsageError
+from vgg_deploy.files import Source
+from vgg_deploy.manifest import TrainScale
+from vgg_deploy.plan import mismatch, read_plan
+from vgg_deploy.precision import FLOAT16, FLOAT32, INT8, Precision
+from vgg_deploy.spec import CONFIGURATIONS
+
+pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
+
+Models = Callable[..., Path]
+SMALL = BuildOptions(scales=(64,), max_batch=2)
+PRECISIONS = {
+    "fp32": ({}, FLOAT32),
+    "fp16": ({"half": True}, FLOAT16),
+    "int8": ({"int8": True}, INT8),
+    "int8 and fp16": ({"int8": True, "half": True}, INT8),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_each_configuration_builds_in_each_precision_and_computes_in_it(
+    configuration: str, precision: str, model: Models
+) -> None:
+    options, kind = PRECISIONS[precision]
+    built = build(model(configuration, **options), options=SMALL)
+    spec = built.manifest.manifest.spec
+    assert spec is not None
+    assert dict(built.manifest.layers) == {layer.name: kind for layer in spec.weight_layers}
+    assert built.manifest.layers_from == "declared"
+    assert built.path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("score_map", "features"), [(True, False), (False, True), (True, True)])
+def test_models_with_further_outputs_build(score_map: bool, features: bool, dynamic: bool, model: Models) -> None:
+    path = model("A-LRN", half=True, score_map=score_map, features=features, dynamic=dynamic)
+    built = build(path, options=SMALL if dynamic else None)
+    assert set(built.manifest.manifest.outputs) == {
+        "probabilities",
+        *(["score_map"] if score_map else []),
+        *(["features"] if features else []),
+    }
+
+
+def test_a_model_of_a_finer_grid_builds(model: Models) -> None:
+    assert build(model(spec={"fine": True}, score_map=True), options=SMALL).path.is_file()
+
+
+def test_layers_kept_in_floating_point_are_so_in_the_plan(model: Models) -> None:
+    built = build(model("B", half=True, int8=("conv1_2", "conv2_1", "fc7")), options=SMALL)
+    expected = {"conv1_2": INT8, "conv2_1": INT8, "fc7": INT8}
+    assert {layer: expected.get(layer, FLOAT16) for layer in built.manifest.layers} == dict(built.manifest.layers)
+
+
+def test_the_plan_and_its_manifest_lie_beside_the_model_and_fit_each_other(model: Models, rtx: Backend) -> None:
+    path = model()
+    built = vgg_deploy.build(path)
+    plan = path.with_suffix(".plan")
+    assert built.path == plan
+    assert {item.name for item in path.parent.iterdir()} == {"model.onnx", "model.plan", "model.plan.json"}
+    stated = read_plan(plan)
+    assert stated == built.manifest
+    assert mismatch(plan, built.manifest) is None
+    assert built.manifest.plan == Source("model.plan", hashlib.sha256(plan.read_bytes()).hexdigest())
+    assert built.manifest.onnx == Source.of(path)
+    assert (built.manifest.backend, built.manifest.version) == ("tensorrt-rtx", rtx.version)
+    assert built.manifest.compute_capabilities == ()
+    assert built.manifest.build_seconds > 0
+
+
+def test_profiles_come_from_the_paper_s_scales_for_the_training_scale(model: Models) -> None:
+    built = build(model(manifest={"train_scale": TrainScale(96, 96)}))
+    assert [profile.scales for profile in built.manifest.profiles] == [(64,), (96,), (128,)]
+    assert str(built.manifest.manifest.shapes) == "1..8 x 64..256 x 64..256 x 3"
+    assert built.notices == ()
+    low = build(model(manifest={"train_scale": TrainScale(73, 73)}))
+    assert [profile.scales for profile in low.manifest.profiles] == [(73,), (105,)]
+    assert low.notices == ("default scale 41 dropped: smaller than the network's crop of 64",)
+
+
+def test_one_profile_makes_a_smaller_plan(model: Models, tmp_path: Path) -> None:
+    path, scales = model(), (64, 96, 128)
+    three = build(path, tmp_path / "3.plan", BuildOptions(scales=scales))
+    one = build(path, tmp_path / "1.plan", BuildOptions(scales=scales, one_profile=True))
+    assert [len(built.manifest.profiles) for built in (three, one)] == [3, 1]
+    assert one.manifest.profiles[0].scales == scales
+    assert one.path.stat().st_size < three.path.stat().st_size
+    assert one.manifest.manifest.shapes == three.manifest.manifest.shapes
+
+
+def test_the_command_in_the_manifest_builds_the_same_plan_again(
+    model: Models, tmp_path: Path, vgg_deploy_command: Callable[..., Any]
+) -> None:
+    options = BuildOptions(max_batch=3, max_aspect=1.25, workspace=1 << 30, compute_capabilities=("8.9", "12.0"))
+    built = build(model(), tmp_path / "my plans" / "a.plan", options)
+    words = shlex.split(built.manifest.command)
+    assert words[:2] == ["vgg-deploy", "build"]
+    done = vgg_deploy_command(*words[1:])
+    assert done.code == 0, done.err
+    again = read_plan(built.path)
+    assert again is not None
+    assert (again.profiles, again.compute_capabilities) == (built.manifest.profiles, ("8.9", "12.0"))
+    assert again.command == built.manifest.command
+
+
+@pytest.mark.parametrize("capabilities", [("7.5",), ("8.9", "12.0")])
+def test_gpus_that_are_named_are_in_the_manifest(capabilities: tuple[str, ...], model: Models) -> None:
+    built = build(model(), options=BuildOptions(scales=(64,), compute_capabilities=capabilities))
+    assert built.manifest.compute_capabilities == capabilities
+
+
+@pytest.mark.parametrize("capability", ["9.0", "89", "sm_89", ""])
+def test_a_gpu_that_rtx_does_not_build_for_is_a_usage_error(capability: str, model: Models, tmp_path: Path) -> None:
+    path = model()
+    with pytest.raises(UsageError, match=r"builds for 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1; .* not 9\.0"):
+        build(path, options=BuildOptions(compute_capabilities=(capability,)))
+    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("really", "stated", "words"),
+    [
+        (
+            {},
+            Precision("float16", (), "unmeasured"),
+            "declares 8/8 convolutions FP16, fc6-fc8 FP16; the parsed network's types are 8/8 convolutions FP32",
+        ),
+        ({"half": True}, Precision(), "declares 8/8 convolutions FP32"),
+        ({"half": True}, Precision("float16", ("fc6",), "unmeasured"), "fc6 is float16 instead of float32"),
+    ],
+)
+def test_a_plan_of_another_precision_than_the_manifest_declares_is_not_written(
+    really: dict[str, Any], stated: Precision, words: str, model: Models, tmp_path: Path
+) -> None:
+    path = model("A", **really, manifest={"precision": stated})
+    with pytest.raises(BuildError, match=words):
+        build(path, options=SMALL)
+    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_int8_that_the_file_does_not_have_is_noticed(model: Models, manifest_for: Any, tmp_path: Path) -> None:
+    from vgg_deploy.onnx_file import read_manifest
+
+    stated = read_manifest(model(int8=True)).precision
+    path = model(manifest={"precision": stated})
+    with pytest.raises(BuildError, match=r"conv1_1 is float32 instead of int8, .* and 8 more"):
+        build(path, options=SMALL)
+
+
+def test_an_engine_of_another_precision_is_not_written(
+    model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model(half=True)
+    monkeypatch.setattr("engines.trt.build.compute_capability", lambda: (8, 9))
+    monkeypatch.setattr("engines.trt.build.built_types", lambda *_: {"conv3_1": FLOAT32})
+    with pytest.raises(BuildError, match=r"the built engine's types are .*conv3_1 is float32 instead of float16"):
+        build(path, options=SMALL)
+    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("told", "layers_from", "notices"), [(11, "built", 0), (10, "declared", 1), (0, "declared", 1)]
+)
+def test_with_a_gpu_the_types_are_the_engine_s_own_where_it_tells_them_all(
+    told: int, layers_from: str, notices: int, model: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.trt.build.compute_capability", lambda: (8, 9))
+    monkeypatch.setattr(
+        "engines.trt.build.built_types", lambda _b, _p, layers: dict.fromkeys(list(layers)[:told], FLOAT16)
+    )
+    built = build(model(half=True), options=SMALL)
+    assert built.manifest.layers_from == layers_from
+    assert len(built.notices) == notices
+    assert all("the precision of these is what the network declares" in text for text in built.notices)
+
+
+def test_a_loaded_plan_without_a_gpu_for_it_tells_nothing(
+    model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines.trt.backend import listening
+    from engines.trt.gpu import compute_capability
+    from engines.trt.inspector import built_types
+
+    if compute_capability() is not None:
+        pytest.skip("this machine has a GPU, which may load the plan")
+    plan = build(model(), options=SMALL).path
+    with listening(rtx):
+        assert built_types(rtx, plan.read_bytes(), ["conv1_1"]) == {}
+
+
+def test_int8_on_rtx_is_said_to_be_unproven(model: Models) -> None:
+    notices = build(model(int8=True), options=SMALL).notices
+    assert (
+        sum("INT8 convolutions on TensorRT-RTX: whether they run faster is unproven" in text for text in notices) == 1
+    )
+
+
+def test_warnings_of_tensorrt_are_shown_once(model: Models) -> None:
+    notices = [text for text in build(model(int8=True, half=True)).notices if text.startswith("tensorrt-rtx: ")]
+    assert notices
+    assert len(set(notices)) == len(notices)
+    assert not any("\n" in text or "unsupported in TensorRT-RTX" in text for text in notices)
+
+
+def test_every_line_of_tensorrt_s_log_is_given_to_verbose(model: Models) -> None:
+    lines: list[str] = []
+    build(model(), options=SMALL, verbose=lines.append)
+    assert any(line.startswith("[verbose] ") for line in lines)
+    assert any("[MemUsageStats]" in line for line in lines)

@@ -1,0 +1,76 @@
+"""Which of TensorRT's two packages builds, and what each needs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.trt import backend as backends
+from engines.trt.backend import Backend, Messages
+from engines.trt.build import build
+from engines.trt.options import BuildOptions
+from vgg_deploy.errors import BuildError, MissingDependencyError
+
+pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
+
+Models = Callable[..., Path]
+SMALL = BuildOptions(scales=(64,), max_batch=2)
+
+
+def test_without_any_package_the_extra_is_named(model: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.trt.backend.installed", tuple)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vgg-deploy\[rtx\]'"):
+        build(model())
+
+
+def test_tensorrt_needs_a_gpu(model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.trt.build.choose", lambda *_: Backend("tensorrt", rtx.trt))
+    with pytest.raises(BuildError, match="CUDA shows none here: build there, or give --backend tensorrt-rtx"):
+        build(model())
+
+
+def test_tensorrt_that_is_asked_for_and_not_installed_is_named_with_its_extra(model: Models) -> None:
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("tensorrt is installed")
+    with pytest.raises(MissingDependencyError, match=r"vgg-deploy\[gpu\]"):
+        build(model(), options=BuildOptions(backend="tensorrt"))
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "chosen"),
+    [
+        (("tensorrt", "tensorrt-rtx"), (9, 0), "tensorrt"),
+        (("tensorrt", "tensorrt-rtx"), (7, 0), "tensorrt-rtx"),
+        (("tensorrt", "tensorrt-rtx"), None, "tensorrt-rtx"),
+        (("tensorrt",), None, "tensorrt"),
+        (("tensorrt-rtx",), (8, 9), "tensorrt-rtx"),
+    ],
+)
+def test_of_both_tensorrt_is_taken_where_it_has_a_gpu(
+    installed: tuple[str, ...], gpu: tuple[int, int] | None, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "installed", lambda: installed)
+    monkeypatch.setattr(backends, "load", lambda name: Backend(name, None))
+    assert backends.choose(None, gpu).name == chosen
+    assert backends.choose("tensorrt", gpu).name == "tensorrt"
+
+
+def test_a_builder_that_tensorrt_does_not_give_is_one_line(
+    model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_logger: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(rtx.trt, "Builder", none)
+    with pytest.raises(BuildError, match="cannot build here: TensorRT gives no reason"):
+        build(model())
+
+
+def test_the_reason_is_not_that_there_is_no_driver() -> None:
+    noise = "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime"
+    assert Messages(["profile 1 is bad", noise]).reason == "profile 1 is bad"
+    assert Messages([noise]).reason == noise

@@ -1,0 +1,130 @@
+"""What is refused instead of built, and what then becomes of a plan that is there already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.trt.build import build
+from engines.trt.options import BuildOptions
+from vgg_deploy.errors import BuildError, OutputError, UsageError
+from vgg_deploy.plan import sidecar_of
+
+pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
+
+Models = Callable[..., Path]
+SMALL = BuildOptions(scales=(64,), max_batch=2)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["absent.onnx", "."])
+def test_a_model_that_does_not_exist(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no such model|is not a file"):
+        build(tmp_path / name, tmp_path / "x.plan")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("best.safetensors", "is a checkpoint: vgg-deploy export --weights .*best.safetensors --dynamic"),
+        ("vgg16.plan", "is a plan already"),
+    ],
+)
+def test_checkpoints_and_plans_are_not_models(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match=words):
+        build(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scales": (64,)}, "--scales: the model takes images of 64 x 64 only; .*--dynamic"),
+        ({"max_aspect": 1.5}, "--max-aspect: the model takes"),
+        ({"one_profile": True}, "--one-profile: the model takes"),
+        ({"max_batch": 4}, "--max-batch 4: the model takes batches of 1 only"),
+    ],
+)
+def test_shapes_for_a_model_of_one_shape_are_refused(options: dict[str, Any], words: str, model: Models) -> None:
+    with pytest.raises(UsageError, match=words):
+        build(model(dynamic=False), options=BuildOptions(**options))
+
+
+def test_a_model_of_one_shape_has_one_profile_of_it(model: Models) -> None:
+    (profile,) = build(model(dynamic=False)).manifest.profiles
+    assert (profile.minimum, profile.optimum, profile.maximum) == ((1, 64, 64),) * 3
+    assert str(profile) == "1 x 64 x 64 x 3"
+
+
+@pytest.mark.parametrize("scales", [(32,), (63, 96), (96, 96), ()])
+def test_scales_below_the_crop_or_given_twice_are_refused(scales: tuple[int, ...], model: Models) -> None:
+    with pytest.raises(UsageError, match=r"below the network's crop of 64|expected different"):
+        build(model(), options=BuildOptions(scales=scales))
+
+
+@pytest.mark.parametrize("options", [{"timing_cache": Path("t")}, {"hardware_compatibility": "ampere+"}])
+def test_options_of_tensorrt_are_refused_for_rtx(options: dict[str, Any], model: Models) -> None:
+    with pytest.raises(UsageError, match="is for tensorrt: "):
+        build(model(), options=BuildOptions(**options))
+
+
+def test_a_plan_is_not_written_over_a_model(model: Models) -> None:
+    path = model()
+    before = path.read_bytes()
+    for output in (path, path.with_name("other.onnx"), path.with_name("x.plan.json")):
+        with pytest.raises(UsageError, match="a plan is not written over a model"):
+            build(path, output)
+    os.link(path, path.with_name("same.plan"))
+    with pytest.raises(UsageError, match="a plan is not written over a model"):
+        build(path, path.with_name("same.plan"))
+    assert path.read_bytes() == before
+
+
+def test_a_folder_is_no_plan(model: Models, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="it is a folder"):
+        build(model(), tmp_path)
+    with pytest.raises(OutputError, match="is not a folder that you may write to"):
+        build(model(), tmp_path / "model.onnx" / "x.plan")
+
+
+def test_a_workspace_too_small_is_told_in_tensorrt_s_words(model: Models, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"failed to build .*workspace"):
+        build(model(), options=BuildOptions(scales=(64,), workspace=1024))
+    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_full_disk_leaves_an_older_plan_as_it_was(
+    model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model()
+    build(path, options=SMALL)
+    before = files_of(tmp_path)
+    opened = Path.open
+
+    def full(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        return opened(Path("/dev/full") if mode == "wb" else self, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OutputError, match=r"cannot write .*model\.plan: the disk is full"):
+        build(path, options=BuildOptions(scales=(96,)))
+    monkeypatch.undo()
+    assert files_of(tmp_path) == before
+
+
+def test_a_manifest_that_cannot_be_written_leaves_an_older_plan_as_it_was(model: Models, tmp_path: Path) -> None:
+    path = model()
+    build(path, options=SMALL)
+    sidecar_of(path.with_suffix(".plan")).unlink()
+    sidecar_of(path.with_suffix(".plan")).mkdir()
+    before = path.with_suffix(".plan").read_bytes()
+    with pytest.raises(OutputError, match=r"cannot write .*model\.plan\.json: it is a folder"):
+        build(path, options=BuildOptions(scales=(96,)))
+    assert path.with_suffix(".plan").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,108 @@
+"""Which views an engine takes: ranges, and a plan's profiles with the gaps between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.engines.trt.fake_machine import described
+from vgg_deploy.engine import EngineInfo, FakeEngine
+from vgg_deploy.errors import UsageError
+from vgg_deploy.fit import check_fit, view_refusal
+from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.plan import PlanManifest, Profile, shapes_of
+from vgg_deploy.predict import Failure, Prediction, predict
+from vgg_deploy.protocols import Protocol, choose_protocol
+from vgg_deploy.spec import NetworkSpec
+
+# The largest of the first is below the smallest of the second.
+GAP = (
+    Profile((64,), (1, 64, 64), (1, 64, 64), (4, 100, 100)),
+    Profile((128,), (1, 128, 128), (1, 128, 128), (4, 200, 200)),
+)
+
+
+@pytest.fixture
+def manifest(narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]) -> Manifest:
+    return manifest_for(narrow_spec("A"))
+
+
+def information(manifest: Manifest, profiles: tuple[Profile, ...] = GAP) -> EngineInfo:
+    plan: PlanManifest = described("tensorrt", profiles=profiles, manifest=manifest)
+    return EngineInfo("fake", "cuda:0", "float32", (), shapes_of(profiles), 1, manifest, plan=plan)
+
+
+def whole(*scales: int) -> Protocol:
+    return Protocol("multiscale", scales, None, False)
+
+
+def test_a_plan_takes_what_lies_in_a_profile_and_not_what_lies_between(manifest: Manifest) -> None:
+    info = information(manifest)
+    assert info.shapes.accepts(1, 110, 110)
+    assert view_refusal(info, 64, 100) is None
+    assert view_refusal(info, 128, 200) is None
+    for height, width in ((110, 110), (64, 128), (300, 128), (20, 64)):
+        reason = view_refusal(info, height, width)
+        assert reason is not None
+        assert reason.startswith(
+            f"a view of {width}x{height} pixels, as a batch 1 x {height} x {width} x 3 is in no profile"
+        )
+
+
+def test_its_scales_are_the_defaults_of_a_protocol(manifest: Manifest) -> None:
+    scales = information(manifest).scales
+    assert scales == (64, 128)
+    for name, expected in ((None, (64, 128)), ("multiscale", (64, 128)), ("dense", (128,)), ("center", (73,))):
+        choice = choose_protocol(manifest, name, free_size=True, built_for=scales)
+        assert choice.protocol.scales == expected
+    assert choose_protocol(manifest, None, free_size=True, built_for=(96,)).protocol == Protocol(
+        "dense", (96,), None, True
+    )
+    assert choose_protocol(manifest, "dense", free_size=True, built_for=(64, 73, 128)).protocol.scales == (73,)
+    assert choose_protocol(manifest, None, (80, 90), free_size=True, built_for=scales).protocol.scales == (80, 90)
+
+
+@pytest.mark.parametrize("protocol", [whole(64), whole(64, 128), whole(70, 199), Protocol("center", (90,), 64, False)])
+def test_a_protocol_of_which_some_view_may_fit_is_let_through(protocol: Protocol, manifest: Manifest) -> None:
+    check_fit(information(manifest), protocol)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "side"), [(whole(64, 110), 110), (whole(300), 300), (Protocol("center", (150,), 110, False), 110)]
+)
+def test_a_protocol_of_which_no_view_can_fit_is_refused_with_the_command(
+    protocol: Protocol, side: int, manifest: Manifest
+) -> None:
+    expected = rf"^protocol {protocol.name}: .* a view of {side}x{side} pixels, as a batch .* vgg-deploy build"
+    with pytest.raises(UsageError, match=expected):
+        check_fit(information(manifest), protocol)
+
+
+def test_a_range_takes_images_whose_other_side_is_long_enough(manifest: Manifest) -> None:
+    wide = ShapeRange(AxisRange(1), AxisRange(64, 80), AxisRange(100))
+    info = EngineInfo("fake", "cpu", "float32", (), wide, 1, manifest)
+    check_fit(info, whole(70))
+    for scale in (63, 90):
+        with pytest.raises(UsageError, match=r"is outside what the model takes: 100\.\. wide, 64\.\.80 high"):
+            check_fit(info, whole(scale))
+
+
+def test_predict_gives_an_image_between_the_profiles_a_failure_and_the_others_their_answers(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    engine = FakeEngine(manifest.with_(shapes=shapes_of(GAP)))
+    engine.info = information(manifest)
+    sizes = {"fits": (128, 140), "between": (128, 260), "also": (140, 128)}
+    for name, size in sizes.items():
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    results = list(predict(engine, [tmp_path / f"{name}.png" for name in sizes], whole(64, 128)))
+    assert [type(result) for result in results] == [Prediction, Failure, Prediction]
+    assert isinstance(results[1], Failure)
+    assert "a view of 130x64 pixels" in results[1].reason
+    assert {shape[0] for shape in engine.batches} <= {1, 2, 3, 4}
+    with pytest.raises(UsageError, match="a view of 110x110 pixels"):
+        next(predict(engine, [tmp_path / "fits.png"], whole(110)))
