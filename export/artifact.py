@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def export(
     half: bool = False,
     score_map: bool = False,
     features: bool = False,
+    fine: bool = False,
     calibration: Iterable[Images] | None = None,
     quantization: Quantization | None = None,
     largest: Mapping[str, float] | None = None,
@@ -63,6 +64,7 @@ def export(
         dynamic: free batch, height and width; otherwise 1 x crop x crop.
         half: FP16 weights and arithmetic from conv1_1 to fc8.
         score_map, features: further outputs, see `export.graph.GraphOptions`.
+        fine: class scores on OverFeat's finer grid; see `NetworkSpec.fine`.
         calibration: with `half`, batches uint8 [n, h, w, 3] on which the largest activation of each layer is measured;
             layers that would overflow FP16 stay FP32.
         quantization: layers in INT8 and their ranges, from `export.int8.Calibration`; with `half`, the rest is FP16.
@@ -74,13 +76,13 @@ def export(
     """
     manifest = checkpoint.manifest
     notices: list[str] = []
-    spec, normalization = manifest.spec, manifest.normalization
-    assert spec is not None
+    assert manifest.spec is not None
+    spec, normalization = dataclasses.replace(manifest.spec, fine=fine), manifest.normalization
     assert normalization is not None
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     precision = Precision()
     if half:
-        precision, notices = _half_precision(checkpoint, calibration, largest)
+        precision, notices = _half_precision(checkpoint, calibration, largest, quantization)
     if quantization is not None:
         precision = dataclasses.replace(precision, quantization=quantization)
     options = GraphOptions(
@@ -90,6 +92,7 @@ def export(
     model = build_graph(spec, weights, normalization, options)
     edge = AxisRange(spec.crop) if dynamic else AxisRange(spec.crop, spec.crop)
     manifest = manifest.with_(
+        spec=spec,
         precision=precision,
         shapes=ShapeRange(AxisRange(1) if dynamic else AxisRange(1, 1), edge, edge),
         outputs=options.outputs,
@@ -119,15 +122,17 @@ def tool_versions() -> dict[str, str]:
 
 
 def _half_precision(
-    checkpoint: Checkpoint, calibration: Iterable[Images] | None, largest: Mapping[str, float] | None
+    checkpoint: Checkpoint,
+    calibration: Iterable[Images] | None,
+    largest: Mapping[str, float] | None,
+    quantization: Quantization | None,
 ) -> tuple[Precision, list[str]]:
     spec = checkpoint.manifest.spec
     assert spec is not None
     notices = []
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     kept = set(unrepresentable_layers(weights))
-    if kept:
-        notices.append(f"{', '.join(sorted(kept))} stay FP32: weights beyond FP16's range")
+    notices.extend(f"{words}: weights beyond FP16's range" for words in _staying(sorted(kept), quantization))
     if largest is None and calibration is not None:
         with Reference(checkpoint, keep_activations=True) as reference:
             largest = measure_activations(reference.run, calibration, spec)
@@ -137,13 +142,24 @@ def _half_precision(
         overflowing = overflowing_layers(spec, largest)
         peak = max(largest, key=largest.__getitem__)
         notices.append(f"largest activation {largest[peak]:,.0f} in {peak}; FP16 ends at {LARGEST_HALF:,.0f}")
-        if overflowing:
-            notices.append(
-                f"{', '.join(overflowing)} stay FP32: their outputs or inputs pass FP16's range / {HEADROOM:.0f} on the calibration images"
-            )
+        notices.extend(
+            f"{words}: their outputs or inputs pass FP16's range / {HEADROOM:.0f} on the calibration images"
+            for words in _staying(overflowing, quantization)
+        )
         kept |= set(overflowing)
     ordered = tuple(layer.name for layer in spec.weight_layers if layer.name in kept)
     return Precision("float16", ordered, "unmeasured" if largest is None else "measured", largest), notices
+
+
+def _staying(layers: Sequence[str], quantization: Quantization | None) -> Iterator[str]:
+    """Says of layers that cannot be FP16 that they stay FP32, or that they are INT8 and give FP32."""
+    quantized = () if quantization is None else quantization.layers
+    for words, named in (
+        ("stay FP32", [layer for layer in layers if layer not in quantized]),
+        ("are INT8 and give FP32", [layer for layer in layers if layer in quantized]),
+    ):
+        if named:
+            yield f"{', '.join(named)} {words}"
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:

@@ -78,7 +78,7 @@ class Histogram(Extremes):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limit = 1e-6  # where the last bin ends
+        self.limit = 2.0**-100  # where the last bin ends; a power of two, so that bins double without rounding
         self.counts = np.zeros(BINS, np.int64)
 
     def add(self, values: Floats) -> None:

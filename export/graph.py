@@ -15,9 +15,10 @@ import onnx
 from onnx import TensorProto, helper
 
 import vgg_deploy
-from export.chain import FLOAT, HALF, NodeChain
+from export.chain import FLOAT, HALF, NUMPY_TYPES, NodeChain
 from export.qdq import SPATIAL_MEAN, Quantizers
 from vgg_deploy.engine import FEATURES, PROBABILITIES, SCORE_MAP, Floats
+from vgg_deploy.errors import UsageError
 from vgg_deploy.manifest import Normalization
 from vgg_deploy.onnx_file import PRODUCER
 from vgg_deploy.precision import Quantization
@@ -42,6 +43,9 @@ class GraphOptions:
         quantization: layers that compute in INT8, and their ranges; what is not INT8 is as `half` says.
         score_map: add the output `score_map`, float32 [n, classes, rows, columns]; fc8 then runs on the map.
         features: add the output `features`, float32 [n, fc_width], the spatial mean of fc7.
+
+    Raises:
+        UsageError: `half` with a quantization for ONNX Runtime.
     """
 
     dynamic: bool = False
@@ -50,6 +54,12 @@ class GraphOptions:
     quantization: Quantization | None = None
     score_map: bool = False
     features: bool = False
+
+    def __post_init__(self) -> None:
+        if self.half and self.quantization is not None and self.quantization.target == "onnxruntime":
+            raise UsageError(
+                "a quantization for onnxruntime is for its CPU kernels, which have no FP16; what is not INT8 must be float32"
+            )
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -77,6 +87,8 @@ def build_graph(
             quantizers.before(graph, SPATIAL_MEAN)
             _spatial_mean(graph, options)
         if layer.name == "fc8" and options.score_map and options.features:
+            if quantizers.quantizes_output("fc7"):
+                quantizers.before(graph, "fc8")
             _features_beside(graph, kind)
         _layer(graph, layer, weights, kind, quantizers)
     _posteriors(graph, options)
@@ -100,7 +112,7 @@ def _layer(
         graph.cast(kind, f"{layer.name}_to_{helper.tensor_dtype_to_np_dtype(kind).name}")
     quantizers.before(graph, layer.name)
     if layer.kind == "pool":
-        graph.add("MaxPool", layer.name, kernel_shape=[2, 2], strides=[2, 2])
+        graph.add("MaxPool", layer.name, kernel_shape=[2, 2], strides=[layer.stride] * 2)
     elif layer.kind == "lrn":
         # Squares of activations pass FP16's 65,504.
         graph.cast(FLOAT, f"{layer.name}_to_float32")
@@ -108,9 +120,14 @@ def _layer(
     else:
         weight = weights.pop(f"{layer.name}.weight").reshape(layer.weight_shape)
         constants = quantizers.constants(graph, layer.name, weight, weights.pop(f"{layer.name}.bias"))
-        padding = [layer.padding] * 4
-        graph.add("Conv", layer.name, *constants, kernel_shape=[layer.kernel] * 2, pads=padding, strides=[1, 1])
-        if layer.has_relu:
+        shape: dict[str, Any] = {"kernel_shape": [layer.kernel] * 2, "pads": [layer.padding] * 4, "strides": [1, 1]}
+        if layer.dilation > 1:
+            shape["dilations"] = [layer.dilation] * 2
+        graph.add("Conv", layer.name, *constants, **shape)
+        if layer.has_relu and layer.name in quantizers.in_danger:
+            name = relu_name(layer.name)  # the same function as another operator, which ONNX Runtime does not look for
+            graph.add("Max", name, graph.constant(f"{name}.zero", np.zeros((), NUMPY_TYPES[graph.type])))
+        elif layer.has_relu:
             graph.add("Relu", relu_name(layer.name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from export.graph import GraphOptions, build_graph
 from export.sample import Sample
 from train.checkpoint import Checkpoint
 from vgg_deploy.engine import Engine
+from vgg_deploy.files import Source
 from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, ShapeRange
 from vgg_deploy.precision import Precision, Quantization
 from vgg_deploy.spec import NetworkSpec
@@ -29,13 +31,18 @@ class Variants:
     Args:
         checkpoint: its weights stay as they are.
         open_engine: opens an ONNX file.
-        score_map: as the export will be; ranges depend on it.
+        score_map, fine: as the export will be; ranges depend on them.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, open_engine: Callable[[Path], Engine], *, score_map: bool = False
+        self,
+        checkpoint: Checkpoint,
+        open_engine: Callable[[Path], Engine],
+        *,
+        score_map: bool = False,
+        fine: bool = False,
     ) -> None:
-        self._checkpoint, self._open, self._score_map = checkpoint, open_engine, score_map
+        self._checkpoint, self._open, self._score_map, self._fine = checkpoint, open_engine, score_map, fine
         self._folder = tempfile.TemporaryDirectory()
 
     def __enter__(self) -> Self:
@@ -51,8 +58,8 @@ class Variants:
     ) -> Engine:
         """The network in FP32 and INT8; with `observed`, giving what `export.calibrate.measure` reads."""
         manifest = self._checkpoint.manifest
-        spec, normalization = manifest.spec, manifest.normalization
-        assert spec is not None
+        assert manifest.spec is not None
+        spec, normalization = dataclasses.replace(manifest.spec, fine=self._fine), manifest.normalization
         assert normalization is not None
         options = GraphOptions(dynamic=True, quantization=quantization, score_map=self._score_map)
         weights = {name: tensor.numpy() for name, tensor in self._checkpoint.weights.items()}
@@ -61,6 +68,7 @@ class Variants:
             observe(model, spec, self._score_map, largest=largest)
         edge = AxisRange(spec.crop)
         manifest = manifest.with_(
+            spec=spec,
             precision=Precision(quantization=quantization),
             shapes=ShapeRange(AxisRange(1), edge, edge),
             outputs=options.outputs,
@@ -80,6 +88,7 @@ class Calibration:
         spec: the network.
         measured: ranges, and the largest activations where FP16 needs them.
         sample: the images.
+        images: their names and hashes.
         method: minmax, entropy or percentile.
         target: tensorrt or onnxruntime.
     """
@@ -87,6 +96,7 @@ class Calibration:
     spec: NetworkSpec
     measured: Measured
     sample: Sample
+    images: tuple[Source, ...]
     method: str
     target: str
 
@@ -105,7 +115,7 @@ class Calibration:
             kept=tuple(name for name in names if name not in layers),
             method=self.method,
             ranges=self.measured.spans,
-            images=self.sample.sources,
+            images=self.images,
             scales=self.sample.protocol.scales,
             mirror=self.sample.protocol.mirror,
             budget=budget,
@@ -133,4 +143,4 @@ def calibrate(
     """
     with variants.open(observed=True, largest=largest) as engine, progress("calibrating", len(sample.paths)) as advance:
         measured = measure(engine.run, sample.views(advance), method)
-    return Calibration(spec, measured, sample, method, target)
+    return Calibration(spec, measured, sample, sample.sources, method, target)

@@ -6,6 +6,8 @@ a convolution only where its output is quantized too.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from export.chain import NUMPY_TYPES, NodeChain
 from export.quantize import activation_levels, quantized_bias, quantized_weights
 from vgg_deploy.engine import Floats
@@ -39,18 +41,46 @@ def quantized_inputs(spec: NetworkSpec, quantization: Quantization, score_map: b
     return places
 
 
+def layers_in_danger(spec: NetworkSpec, quantization: Quantization, places: Collection[str]) -> frozenset[str]:
+    """Layers kept in floating point that ONNX Runtime (1.32) would quantize by itself, and undo what a budget kept.
+
+    Its WeightBiasQuantization gives a convolution between a DequantizeLinear and a Relu with a QuantizeLinear INT8 weights,
+    with one scale for all channels. A DequantizeLinear before a pooling it moves behind it first.
+    """
+    if quantization.target != "onnxruntime":
+        return frozenset()
+    names = [layer.name for layer in spec.layers]
+    pools = {layer.name for layer in spec.layers if layer.kind == "pool"}
+    found = set()
+    for before, layer, after in zip(names, names[1:], names[2:], strict=False):
+        quantized_input = layer in places or (before in pools and before in places)
+        if layer in quantization.kept and quantized_input and after in places:
+            found.add(layer)
+    return frozenset(found)
+
+
 class Quantizers:
-    """Writes the Q/DQ nodes of a network into its graph; none where `quantization` is None."""
+    """Writes the Q/DQ nodes of a network into its graph; none where `quantization` is None.
+
+    Attributes:
+        in_danger: see `layers_in_danger`; what comes after such a layer must not be a Relu.
+    """
 
     def __init__(self, spec: NetworkSpec, quantization: Quantization | None, score_map: bool) -> None:
         self._quantization = quantization
         self._places = {} if quantization is None else quantized_inputs(spec, quantization, score_map)
+        self.in_danger = frozenset() if quantization is None else layers_in_danger(spec, quantization, self._places)
+
+    def quantizes_output(self, layer: str) -> bool:
+        """Whether what reads a layer must read it from its Q/DQ: ONNX Runtime's kernels give the integers alone."""
+        quantization = self._quantization
+        return quantization is not None and quantization.target == "onnxruntime" and layer in quantization.layers
 
     def before(self, graph: NodeChain, name: str) -> None:
-        """Q/DQ on the current tensor, which the node `name` will read, if they belong there."""
+        """Q/DQ on the current tensor, which the node `name` will read, if they belong there; once."""
         if self._quantization is None or name not in self._places:
             return
-        span = self._quantization.ranges[self._places[name]]
+        span = self._quantization.ranges[self._places.pop(name)]
         graph.quantize(activation_levels(span, self._quantization.target, NUMPY_TYPES[graph.type]), f"{name}.input")
 
     def constants(self, graph: NodeChain, layer: str, weight: Floats, bias: Floats) -> tuple[str, str]:
@@ -59,9 +89,9 @@ class Quantizers:
         if quantization is None or layer not in quantization.layers:
             kept = graph.constant(f"{layer}.weight", weight.astype(dtype, copy=False))
             return kept, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
-        integers, scales = quantized_weights(weight, dtype)
-        read_back = graph.integers(f"{layer}.weight", integers, scales)
-        if quantization.target == "tensorrt":  # which does not parse an integer bias
-            return read_back, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
         levels = activation_levels(quantization.ranges[layer], quantization.target, dtype)
+        integers, scales = quantized_weights(weight, dtype, bias=bias, activation=levels)
+        read_back = graph.integers(f"{layer}.weight", integers, scales)
+        if quantization.target == "tensorrt":  # which does not parse an integer bias; ONNX Runtime makes one of it
+            return read_back, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
         return read_back, graph.integers(f"{layer}.bias", *quantized_bias(bias, levels, scales))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from vgg_deploy.engine import Floats
 
 _SMALLEST_HALF = 2.0**-24  # the smallest number above 0 that FP16 has
+_LARGEST_BIAS = 2.0**30  # of an int32 bias; the other half of the range is for the sum that is added to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,24 @@ def activation_levels(span: tuple[float, float], target: str, dtype: Any = np.fl
     return Levels(scale, np.array(round(-low / float(scale)), np.uint8))
 
 
-def quantized_weights(weights: Floats, dtype: Any = np.float32) -> tuple[npt.NDArray[np.int8], npt.NDArray[Any]]:
+def quantized_weights(
+    weights: Floats, dtype: Any = np.float32, *, bias: Floats | None = None, activation: Levels | None = None
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[Any]]:
     """Symmetric, one scale for each output channel.
 
     Args:
         weights: float32 [out, in, kernel, kernel].
         dtype: of the scales. FP16 has few digits for small ones; the integers are made for the scales as rounded.
+        bias, activation: what `quantized_bias` will be given; a channel whose weights have all but died then has a scale in
+            whose units its bias can be told.
 
     Returns:
         int8 weights of the same shape, -127..127, and scales [out].
     """
-    largest = np.abs(weights).max(axis=(1, 2, 3))
-    scales = np.array([_scale(value / 127, dtype) for value in largest.tolist()])
+    steps = np.abs(weights).max(axis=(1, 2, 3)).astype(np.float64) / 127
+    if bias is not None and activation is not None:
+        steps = np.maximum(steps, np.abs(bias) / (activation.scale.astype(np.float64) * _LARGEST_BIAS))
+    scales = np.array([_scale(value, dtype) for value in steps.tolist()])
     integers = np.empty(weights.shape, np.int8)
     for channel, scale in enumerate(scales.astype(np.float32)):  # by channel: a float copy of fc6 would take 400 MB
         integers[channel] = np.clip(np.rint(weights[channel] / scale), -127, 127)
@@ -77,4 +84,6 @@ def _scale(value: float, dtype: Any) -> npt.NDArray[Any]:
     if value == 0:
         return np.array(1, dtype)
     smallest = _SMALLEST_HALF if dtype == np.float16 else float(np.finfo(np.float32).tiny)
-    return np.array(max(value, smallest), dtype)
+    scale = np.array(max(value, smallest), dtype)
+    # FP16's smallest numbers lie far apart: rounded down to one of them, a step would clip the values that it is made for.
+    return scale if float(scale) >= 0.999 * value else np.nextafter(scale, np.array(np.inf, dtype))

@@ -41,11 +41,8 @@ class Sample:
             pixels = decode(path)
             height, width = pixels.shape[:2]
             for view in self.protocol.views(height, width, self.rescaling):
-                rescaled = rescale(pixels, view.short_side, self.rescaling)
-                if view.box is not None:
-                    top, left, rows, columns = view.box
-                    rescaled = rescaled[top : top + rows, left : left + columns]
-                yield np.ascontiguousarray(mirrored(rescaled) if view.mirror else rescaled)[None]
+                cut = view.cut(rescale(pixels, view.short_side, self.rescaling), self.rescaling)
+                yield np.ascontiguousarray(mirrored(cut) if view.mirror else cut)[None]
             progress()
 
 

@@ -18,6 +18,8 @@ from vgg_deploy.metrics import agreement, divergence, top_k_error
 from vgg_deploy.parity import NamedView, posteriors
 from vgg_deploy.precision import Quantization
 
+_ROUNDING = 1e-9  # percent: 29 of 100 images are 28.999999999999996 %
+
 RANKING_IMAGES = 32  # on which layers are ranked; the budget is judged on all that are held out
 
 
@@ -62,7 +64,7 @@ class Budget:
         if self.min_agreement is not None:
             percent = 100 * agreement(reference, candidate) if np.isfinite(candidate).all() else float("nan")
             return (
-                percent >= self.min_agreement,
+                percent >= self.min_agreement - _ROUNDING,
                 f"agreement {percent:.2f} % (at least {self.min_agreement:g}) {images}",
             )
         assert self.max_drop is not None
@@ -70,7 +72,7 @@ class Budget:
         drop = 100 * (top_k_error(candidate, truth, 1) - top_k_error(reference, truth, 1))
         if not np.isfinite(candidate).all():
             drop = float("nan")
-        return drop <= self.max_drop + 1e-9, f"top-1 drop {drop:.2f} points (at most {self.max_drop:g}) {images}"
+        return drop <= self.max_drop + _ROUNDING, f"top-1 drop {drop:.2f} points (at most {self.max_drop:g}) {images}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ needs torch.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,6 +200,19 @@ def check_same_network(path: Path, manifest: Manifest, reference: Manifest) -> N
     """Raises UsageError where a file is of another network than its reference. Without our manifest it may be any."""
     if manifest.spec is not None and reference.spec is not None and manifest.spec != reference.spec:
         raise UsageError(f"{path} is {manifest.spec}, the reference {reference.spec}: they are different networks")
+
+
+def grid_of(manifests: Mapping[Path, Manifest]) -> bool:
+    """Whether files are of the fine grid; a reference in PyTorch is then made so too.
+
+    Raises:
+        UsageError: some are and some are not, and would give other posteriors than the same reference.
+    """
+    fine = {path: manifest.spec is not None and manifest.spec.fine for path, manifest in manifests.items()}
+    if len(set(fine.values())) > 1:
+        named = next(path for path in fine if fine[path])
+        raise UsageError(f"{named} was exported with --fine and others were not; verify them one after the other")
+    return any(fine.values())
 
 
 def _saved(model: onnx.ModelProto, folder: str) -> Path:

@@ -31,7 +31,7 @@ class VGG(nn.Module):
     """One column of Table 1. Input: float32 [n, 3, h, w], normalized. Output: class scores before the soft-max.
 
     Args:
-        spec: the network.
+        spec: the network; of a fine grid only in convolutional form.
         convolutional: False, the FC form: images of exactly crop x crop, output [n, classes], dropout 0.5 on fc6 and fc7
             while training. True, the fully convolutional form: any image from the crop on, output [n, classes, rows, columns].
 
@@ -47,7 +47,8 @@ class VGG(nn.Module):
 
     def _module(self, layer: Layer) -> nn.Module:
         if layer.kind == "conv" or self.convolutional:
-            return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel, padding=layer.padding)
+            sizes = layer.in_channels, layer.out_channels, layer.kernel
+            return nn.Conv2d(*sizes, padding=layer.padding, dilation=layer.dilation)
         return nn.Linear(layer.in_channels * layer.kernel**2, layer.out_channels)
 
     def steps(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -55,7 +56,7 @@ class VGG(nn.Module):
         x = images
         for layer in self.spec.layers:
             if layer.kind == "pool":
-                x = functional.max_pool2d(x, 2)
+                x = functional.max_pool2d(x, layer.kernel, layer.stride)
             elif layer.kind == "lrn":
                 x = functional.local_response_norm(x, **LRN)  # type: ignore[arg-type]
             else:

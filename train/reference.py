@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +40,7 @@ class Reference(ContextManaged):
         checkpoint: weights in FC form, with their manifest.
         form: "fc", as trained: images of exactly crop x crop; "convolutional": any size from the crop on.
         device: a torch device, such as cpu or cuda:0.
+        fine: class scores on OverFeat's finer grid; see `NetworkSpec.fine`.
         keep_activations: give every layer's output in `Scores.activations`, before its ReLU.
     """
 
@@ -48,14 +51,17 @@ class Reference(ContextManaged):
         form: str = "convolutional",
         device: str = "cpu",
         keep_activations: bool = False,
+        fine: bool = False,
     ) -> None:
         manifest = checkpoint.manifest
         assert manifest.spec is not None
         assert manifest.normalization is not None
         convolutional = form == "convolutional"
+        # A crop has one position, on a fine grid too.
+        spec = dataclasses.replace(manifest.spec, fine=fine and convolutional)
         with torch.device("meta"):
-            network = VGG(manifest.spec, convolutional=convolutional)
-        weights = folded(manifest.spec, checkpoint.weights) if convolutional else checkpoint.weights
+            network = VGG(spec, convolutional=convolutional)
+        weights = folded(spec, checkpoint.weights) if convolutional else checkpoint.weights
         network.load_state_dict(weights, assign=True)
         self._network: VGG | None = network.eval().to(device)
         self._normalization, self._device, self._keep = manifest.normalization, device, keep_activations
@@ -63,7 +69,9 @@ class Reference(ContextManaged):
         edge = AxisRange(crop) if convolutional else AxisRange(crop, crop)
         outputs = (PROBABILITIES, SCORE_MAP, FEATURES)
         shapes = ShapeRange(AxisRange(1), edge, edge)
-        self.info = EngineInfo(f"torch {torch.__version__}", device, "float32", outputs, shapes, 1, manifest)
+        self.info = EngineInfo(
+            f"torch {torch.__version__}", device, "float32", outputs, shapes, 1, manifest.with_(spec=spec)
+        )
 
     @torch.inference_mode()
     def run(self, images: Images) -> Scores:

@@ -46,10 +46,11 @@ def _over_image(score_map: ScoreMap, class_index: int, size: tuple[int, int], ma
     top_left = (0, 0) if view.box is None else view.box[:2]
     if view.mirror:
         scores = scores[:, ::-1]
+    stride = manifest.spec.map_stride if manifest.spec is not None else TOTAL_STRIDE
     along = []
     for axis in (0, 1):
         extent = rescaled[axis] if view.box is None else view.box[2 + axis]
-        positions = top_left[axis] + manifest.crop / 2 + TOTAL_STRIDE * np.arange(scores.shape[axis], dtype=np.float64)
+        positions = top_left[axis] + manifest.crop / 2 + stride * np.arange(scores.shape[axis], dtype=np.float64)
         if view.mirror and axis == 1:
             # Windows begin at the mirrored view's left edge, which is the picture's right one.
             positions = (2 * top_left[axis] + extent) - positions[::-1]

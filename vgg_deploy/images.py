@@ -129,6 +129,11 @@ def rescale(pixels: Images, short_side: int, rescaling: Rescaling, max_pixels: i
         )
     if (rows, columns) == (height, width):
         return pixels
+    return resize(pixels, rows, columns, rescaling)
+
+
+def resize(pixels: Images, rows: int, columns: int, rescaling: Rescaling) -> Images:
+    """uint8 [h, w, 3] -> [rows, columns, 3], whatever that does to the aspect ratio."""
     return np.asarray(Image.fromarray(pixels).resize((columns, rows), _FILTERS[rescaling.filter]))
 
 

@@ -18,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vgg_deploy.classes import ClassName
-from vgg_deploy.engine import Engine, Floats, Images, Scores
+from vgg_deploy.engine import Engine, EngineInfo, Floats, Images, Scores
 from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.fit import check_fit, view_refusal
 from vgg_deploy.images import MAX_VIEW_PIXELS, decode, mirrored, rescale
-from vgg_deploy.manifest import Rescaling, ShapeRange
+from vgg_deploy.manifest import Rescaling
 from vgg_deploy.metrics import top_k
-from vgg_deploy.protocols import Protocol, View, choose_protocol
+from vgg_deploy.protocols import Protocol, choose_protocol
+from vgg_deploy.views import View
 
 # Views in a batch. More did not make full-width networks faster on CPUs, and each view of 384x512 takes about 120 MB.
 DEFAULT_BATCH = 4
@@ -47,6 +49,7 @@ class Prediction:
         probabilities: float32 [classes], the mean of the views' posteriors.
         classes: their names.
         score_maps: of each view, where they were asked for.
+        features: float32 [fc_width], the mean of the views' spatial means of fc7, where the model gives them.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Prediction:
     probabilities: Floats
     classes: tuple[ClassName, ...]
     score_maps: tuple[ScoreMap, ...] = ()
+    features: Floats | None = None
 
     def top(self, k: int) -> list[tuple[ClassName, float]]:
         """The k most probable classes with their posteriors, most probable first."""
@@ -90,15 +94,17 @@ def predict(
         decoders: threads that decode and rescale; None: as many as cores, at most 8.
 
     Raises, as the first result is asked for or later:
-        UsageError: `batch` is below 1.
+        UsageError: `batch` is below 1; the engine takes no view that the protocol can make.
         EngineError: the engine failed; earlier results have been given.
     """
     if batch < 1:
         raise UsageError(f"batch is {batch}; expected 1 or more")
     manifest = engine.info.manifest
     if protocol is None:
-        protocol = choose_protocol(manifest, free_size=engine.info.shapes.free).protocol
-    prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, engine.info.shapes)
+        info = engine.info
+        protocol = choose_protocol(manifest, free_size=info.shapes.free, built_for=info.scales).protocol
+    check_fit(engine.info, protocol)
+    prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, engine.info)
     decoding = ThreadPoolExecutor(decoders or min(8, os.cpu_count() or 1), thread_name_prefix="decode")
     running = ThreadPoolExecutor(engine.info.concurrency, thread_name_prefix="engine")
     try:
@@ -128,7 +134,7 @@ class _Preparation:
     protocol: Protocol
     rescaling: Rescaling
     max_view_pixels: int
-    shapes: ShapeRange
+    info: EngineInfo
 
     def __call__(self, path: Path) -> _Prepared:
         try:
@@ -139,7 +145,7 @@ class _Preparation:
                 scale: rescale(pixels, scale, self.rescaling, self.max_view_pixels)
                 for scale in {view.short_side for view in views}
             }
-            cut = tuple((view, _cut(rescaled[view.short_side], view)) for view in views)
+            cut = tuple((view, view.cut(rescaled[view.short_side], self.rescaling)) for view in views)
             self._check(cut)
         except ImageError as error:
             return _Prepared(path, failure=str(error))
@@ -147,18 +153,9 @@ class _Preparation:
 
     def _check(self, views: tuple[tuple[View, Images], ...]) -> None:
         for _view, pixels in views:
-            height, width = pixels.shape[:2]
-            if not (self.shapes.height.accepts(height) and self.shapes.width.accepts(width)):
-                raise ImageError(
-                    f"a view of {width}x{height} pixels is outside what the model takes: {self.shapes.width} wide, {self.shapes.height} high"
-                )
-
-
-def _cut(pixels: Images, view: View) -> Images:
-    if view.box is None:
-        return pixels
-    top, left, height, width = view.box
-    return pixels[top : top + height, left : left + width]
+            reason = view_refusal(self.info, pixels.shape[0], pixels.shape[1])
+            if reason is not None:
+                raise ImageError(reason)
 
 
 def _ahead(
@@ -180,6 +177,7 @@ class _Image:
 
     prepared: _Prepared
     total: npt.NDArray[np.float64] | None = None
+    features: npt.NDArray[np.float64] | None = None
     to_submit: int = 0
     to_come: int = 0
     score_maps: list[ScoreMap] = field(default_factory=list)
@@ -255,9 +253,12 @@ class _Scheduler:
         slots, future = self._under_way.popleft()
         scores = future.result()
         for index, (image, view, _pixels) in enumerate(slots):
-            row = scores.probabilities[index].astype(np.float64)
+            row = view.weight * scores.probabilities[index].astype(np.float64)
             image.total = row if image.total is None else image.total + row
             image.to_come -= 1
+            if scores.features is not None:
+                features = view.weight * scores.features[index].astype(np.float64)
+                image.features = features if image.features is None else image.features + features
             if self._keep and scores.score_map is not None:
                 image.score_maps.append(ScoreMap(view, scores.score_map[index].copy()))
 
@@ -265,12 +266,13 @@ class _Scheduler:
         prepared = image.prepared
         if prepared.failure is not None or image.total is None:
             return Failure(prepared.path, prepared.failure or "the protocol has no view of it")
-        probabilities = (image.total / len(prepared.views)).astype(np.float32)
+        weight = sum(view.weight for view, _pixels in prepared.views)
+        probabilities = (image.total / weight).astype(np.float32)
         if not np.isfinite(probabilities).all():
             return Failure(
                 prepared.path,
                 "the model gave NaN for it: its weights are damaged, or FP16 overflowed (vgg-deploy verify)",
             )
-        return Prediction(
-            prepared.path, prepared.size, probabilities, self._engine.info.manifest.classes, tuple(image.score_maps)
-        )
+        features = None if image.features is None else (image.features / weight).astype(np.float32)
+        classes = self._engine.info.manifest.classes
+        return Prediction(prepared.path, prepared.size, probabilities, classes, tuple(image.score_maps), features)

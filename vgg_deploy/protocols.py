@@ -2,28 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.images import centre_box, rescaled_size
 from vgg_deploy.manifest import Manifest, Rescaling, TrainScale
+from vgg_deploy.views import Box, View, centre_square, corners_and_centre, merged, regular_grid, three_squares
 
+PAPER_CROP = 224  # for which the Q's of other papers' protocols are given
 SCALE_STEP = 32  # section 4.2: a network trained at a fixed S is tested at S - 32, S and S + 32
 
 
+Cut = tuple[Box | None, int | None]  # a box of the rescaled image (None: all of it), and the side that it is resized to
+
+
+def _whole(_rows: int, _columns: int, _crop: int) -> Iterator[Cut]:
+    yield None, None
+
+
+def _centre(rows: int, columns: int, crop: int) -> Iterator[Cut]:
+    yield (*centre_box(rows, columns, crop), crop, crop), None
+
+
+def _ten_crops(rows: int, columns: int, crop: int) -> Iterator[Cut]:
+    for box in corners_and_centre(centre_square(rows, columns), crop):
+        yield box, None
+
+
+def _googlenet_crops(rows: int, columns: int, crop: int) -> Iterator[Cut]:
+    for square in three_squares(rows, columns):
+        for box in corners_and_centre(square, crop):
+            yield box, None
+        yield square, crop
+
+
+def _grid(rows: int, columns: int, crop: int) -> Iterator[Cut]:
+    for box in regular_grid(rows, columns, crop):
+        yield box, None
+
+
 @dataclass(frozen=True, slots=True)
-class View:
-    """One view of an image.
+class Kind:
+    """What a protocol's name means.
 
     Attributes:
-        short_side: Q, to which the image is rescaled first.
-        box: top, left, height and width within the rescaled image; None: the whole image.
-        mirror: whether it is flipped left to right.
+        what: what is scored, in words; {crop} stands for the crop's side.
+        parts: cuts of a rescaled image, from its rows, columns and the crop; each part counts as much as the other.
+        scales: one (Q = S), several (section 4.2's), or the Q's themselves, for crops of 224 pixels.
+        mirror: whether mirrors are scored too, where the network was trained on mirrors.
     """
 
-    short_side: int
-    box: tuple[int, int, int, int] | None
-    mirror: bool
+    what: str
+    parts: tuple[Callable[[int, int, int], Iterator[Cut]], ...]
+    scales: str | tuple[int, ...]
+    mirror: bool = True
+
+    @property
+    def one_scale(self) -> bool:
+        return self.scales == "one" or len(self.scales) == 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole images are scored, which need a model of free height and width."""
+        return _whole in self.parts
+
+    @property
+    def cropped(self) -> bool:
+        return self.parts != (_whole,)
+
+
+KINDS = {
+    "center": Kind("central {crop}x{crop} crop", (_centre,), "one", mirror=False),
+    # Section 3.2; sections 4.1 and 4.2.
+    "dense": Kind("whole image", (_whole,), "one"),
+    "multiscale": Kind("whole image", (_whole,), "several"),
+    # Krizhevsky et al. 2012.
+    "10-crop": Kind("corners and centre of the central square", (_ten_crops,), (256,)),
+    # Szegedy et al. 2014 (GoogLeNet).
+    "144-crop": Kind("corners, centre and whole of three squares", (_googlenet_crops,), (256, 288, 320, 352)),
+    # Section 3.2: 50 crops a scale, a 5x5 regular grid with mirrors; section 4.3.
+    "50-crop": Kind("5x5 grid of {crop}x{crop} crops", (_grid,), "one"),
+    "150-crop": Kind("5x5 grid of {crop}x{crop} crops", (_grid,), "several"),
+    "multiscale+150-crop": Kind("whole image and 5x5 grid of {crop}x{crop} crops", (_whole, _grid), "several"),
+}
+PROTOCOLS = tuple(KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +94,9 @@ class Protocol:
     """A way to test.
 
     Attributes:
-        name: center, dense or multiscale.
+        name: one of `PROTOCOLS`.
         scales: the Q's, ascending.
-        crop: side of the central crop, or None for whole images, which need a model of free height and width.
+        crop: side of the crops, or None where only whole images are scored.
         mirror: whether each view is scored mirrored too.
     """
 
@@ -43,25 +106,25 @@ class Protocol:
     mirror: bool
 
     def views(self, height: int, width: int, rescaling: Rescaling) -> tuple[View, ...]:
-        """The views of an image of height x width pixels; their posteriors count equally."""
-        views = []
-        for scale in self.scales:
-            box = None
-            if self.crop is not None:
-                rows, columns = rescaled_size(height, width, scale, rescaling.rounding)
-                box = (*centre_box(rows, columns, self.crop), self.crop, self.crop)
-            views.append(View(scale, box, False))
-            if self.mirror:
-                views.append(View(scale, box, True))
-        return tuple(views)
+        """The views of an image of height x width pixels, with what each counts in the mean of their posteriors."""
+        sizes = {scale: rescaled_size(height, width, scale, rescaling.rounding) for scale in self.scales}
+        parts = [
+            [
+                View(scale, box, mirror, side)
+                for scale in self.scales
+                for box, side in cuts(*sizes[scale], self.crop or 0)
+                for mirror in ((False, True) if self.mirror else (False,))
+            ]
+            for cuts in KINDS[self.name].parts
+        ]
+        if len(parts) == 1:
+            return merged(parts[0])
+        return merged(replace(view, weight=1 / len(part)) for part in parts for view in part)
 
     def __str__(self) -> str:
-        what = f"central {self.crop}x{self.crop} crop" if self.crop else "whole image"
         mirrors = ", with mirrors" if self.mirror else ""
+        what = KINDS[self.name].what.format(crop=self.crop)
         return f"{self.name}: {what} at Q={','.join(map(str, self.scales))}{mirrors}"
-
-
-PROTOCOLS = ("center", "dense", "multiscale")
 
 
 def multiscale_defaults(train_scale: TrainScale) -> tuple[int, ...]:
@@ -93,18 +156,21 @@ def choose_protocol(
     mirror: bool | None = None,
     *,
     free_size: bool,
+    built_for: tuple[int, ...] = (),
 ) -> ProtocolChoice:
     """The protocol that was asked for, with the paper's defaults for what was not.
 
     Args:
-        name: center, dense or multiscale; None: multiscale (dense for one scale), or center where the model's size is fixed.
-        scales: the Q's; None: from the training S. Defaults below the crop are dropped with a notice.
+        name: one of `PROTOCOLS`; None: multiscale (dense for one scale), or center where the model's size is fixed.
+        scales: the Q's; None: those that the plan was built for, else from the training S. Defaults below the crop are
+            dropped with a notice.
         mirror: None: as the network was trained; the center protocol has no mirror.
         free_size: whether the model takes images of any height and width.
+        built_for: the Q's of a plan, whole images of which it takes.
 
     Raises:
         UsageError: unknown name; whole images for a model of fixed size; a given scale below the crop; several scales for a
-            protocol of one; for a foreign model of free size, no scales or center.
+            protocol of one; for a foreign model of free size, no scales, or crops.
     """
     notices = []
     if name is None:
@@ -114,31 +180,42 @@ def choose_protocol(
                 "the model takes one size only, so each image is scored by its central crop (--dynamic exports one for whole images)"
             )
         else:
-            name = "dense" if scales is not None and len(scales) == 1 else "multiscale"
-    if name not in PROTOCOLS:
+            name = "dense" if len(scales or built_for) == 1 else "multiscale"
+    if name not in KINDS:
         raise UsageError(f"protocol is {name!r}; expected {', '.join(PROTOCOLS)}")
-    if name != "center" and not free_size:
+    kind = KINDS[name]
+    if kind.whole and not free_size:
         raise UsageError(
             f"protocol {name} scores whole images; this model takes one size only: export it with --dynamic, or use --protocol center"
         )
-    if name == "center" and free_size and manifest.spec is None:
-        raise UsageError("protocol center cuts the network's crop, and a model without manifest states none: use dense")
+    if kind.cropped and free_size and manifest.spec is None:
+        raise UsageError(
+            f"protocol {name} cuts the network's crop, and a model without manifest states none: use dense"
+        )
     if scales is None:
-        scales = _default_scales(name, manifest, notices)
+        scales = _default_scales(name, manifest, built_for, notices)
     else:
         _check_scales(name, scales, manifest.crop)
-    if name == "center":
-        return ProtocolChoice(Protocol(name, scales, manifest.crop, bool(mirror)), tuple(notices))
-    wanted = manifest.mirror if mirror is None else mirror
-    return ProtocolChoice(Protocol(name, tuple(sorted(scales)), None, wanted), tuple(notices))
+    if mirror is None:
+        mirror = kind.mirror and manifest.mirror
+    crop = manifest.crop if kind.cropped else None
+    return ProtocolChoice(Protocol(name, tuple(sorted(scales)), crop, mirror), tuple(notices))
 
 
-def _default_scales(name: str, manifest: Manifest, notices: list[str]) -> tuple[int, ...]:
-    if manifest.spec is None and name != "center":
+def _default_scales(name: str, manifest: Manifest, built_for: tuple[int, ...], notices: list[str]) -> tuple[int, ...]:
+    kind = KINDS[name]
+    if built_for and kind.whole and not kind.one_scale:
+        return built_for
+    if built_for and kind.whole:
+        default = single_scale_default(manifest.train_scale)
+        return (default if default in built_for else built_for[len(built_for) // 2],)
+    if manifest.spec is None and kind.whole:
         raise UsageError(
             "the model has no manifest, so its training scale is unknown: give --scales, such as --scales 256"
         )
-    if name != "multiscale":
+    if not isinstance(kind.scales, str):
+        return tuple(round(scale * manifest.crop / PAPER_CROP) for scale in kind.scales)
+    if kind.one_scale:
         return (max(single_scale_default(manifest.train_scale), manifest.crop),)
     defaults = multiscale_defaults(manifest.train_scale)
     kept = tuple(scale for scale in defaults if scale >= manifest.crop)
@@ -156,5 +233,6 @@ def _check_scales(name: str, scales: tuple[int, ...], crop: int) -> None:
         )
     if len(set(scales)) != len(scales) or not scales:
         raise UsageError(f"scales are {','.join(map(str, scales))}; expected different whole numbers")
-    if name != "multiscale" and len(scales) > 1:
-        raise UsageError(f"protocol {name} has one scale, {len(scales)} were given; use --protocol multiscale")
+    if KINDS[name].one_scale and len(scales) > 1:
+        several = {"50-crop": "150-crop"}.get(name, "multiscale")
+        raise UsageError(f"protocol {name} has one scale, {len(scales)} were given; use --protocol {several}")

@@ -31,6 +31,8 @@ COMMON_NAMES = {"A": "vgg11", "A-LRN": "vgg11-lrn", "B": "vgg13", "C": "vgg16-c"
 TOTAL_STRIDE = 32  # five 2x2 poolings
 BASE_WIDTH = 64  # channels of conv1_1 at full width
 
+ADDED = {"may_be_missing": True}  # of a field that manifests written before it was added do not have
+
 LayerKind = Literal["conv", "lrn", "pool", "fc"]
 
 
@@ -42,9 +44,10 @@ class Layer:
         name: the paper's: conv1_1 ... conv5_4, lrn1, pool1 ... pool5, fc6, fc7, fc8.
         kind: conv, lrn, pool or fc.
         kernel: side of the square window, in pixels of its input (1 for lrn).
-        stride: 2 for pool, 1 otherwise.
+        stride: 2 for pool (1 for pool5 of a fine grid), 1 otherwise.
         padding: zeros added on each side: 1 for 3x3 convolutions, 0 otherwise.
         in_channels, out_channels: depth of its input and output.
+        dilation: distance, in positions of its input, between what neighbouring weights see: 2 for fc6 of a fine grid.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Layer:
     padding: int
     in_channels: int
     out_channels: int
+    dilation: int = 1
 
     @property
     def has_weights(self) -> bool:
@@ -78,7 +82,7 @@ class Layer:
 
     def output_size(self, size: int) -> int:
         """Side of the output for an input side of `size`; poolings round down."""
-        return (size + 2 * self.padding - self.kernel) // self.stride + 1
+        return (size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,9 @@ class NetworkSpec:
         crop: side of the training crop, a multiple of 32; fc6 folds to a convolution of kernel crop / 32.
         fc_width: units of fc6 and fc7.
         classes: units of fc8.
+        fine: OverFeat's finer grid (Sermanet et al. 2014): the last pooling at every offset. pool5 has stride 1 and fc6 a
+            dilation of 2, which is the four shifted poolings interleaved: class scores every 16 pixels instead of 32, from the
+            same weights, and the same ones on a crop.
 
     Raises:
         UsageError: a field is out of its range; names the field, its value and the range.
@@ -118,6 +125,7 @@ class NetworkSpec:
     crop: int = 224
     fc_width: int = 4096
     classes: int = 1000
+    fine: bool = field(default=False, metadata=ADDED)
     layers: tuple[Layer, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -145,7 +153,7 @@ class NetworkSpec:
         channels, block, conv = 3, 1, 1
         for token in TABLE_1[self.configuration].split():
             if token == "|":
-                yield Layer(f"pool{block}", "pool", 2, 2, 0, channels, channels)
+                yield Layer(f"pool{block}", "pool", 2, 1 if self.fine and block == 5 else 2, 0, channels, channels)
                 block, conv = block + 1, 1
             elif token == "LRN":
                 yield Layer(f"lrn{block}", "lrn", 1, 1, 0, channels, channels)
@@ -155,7 +163,7 @@ class NetworkSpec:
                 kernel, out = int(match[1]), int(match[2]) // self.width_divisor
                 yield Layer(f"conv{block}_{conv}", "conv", kernel, 1, kernel // 2, channels, out)
                 channels, conv = out, conv + 1
-        yield Layer("fc6", "fc", self.crop // TOTAL_STRIDE, 1, 0, channels, self.fc_width)
+        yield Layer("fc6", "fc", self.crop // TOTAL_STRIDE, 1, 0, channels, self.fc_width, 2 if self.fine else 1)
         yield Layer("fc7", "fc", 1, 1, 0, self.fc_width, self.fc_width)
         yield Layer("fc8", "fc", 1, 1, 0, self.fc_width, self.classes)
 
@@ -163,6 +171,11 @@ class NetworkSpec:
     def common_name(self) -> str:
         """vgg11, vgg11-lrn, vgg13, vgg16-c, vgg16 or vgg19."""
         return COMMON_NAMES[self.configuration]
+
+    @property
+    def map_stride(self) -> int:
+        """Pixels of the input from one position of the class score map to the next."""
+        return TOTAL_STRIDE // 2 if self.fine else TOTAL_STRIDE
 
     @property
     def weight_layers(self) -> tuple[Layer, ...]:
@@ -192,7 +205,7 @@ class NetworkSpec:
         statistics, receptive_field, jump = [], 1, 1
         for layer in self.layers:
             rows, columns = layer.output_size(rows), layer.output_size(columns)
-            receptive_field += (layer.kernel - 1) * jump
+            receptive_field += (layer.kernel - 1) * layer.dilation * jump
             jump *= layer.stride
             macs = 0
             if layer.has_weights:

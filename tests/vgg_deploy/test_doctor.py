@@ -6,11 +6,17 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import engines
+from engines.trt import availability
+from engines.trt import backend as backends
+from engines.trt.backend import Backend
+from engines.trt.cuda import Gpu
+from engines.trt.gpu import compute_capability
 from vgg_deploy.errors import EngineError
 
 
@@ -139,14 +145,101 @@ def test_one_package_of_onnxruntime_is_no_reason_to_worry(
     assert BOTH not in doctor()
 
 
-@pytest.mark.parametrize("version", [None, "10.13.0"])
-def test_tensorrt_is_shown_and_not_promised(
-    doctor: Callable[[], str], installed: Callable[..., None], version: str | None
+# ---- TensorRT ----
+
+FAKE = SimpleNamespace(__version__="1.7.1")
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`tensorrt(backends, gpu)`: as if these were installed, on a machine with a GPU of this capability (None: none)."""
+
+    def pretend(installed: tuple[str, ...], capability: tuple[int, int] | None) -> None:
+        monkeypatch.setattr(backends, "installed", lambda: installed)
+        monkeypatch.setattr(backends, "load", lambda name: Backend(name, FAKE))
+        monkeypatch.setattr(availability, "compute_capability", lambda: capability)
+        gpu = SimpleNamespace(gpu=Gpu("NVIDIA Test", capability or (0, 0)))
+        monkeypatch.setattr(availability, "open_cuda", lambda api, index, extra: gpu)
+
+    return pretend
+
+
+def test_tensorrt_that_is_not_installed_names_its_extra(
+    doctor: Callable[[], str], tensorrt: Callable[..., None]
 ) -> None:
-    installed(tensorrt=version, tensorrt_rtx=version)
-    for package in ("tensorrt", "tensorrt-rtx"):
-        row = " ".join(line_of(doctor(), package, "cuda"))
-        assert row.startswith(
-            f"{package} cuda no {package} 10.13.0 is installed" if version else f"{package} cuda no not installed"
-        )
-        assert "does not build or run plans yet" in row
+    tensorrt((), None)
+    text = doctor()
+    for name, extra in (("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")):
+        row = " ".join(line_of(text, name, "cuda"))
+        assert row == f"{name} cuda no not installed: pip install 'vgg-deploy[{extra}]'"
+
+
+def test_without_a_gpu_rtx_builds_and_tensorrt_does_not(
+    doctor: Callable[[], str], tensorrt: Callable[..., None]
+) -> None:
+    tensorrt(("tensorrt", "tensorrt-rtx"), None)
+    text, none = doctor(), "an NVIDIA GPU, and CUDA shows none (no GPU, or no driver for it)"
+    row = " ".join(line_of(text, "tensorrt-rtx", "cuda"))
+    assert row == f"tensorrt-rtx cuda no tensorrt-rtx 1.7.1 builds plans here; running them needs {none}"
+    row = " ".join(line_of(text, "tensorrt", "cuda"))
+    assert row == f"tensorrt cuda no tensorrt 1.7.1 is installed; building and running plans needs {none}"
+
+
+@pytest.mark.parametrize(
+    ("capability", "rtx", "tensorrt_row"),
+    [
+        ((8, 9), "yes tensorrt-rtx 1.7.1 builds and runs plans on NVIDIA Test", "yes tensorrt 1.7.1 builds and runs"),
+        (
+            (7, 5),
+            "yes tensorrt-rtx 1.7.1 builds and runs plans on NVIDIA Test (compute capability 7.5), with build --compute-capability 7.5",
+            "yes tensorrt 1.7.1 builds and runs",
+        ),
+        (
+            (9, 0),
+            "no tensorrt-rtx 1.7.1 builds plans here; it runs them on compute capability 8.0, 8.6, 8.9 and 12.x, and 7.5 when "
+            "built for it, not on NVIDIA Test (compute capability 9.0): tensorrt does",
+            "yes tensorrt 1.7.1 builds and runs",
+        ),
+        (
+            (7, 0),
+            "no tensorrt-rtx 1.7.1 builds plans here; it runs",
+            "no tensorrt 1.7.1 is installed; it builds and runs plans on",
+        ),
+    ],
+)
+def test_with_a_gpu_its_capability_decides(
+    capability: tuple[int, int],
+    rtx: str,
+    tensorrt_row: str,
+    doctor: Callable[[], str],
+    tensorrt: Callable[..., None],
+) -> None:
+    tensorrt(("tensorrt", "tensorrt-rtx"), capability)
+    text = doctor()
+    assert " ".join(line_of(text, "tensorrt-rtx", "cuda")).startswith(f"tensorrt-rtx cuda {rtx}")
+    assert " ".join(line_of(text, "tensorrt", "cuda")).startswith(f"tensorrt cuda {tensorrt_row}")
+
+
+def test_what_does_not_load_or_open_says_why(
+    doctor: Callable[[], str], tensorrt: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(text: str) -> Callable[..., None]:
+        def raising(*_arguments: object) -> None:
+            raise EngineError(text)
+
+        return raising
+
+    tensorrt(("tensorrt-rtx",), (8, 9))
+    monkeypatch.setattr(availability, "open_cuda", refuse("cudaSetDevice failed: no"))
+    row = " ".join(line_of(doctor(), "tensorrt-rtx", "cuda"))
+    assert row == "tensorrt-rtx cuda no tensorrt-rtx 1.7.1 builds plans here; running them: cudaSetDevice failed: no"
+    monkeypatch.setattr(backends, "load", refuse("tensorrt-rtx is installed and cannot be loaded: libcudart.so.13"))
+    row = " ".join(line_of(doctor(), "tensorrt-rtx", "cuda"))
+    assert row == "tensorrt-rtx cuda no tensorrt-rtx is installed and cannot be loaded: libcudart.so.13"
+
+
+def test_the_real_tensorrt_rtx_is_told_as_it_is(doctor: Callable[[], str]) -> None:
+    module = pytest.importorskip("tensorrt_rtx")
+    row = line_of(doctor(), "tensorrt-rtx", "cuda")
+    assert f"tensorrt-rtx {module.__version__} builds" in " ".join(row)
+    assert row[2] == "no" or compute_capability() is not None

@@ -14,8 +14,9 @@ from vgg_deploy.heatmap import class_evidence, overlay
 from vgg_deploy.images import rescaled_size
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.predict import Prediction, ScoreMap
-from vgg_deploy.protocols import Protocol, View
+from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.views import View
 
 CROP = 64
 

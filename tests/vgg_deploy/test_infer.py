@@ -319,7 +319,7 @@ def test_labels_that_cannot_be_read_exit_2(
 @pytest.mark.parametrize(
     ("name", "code", "reason"),
     [
-        ("model.plan", 2, "runs ONNX files, not TensorRT plans"),
+        ("model.plan", 2, "is a TensorRT plan, and onnxruntime runs ONNX files"),
         ("model.pt", 2, "is a checkpoint, not a model to run: vgg-deploy export --weights"),
         ("model.pth", 2, "is a checkpoint"),
         ("model.safetensors", 2, "is a checkpoint"),
@@ -331,7 +331,7 @@ def test_an_engine_that_is_no_onnx_file_is_told_apart_by_what_it_is(
     infer: Callable[..., Any], photos: Path, tmp_path: Path, name: str, code: int, reason: str
 ) -> None:
     (tmp_path / name).write_bytes(b"\xff" * 100)
-    finished = infer(photos, engine=tmp_path / name)
+    finished = infer(photos, "--runtime", "onnxruntime", engine=tmp_path / name)
     assert finished.code == code
     assert reason in finished.err
     assert name in finished.err

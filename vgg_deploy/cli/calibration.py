@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vgg_deploy.precision import Quantization
 
 INT8_IMAGES, HALF_IMAGES = 128, 32  # --calibration-images where it is not given
+LEAST_IMAGES = 2  # for INT8: the range of one says nothing of the others
 HELD_OUT = 200  # --held-out where it is not given
 
 
@@ -61,7 +62,7 @@ class Int8Request:
         images: how many calibrate.
         held_out: how many others the result is judged on; 0: it is not judged.
         method, target: see `vgg_deploy.precision.Quantization`.
-        score_map, half, dynamic: of the export.
+        score_map, half, dynamic, fine: of the export.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Int8Request:
     score_map: bool = False
     half: bool = False
     dynamic: bool = True
+    fine: bool = False
 
 
 def check_count(option: str, value: int | None) -> None:
@@ -104,19 +106,29 @@ def _split(request: Int8Request, manifest: Manifest) -> tuple[Sample, Sample | N
     from vgg_deploy.protocols import choose_protocol
 
     wanted = request.images or INT8_IMAGES
+    if wanted < LEAST_IMAGES:
+        raise UsageError(
+            f"--calibration-images is {wanted}; INT8 ranges need {LEAST_IMAGES} or more, and better a hundred"
+        )
     drawn = draw_sample(request.folder, wanted + request.held_out, manifest, dynamic=request.dynamic)
+    found = len(drawn.paths)
+    enough = found == wanted + request.held_out
+    count = wanted if enough else min(wanted, found // 2 if request.held_out else found)
+    if count < LEAST_IMAGES:
+        others = " and as many others that judge" if request.held_out else ""
+        raise UsageError(
+            f"{request.folder}: {found} image{'s' if found > 1 else ''} that can be read; INT8 ranges need {LEAST_IMAGES} or more"
+            f"{others}, and better a hundred: give more"
+        )
     if not request.held_out:
         return drawn, None
-    count = min(wanted, len(drawn.paths) // 2)
-    if count == 0:
-        raise UsageError(f"{request.folder}: one image calibrates and none is left to judge by; give more images")
     if count < wanted and request.images is not None:
         raise UsageError(
-            f"{request.folder} has {len(drawn.paths)} images that can be read: too few for {wanted} that calibrate and as many "
+            f"{request.folder} has {found} images that can be read: too few for {wanted} that calibrate and as many "
             f"that judge; give more, or --calibration-images {count}"
         )
-    if count < wanted:
-        notice(f"{count} images calibrate and {len(drawn.paths) - count} others judge: {request.folder} has no more")
+    if not enough:
+        notice(f"{count} images calibrate and {found - count} others judge: {request.folder} has no more")
     single = choose_protocol(
         manifest, "dense" if request.dynamic else "center", mirror=False, free_size=request.dynamic
     ).protocol
@@ -131,8 +143,9 @@ def quantize(
     from engines import open_engine
     from export.int8 import Variants
 
-    with Variants(checkpoint, open_engine, score_map=request.score_map) as variants:
-        calibration, judge = _calibrated(checkpoint, request, variants, labelled=bool(budget and budget.max_drop))
+    labelled = budget is not None and budget.max_drop is not None
+    with Variants(checkpoint, open_engine, score_map=request.score_map, fine=request.fine) as variants:
+        calibration, judge = _calibrated(checkpoint, request, variants, labelled=labelled)
         if judge is None or budget is None:
             quantization = calibration.quantization(calibration.candidates)
         else:
@@ -149,7 +162,7 @@ def sensitivities(checkpoint: Checkpoint, request: Int8Request) -> tuple[Calibra
     from engines import open_engine
     from export.int8 import Variants
 
-    with Variants(checkpoint, open_engine, score_map=request.score_map) as variants:
+    with Variants(checkpoint, open_engine, score_map=request.score_map, fine=request.fine) as variants:
         calibration, judge = _calibrated(checkpoint, request, variants, labelled=False)
         assert judge is not None
         return calibration, judge.sensitivities()

@@ -63,6 +63,11 @@ if TYPE_CHECKING:
 @click.option("--score-map", is_flag=True, help="Add the output score_map (infer --heatmaps).")
 @click.option("--features", is_flag=True, help="Add the output features, the spatial mean of fc7.")
 @click.option(
+    "--fine",
+    is_flag=True,
+    help="OverFeat's finer grid: pool5 at every offset, so that whole images are scored every 16 pixels, not every 32.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -84,6 +89,7 @@ def command(
     min_agreement: float | None,
     score_map: bool,
     features: bool,
+    fine: bool,
     output: Path | None,
     **facts: Any,
 ) -> None:
@@ -132,6 +138,7 @@ def command(
             score_map,
             fp16,
             dynamic,
+            fine,
         )
         quantization, largest = quantize(checkpoint, request, budget)
     elif calibration is not None:
@@ -143,6 +150,7 @@ def command(
         half=fp16,
         score_map=score_map,
         features=features,
+        fine=fine,
         calibration=images,
         quantization=quantization,
         largest=largest,

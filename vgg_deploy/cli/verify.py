@@ -118,7 +118,7 @@ def _stages(
     rounding: Callable[[Path], Engine],
     facts: WeightFacts,
 ) -> list[Stage]:
-    from export.verify import Verification, check_same_network, open_with_activations, views_needed
+    from export.verify import Verification, check_same_network, grid_of, open_with_activations, views_needed
 
     from_checkpoint = reference.suffix in CHECKPOINT_SUFFIXES
     if not from_checkpoint and (facts.configuration or facts.normalization or facts.train_scale):
@@ -148,18 +148,19 @@ def _stages(
         checkpoint = read_weights(
             reference, facts if describes_itself(reference) else _known_facts(facts, manifests[0])
         )
-        for path, manifest in zip(models, manifests, strict=True):
-            check_same_network(path, manifest, checkpoint.manifest)
         from train.reference import Reference
 
-        with Reference(checkpoint) as convolutional, Reference(checkpoint, form="fc") as fc:
+        fine = grid_of(dict(zip(models, manifests, strict=True)))
+        with Reference(checkpoint, fine=fine) as convolutional, Reference(checkpoint, form="fc") as fc:
+            for path, manifest in zip(models, manifests, strict=True):
+                check_same_network(path, manifest, convolutional.info.manifest)
             verification = Verification(
                 convolutional,
                 "convolutional form (PyTorch)",
                 views,
                 opened,
                 rounding,
-                lambda: Reference(checkpoint, keep_activations=True),
+                lambda: Reference(checkpoint, keep_activations=True, fine=fine),
                 advance,
             )
             stages.append(verification.form(fc, "FC form (PyTorch)"))

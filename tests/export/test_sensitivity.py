@@ -1,0 +1,371 @@
+"""What INT8 costs layer by layer, which layers a budget keeps, and where a budget's edge lies."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines import open_engine
+from export.calibrate import Measured
+from export.int8 import Calibration, Variants, calibrate
+from export.qdq import observed_inputs
+from export.sample import Sample
+from export.sensitivity import RANKING_IMAGES, Budget, HeldOut, Judge, Sensitivity
+from vgg_deploy.classes import ClassName
+from vgg_deploy.engine import Engine, FakeEngine, Floats, Images
+from vgg_deploy.errors import UsageError, VGGDeployError
+from vgg_deploy.manifest import Manifest, Rescaling
+from vgg_deploy.parity import NamedView
+from vgg_deploy.precision import TARGETS, Quantization
+from vgg_deploy.protocols import Protocol
+from vgg_deploy.spec import NetworkSpec
+
+DENSE = Protocol("dense", (73,), None, False)
+
+
+@contextmanager
+def unseen(_what: str, _total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar that is not shown."""
+    yield lambda: None
+
+
+class Scripted:
+    """Variants of a network of which each layer in INT8 turns the answers of so many images, the first ones, to another class.
+
+    Images tell their number by the brightness of their pixels. Every image's FP32 answer is its number modulo 5.
+    """
+
+    def __init__(self, manifest: Manifest, turned: Mapping[str, int]) -> None:
+        self._manifest, self._turned = manifest, turned
+        self.opened: list[tuple[tuple[str, ...], FakeEngine]] = []
+
+    def open(self, quantization: Quantization | None = None) -> Engine:
+        layers = () if quantization is None else quantization.layers
+        turned = max((self._turned.get(layer, 0) for layer in layers), default=0)
+
+        def answer(images: Images) -> Floats:
+            number = int(images[0, 0, 0, 0])
+            posterior = np.full((1, 5), 0.1, np.float32)
+            posterior[0, (number + (number < turned)) % 5] = 0.6
+            return posterior
+
+        engine = FakeEngine(self._manifest, answer)
+        self.opened.append((layers, engine))
+        return engine
+
+
+@pytest.fixture
+def scripted(
+    narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]
+) -> Callable[..., tuple[Judge, Scripted]]:
+    """`scripted(images, target="tensorrt", conv3_1=4, ...)` -> a judge over that many images, and what it opens."""
+
+    def make(images: int, target: str = "tensorrt", **turned: int) -> tuple[Judge, Scripted]:
+        spec = narrow_spec("A")
+        variants = Scripted(manifest_for(spec), turned)
+        spans = dict.fromkeys(observed_inputs(spec, False), (0.0, 1.0))
+        sample = Sample((Path("a.png"),), DENSE, Rescaling())
+        calibration = Calibration(spec, Measured(spans, {}), sample, (), "minmax", target)
+        views = tuple(NamedView(str(number), np.full((64, 64, 3), number, np.uint8)) for number in range(images))
+        held_out = HeldOut(views, np.arange(images) % 5)
+        return Judge(variants, calibration, held_out, unseen), variants  # type: ignore[arg-type]
+
+    return make
+
+
+def test_each_layer_is_judged_alone_and_in_the_networks_order(scripted: Callable[..., Any]) -> None:
+    judge, variants = scripted(20, conv3_1=5, fc7=10)
+    rows = judge.sensitivities()
+    agreements = {row.layer: row.agreement for row in rows}
+    assert list(agreements) == [layer.name for layer in variants._manifest.spec.weight_layers]
+    assert agreements.pop("conv3_1") == 0.75
+    assert agreements.pop("fc7") == 0.5
+    assert set(agreements.values()) == {1.0}
+    assert [row.divergence > 0 for row in rows] == [row.layer in ("conv3_1", "fc7") for row in rows]
+    assert [layers for layers, _engine in variants.opened] == [(), *((row.layer,) for row in rows)]
+    assert all(engine.closed for _layers, engine in variants.opened)
+
+
+def test_for_onnxruntime_fc8_is_no_candidate_since_its_scores_would_be_quantized_too(
+    scripted: Callable[..., Any],
+) -> None:
+    judge, _variants = scripted(4, target="onnxruntime")
+    assert [row.layer for row in judge.sensitivities()][-2:] == ["fc6", "fc7"]
+    assert judge.fewest_kept(judge.sensitivities(), Budget(min_agreement=100)).kept == ("fc8",)
+
+
+@pytest.mark.parametrize(
+    ("percent", "kept"),
+    [(49, ()), (50, ()), (50.1, ("fc7",)), (75, ("fc7",)), (75.1, ("conv3_1", "fc7")), (100, ("conv3_1", "fc7"))],
+)
+@pytest.mark.parametrize("unit", ["agreement", "drop"])
+def test_the_fewest_layers_are_kept_that_meet_the_budget_the_worst_first(
+    unit: str, percent: float, kept: tuple[str, ...], scripted: Callable[..., Any]
+) -> None:
+    judge, _variants = scripted(20, conv3_1=5, fc7=10)
+    # FP32 is always right here, so that the share that agrees is the accuracy.
+    budget = Budget(min_agreement=percent) if unit == "agreement" else Budget(max_drop=100 - percent)
+    quantization = judge.fewest_kept(judge.sensitivities(), budget)
+    assert quantization.kept == kept
+    assert set(quantization.layers).isdisjoint(kept)
+    assert len(quantization.layers) + len(kept) == 11
+    reached = {0: 50, 1: 75, 2: 100}[len(kept)]
+    if unit == "agreement":
+        assert quantization.budget == f"agreement {reached:.2f} % (at least {percent:g}) on 20 images"
+    else:
+        assert quantization.budget == f"top-1 drop {100 - reached:.2f} points (at most {100 - percent:g}) on 20 images"
+
+
+def test_nothing_is_tried_once_the_budget_is_met(scripted: Callable[..., Any]) -> None:
+    judge, variants = scripted(20, conv3_1=5, fc7=10)
+    rows = judge.sensitivities()
+    variants.opened.clear()
+    judge.fewest_kept(rows, Budget(min_agreement=75))
+    assert [len(layers) for layers, _engine in variants.opened] == [11, 10]  # and FP32 not again
+
+
+def test_layers_are_ranked_on_some_images_and_the_budget_is_judged_on_all(scripted: Callable[..., Any]) -> None:
+    judge, variants = scripted(50, fc6=50)
+    rows = judge.sensitivities()
+    ran = [len(engine.batches) for _layers, engine in variants.opened]
+    assert ran == [50, *[RANKING_IMAGES] * 11]
+    quantization = judge.fewest_kept(rows, Budget(min_agreement=99))
+    assert quantization.kept == ("fc6",)
+    assert quantization.budget is not None
+    assert quantization.budget.endswith("on 50 images")
+
+
+def test_a_budget_that_not_even_one_layer_meets_is_failed_work_and_says_what_was_reached(
+    scripted: Callable[..., Any],
+) -> None:
+    spec_layers = scripted(1)[1]._manifest.spec.weight_layers
+    judge, _variants = scripted(20, **{layer.name: 10 + index for index, layer in enumerate(spec_layers)})
+    message = (
+        r"no layer can be INT8 within the budget: with conv1_1 alone, agreement 50\.00 % \(at least 60\) on 20 images"
+    )
+    with pytest.raises(VGGDeployError, match=message) as raised:
+        judge.fewest_kept(judge.sensitivities(), Budget(min_agreement=60))
+    assert raised.value.exit_code == 1
+
+
+def test_a_layer_that_gives_nan_in_int8_is_named(scripted: Callable[..., Any]) -> None:
+    judge, variants = scripted(4)
+    make = variants.open
+
+    def broken(quantization: Quantization | None = None) -> Engine:
+        if quantization is not None and "conv4_2" in quantization.layers:
+            return FakeEngine(variants._manifest, lambda images: np.full((len(images), 5), np.nan, np.float32))
+        return make(quantization)
+
+    variants.open = broken
+    with pytest.raises(VGGDeployError, match="conv4_2 alone in INT8 gives NaN"):
+        judge.sensitivities()
+
+
+def posteriors(*classes: int) -> Floats:
+    """One row for each: 0.6 for that class, 0.1 for the other four."""
+    rows = np.full((len(classes), 5), 0.1, np.float32)
+    rows[np.arange(len(classes)), classes] = 0.6
+    return rows
+
+
+@pytest.mark.parametrize("images", [3, 7, 29, 64, 100, 200, 393])
+def test_a_budget_of_exactly_what_is_reached_is_met_and_one_image_more_is_not(images: int) -> None:
+    reference, truth = posteriors(*[0] * images), np.zeros(images, np.int64)
+    for wrong in range(images // 2):
+        candidate = posteriors(*[1] * wrong, *[0] * (images - wrong))
+        agreement, drop = 100 * (images - wrong) / images, 100 * wrong / images
+        assert Budget(min_agreement=agreement).judge(reference, candidate, None)[0]
+        assert Budget(max_drop=drop).judge(reference, candidate, truth)[0]
+        assert (
+            not Budget(min_agreement=min(agreement + 1 / images, 100)).judge(reference, candidate, None)[0] or not wrong
+        )
+        assert wrong == 0 or not Budget(max_drop=drop - 1 / images).judge(reference, candidate, truth)[0]
+
+
+def test_percentages_that_floating_point_does_not_hit_are_met() -> None:
+    reference = posteriors(*[0] * 100)
+    candidate = posteriors(*[0] * 29, *[1] * 71)
+    assert 100 * 0.29 < 29  # what a plain comparison would trip over
+    assert Budget(min_agreement=29).judge(reference, candidate, None) == (
+        True,
+        "agreement 29.00 % (at least 29) on 100 images",
+    )
+
+
+def test_a_candidate_that_is_better_than_fp32_has_a_negative_drop_and_meets_a_budget_of_0() -> None:
+    truth = np.array([1, 1, 2, 2])
+    met, words = Budget(max_drop=0).judge(posteriors(1, 0, 2, 0), posteriors(1, 1, 2, 0), truth)
+    assert (met, words) == (True, "top-1 drop -25.00 points (at most 0) on 4 images")
+
+
+def test_other_mistakes_are_no_drop_but_no_agreement_either() -> None:
+    truth, reference, candidate = np.array([1, 1]), posteriors(1, 0), posteriors(1, 2)
+    assert Budget(max_drop=0).judge(reference, candidate, truth)[0]
+    assert not Budget(min_agreement=51).judge(reference, candidate, None)[0]
+
+
+@pytest.mark.parametrize("budget", [Budget(min_agreement=1.5), Budget(max_drop=99)])
+def test_nan_meets_no_budget(budget: Budget) -> None:
+    reference, candidate = posteriors(1, 2), posteriors(1, 2)
+    candidate[1] = np.nan
+    met, words = budget.judge(reference, candidate, np.array([1, 2]))
+    assert not met
+    assert "nan" in words
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, "one of the two"),
+        ({"max_drop": 0.5, "min_agreement": 99}, "one of the two"),
+        ({"max_drop": -0.1}, r"--max-drop is -0\.1; expected percentage points"),
+        ({"max_drop": 100}, "--max-drop is 100"),
+        ({"max_drop": math.nan}, "--max-drop is nan"),
+        ({"min_agreement": 0.995}, r"--min-agreement is 0\.995; expected percent, such as 99\.5"),
+        ({"min_agreement": 1}, "--min-agreement is 1"),
+        ({"min_agreement": 100.1}, r"--min-agreement is 100\.1"),
+        ({"min_agreement": math.nan}, "--min-agreement is nan"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(fields: dict[str, float], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        Budget(**fields)
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """36 pictures of four shapes."""
+    folder = tmp_path_factory.mktemp("album")
+    chance, paths = np.random.default_rng(5), []
+    for number in range(36):
+        height, width = ((90, 130), (150, 80), (100, 100), (70, 99))[number % 4]
+        patches = Image.fromarray(chance.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        paths.append(folder / f"{number:02}.png")
+        patches.resize((width, height), Image.Resampling.BILINEAR).save(paths[-1])
+    return tuple(paths)
+
+
+def loud_channel(weights: dict[str, Any], layer: str, reader: str, factor: float = 300.0) -> None:
+    """One channel of `layer` times `factor`, and `reader` divides it again: the same network, whose `reader` quantizes badly."""
+    channel = 2
+    weights[f"{layer}.weight"][channel] *= factor
+    weights[f"{layer}.bias"][channel] *= factor
+    if reader == "fc6":
+        crops = weights["fc6.weight"].view(len(weights["fc6.weight"]), -1, 2, 2)
+        crops[:, channel] /= factor
+    else:
+        weights[f"{reader}.weight"][:, channel] /= factor
+
+
+@pytest.fixture
+def judge_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) -> Iterator[Callable[..., Judge]]:
+    """`judge_of("A", target, change=None)` -> a judge of a real narrow network, 8 images calibrating and 28 held out."""
+    from train.checkpoint import read
+
+    folders: list[Variants] = []
+
+    def make(configuration: str, target: str, change: Callable[[dict[str, Any]], None] | None = None) -> Judge:
+        checkpoint = read(narrow_checkpoint(configuration))
+        weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+        if change is not None:
+            change(weights)
+        checkpoint = dataclasses.replace(checkpoint, weights=weights)
+        spec = checkpoint.manifest.spec
+        assert spec is not None
+        variants = Variants(checkpoint, lambda path: open_engine(path, threads=1))
+        folders.append(variants)
+        sample = Sample(album[:8], Protocol("multiscale", (64, 73), None, True), Rescaling())
+        calibration = calibrate(variants, spec, sample, "minmax", target, largest=False, progress=unseen)
+        held_out = HeldOut.of(Sample(album[8:], DENSE, Rescaling()), checkpoint.manifest, labelled=False)
+        return Judge(variants, calibration, held_out, unseen)
+
+    yield make
+    for variants in folders:
+        variants.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "layer", "reader"),
+    [
+        ("A", "conv3_1", "conv3_2"),
+        ("A-LRN", "conv2_1", "conv3_1"),
+        ("D", "conv4_3", "conv5_1"),
+        ("A", "conv5_2", "fc6"),
+    ],
+)
+def test_a_layer_made_sensitive_on_purpose_is_ranked_first_and_is_the_one_that_is_kept(
+    configuration: str, layer: str, reader: str, judge_of: Callable[..., Judge]
+) -> None:
+    judge = judge_of(configuration, "tensorrt", lambda weights: loud_channel(weights, layer, reader))
+    rows = judge.sensitivities()
+    ranked = sorted(rows, key=lambda row: row.divergence, reverse=True)
+    assert ranked[0].layer == reader
+    assert ranked[0].divergence > 10 * ranked[1].divergence
+    assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == (reader,)
+
+
+def test_for_onnxruntime_the_layer_that_gives_the_loud_channel_is_as_sensitive_as_the_one_that_reads_it(
+    judge_of: Callable[..., Judge],
+) -> None:
+    judge = judge_of("A", "onnxruntime", lambda weights: loud_channel(weights, "conv3_1", "conv3_2"))
+    rows = judge.sensitivities()
+    ranked = [row.layer for row in sorted(rows, key=lambda row: row.divergence, reverse=True)]
+    assert set(ranked[:2]) == {"conv3_1", "conv3_2"}
+    assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == ("conv3_1", "conv3_2", "fc8")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_network_that_quantizes_well_keeps_what_its_target_must(target: str, judge_of: Callable[..., Judge]) -> None:
+    judge = judge_of("A", target)
+    rows = judge.sensitivities()
+    assert all(isinstance(row, Sensitivity) and 0 < row.divergence < 0.01 for row in rows)
+    assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == (() if target == "tensorrt" else ("fc8",))
+
+
+def test_the_checkpoint_is_left_as_it_was(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) -> None:
+    from train.checkpoint import read
+
+    checkpoint = read(narrow_checkpoint("A"))
+    before = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    with Variants(checkpoint, lambda path: open_engine(path, threads=1)) as variants:
+        spec = checkpoint.manifest.spec
+        assert spec is not None
+        sample = Sample(album[:2], DENSE, Rescaling())
+        calibrated = calibrate(variants, spec, sample, "minmax", "tensorrt", largest=True, progress=unseen)
+        variants.open(calibrated.quantization(calibrated.candidates)).close()
+        folder = Path(variants._folder.name)
+        assert [path.name for path in folder.iterdir()] == ["model.onnx"]
+    assert not folder.exists()
+    assert list(checkpoint.weights) == list(before)
+    assert all(bool((checkpoint.weights[name] == before[name]).all()) for name in before)
+
+
+def test_held_out_images_are_one_view_each_with_the_class_that_their_folder_names(
+    tmp_path: Path, narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]
+) -> None:
+    classes = tuple(ClassName(f"n0000000{index}", label) for index, label in enumerate("abcde"))
+    manifest = manifest_for(narrow_spec("A"), classes=classes)
+    paths = []
+    for number, folder in enumerate(["n00000003", "b", "n00000000_a"]):
+        (tmp_path / folder).mkdir()
+        paths.append(tmp_path / folder / f"{number}.png")
+        Image.new("RGB", (80, 100), (number, 0, 0)).save(paths[-1])
+    held_out = HeldOut.of(Sample(tuple(paths), DENSE, Rescaling()), manifest, labelled=True)
+    assert held_out.truth is not None
+    assert held_out.truth.tolist() == [3, 1, 0]
+    assert [view.name for view in held_out.views] == ["0.png", "1.png", "2.png"]
+    assert [view.pixels.shape for view in held_out.views] == [(91, 73, 3)] * 3
+    assert [int(view.pixels[0, 0, 0]) for view in held_out.views] == [0, 1, 2]
+    assert HeldOut.of(Sample(tuple(paths), DENSE, Rescaling()), manifest, labelled=False).truth is None
+    Image.new("RGB", (80, 80)).save(tmp_path / "stray.png")
+    with pytest.raises(UsageError, match=f"folder {tmp_path.name!r} is no class of this network"):
+        HeldOut.of(Sample((tmp_path / "stray.png",), DENSE, Rescaling()), manifest, labelled=True)

@@ -1,0 +1,133 @@
+"""OverFeat's finer grid: pool5 with stride 1 and fc6 with a dilation of 2 are the four shifted poolings, interleaved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from engines import RUNTIMES, open_engine
+from export import export
+from train.checkpoint import read
+from train.model import VGG, folded
+from train.reference import Reference
+from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+
+
+def images(count: int, height: int, width: int) -> np.ndarray:
+    chance = np.random.default_rng(height * width)
+    return chance.integers(0, 256, (count, height, width, 3)).astype(np.uint8)
+
+
+def scores_of_shifted_poolings(spec: NetworkSpec, weights: dict[str, Any], pixels: Any) -> Any:
+    """Class score map by the slow way: pool5 of the map shifted by 0 or 1 in each direction, scored on its own each time."""
+    plain = dataclasses.replace(spec, fine=False)
+    network = VGG(plain, convolutional=True).eval()
+    network.load_state_dict(folded(plain, weights))
+    steps = dict(network.steps(pixels))
+    last = torch.relu(steps[plain.convolutions[-1].name])
+    maps: dict[tuple[int, int], Any] = {}
+    for down in (0, 1):
+        for right in (0, 1):
+            x = torch.nn.functional.max_pool2d(last[:, :, down:, right:], 2)
+            if min(x.shape[2:]) < plain.crop // 32:
+                continue  # shifted, the map is too small for fc6 once
+            for name in ("fc6", "fc7", "fc8"):
+                x = network.get_submodule(name)(x)
+                x = torch.relu(x) if name != "fc8" else x
+            maps[down, right] = x
+    rows = maps[0, 0].shape[2] + (maps[1, 0].shape[2] if (1, 0) in maps else 0)
+    columns = maps[0, 0].shape[3] + (maps[0, 1].shape[3] if (0, 1) in maps else 0)
+    result = torch.full((len(pixels), spec.classes, rows, columns), torch.nan)
+    for (down, right), x in maps.items():
+        result[:, :, down::2, right::2] = x
+    return result
+
+
+@pytest.mark.parametrize("size", [(64, 64), (80, 64), (96, 111), (130, 97), (95, 79)])
+@pytest.mark.parametrize("configuration", ["A", "A-LRN", "C", "D"])
+@torch.inference_mode()
+def test_the_fine_grid_is_the_four_shifted_poolings_interleaved(
+    configuration: str, size: tuple[int, int], narrow_spec: Callable[..., NetworkSpec], random_weights: Any
+) -> None:
+    spec = narrow_spec(configuration, fine=True)
+    weights = random_weights(spec)
+    pixels = torch.from_numpy(images(2, *size)).permute(0, 3, 1, 2).float() - 120
+    network = VGG(spec, convolutional=True).eval()
+    network.load_state_dict(folded(spec, weights))
+    fine, slow = network(pixels), scores_of_shifted_poolings(spec, weights, pixels)
+    assert fine.shape == slow.shape
+    assert torch.isfinite(slow).all()
+    torch.testing.assert_close(fine, slow, rtol=1e-4, atol=1e-4)
+    if size == (130, 97):
+        plain = VGG(dataclasses.replace(spec, fine=False), convolutional=True).eval()
+        plain.load_state_dict(folded(spec, weights))
+        assert plain(pixels).shape[2:] == ((fine.shape[2] + 1) // 2, (fine.shape[3] + 1) // 2)
+        assert not torch.allclose(fine.mean((2, 3)), plain(pixels).mean((2, 3)), atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_a_file_of_the_fine_grid_answers_as_pytorch_does_and_on_a_crop_as_without(
+    configuration: str, runtime: str, narrow_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    pytest.importorskip(RUNTIMES[runtime].module)
+    path = narrow_checkpoint(configuration)
+    made = export(read(path), tmp_path / "fine.onnx", dynamic=True, fine=True, score_map=True, features=True)
+    assert made.manifest.spec is not None
+    assert made.manifest.spec.fine
+    with (
+        Reference(read(path), fine=True) as fine,
+        Reference(read(path)) as plain,
+        open_engine(tmp_path / "fine.onnx", runtime=runtime, threads=1) as engine,
+    ):
+        assert engine.info.manifest.spec == fine.info.manifest.spec
+        for shape in ((1, 96, 111), (2, 64, 130), (1, 161, 64)):
+            expected, received = fine.run(images(*shape)), engine.run(images(*shape))
+            for name in ("probabilities", "score_map", "features"):
+                a, b = getattr(expected, name), getattr(received, name)
+                assert np.abs(a - b).max() <= 1e-4 * np.abs(a).max()
+        crop = images(1, 64, 64)
+        for expected in (fine.run(crop), plain.run(crop)):
+            np.testing.assert_allclose(engine.run(crop).probabilities, expected.probabilities, atol=1e-5)
+
+
+def test_the_fine_grid_doubles_the_resolution_of_the_map(narrow_spec: Callable[..., NetworkSpec]) -> None:
+    coarse, fine = NetworkSpec("D"), NetworkSpec("D", fine=True)
+    assert (coarse.map_stride, fine.map_stride) == (32, 16)
+    for height, width, expected in ((224, 224, (1, 1)), (256, 256, (3, 3)), (288, 256, (5, 3)), (384, 512, (11, 19))):
+        assert fine.statistics(height, width)[-1].output[1:] == expected
+        assert coarse.statistics(height, width)[-1].output[1:] == tuple((side + 1) // 2 for side in expected)
+    assert fine.parameters == coarse.parameters
+    # Every position sees the same 404 pixels and more around the crop as before.
+    assert fine.statistics()[-1].receptive_field == coarse.statistics()[-1].receptive_field
+
+
+def test_verify_holds_a_file_of_the_fine_grid_against_a_reference_of_it(
+    narrow_checkpoint: Callable[..., Path], vgg_deploy_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    path = narrow_checkpoint("D")
+    for name, options in (("fine", {"fine": True}), ("coarse", {})):
+        export(read(path), tmp_path / f"{name}.onnx", dynamic=True, **options)
+    Image.fromarray(images(1, 150, 131)[0]).save(tmp_path / "photo.png")
+    words = ("--reference", str(path), "--images", str(tmp_path / "photo.png"))
+    done = vgg_deploy_command("verify", str(tmp_path / "fine.onnx"), *words)
+    assert done.code == 0, done.out + done.err
+    done = vgg_deploy_command("verify", str(tmp_path / "fine.onnx"), str(tmp_path / "coarse.onnx"), *words)
+    assert done.code == 2
+    assert "fine.onnx was exported with --fine and others were not" in done.err
+    done = vgg_deploy_command(
+        "verify", str(tmp_path / "fine.onnx"), "--reference", str(tmp_path / "coarse.onnx"), *words[2:]
+    )
+    assert done.code == 2
+    assert "they are different networks" in done.err

@@ -1,0 +1,165 @@
+"""vgg-deploy features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vgg_deploy.cli.engines import open_any
+from vgg_deploy.cli.options import comma_integers, engine_options, plan_options
+from vgg_deploy.cli.tables import notice, progress
+from vgg_deploy.cli.weights import weight_facts, weight_options
+
+if TYPE_CHECKING:
+    from vgg_deploy.engine import Engine, Floats
+    from vgg_deploy.protocols import Protocol
+
+SVM_C = 1.0  # of the paper's SVMs no value is printed; descriptors of length 1 need no scaling
+
+
+@click.command("features")
+@click.argument("data", metavar="DATA")
+@click.option(
+    "--engine",
+    "model",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="A model exported with --features, or a checkpoint.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="File to write.  [default: features.npz]",
+)
+@click.option(
+    "--scales", callback=comma_integers, metavar="Q,Q,...", help="Test scales.  [default: from the training S]"
+)
+@click.option(
+    "--flip/--no-flip",
+    "mirror",
+    default=None,
+    help="Average mirrored views too.  [default: as the network was trained]",
+)
+@click.option(
+    "--svm",
+    is_flag=True,
+    help="DATA has train/CLASS/* and val/CLASS/*: fit a linear SVM on the one and print its accuracy on the other.",
+)
+@engine_options
+@plan_options
+@weight_options
+def command(
+    data: str,
+    model: Path,
+    output: Path | None,
+    scales: tuple[int, ...] | None,
+    mirror: bool | None,
+    svm: bool,
+    runtime: str,
+    device: str | None,
+    threads: int | None,
+    cuda_api: str,
+    trust: bool,
+    **facts: Any,
+) -> None:
+    """Describe images by fc7, averaged over positions, mirrors and scales, at length 1 (the paper's appendix B).
+
+    Writes paths, folders (the classes, which need not be the network's) and descriptors, float32 [n, fc_width].
+    """
+    import numpy as np
+
+    from vgg_deploy.engine import FEATURES
+    from vgg_deploy.errors import UsageError
+    from vgg_deploy.files import whole_file
+    from vgg_deploy.fit import check_fit
+    from vgg_deploy.images import find_images
+    from vgg_deploy.protocols import choose_protocol
+
+    path = output or Path("features.npz")
+    folders = [str(Path(data) / "train"), str(Path(data) / "val")] if svm else [data]
+    sets = [list(find_images([folder])) for folder in folders]
+    if svm:
+        _require_sklearn()
+    options: dict[str, Any] = {
+        "runtime": runtime,
+        "device": device,
+        "threads": threads,
+        "cuda_api": cuda_api,
+        "trust": trust,
+    }
+    with open_any(model, weight_facts(**facts), **options) as engine:
+        info = engine.info
+        if FEATURES not in info.outputs:
+            raise UsageError(f"{model} has no output features: export it with --features")
+        choice = choose_protocol(info.manifest, None, scales, mirror, free_size=info.shapes.free, built_for=info.scales)
+        check_fit(info, choice.protocol)
+        for text in choice.notices:
+            notice(text)
+        notice(f"{choice.protocol}; {info.runtime} on {info.device}, {info.precision}")
+        described = [_describe(engine, paths, choice.protocol) for paths in sets]
+    kept = [paths for paths, _rows in described]
+    everything = [path for paths in kept for path in paths]
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            paths=np.array([str(image) for image in everything]),
+            folders=np.array([image.absolute().parent.name for image in everything]),
+            descriptors=np.concatenate([rows for _paths, rows in described]),
+        )
+    click.echo(f"{path}: {len(everything)} descriptors of {described[0][1].shape[1]} numbers")
+    if svm:
+        _fit_svm(kept, [rows for _paths, rows in described])
+    if len(everything) < sum(map(len, sets)):
+        raise SystemExit(1)
+
+
+def _require_sklearn() -> None:
+    import importlib.util
+
+    from vgg_deploy.errors import MissingDependencyError
+
+    if importlib.util.find_spec("sklearn") is None:
+        raise MissingDependencyError("scikit-learn", "train", "--svm")
+
+
+def _describe(engine: Engine, paths: list[Path], protocol: Protocol) -> tuple[list[Path], Floats]:
+    """The images that can be read, and their descriptors of length 1."""
+    import numpy as np
+
+    from vgg_deploy.errors import ImageError
+    from vgg_deploy.predict import Failure, predict
+
+    kept, rows = [], []
+    with progress("describing", len(paths)) as advance:
+        for result in predict(engine, paths, protocol):
+            advance()
+            if isinstance(result, Failure):
+                notice(f"failed: {result.path}: {result.reason}")
+                continue
+            assert result.features is not None
+            kept.append(result.path)
+            rows.append(result.features / max(float(np.linalg.norm(result.features)), 1e-12))
+    if not rows:
+        raise ImageError(f"none of {len(paths)} images can be described")
+    return kept, np.stack(rows)
+
+
+def _fit_svm(paths: list[list[Path]], descriptors: list[Floats]) -> None:
+    """A linear SVM on the first set's folders, judged on the second's."""
+    from sklearn.svm import LinearSVC
+
+    from vgg_deploy.errors import UsageError
+
+    train, val = ([path.absolute().parent.name for path in names] for names in paths)
+    if len(set(train)) < 2:
+        raise UsageError("an SVM needs images of two classes or more: DATA/train/CLASS/*")
+    svm = LinearSVC(C=SVM_C, random_state=0).fit(descriptors[0], train)
+    right = int((svm.predict(descriptors[1]) == val).sum())
+    click.echo(
+        f"linear SVM (C={SVM_C:g}) on {len(train)} descriptors: {right}/{len(val)} right ({right / len(val):.2%})"
+    )

@@ -1,0 +1,198 @@
+"""Error rates of engines on labelled images (section 4), and of several engines' mean posteriors (section 4.4)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vgg_deploy.classes import ClassName, class_of_folder
+from vgg_deploy.engine import Engine, Floats
+from vgg_deploy.errors import UsageError
+from vgg_deploy.manifest import Rescaling
+from vgg_deploy.metrics import top_k_error
+from vgg_deploy.posterior_cache import PosteriorCache
+from vgg_deploy.predict import DEFAULT_BATCH, Failure, predict
+from vgg_deploy.protocols import Protocol
+
+NOMINAL_SIZE = (375, 500)  # of an ImageNet photo: height and width, for counting a protocol's views
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Images and their classes.
+
+    Attributes:
+        paths: image files.
+        truth: int64 [n], the index of each one's class.
+    """
+
+    paths: tuple[Path, ...]
+    truth: npt.NDArray[np.int64]
+
+
+def folder_name(path: Path) -> str:
+    """The name of the folder that an image lies in, however the way to it was written."""
+    return os.path.basename(os.path.normpath(path.parent.absolute()))  # noqa: PTH119 - pathlib keeps `..`
+
+
+def labelled(paths: Sequence[Path], classes: Sequence[ClassName], limit: int | None = None) -> Labelled:
+    """Images by the names of their folders; with `limit`, a seeded sample with as many of each class as can be.
+
+    Raises:
+        UsageError: a folder's name is no class's id or label; names the nearest.
+    """
+    by_folder: dict[Path, Path] = {}
+    for path in paths:
+        by_folder.setdefault(path.parent, path)
+    folders = {folder: class_of_folder(folder_name(path), classes) for folder, path in by_folder.items()}
+    chosen = list(paths)
+    if limit is not None and limit < len(chosen):
+        by_class: dict[int, list[Path]] = {}
+        for path in sorted(chosen):
+            by_class.setdefault(folders[path.parent], []).append(path)
+        chance = random.Random(0)
+        shuffled = [chance.sample(group, len(group)) for _index, group in sorted(by_class.items())]
+        taken: list[Path] = []
+        for turn in range(max(map(len, shuffled))):
+            # Which classes have one image more than others is drawn too: the first of ImageNet's are all fish and birds.
+            left = [group[turn] for group in shuffled if turn < len(group)]
+            taken += chance.sample(left, len(left))
+        sample = set(taken[:limit])
+        chosen = [path for path in chosen if path in sample]
+    return Labelled(tuple(chosen), np.array([folders[path.parent] for path in chosen], np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Error rates in 0..1 over `images` images, with their standard errors; `failed` more have no answer and do not count."""
+
+    images: int
+    failed: int
+    top1: float
+    top5: float
+
+    def standard_error(self, rate: float) -> float:
+        """Of a share measured on that many images: sqrt(p (1 - p) / n)."""
+        return math.sqrt(max(rate * (1 - rate), 0.0) / self.images) if self.images else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An engine's answers under one protocol.
+
+    Attributes:
+        protocol: how it was tested.
+        posteriors: float32 [n, classes]; a row of NaN where the image failed.
+        failures: images without an answer.
+        computed: images that were scored now; the others were known.
+        seconds: from decoding to answers, of all that have one: of those that were known, when they were computed.
+    """
+
+    protocol: Protocol
+    posteriors: Floats
+    failures: tuple[Failure, ...]
+    computed: int
+    seconds: float
+
+    @property
+    def ms_per_image(self) -> float:
+        """NaN where there is no answer."""
+        answered = len(self.posteriors) - len(self.failures)
+        return 1000 * self.seconds / answered if answered else math.nan
+
+    @property
+    def views(self) -> int:
+        """Views of a landscape photo."""
+        return len(self.protocol.views(*NOMINAL_SIZE, Rescaling()))
+
+
+def evaluate(
+    engine: Engine,
+    paths: Sequence[Path],
+    protocol: Protocol,
+    *,
+    cache: PosteriorCache | None = None,
+    model: str = "",
+    batch: int = DEFAULT_BATCH,
+    progress: Callable[[], None] = lambda: None,
+) -> Evaluated:
+    """Posteriors of images under a protocol; those in the cache are not computed again.
+
+    Args:
+        engine: any.
+        paths: image files.
+        protocol: see `vgg_deploy.protocols.choose_protocol`.
+        cache: posteriors that are known; new ones are put there as they come.
+        model: fingerprint of the engine's weights, for the cache.
+        progress: called after each image.
+
+    Raises:
+        UsageError, EngineError: see `vgg_deploy.predict.predict`.
+    """
+    info = engine.info
+    setting = (
+        fingerprint(model, info.runtime, info.device, info.precision),
+        fingerprint(repr(protocol), repr(info.manifest.rescaling)),
+    )
+    posteriors = np.full((len(paths), len(info.manifest.classes)), np.nan, np.float32)
+    missing, seconds = [], 0.0
+    for index, path in enumerate(paths):
+        image = None if cache is None else cache.fingerprint(path)
+        known = None if cache is None or image is None else cache.get(*setting, image)
+        if known is None or known.probabilities.shape != posteriors[index].shape:
+            missing.append(index)
+            continue
+        posteriors[index] = known.probabilities
+        seconds += known.seconds
+        progress()
+    failures: list[Failure] = []
+    results = predict(engine, [paths[index] for index in missing], protocol, batch=batch)
+    began = time.perf_counter()
+    for index, result in zip(missing, results, strict=True):
+        if isinstance(result, Failure):
+            failures.append(result)
+        else:
+            # Images run at once: what one cost is the time since the last one came.
+            now = time.perf_counter()
+            spent, began = now - began, now
+            posteriors[index] = result.probabilities
+            seconds += spent
+            image = None if cache is None else cache.fingerprint(result.path)
+            if cache is not None and image is not None:
+                cache.put(*setting, image, result.probabilities, spent)
+        progress()
+    return Evaluated(protocol, posteriors, tuple(failures), len(missing) - len(failures), seconds)
+
+
+def fused(posteriors: Sequence[Floats]) -> Floats:
+    """The mean of several networks' posteriors, float32 [n, classes] each (section 4.4); NaN where one has none.
+
+    Raises:
+        UsageError: they have other numbers of classes.
+    """
+    if len({rows.shape for rows in posteriors}) > 1:
+        counts = ", ".join(str(rows.shape[1]) for rows in posteriors)
+        raise UsageError(f"networks of {counts} classes cannot be fused: their classes must be the same")
+    return np.asarray(np.mean(np.stack(posteriors), axis=0, dtype=np.float64), np.float32)
+
+
+def errors(posteriors: Floats, truth: npt.NDArray[np.int64]) -> Errors:
+    """Error rates over the images that have an answer; how many have none."""
+    answered = np.isfinite(posteriors).all(axis=1)
+    rows, wanted = posteriors[answered], truth[answered]
+    failed = len(posteriors) - len(rows)
+    return Errors(len(rows), failed, top_k_error(rows, wanted, 1), top_k_error(rows, wanted, 5))
+
+
+def fingerprint(*parts: str) -> str:
+    """One fingerprint of several texts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

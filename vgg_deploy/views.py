@@ -1,0 +1,83 @@
+"""Views of an image: which part of it, at which scale, mirrored or not; and the boxes that the crop protocols cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from vgg_deploy.engine import Images
+from vgg_deploy.images import centre_box, resize
+from vgg_deploy.manifest import Rescaling
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+GRID = 5  # positions of the regular grid along each side (section 3.2: "a regular grid", 5 x 5)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One view of an image.
+
+    Attributes:
+        short_side: Q, to which the image is rescaled first.
+        box: top, left, height and width within the rescaled image; None: the whole image.
+        mirror: whether it is flipped left to right.
+        side: a square box is resized to this side; None: it stays as it is.
+        weight: how much its posterior counts among those of the same image.
+    """
+
+    short_side: int
+    box: Box | None
+    mirror: bool
+    side: int | None = None
+    weight: float = 1.0
+
+    def cut(self, rescaled: Images, rescaling: Rescaling) -> Images:
+        """Its pixels, uint8 [h, w, 3], of the image as rescaled to `short_side`; not mirrored yet."""
+        if self.box is None:
+            return rescaled
+        top, left, height, width = self.box
+        pixels = rescaled[top : top + height, left : left + width]
+        return pixels if self.side is None else resize(pixels, self.side, self.side, rescaling)
+
+
+def merged(views: Iterable[View]) -> tuple[View, ...]:
+    """Each view once, in order, with the weight of all that are the same: the squares of a square image, for example."""
+    weights: dict[View, float] = {}
+    for view in views:
+        alike = replace(view, weight=1.0)
+        weights[alike] = weights.get(alike, 0.0) + view.weight
+    return tuple(replace(view, weight=weight) for view, weight in weights.items())
+
+
+def corners_and_centre(area: Box, crop: int) -> Iterator[Box]:
+    """The four corners of an area, and its centre."""
+    top, left, height, width = area
+    for row in (top, top + height - crop):
+        for column in (left, left + width - crop):
+            yield row, column, crop, crop
+    row, column = centre_box(height, width, crop)
+    yield top + row, left + column, crop, crop
+
+
+def centre_square(rows: int, columns: int) -> Box:
+    """The largest square at the centre."""
+    side = min(rows, columns)
+    top, left = centre_box(rows, columns, side)
+    return top, left, side, side
+
+
+def three_squares(rows: int, columns: int) -> Iterator[Box]:
+    """The largest squares: left, centre and right of a landscape, top, centre and bottom of a portrait."""
+    side = min(rows, columns)
+    yield 0, 0, side, side
+    yield centre_square(rows, columns)
+    yield rows - side, columns - side, side, side
+
+
+def regular_grid(rows: int, columns: int, crop: int) -> Iterator[Box]:
+    """GRID x GRID crops at equal distances, from corner to corner."""
+    for row in range(GRID):
+        for column in range(GRID):
+            top, left = (round((size - crop) * place / (GRID - 1)) for size, place in ((rows, row), (columns, column)))
+            yield top, left, crop, crop
