@@ -12,9 +12,8 @@ from vgg_deploy.engine import Engine
 from vgg_deploy.errors import EngineError, MissingDependencyError, UsageError
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.onnx_file import read_manifest
-from vgg_deploy.plan import BACKENDS
+from vgg_deploy.plan import BACKENDS, PLAN_SUFFIXES
 
-PLAN_SUFFIXES = (".plan", ".engine")
 DEFAULT_CUDA_API = "cuda-python"
 
 

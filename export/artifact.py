@@ -129,7 +129,7 @@ def _half_precision(
 ) -> tuple[Precision, list[str]]:
     spec = checkpoint.manifest.spec
     assert spec is not None
-    notices = []
+    notices: list[str] = []
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     kept = set(unrepresentable_layers(weights))
     notices.extend(f"{words}: weights beyond FP16's range" for words in _staying(sorted(kept), quantization))

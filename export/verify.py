@@ -6,6 +6,7 @@ needs torch.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from vgg_deploy.parity import (
     layer_errors,
     posteriors,
 )
+from vgg_deploy.plan import PLAN_SUFFIXES
 
 # Sizes at which images are compared, above the crop: no multiple of 32, and never the size of an export.
 SIZES_ABOVE_CROP = (0, 37, 101)
@@ -143,12 +145,16 @@ class Verification:
         return Stage(self._name, name, "float32", parity, parity.failures(THRESHOLDS["float32"]))
 
     def file(self, path: Path) -> Iterator[Stage]:
-        """An exported file; if FP16 is in it, a second time with every such activation rounded to FP16."""
+        """An exported file or a plan; an ONNX file with FP16 in it a second time, with every such activation rounded to FP16."""
         with self._open(path) as engine:
             manifest = engine.info.manifest
             stage = self._compare(engine, path.name, manifest.precision.lowest)
+        if path.suffix in PLAN_SUFFIXES:  # it computes in FP16 itself, and gives no layer's activation
+            words = "a plan's layers cannot be compared; verify the ONNX file that it was built from"
+            yield dataclasses.replace(stage, diverges=words if stage.failures else None)
+            return
         yield self._explained(stage, manifest, lambda: onnx.load(path), self._open)
-        if manifest.precision.arithmetic != "float16":
+        if not rounded_too(path, manifest):
             return
 
         def rounded() -> onnx.ModelProto:
@@ -231,8 +237,12 @@ def open_with_activations(path: Path, open_engine: OpenEngine) -> Engine:
         return open_engine(_saved(with_activations(onnx.load(path), spec), folder))
 
 
-def views_needed(manifests: Iterable[Manifest], views: Views, *, forms: bool) -> int:
+def rounded_too(path: Path, manifest: Manifest) -> bool:
+    """Whether a file is judged a second time, with its FP16 activations rounded: CPU runtimes compute them in FP32."""
+    return manifest.precision.arithmetic == "float16" and path.suffix not in PLAN_SUFFIXES
+
+
+def views_needed(manifests: Mapping[Path, Manifest], views: Views, *, forms: bool) -> int:
     """How many runs a verification of these files makes, for its progress bar."""
-    precisions = [manifest.precision.arithmetic for manifest in manifests]
-    runs = len(precisions) + precisions.count("float16")
+    runs = sum(1 + rounded_too(path, manifest) for path, manifest in manifests.items())
     return (runs + 1) * len(views.whole) + (2 * len(views.crops) if forms else 0)

@@ -145,11 +145,7 @@ def encoded_varint(value: int) -> bytes:
 def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Refuses weights in files outside the model's folder: a model from elsewhere must not read what it likes."""
     folder = path.parent.resolve()
-    nodes = [model.graph.node, *(function.node for function in model.functions)]
-    for tensor in [*_initializers(model.graph), *(tensor for some in nodes for tensor in _tensors_of_nodes(some))]:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    for tensor, location in _external_tensors(model):
         try:
             target = (folder / location).resolve()
             inside, present = target.is_relative_to(folder), target.is_file()
@@ -161,6 +157,18 @@ def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
             )
         if not present:
             raise ModelFileError(f"{path}: its weights are in {location}, which is not beside it; copy both files")
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside an ONNX file in which weights of it are, in sorted order. Raises what `read_header` does."""
+    return tuple(sorted({path.parent / location for _tensor, location in _external_tensors(read_header(path))}))
+
+
+def _external_tensors(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, str]]:
+    nodes = [model.graph.node, *(function.node for function in model.functions)]
+    for tensor in [*_initializers(model.graph), *(tensor for some in nodes for tensor in _tensors_of_nodes(some))]:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            yield tensor, next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -254,7 +262,7 @@ def _axes_and_classes(model: onnx.ModelProto, path: Path, *, foreign: bool) -> t
             f"{begin} it takes images of {shape[1]} rows and {shape[2]} columns only; crops are square"
         )
     if PROBABILITIES not in outputs:
-        raise ModelFileError(f"{begin} it has no output named {PROBABILITIES} (it has {', '.join(outputs)})")
+        raise ModelFileError(f"{begin} it has no output named {PROBABILITIES} (it has {', '.join(map(str, outputs))})")
     kind, scores = _type_and_shape(outputs[PROBABILITIES])
     classes = scores[1] if len(scores) == 2 else None
     if kind != TensorProto.FLOAT or classes is None:

@@ -117,16 +117,6 @@ def sidecar_of(plan: Path) -> Path:
     return plan.with_name(f"{plan.name}.json")
 
 
-def write_sidecar(plan: Path, manifest: PlanManifest) -> None:
-    """Writes `NAME.plan.json`, whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    with whole_file(sidecar_of(plan)) as temporary:
-        temporary.write_text(manifest.to_json() + "\n", encoding="utf-8")
-
-
 def write_plan(plan: Path, data: bytes | memoryview, manifest: PlanManifest) -> None:
     """Writes a plan and its `NAME.plan.json`. Where one of them cannot be written, an older pair stays as it was.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,12 +24,12 @@ from engines.trt.progress import Phases, serialized, stoppable
 from vgg_deploy import onnx_layers
 from vgg_deploy.artifact import CHECKPOINT_SUFFIXES
 from vgg_deploy.classes import read_labels
-from vgg_deploy.errors import BuildError, OutputError, PreflightError, UsageError
-from vgg_deploy.files import Source
+from vgg_deploy.errors import BuildError, PreflightError, UsageError
+from vgg_deploy.files import Source, require_writable
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.onnx_file import read_header, read_manifest
 from vgg_deploy.plan import BUILT, DECLARED, PLAN_SUFFIXES, PlanManifest, Profile, shapes_of, write_plan
-from vgg_deploy.precision import INT8, differences, summary
+from vgg_deploy.precision import FLOAT16, FLOAT32, INT8, differences, summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +117,12 @@ class _Job:
 
     @property
     def declared(self) -> dict[str, str]:
-        """The type of each layer that the model's manifest declares, or its nodes where it has none."""
+        """The type of each layer, from the model's manifest; where it has none, from its nodes, if it is float32, float16 or int8."""
         spec = self.manifest.spec
         if spec is not None:
             return {layer.name: self.manifest.precision.of(layer.name) for layer in spec.weight_layers}
         types = onnx_layers.layer_types(self.header)
-        return {layer: kind for layer, kind in types.items() if kind != onnx_layers.UNKNOWN}
+        return {layer: kind for layer, kind in types.items() if kind in (FLOAT32, FLOAT16, INT8)}
 
     def check_types(self, found: Mapping[str, str], whose: str) -> None:
         """Raises BuildError where a layer's type is known and is not the declared one."""
@@ -165,11 +164,7 @@ def _check_output(model: Path, plan: Path) -> None:
     """Raises now what would otherwise be raised after a build of minutes."""
     if plan.suffix in (".onnx", ".json") or (plan.exists() and plan.samefile(model)):
         raise UsageError(f"--output {plan}: a plan is not written over a model; name a file that ends in .plan")
-    folder = next(folder for folder in plan.absolute().parents if folder.exists())
-    if plan.is_dir():
-        raise OutputError(f"cannot write {plan}: it is a folder; name a file")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write {plan}: {folder} is not a folder that you may write to")
+    require_writable(plan)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,9 +86,20 @@ class Lane:
             return self._shapes[shape]
         while len(self._shapes) >= SHAPES:
             self._release(next(iter(self._shapes)))
-        made = ShapedContext(self._loaded, profile, shape, self._stream, self._scratch, self._device)
+        try:
+            made = self._new_context(shape, profile)
+        except EngineError:
+            if not self._shapes:
+                raise
+            # Those that are kept may be what fills the GPU's memory.
+            for kept in list(self._shapes):
+                self._release(kept)
+            made = self._new_context(shape, profile)
         self._shapes[shape] = made
         return made
+
+    def _new_context(self, shape: tuple[int, ...], profile: int) -> ShapedContext:
+        return ShapedContext(self._loaded, profile, shape, self._stream, self._scratch, self._device)
 
     def _execute(self, context: ShapedContext) -> None:
         if context.graph is None and context.runs > 0 and self._captures:

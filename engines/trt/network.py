@@ -64,5 +64,5 @@ def layer_types(trt: Any, network: Any) -> dict[str, str]:
 
 
 def _name(trt: Any, dtype: Any) -> str:
-    known = {trt.DataType.FLOAT: FLOAT32, trt.DataType.HALF: FLOAT16}
+    known = {trt.DataType.FLOAT: FLOAT32, trt.DataType.HALF: FLOAT16, trt.DataType.BF16: "bfloat16"}
     return known.get(dtype) or str(dtype.name).lower()

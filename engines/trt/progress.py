@@ -28,22 +28,30 @@ def stoppable(work: Callable[[threading.Event], Result]) -> Result:
         KeyboardInterrupt: Ctrl-C, after `work` has ended.
         Exception: what `work` raised.
     """
-    stop, done = threading.Event(), threading.Event()
+    begin, stop, done = threading.Event(), threading.Event(), threading.Event()
     results, faults = list[Result](), list[BaseException]()
 
     def run() -> None:
+        begin.wait()
         try:
-            results.append(work(stop))
+            if not stop.is_set():
+                results.append(work(stop))
         except BaseException as fault:  # noqa: BLE001 - raised again where it is waited for
             faults.append(fault)
         finally:
             done.set()
 
     thread = threading.Thread(target=run, name="tensorrt-build")
-    thread.start()
+    try:
+        thread.start()
+    except KeyboardInterrupt:  # before anything has begun
+        stop.set()
+        begin.set()
+        raise
     interrupted = ended = False
     while not ended:
         try:
+            begin.set()
             if interrupted:
                 stop.set()  # here, where a second Ctrl-C is caught too
             # Not `thread.join`: before Python 3.13, one that Ctrl-C interrupts takes the thread for ended.

@@ -187,6 +187,17 @@ def test_a_file_cut_off_anywhere_is_refused(ours: Path) -> None:
             read_manifest(ours)
 
 
+def test_small_tensors_keep_their_data_where_that_is_asked_for(ours: Path) -> None:
+    whole = {tensor.name: tensor for tensor in onnx.load(ours).graph.initializer}
+    kept = {tensor.name: tensor for tensor in read_header(ours, keep_below=200).graph.initializer}
+    assert kept.keys() == whole.keys()
+    for name, tensor in kept.items():
+        assert tensor.raw_data == (whole[name].raw_data if whole[name].ByteSize() < 200 else b"")
+        assert list(tensor.dims) == list(whole[name].dims)
+    assert 0 < sum(bool(tensor.raw_data) for tensor in kept.values()) < len(kept)
+    assert not any(tensor.raw_data for tensor in read_header(ours).graph.initializer)
+
+
 def test_damage_anywhere_is_one_of_our_errors_or_none(ours: Path) -> None:
     data, random = ours.read_bytes(), np.random.default_rng(1)
     for place in random.integers(0, len(data), 200).tolist():

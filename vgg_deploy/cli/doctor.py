@@ -47,9 +47,9 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
     """Prints what stands for and against running a plan."""
     import re
 
-    from engines import PLAN_SUFFIXES
     from engines.trt.check import Examination, Request
     from vgg_deploy.errors import UsageError
+    from vgg_deploy.plan import PLAN_SUFFIXES
 
     match = re.fullmatch(r"cuda(?::(\d+))?", device, re.ASCII)
     if match is None:

@@ -89,10 +89,10 @@ def command(
     Each image is rescaled to each Q and scored whole, with its mirror; the posteriors are averaged (section 3.2 of the
     paper). Results come in input order. A file that cannot be read is reported, and the exit code is then 1.
     """
-    from engines import PLAN_SUFFIXES, open_engine
+    from engines import open_engine
     from vgg_deploy.fit import check_fit
     from vgg_deploy.images import MAX_VIEW_PIXELS, find_images
-    from vgg_deploy.plan import sidecar_of
+    from vgg_deploy.plan import PLAN_SUFFIXES, sidecar_of
     from vgg_deploy.predict import DEFAULT_BATCH, Failure, predict
     from vgg_deploy.protocols import choose_protocol
     from vgg_deploy.results import Csv, JsonLines, LineStream, Text
@@ -125,6 +125,10 @@ def command(
             info.manifest, protocol, scales, mirror, free_size=info.shapes.free, built_for=info.scales
         )
         check_fit(info, choice.protocol)
+        if heatmaps is not None and choice.protocol.name not in ("center", "dense", "multiscale"):
+            raise click.UsageError(
+                f"--heatmaps shows where in an image a class is; protocol {choice.protocol.name} cuts it up: use dense or multiscale"
+            )
         truth = _truth(images, engine) if check_folders else None
         pictures = None if heatmaps is None else _Heatmaps(heatmaps, images, engine)
         streams: list[tuple[LineStream, Writer]] = []

@@ -32,7 +32,7 @@ def command(file: Path, as_json: bool) -> None:
 
     artifact = examine(file)
     if as_json:
-        click.echo(json.dumps(artifact.as_json(), ensure_ascii=False, indent=2))
+        _echo(json.dumps(artifact.as_json(), ensure_ascii=False, indent=2))
     else:
         _print(artifact)
     for text in artifact.contradictions:
@@ -45,7 +45,7 @@ def _print(artifact: Artifact) -> None:
     facts = list(_facts(artifact))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        click.echo(f"{name:<{width}}  {value}")
+        _echo(f"{name:<{width}}  {value}")
     if artifact.layers:
         click.echo()
         _print_layers(artifact)
@@ -53,7 +53,12 @@ def _print(artifact: Artifact) -> None:
     if whole is not None:
         click.echo("\nmanifest:")
         for name, value in whole.items():
-            click.echo(f"  {name}: {json.dumps(value, ensure_ascii=False)}")
+            _echo(f"  {name}: {json.dumps(value, ensure_ascii=False)}")
+
+
+def _echo(text: str) -> None:
+    """UTF-8, whatever the terminal's encoding: labels are of any language."""
+    click.echo(text.encode(errors="backslashreplace"))
 
 
 def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:

@@ -55,13 +55,13 @@ def command(
     limit: int,
     json_path: str | None,
     runtime: str,
-    device: str,
+    device: str | None,
     threads: int | None,
     **facts: Any,
 ) -> None:
-    """Prove that ONNX files answer as their reference does, stage by stage; exit 1 where one does not."""
+    """Prove that ONNX files and plans answer as their reference does, stage by stage; exit 1 where one does not."""
     from engines import RUNTIMES, open_engine
-    from export.verify import read_views
+    from export.verify import read_views, rounded_too
     from vgg_deploy.onnx_file import read_manifest
 
     known = weight_facts(**facts)
@@ -72,10 +72,10 @@ def command(
     def rounding(path: Path) -> Engine:
         return open_engine(path, runtime="onnxruntime", device=device, threads=threads, labels=known.labels)
 
-    manifests = [read_manifest(path, known.labels) for path in models]
+    manifests = [_manifest(path, known.labels) for path in models]
     if not reference.is_file():
         raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
-    if not RUNTIMES["onnxruntime"].installed and any(item.precision.arithmetic == "float16" for item in manifests):
+    if not RUNTIMES["onnxruntime"].installed and any(map(rounded_too, models, manifests)):
         raise MissingDependencyError("onnxruntime", "cpu", "judging an FP16 file's rounding")
     # Views are made as the first file that says how wants them; a foreign file cannot say.
     if reference.suffix not in CHECKPOINT_SUFFIXES:
@@ -93,6 +93,19 @@ def command(
     failed = [stage for stage in stages if stage.failures]
     if failed:
         raise SystemExit(1)
+
+
+def _manifest(path: Path, labels: str | None) -> Manifest:
+    """Of an ONNX file, or of a plan."""
+    from vgg_deploy.onnx_file import read_manifest
+    from vgg_deploy.plan import PLAN_SUFFIXES, read_plan
+
+    if path.suffix not in PLAN_SUFFIXES:
+        return read_manifest(path, labels)
+    plan = read_plan(path)
+    if plan is None:
+        raise UsageError(f"{path} has no manifest beside it, so what it computes is unknown; build it again")
+    return plan.manifest
 
 
 def _sample(images: tuple[str, ...], limit: int) -> list[Path]:
@@ -126,7 +139,7 @@ def _stages(
             f"--reference {reference} is no checkpoint, and says itself how it was trained: "
             "leave --arch, --normalization, --mean, --std and --train-scale out"
         )
-    total = views_needed(manifests, views, forms=from_checkpoint)
+    total = views_needed(dict(zip(models, manifests, strict=True)), views, forms=from_checkpoint)
     stages: list[Stage] = []
     with progress("verifying", total) as advance:
         if not from_checkpoint:

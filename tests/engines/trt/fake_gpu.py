@@ -169,7 +169,7 @@ class FakeTrt:
     Attributes:
         broken: names of calls that give None or False; `said` is what TensorRT logs then.
         validity: of every header; `headers` are those that were looked at.
-        contexts: the numbers of all that were made, None for those that are destroyed; `events`: what happened to them.
+        contexts: the numbers of all that were made, None for those that are destroyed, and how many the GPU holds; `events`: what happened to them.
         configs, caches: all that were made.
         tensors: mode, type and shape of each.
     """
@@ -192,6 +192,7 @@ class FakeTrt:
         self.validity: tuple[Any, int] = (self.EngineValidity.VALID, 0)
         self.headers: list[bytes] = []
         self.contexts: list[int | None] = []
+        self.contexts_at_most = 1000
         self.events: list[str] = []
         self.configs: list[FakeRuntimeConfig] = []
         self.caches: list[FakeRuntimeCache] = []
@@ -265,6 +266,8 @@ class FakeEngine:
     def create_execution_context(self, how: Any) -> Any:
         strategy = how.strategy if isinstance(how, FakeRuntimeConfig) else how
         assert strategy == self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if len([number for number in self.trt.contexts if number is not None]) >= self.trt.contexts_at_most:
+            return None
         return self.trt.works("create_execution_context") and FakeContext(self)
 
     def __del__(self) -> None:

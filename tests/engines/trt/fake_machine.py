@@ -18,7 +18,7 @@ from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, PlanError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.manifest import Manifest, TrainScale
-from vgg_deploy.plan import PlanManifest, Profile, shapes_of, write_sidecar
+from vgg_deploy.plan import PlanManifest, Profile, shapes_of, sidecar_of
 
 COMMAND = "vgg-deploy build vgg11.onnx -o vgg11.plan --scales 32,64 --max-batch 4 --max-aspect 2"
 RTX = f"{COMMAND} --backend tensorrt-rtx"
@@ -79,7 +79,7 @@ class Machine:
 
     def describe(self, backend: str = "tensorrt-rtx", **changes: Any) -> PlanManifest:
         plan = described(backend, **{"plan": Source.of(self.path), "command": RTX, **changes})
-        write_sidecar(self.path, plan)
+        sidecar_of(self.path).write_text(plan.to_json(), encoding="utf-8")
         return plan
 
     def checks(self, **request: Any) -> dict[str, Check]:

@@ -201,8 +201,9 @@ def test_a_loaded_plan_without_a_gpu_for_it_tells_nothing(
     if compute_capability() is not None:
         pytest.skip("this machine has a GPU, which may load the plan")
     plan = build(model(), options=SMALL).path
-    with listening(rtx):
-        assert built_types(rtx, plan.read_bytes(), ["conv1_1"]) == {}
+    with listening(rtx) as messages:
+        assert built_types(rtx, memoryview(plan.read_bytes()), ["conv1_1"]) == {}
+    assert any("deserializeCudaEngine" in text for text in messages.errors)  # it was tried
 
 
 def test_int8_on_rtx_is_said_to_be_unproven(model: Models) -> None:

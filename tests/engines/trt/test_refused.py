@@ -90,7 +90,7 @@ def test_a_plan_is_not_written_over_a_model(model: Models) -> None:
 def test_a_folder_is_no_plan(model: Models, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="it is a folder"):
         build(model(), tmp_path)
-    with pytest.raises(OutputError, match="is not a folder that you may write to"):
+    with pytest.raises(OutputError, match="is a file, not a folder"):
         build(model(), tmp_path / "model.onnx" / "x.plan")
 
 

@@ -335,6 +335,23 @@ def test_out_of_memory_says_for_what_how_much_and_what_to_lower(bench: Bench) ->
     assert bench.cuda.live == set()
 
 
+def test_a_context_for_which_there_is_no_memory_is_made_once_the_kept_ones_are_gone(bench: Bench) -> None:
+    engine = bench.open()
+
+    def run(shape: tuple[int, ...]) -> None:
+        images = noise(*shape)
+        check(hold_other_lane(engine, lambda: engine.run(images)), images)
+
+    for width in (32, 33, 34):
+        run((1, 32, width))
+    bench.trt.contexts_at_most = 3
+    run((1, 32, 35))
+    assert len([number for number in bench.trt.contexts if number is not None]) == 1
+    bench.trt.contexts_at_most = 0
+    with pytest.raises(EngineError, match=r"failed on 1 x 32 x 36 x 3: .* makes no execution context"):
+        run((1, 32, 36))
+
+
 # ---- failures ----
 
 
