@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from engines.trt.build import build
     from engines.trt.options import BuildOptions
     from export import export
+    from vgg_deploy.evaluation import evaluate
     from vgg_deploy.predict import Failure, Prediction, predict
 
 # The public API, loaded on first use: importing vgg_deploy imports neither torch nor a runtime.
@@ -20,12 +21,23 @@ _HOMES = {
     "predict": "vgg_deploy.predict",
     "Prediction": "vgg_deploy.predict",
     "Failure": "vgg_deploy.predict",
+    "evaluate": "vgg_deploy.evaluation",
     "export": "export",
     "build": "engines.trt.build",
     "BuildOptions": "engines.trt.options",
 }
 
-__all__ = ["export", "build", "BuildOptions", "open_engine", "predict", "Prediction", "Failure", "__version__"]
+__all__ = [
+    "export",
+    "build",
+    "BuildOptions",
+    "open_engine",
+    "predict",
+    "Prediction",
+    "Failure",
+    "evaluate",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

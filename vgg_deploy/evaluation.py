@@ -132,15 +132,21 @@ def evaluate(
         paths: image files.
         protocol: see `vgg_deploy.protocols.choose_protocol`.
         cache: posteriors that are known; new ones are put there as they come.
-        model: fingerprint of the engine's weights, for the cache.
+        model: fingerprint of the engine's weights; the cache needs it.
         progress: called after each image.
 
     Raises:
-        UsageError, EngineError: see `vgg_deploy.predict.predict`.
+        UsageError: a cache without `model`; see also `vgg_deploy.predict.predict`.
+        EngineError: the engine failed; what came before is in the cache.
+        OutputError: the cache cannot be read or written.
     """
     info = engine.info
+    if cache is not None and not model:
+        raise UsageError("model is empty; a cache needs the fingerprint of the engine's weights to tell them apart")
+    # Not of the manifest whole: other labels, or another S, are no other answers.
+    network = repr(info.manifest.spec), repr(info.manifest.normalization)
     setting = (
-        fingerprint(model, info.runtime, info.device, info.precision),
+        fingerprint(model, *network, info.runtime, info.device, info.precision),
         fingerprint(repr(protocol), repr(info.manifest.rescaling)),
     )
     posteriors = np.full((len(paths), len(info.manifest.classes)), np.nan, np.float32)

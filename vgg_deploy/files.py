@@ -56,12 +56,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder is read-only, the disk is full, `path` is a folder.
     """
-    temporary = path.parent / f".{uuid.uuid4().hex}.partial"  # not longer than `path` may be
+    temporary = _temporary(path)
     with output_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
-        if path.exists() and not path.is_file():  # renaming over /dev/null as root would replace it
-            raise OSError(errno.EINVAL, "it is a device or a pipe; name a file")
+        _refuse_what_is_no_file(path)
         make_folder(path.parent)
         try:
             temporary.touch()
@@ -75,6 +72,27 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raises OutputError, before any work, where `whole_file` would after it."""
+    temporary = _temporary(path)
+    with output_errors(path):
+        _refuse_what_is_no_file(path)
+        make_folder(path.parent)
+        temporary.touch()
+        temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{uuid.uuid4().hex}.partial"  # not longer than `path` may be
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
+    if path.exists() and not path.is_file():  # renaming over /dev/null as root would replace it
+        raise OSError(errno.EINVAL, "it is a device or a pipe; name a file")
 
 
 def sha256_of(path: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vgg_deploy.manifest import Manifest, TrainScale
 from vgg_deploy.protocols import Protocol
+from vgg_deploy.spec import NetworkSpec
 
 _256, _384, _JITTER = TrainScale(256, 256), TrainScale(384, 384), TrainScale(256, 512)
 _NEAR_256, _NEAR_384, _WIDE = (224, 256, 288), (352, 384, 416), (256, 384, 512)
@@ -108,8 +109,11 @@ def paper_row(manifests: Sequence[Manifest], protocols: Sequence[Protocol]) -> P
     """
     networks = set()
     for manifest, protocol in zip(manifests, protocols, strict=True):
+        # Mirrors are scored in all of the paper's tests (section 3.2).
+        if manifest.spec is None or not protocol.mirror:
+            return None
         spec = manifest.spec
-        if spec is None or spec.width_divisor != 1 or spec.crop != 224 or spec.classes != 1000 or spec.fine:
+        if spec != NetworkSpec(spec.configuration):
             return None
         networks.add(PaperNetwork(spec.configuration, manifest.train_scale, protocol.scales))
     names = {protocol.name for protocol in protocols}

@@ -5,6 +5,7 @@ A plan stays as TensorRT wrote it, so that other tools load it too; everything o
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ class PlanManifest:
             raise ManifestError(f"layers_from is {self.layers_from!r}; expected {DECLARED} or {BUILT}")
         if not self.profiles:
             raise ManifestError("the plan has no profile")
+        if not _is_plain(self.command):
+            raise ManifestError(f"command is {self.command!r:.80}; expected one vgg-deploy build command")
 
     def to_json(self) -> str:
         return records.to_json(self, PLAN_VERSION, indent=1, key=VERSION_KEY)
@@ -103,6 +106,15 @@ class PlanManifest:
             ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
         """
         return records.from_json(PlanManifest, text, PLAN_VERSION, where, key=VERSION_KEY)
+
+
+def _is_plain(command: str) -> bool:
+    """Whether a shell would run a build command and nothing beside it: messages ask users to paste it."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quotation that does not end
+        return False
+    return words[:2] == ["vgg-deploy", "build"] and shlex.join(words) == command
 
 
 def shapes_of(profiles: tuple[Profile, ...]) -> ShapeRange:

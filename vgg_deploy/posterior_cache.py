@@ -83,7 +83,8 @@ class PosteriorCache(ContextManaged):
         try:
             yield
         except BaseException:
-            self._file.execute("ROLLBACK")
+            if self._file.in_transaction:  # SQLite has ended it itself where the disk is full
+                self._file.execute("ROLLBACK")
             raise
         self._file.execute("COMMIT")
 
@@ -140,4 +141,5 @@ class PosteriorCache(ContextManaged):
             if self._waiting:
                 self._flush()
         finally:
+            self._waiting.clear()
             self._file.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from vgg_deploy.plan import PlanManifest, Shape
 
@@ -15,6 +16,31 @@ def with_options(command: str, changes: Mapping[str, str | None]) -> str:
     """A build command with other values of some options; None leaves an option out."""
     kept = [word for name, words in _parts(command) if name not in changes for word in words]
     return shlex.join(kept + [word for name, value in changes.items() if value is not None for word in (name, value)])
+
+
+def model_of(command: str) -> str | None:
+    """The ONNX file that a build command names, as it names it."""
+    words = [words[0] for name, words in _parts(command) if name == words[0] and not name.startswith("-")]
+    return words[2] if len(words) > 2 else None
+
+
+def at_hand(command: str, plan: Path, onnx: str) -> str:
+    """A plan's build command where the plan may have been renamed or moved since.
+
+    Args:
+        command: as it was when the plan was built.
+        plan: the plan, where it is now.
+        onnx: the name of the ONNX file that it was built from, which is taken beside the plan where it is only there.
+    """
+    model, beside = model_of(command), plan.with_name(onnx)
+    if model is not None and not Path(model).is_file() and beside.is_file():
+        words = shlex.split(command)
+        words[words.index(model)] = str(beside)
+        command = shlex.join(words)
+    output = Path(dict(_parts(command)).get("-o", ("", str(plan)))[-1])
+    if output.name != plan.name or (output.is_absolute() and output != plan.absolute()):
+        command = with_options(command, {"-o": str(plan)})
+    return command
 
 
 def refusal(plan: PlanManifest, shape: Shape) -> str | None:

@@ -37,10 +37,12 @@ def from_json(kind: type[Record], text: str, version: int, where: str, key: str 
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: its manifest is not JSON ({error})") from error
     found = data.get(key) if isinstance(data, dict) else None
+    if found is None:
+        raise ManifestError(f"{where}: its manifest has version None: it is none of vgg_deploy's, or it is damaged")
     if found != version:
         raise ManifestError(
             f"{where}: its manifest has version {found!r}, this vgg_deploy reads {version}; "
-            "export it again, or install the vgg_deploy that wrote it"
+            "make it again, or install the vgg_deploy that wrote it"
         )
     try:
         record = _decode(kind, data, "manifest")
@@ -97,7 +99,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return kind(**found)
     if origin is tuple:
         if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
-            raise ManifestError(f"{where} is {value!r:.80}; expected a list")
+            length = "" if arguments[-1] is Ellipsis else f" of {len(arguments)}"
+            raise ManifestError(f"{where} is {value!r:.80}; expected a list{length}")
         return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vgg_deploy.classes import ClassName, class_of_folder, classes_from_labels, numbered_classes
+from vgg_deploy.classes import ClassName, class_of_folder, classes_from_labels, first_other_class, numbered_classes
 from vgg_deploy.errors import UsageError
 
 BY_WORDNET = (
@@ -99,3 +99,18 @@ def test_an_unknown_folder_is_refused_with_the_nearest_classes() -> None:
 def test_part_of_a_word_is_no_match() -> None:
     with pytest.raises(UsageError, match="'horn' is no class"):
         class_of_folder("horn", BY_WORDNET)
+
+
+def test_networks_have_the_same_classes_where_ids_or_words_in_their_order_are() -> None:
+    for other in (BY_WORDNET, BY_WORD, BY_BOTH):
+        assert first_other_class(BY_WORDNET, other) is None
+    assert first_other_class(BY_WORDNET, BY_WORD[::-1]) == 0
+    assert first_other_class(BY_WORDNET, BY_WORDNET[:2]) == 2
+    assert first_other_class(BY_WORDNET[:1], BY_WORDNET) == 1
+    assert first_other_class(BY_WORDNET, (*BY_BOTH[:2], ClassName("n02012849", "crane"))) == 2
+
+
+def test_two_classes_of_one_word_are_told_apart_by_their_ids() -> None:
+    bird, machine = ClassName("n02012849", "crane"), ClassName("n03126707", "crane")
+    assert first_other_class((bird, machine), (machine, bird)) == 0
+    assert first_other_class((bird, machine), (ClassName("n02012849_crane", "crane"), machine)) is None

@@ -291,7 +291,7 @@ def test_json_and_csv_in_one_file_exit_2(
     monkeypatch.chdir(photos.parent)
     finished = infer("photos", "--json", "out.txt", "--csv", spelling)
     assert finished.code == 2
-    assert "--json and --csv both name out.txt" in finished.err
+    assert f"--json and --csv both name {Path(spelling)}; name two files" in finished.err
     assert not Path("out.txt").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from vgg_deploy.manifest import (
     ShapeRange,
     TrainScale,
 )
-from vgg_deploy.precision import Precision
+from vgg_deploy.precision import Precision, Quantization
 from vgg_deploy.spec import NetworkSpec
 
 
@@ -182,3 +183,83 @@ def test_a_shape_range_accepts_both_its_ends() -> None:
     assert str(shapes) == "1..8 x 224.. x 224..512 x 3"
     assert shapes.free
     assert not ShapeRange(AxisRange(1), AxisRange(224, 224), AxisRange(224)).free
+
+
+@pytest.fixture
+def quantized(full: Manifest) -> Manifest:
+    """A manifest of an INT8 file, with every field of its quantization set."""
+    quantization = Quantization(
+        target="tensorrt",
+        layers=("conv1_1", "conv2_1"),
+        kept=("fc8",),
+        method="entropy",
+        ranges={"conv1_1": (-123.68, 151.061), "conv2_1": (0.0, 812.5), "fc8": (0.0, 0.0)},
+        images=(Source("a.jpg", "cd" * 32), Source("größe.png", "ef" * 32)),
+        scales=(64, 96),
+        mirror=False,
+        budget="top-1 drop 0.25 points (at most 0.5) on 200 images",
+    )
+    return full.with_(precision=dataclasses.replace(full.precision, quantization=quantization))
+
+
+def test_a_quantization_survives_json_with_every_range_and_hash(quantized: Manifest) -> None:
+    text = quantized.to_json()
+    again = Manifest.from_json(text, "x")
+    assert again == quantized
+    assert again.precision.quantization is not None
+    assert again.precision.quantization.ranges["conv1_1"] == (-123.68, 151.061)
+    assert all(isinstance(span, tuple) for span in again.precision.quantization.ranges.values())
+    assert json.loads(text)["version"] == 1  # what reads version 1 reads these too: the fields are optional
+
+
+def test_a_manifest_from_before_int8_still_reads(full: Manifest) -> None:
+    data = json.loads(full.to_json())
+    assert data["version"] == 1
+    for section, name in (("precision", "quantization"), ("spec", "fine")):
+        del data[section][name]
+    old = Manifest.from_json(json.dumps(data), "x")
+    assert old == full
+    assert old.precision.quantization is None
+    assert old.precision.lowest == "float16"
+
+
+def test_a_file_without_a_budget_has_none(quantized: Manifest) -> None:
+    manifest = Manifest.from_json(changed(quantized, "precision.quantization.budget", None), "x")
+    assert manifest.precision.quantization is not None
+    assert manifest.precision.quantization.budget is None
+    assert Manifest.from_json(changed(quantized, "precision.quantization.budget", ...), "x") == manifest
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("", [], "manifest.precision.quantization is .*expected an object"),
+        ("target", "openvino", "quantization target is 'openvino'; expected tensorrt or onnxruntime"),
+        ("target", ..., "quantization.target is missing"),
+        ("method", "mse", "calibration method is 'mse'; expected minmax, entropy, percentile"),
+        ("layers", ["conv1_1", "conv3_1", "fc6"], "conv3_1, fc6 are said to be INT8, and their ranges are missing"),
+        ("layers", "conv1_1", "quantization.layers is 'conv1_1'; expected a list"),
+        ("layers.0", 1, r"quantization.layers\[0\] is 1; expected str"),
+        ("kept", ..., "quantization.kept is missing"),
+        ("ranges", ..., "quantization.ranges is missing"),
+        ("ranges", [], "quantization.ranges is .*expected an object"),
+        ("ranges.conv2_1", ..., "conv2_1 are said to be INT8, and their ranges are missing"),
+        ("ranges.conv2_1", [0.5, 812.5], r"the range of conv2_1 is \[0\.5, 812\.5\]; expected one that holds 0"),
+        ("ranges.conv2_1", [-3, -1], r"the range of conv2_1 is \[-3\.0, -1\.0\]"),
+        ("ranges.conv2_1", [1, -1], "expected one that holds 0"),
+        ("ranges.conv2_1", [812.5], "quantization.ranges.conv2_1 is .*expected a list"),
+        ("ranges.conv2_1", 812.5, "quantization.ranges.conv2_1 is 812.5; expected a list"),
+        ("ranges.conv2_1.1", math.nan, "NaN"),
+        ("ranges.conv2_1.1", math.inf, "Infinity"),
+        ("ranges.conv2_1.1", "812", r"quantization.ranges.conv2_1\[1\] is '812'; expected float"),
+        ("images.0.sha256", ..., r"quantization.images\[0\].sha256 is missing"),
+        ("scales.0", 64.5, r"quantization.scales\[0\] is 64.5; expected int"),
+        ("mirror", None, "quantization.mirror is None; expected bool"),
+        ("budget", 0.5, "quantization.budget is 0.5; expected str"),
+    ],
+)
+def test_a_damaged_quantization_is_named_with_its_file(quantized: Manifest, path: str, value: Any, named: str) -> None:
+    field = f"precision.quantization.{path}".rstrip(".")
+    with pytest.raises(ManifestError, match=named) as raised:
+        Manifest.from_json(changed(quantized, field, value), "model.onnx")
+    assert str(raised.value).startswith("model.onnx: ")

@@ -10,7 +10,7 @@ import pytest
 from vgg_deploy.errors import UsageError
 from vgg_deploy.images import rescaled_size
 from vgg_deploy.manifest import Manifest, Rescaling, TrainScale
-from vgg_deploy.protocols import Protocol, choose_protocol, multiscale_defaults, single_scale_default
+from vgg_deploy.protocols import PROTOCOLS, Protocol, choose_protocol, multiscale_defaults, single_scale_default
 from vgg_deploy.spec import NetworkSpec
 from vgg_deploy.views import View
 
@@ -156,3 +156,60 @@ def test_a_center_view_is_a_crop_within_the_rescaled_image(size: tuple[int, int]
 def test_a_protocol_describes_itself() -> None:
     assert str(Protocol("center", (256,), 224, False)) == "center: central 224x224 crop at Q=256"
     assert str(Protocol("multiscale", (256, 288), None, True)) == "multiscale: whole image at Q=256,288, with mirrors"
+
+
+@pytest.mark.parametrize(
+    ("train_scale", "single", "several"),
+    [
+        ((256, 256), (256,), (224, 256, 288)),
+        ((384, 384), (384,), (352, 384, 416)),
+        ((256, 512), (384,), (256, 384, 512)),
+    ],
+)
+def test_each_protocol_has_its_own_default_scales(
+    manifest: Callable[..., Manifest], train_scale: tuple[int, int], single: tuple[int, ...], several: tuple[int, ...]
+) -> None:
+    expected = {
+        "center": single,
+        "dense": single,
+        "multiscale": several,
+        "10-crop": (256,),
+        "144-crop": (256, 288, 320, 352),
+        "50-crop": single,
+        "150-crop": several,
+        "multiscale+150-crop": several,
+    }
+    assert tuple(expected) == PROTOCOLS
+    for name, scales in expected.items():
+        protocol = choose_protocol(manifest(*train_scale), name, free_size=True).protocol
+        assert (protocol.name, protocol.scales) == (name, scales)
+        assert protocol.crop == (None if name in ("dense", "multiscale") else 224)
+        assert protocol.mirror is (name != "center")
+
+
+def test_other_papers_scales_are_in_proportion_to_the_crop(manifest: Callable[..., Manifest]) -> None:
+    for name, scales in (("10-crop", (73,)), ("144-crop", (73, 82, 91, 101))):
+        assert choose_protocol(manifest(73, crop=64), name, free_size=True).protocol.scales == scales
+
+
+@pytest.mark.parametrize("name", ["center", "dense", "10-crop", "50-crop"])
+def test_a_protocol_of_one_scale_refuses_several_and_names_the_one_that_takes_them(
+    manifest: Callable[..., Manifest], name: str
+) -> None:
+    other = "150-crop" if name == "50-crop" else "multiscale"
+    with pytest.raises(UsageError, match=f"protocol {name} has one scale, 2 were given; use --protocol {other}"):
+        choose_protocol(manifest(256), name, (256, 288), free_size=True)
+    assert choose_protocol(manifest(256), name, (288,), free_size=True).protocol.scales == (288,)
+
+
+@pytest.mark.parametrize("name", ["10-crop", "144-crop", "50-crop", "150-crop"])
+def test_crops_need_no_free_size_and_whole_images_with_them_do(manifest: Callable[..., Manifest], name: str) -> None:
+    assert choose_protocol(manifest(256), name, free_size=False).protocol.crop == 224
+    with pytest.raises(UsageError, match=r"protocol multiscale\+150-crop scores whole images"):
+        choose_protocol(manifest(256), "multiscale+150-crop", free_size=False)
+
+
+def test_crops_of_a_foreign_model_of_free_size_are_refused(manifest: Callable[..., Manifest]) -> None:
+    foreign = manifest(224).with_(spec=None, normalization=None, shapes=None)
+    with pytest.raises(UsageError, match="a model without manifest states none: use dense"):
+        choose_protocol(foreign, "10-crop", free_size=True)

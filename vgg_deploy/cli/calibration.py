@@ -121,6 +121,8 @@ def _split(request: Int8Request, manifest: Manifest) -> tuple[Sample, Sample | N
             f"{others}, and better a hundred: give more"
         )
     if not request.held_out:
+        if request.images is not None and found < wanted:
+            notice(f"{request.folder} has {found} images that can be read; {wanted} were asked for")
         return drawn, None
     if count < wanted and request.images is not None:
         raise UsageError(
@@ -151,7 +153,9 @@ def quantize(
         else:
             rows = judge.sensitivities()
             quantization = judge.fewest_kept(rows, budget)
-            print_sensitivities(rows, calibration, quantization, "float16" if request.half else "float32")
+            print_sensitivities(rows, calibration, quantization, half=request.half)
+            kept = ", ".join(quantization.kept) or "no layer"
+            notice(f"{kept} kept in floating point: {quantization.budget}")
     sample = calibration.sample
     notice(f"INT8 ranges: {request.method} of {len(sample.paths)} images, {sample.protocol}")
     return quantization, dict(calibration.measured.largest) or None
@@ -185,9 +189,16 @@ def _calibrated(
 
 
 def print_sensitivities(
-    rows: Sequence[Sensitivity], calibration: Calibration, quantization: Quantization | None, other: str
+    rows: Sequence[Sensitivity],
+    calibration: Calibration,
+    quantization: Quantization | None = None,
+    *,
+    half: bool = False,
 ) -> None:
     """Layers by the divergence that each alone causes, the largest first; with `quantization`, what each became."""
+    from export.half import overflowing_layers
+
+    single = overflowing_layers(calibration.spec, calibration.measured.largest) if half else ()
     macs = {row.layer.name: row.macs for row in calibration.spec.statistics()}
     total = sum(macs.values())
     columns = ["layer", "MACs", "largest input", "divergence alone", "top-1 agreement alone"]
@@ -197,6 +208,7 @@ def print_sensitivities(
         cells = [row.layer, f"{macs[row.layer] / total:.1%}", f"{max(-low, high):,.1f}"]
         cells += [f"{row.divergence:.1e}", f"{row.agreement:.2%}"]
         if quantization is not None:
+            other = "float16" if half and row.layer not in single else "float32"
             cells.append("int8" if row.layer in quantization.layers else other)
         table.append(cells)
     if quantization is not None:

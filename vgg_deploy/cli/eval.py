@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.engines import open_any
-from vgg_deploy.cli.eval_report import Row, as_csv, as_json, plot_rows, print_rows, require_matplotlib, write_text
+from vgg_deploy.cli.engines import EngineOptions, model_fingerprint, open_any
+from vgg_deploy.cli.eval_plan import check_same_classes, distinct_names, folder_and_protocols, plan_protocols
+from vgg_deploy.cli.eval_report import Row, as_csv, as_json, check_plot, plot_rows, print_rows, write_text
 from vgg_deploy.cli.options import comma_integers, engine_options, plan_options
+from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.cli.weights import WeightFacts, weight_facts, weight_options
+from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vgg_deploy.engine import Floats
+    from vgg_deploy.engine import Engine, EngineInfo
     from vgg_deploy.evaluation import Evaluated, Labelled
-    from vgg_deploy.manifest import Manifest
+    from vgg_deploy.posterior_cache import PosteriorCache
+    from vgg_deploy.protocols import Protocol
+
+PAPER_IMAGES = 50_000  # ILSVRC-2012's validation set
 
 
 @click.command("eval")
@@ -39,10 +44,13 @@ if TYPE_CHECKING:
     "protocols",
     multiple=True,
     metavar="P",
-    help="center, dense, multiscale, 10-crop, 144-crop, 50-crop, 150-crop, multiscale+150-crop, or all; several with commas or one after the other.  [default: dense,multiscale]",
+    help="center, dense, multiscale, 10-crop, 144-crop, 50-crop, 150-crop, multiscale+150-crop, or all that the model takes; several with commas or one after the other.  [default: dense,multiscale; center for a model of one size]",
 )
 @click.option(
-    "--scales", callback=comma_integers, metavar="Q,Q,...", help="Test scales.  [default: from the training S]"
+    "--scales",
+    callback=comma_integers,
+    metavar="Q,Q,...",
+    help="Test scales of every protocol; center, dense, 10-crop and 50-crop take one.  [default: from the training S]",
 )
 @click.option(
     "--flip/--no-flip", "mirror", default=None, help="Score mirrored views too.  [default: as the network was trained]"
@@ -53,7 +61,7 @@ if TYPE_CHECKING:
     "--cache",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Keep posteriors here: interrupted, the same command goes on.",
+    help="Keep posteriors here: interrupted, the same command goes on where it was.",
 )
 @click.option("--paper", is_flag=True, help="Show the paper's row of Tables 3 to 6 beside ours.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON.")
@@ -92,140 +100,169 @@ def command(
 
     if json_path == csv_path == "-":
         raise click.UsageError("--json - and --csv - cannot both have stdout; name a file for one")
-    folder, names = _folder_and_protocols(data, protocols)
+    folder, names = folder_and_protocols(data, protocols)
     if plot is not None:
-        require_matplotlib()
+        check_plot(plot)
+    written = {
+        "--json": None if json_path in (None, "-") else Path(str(json_path)),
+        "--csv": None if csv_path in (None, "-") else Path(str(csv_path)),
+        "--plot": plot,
+    }
     paths = list(find_images([folder]))
-    report = _Report(paths, names, scales, mirror, limit, batch, paper)
-    options = {"runtime": runtime, "device": device, "threads": threads, "cuda_api": cuda_api, "trust": trust}
-    rows, failed = report.run(models, weight_facts(**facts), cache, options)
-    if "-" not in (json_path, csv_path):
-        print_rows(rows, paper)
-    if json_path is not None:
-        write_text(json_path, json.dumps([as_json(row) for row in rows], indent=2, allow_nan=False) + "\n")
-    if csv_path is not None:
-        write_text(csv_path, as_csv(rows))
+    labels = () if facts["labels"] is None else (facts["labels"],)
+    check_outputs({**written, "--cache": cache}, (*models, *labels, *paths))
+    request = _Request(
+        models,
+        EngineOptions(weight_facts(**facts), runtime, device, threads, cuda_api, trust),
+        paths,
+        limit,
+        names,
+        scales,
+        mirror,
+        batch,
+        cache,
+        tuple(path for path in written.values() if path is not None),
+    )
+    rows = request.rows(paper=paper)
+    texts = [
+        (json_path, json.dumps([as_json(row) for row in rows], indent=2, allow_nan=False) + "\n"),
+        (csv_path, as_csv(rows)),
+    ]
+    # Files first: who reads stdout may have gone.
+    for where, text in texts:
+        if where not in (None, "-"):
+            write_text(str(where), text)
     if plot is not None:
         plot_rows(rows, plot)
-    if failed:
+    for where, text in texts:
+        if where == "-":
+            write_text(where, text)
+    if "-" not in (json_path, csv_path):
+        print_rows(rows, paper)
+    if any(row.errors.failed for row in rows):
         raise SystemExit(1)
 
 
-def _folder_and_protocols(data: tuple[str, ...], protocols: tuple[str, ...]) -> tuple[str, list[str]]:
-    """The data folder, and the protocols' names: those of --protocol, and words that stand behind as `--protocol A B` has them."""
-    from vgg_deploy.protocols import PROTOCOLS
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the options ask for."""
 
-    words = [word for text in protocols for word in text.split(",")]
-    folders = [word for word in data if word not in (*PROTOCOLS, "all")]
-    words += [word for word in data if word in (*PROTOCOLS, "all")]
-    if len(folders) != 1:
-        raise click.UsageError(f"expected one folder of labelled images, received {', '.join(folders) or 'none'}")
-    if "all" in words:
-        words = list(PROTOCOLS)
-    for word in words:
-        if word not in PROTOCOLS:
-            raise click.UsageError(f"--protocol is {word!r}; expected {', '.join(PROTOCOLS)} or all")
-    return folders[0], list(dict.fromkeys(words)) or ["dense", "multiscale"]
+    models: tuple[Path, ...]
+    options: EngineOptions
+    paths: list[Path]
+    limit: int | None
+    protocols: list[str]
+    scales: tuple[int, ...] | None
+    mirror: bool | None
+    batch: int | None
+    cache: Path | None
+    written: tuple[Path, ...]
 
-
-class _Report:
-    """Runs engines under protocols over labelled images."""
-
-    def __init__(
-        self,
-        paths: list[Path],
-        names: list[str],
-        scales: tuple[int, ...] | None,
-        mirror: bool | None,
-        limit: int | None,
-        batch: int | None,
-        paper: bool,
-    ) -> None:
-        from vgg_deploy.predict import DEFAULT_BATCH
-
-        self._paths, self._names, self._scales, self._mirror = paths, names, scales, mirror
-        self._limit, self._batch, self._paper = limit, batch or DEFAULT_BATCH, paper
-        self._images: Labelled | None = None
-        self._failed: set[Path] = set()
-
-    def run(
-        self, models: tuple[Path, ...], facts: WeightFacts, cache: Path | None, options: dict[str, Any]
-    ) -> tuple[list[Row], bool]:
-        """The rows of every engine, then of all fused, and whether an image failed."""
+    def rows(self, *, paper: bool) -> list[Row]:
+        """The rows of every engine, then of all fused."""
+        from vgg_deploy.evaluation import labelled
+        from vgg_deploy.files import require_writable
         from vgg_deploy.posterior_cache import PosteriorCache
 
-        manifests: list[Manifest] = []
-        results: list[list[Evaluated]] = []
+        names = distinct_names(self.models)
+        options = self.options.for_each(self.models)
+        pairs = list(zip(self.models, options, strict=True))
         with ExitStack() as stack:
-            known = None if cache is None else stack.enter_context(PosteriorCache(cache))
-            for path in models:
-                with open_any(path, facts, **options) as engine:
-                    manifests.append(engine.info.manifest)
-                    results.append(self._engine(path, engine, known))
-        assert self._images is not None
+            # One engine stays open. Of several, each is open for its turn alone, so that memory holds one.
+            only = stack.enter_context(open_any(*pairs[0])) if len(pairs) == 1 else None
+            infos = [_info_of(*pair) if only is None else only.info for pair in pairs]
+            check_same_classes(names, infos)
+            images = labelled(self.paths, infos[0].manifest.classes, self.limit)
+            _say_where_classes_lie_twice(images)
+            protocols = plan_protocols(names, infos, self.protocols, self.scales, self.mirror)
+            if paper and len(images.paths) != PAPER_IMAGES:
+                notice(
+                    f"the paper's figures are of the {PAPER_IMAGES:,} images of ILSVRC-2012's validation set; "
+                    f"these are {len(images.paths):,} images"
+                )
+            for path in self.written:
+                require_writable(path)
+            cache = None if self.cache is None else stack.enter_context(PosteriorCache(self.cache))
+            said: set[tuple[Path, str]] = set()
+            results = []
+            for pair, name, tested in zip(pairs, names, protocols, strict=True):
+                opened = open_any(*pair, say=lambda _text: None) if only is None else nullcontext(only)
+                with opened as engine:
+                    results.append(self._tested(name, pair[0], engine, tested, images, cache, said))
         rows = [
-            self._row((path,), (one,), (manifest,))
-            for path, manifest, found in zip(models, manifests, results, strict=True)
+            _row((name,), (one,), (info,), images, paper=paper)
+            for name, info, found in zip(names, infos, results, strict=True)
             for one in found
         ]
-        if len(models) > 1:
-            rows += [self._row(models, together, manifests) for together in zip(*results, strict=True)]
-        return rows, bool(self._failed)
+        if len(names) > 1:
+            rows += [_row(names, together, infos, images, paper=paper) for together in zip(*results, strict=True)]
+        return rows
 
-    def _engine(self, path: Path, engine: Any, cache: Any) -> list[Evaluated]:
-        from vgg_deploy.evaluation import evaluate, fingerprint, labelled
-        from vgg_deploy.files import sha256_of
-        from vgg_deploy.fit import check_fit
-        from vgg_deploy.protocols import choose_protocol
+    def _tested(
+        self,
+        name: str,
+        path: Path,
+        engine: Engine,
+        protocols: Sequence[Protocol],
+        images: Labelled,
+        cache: PosteriorCache | None,
+        said: set[tuple[Path, str]],
+    ) -> list[Evaluated]:
+        from vgg_deploy.evaluation import evaluate
+        from vgg_deploy.predict import DEFAULT_BATCH
 
-        info = engine.info
-        images = labelled(self._paths, info.manifest.classes, self._limit)
-        if self._images is None:
-            self._images = images
-        elif (images.truth != self._images.truth).any():
-            raise click.UsageError(f"{path} has the classes in another order than {'the others'}; they cannot be fused")
-        choices = [
-            choose_protocol(
-                info.manifest,
-                name,
-                self._scales,
-                self._mirror,
-                free_size=info.shapes.free,
-                built_for=info.scales,
-            )
-            for name in self._names
-        ]
-        for choice in choices:
-            check_fit(info, choice.protocol)
-            for text in choice.notices:
-                notice(text)
-        model = "" if cache is None else fingerprint(sha256_of(path), info.manifest.to_json())
+        model = "" if cache is None else model_fingerprint(path)
         found = []
-        for choice in choices:
-            with progress(f"{path.name}: {choice.protocol.name}", len(images.paths)) as advance:
+        for protocol in protocols:
+            with progress(f"{name}: {protocol.name}", len(images.paths)) as advance:
                 one = evaluate(
                     engine,
                     images.paths,
-                    choice.protocol,
+                    protocol,
                     cache=cache,
                     model=model,
-                    batch=self._batch,
+                    batch=self.batch or DEFAULT_BATCH,
                     progress=advance,
                 )
+            known = len(images.paths) - len(one.failures) - one.computed
+            if known:
+                notice(f"{name}: {protocol.name}: {known} of {len(images.paths)} images were known from {self.cache}")
             for failure in one.failures:
-                if failure.path not in self._failed:
+                if (failure.path, failure.reason) not in said:
                     notice(f"failed: {failure.path}: {failure.reason}")
-                self._failed.add(failure.path)
+                said.add((failure.path, failure.reason))
+            if one.failures:
+                notice(f"{name}: {protocol.name}: {len(one.failures)} of {len(images.paths)} images do not count")
             found.append(one)
         return found
 
-    def _row(self, paths: Sequence[Path], evaluated: Sequence[Evaluated], manifests: Sequence[Manifest]) -> Row:
-        from vgg_deploy.evaluation import errors, fused
-        from vgg_deploy.paper import paper_row
 
-        assert self._images is not None
-        posteriors: Floats = fused([one.posteriors for one in evaluated])
-        protocols = [one.protocol for one in evaluated]
-        row = paper_row(manifests, protocols) if self._paper else None
-        names = tuple(path.name for path in paths)
-        return Row(names, tuple(evaluated), errors(posteriors, self._images.truth), row)
+def _say_where_classes_lie_twice(images: Labelled) -> None:
+    """A folder of train/CLASS/* and val/CLASS/* is searched whole, which is seldom meant."""
+    first: dict[int, Path] = {}
+    for path, index in zip(images.paths, images.truth.tolist(), strict=True):
+        other = first.setdefault(index, path.parent)
+        if other != path.parent:
+            notice(f"{other} and {path.parent} are of one class; the images of both count")
+            return
+
+
+def _info_of(path: Path, options: EngineOptions) -> EngineInfo:
+    with open_any(path, options) as engine:
+        return engine.info
+
+
+def _row(
+    names: Sequence[str],
+    evaluated: Sequence[Evaluated],
+    infos: Sequence[EngineInfo],
+    images: Labelled,
+    *,
+    paper: bool,
+) -> Row:
+    from vgg_deploy.evaluation import errors, fused
+    from vgg_deploy.paper import paper_row
+
+    manifests, protocols = [info.manifest for info in infos], [one.protocol for one in evaluated]
+    found = errors(fused([one.posteriors for one in evaluated]), images.truth)
+    return Row(tuple(names), tuple(evaluated), found, paper_row(manifests, protocols) if paper else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vgg_deploy.paper import PaperRow
 
 FUSED = "fused"
+PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,8 @@ class Row:
     """One line of the report: an engine, or several fused, under one protocol.
 
     Attributes:
-        engines: files' names.
-        evaluated: of each.
+        engines: what they are called.
+        evaluated: of each; the protocol has one name, and of each engine its own scales.
         errors: of their mean posteriors.
         paper: the paper's row for the same test, if it was asked for and there is one.
     """
@@ -39,54 +41,75 @@ class Row:
         return self.engines[0] if len(self.engines) == 1 else f"{FUSED}: {' + '.join(self.engines)}"
 
     @property
+    def protocol(self) -> str:
+        return self.evaluated[0].protocol.name
+
+    @property
     def ms_per_image(self) -> float:
+        """Of all engines together; NaN where one has no answer."""
         return sum(one.ms_per_image for one in self.evaluated)
+
+    @property
+    def images_per_s(self) -> float:
+        return 1000 / self.ms_per_image if self.ms_per_image else math.nan
 
     @property
     def views(self) -> int:
         return sum(one.views for one in self.evaluated)
 
 
-def print_rows(rows: list[Row], paper: bool) -> None:
+def print_rows(rows: Sequence[Row], paper: bool) -> None:
     columns = ["engine", "protocol", "Q", "views", "images", "top-1 error", "top-5 error", "ms/image", "images/s"]
+    failed = any(row.errors.failed for row in rows)
+    if failed:
+        columns.insert(columns.index("images") + 1, "failed")
     if paper:
         columns += ["paper", "top-1", "top-5", "ours - paper"]
-    table = []
-    for row in rows:
-        protocol, figures = row.evaluated[0].protocol, row.errors
-        cost = row.ms_per_image
-        cells = [row.name, protocol.name, ",".join(map(str, protocol.scales)), str(row.views), str(figures.images)]
-        cells += [
-            f"{100 * rate:.2f} ± {100 * figures.standard_error(rate):.2f} %" for rate in (figures.top1, figures.top5)
-        ]
-        cells += ["known", "known"] if math.isnan(cost) else [f"{cost:,.1f}", f"{1000 / cost:,.2f}"]
-        if paper and row.paper is None:
-            cells += ["-", "-", "-", "-"]
-        elif paper and row.paper is not None:
-            difference = f"{100 * figures.top1 - row.paper.top1:+.1f}, {100 * figures.top5 - row.paper.top5:+.1f}"
-            cells += [f"Table {row.paper.table}", f"{row.paper.top1:.1f} %", f"{row.paper.top5:.1f} %", difference]
-        table.append(cells)
-    print_table(columns, table, left=(0, 1, 2))
+    print_table(columns, [_cells(row, paper, failed) for row in rows], left=(0, 1, 2))
+
+
+def _cells(row: Row, paper: bool, failed: bool) -> list[str]:
+    figures, cost = row.errors, row.ms_per_image
+    scales = dict.fromkeys(",".join(map(str, one.protocol.scales)) for one in row.evaluated)
+    cells = [row.name, row.protocol, " + ".join(scales), str(row.views), str(figures.images)]
+    if failed:
+        cells.append(str(figures.failed))
+    for rate in (figures.top1, figures.top5):
+        spread = figures.standard_error(rate)
+        cells.append("-" if math.isnan(rate) else f"{100 * rate:.2f} ± {100 * spread:.2f} %")
+    cells += ["-", "-"] if math.isnan(cost) else [f"{cost:,.1f}", f"{row.images_per_s:,.2f}"]
+    if paper and row.paper is None:
+        cells += ["-", "-", "-", "-"]
+    elif paper and row.paper is not None:
+        differences = [100 * figures.top1 - row.paper.top1, 100 * figures.top5 - row.paper.top5]
+        cells += [f"Table {row.paper.table}", f"{row.paper.top1:.1f} %", f"{row.paper.top5:.1f} %"]
+        cells.append("-" if any(map(math.isnan, differences)) else ", ".join(f"{value:+.1f}" for value in differences))
+    return cells
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    protocol, figures, cost = row.evaluated[0].protocol, row.errors, row.ms_per_image
+    """The row's figures; errors are shares in 0..1; `scales` and `mirror` are lists, of each engine its own."""
+    figures, cost, paper = row.errors, row.ms_per_image, row.paper
+    top1, top5 = (None, None) if paper is None else (paper.top1 / 100, paper.top5 / 100)
     return {
         "engines": list(row.engines),
-        "protocol": protocol.name,
-        "scales": list(protocol.scales),
-        "mirror": protocol.mirror,
+        "protocol": row.protocol,
+        "scales": [list(one.protocol.scales) for one in row.evaluated],
+        "mirror": [one.protocol.mirror for one in row.evaluated],
         "views": row.views,
         "images": figures.images,
+        "failed": figures.failed,
         "top1_error": _number(figures.top1),
         "top1_standard_error": _number(figures.standard_error(figures.top1)),
         "top5_error": _number(figures.top5),
         "top5_standard_error": _number(figures.standard_error(figures.top5)),
         "ms_per_image": _number(cost),
-        "images_per_s": _number(1000 / cost) if cost else None,
-        "paper_table": None if row.paper is None else row.paper.table,
-        "paper_top1_error": None if row.paper is None else row.paper.top1 / 100,
-        "paper_top5_error": None if row.paper is None else row.paper.top5 / 100,
+        "images_per_s": _number(row.images_per_s),
+        "paper_table": None if paper is None else paper.table,
+        "paper_top1_error": top1,
+        "paper_top5_error": top5,
+        "top1_minus_paper": None if top1 is None else _number(figures.top1 - top1),
+        "top5_minus_paper": None if top5 is None else _number(figures.top5 - top5),
     }
 
 
@@ -94,41 +117,50 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def as_csv(rows: list[Row]) -> str:
+def as_csv(rows: Sequence[Row]) -> str:
+    """A line a row, with the columns of the JSON; lists with + between."""
     import csv
     import io
 
     text = io.StringIO()
-    lines = [
-        {key: "+".join(map(str, value)) if isinstance(value, list) else value for key, value in as_json(row).items()}
-        for row in rows
-    ]
+    lines = [{key: _csv_cell(value) for key, value in as_json(row).items()} for row in rows]
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
 
 
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return "+".join(",".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
+
+
 def write_text(where: str, text: str) -> None:
+    """To a file that appears whole or not at all, or to stdout for '-', as UTF-8."""
     from vgg_deploy.files import whole_file
 
+    data = text.encode(errors="backslashreplace")  # bytes of a file's name that are no UTF-8
     if where == "-":
-        click.echo(text, nl=False)
+        click.echo(data, nl=False)
         return
     with whole_file(Path(where)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
-def require_matplotlib() -> None:
+def check_plot(path: Path) -> None:
+    """Raises UsageError for a picture that cannot be drawn or written."""
     import importlib.util
 
     from vgg_deploy.errors import MissingDependencyError
 
+    if path.suffix.lower() not in PLOT_ENDINGS:
+        raise click.UsageError(f"--plot is {path}; expected a name that ends in {', '.join(PLOT_ENDINGS)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError("matplotlib", "train", "--plot")
 
 
-def plot_rows(rows: list[Row], path: Path) -> None:
+def plot_rows(rows: Sequence[Row], path: Path) -> None:
     """Top-1 error against time an image, a point a row, with its standard error."""
     import matplotlib as mpl
 
@@ -138,17 +170,20 @@ def plot_rows(rows: list[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for name in dict.fromkeys(row.name for row in rows):
-        drawn = [row for row in rows if row.name == name and math.isfinite(row.ms_per_image)]
-        cost = [row.ms_per_image for row in drawn]
-        error = [100 * row.errors.top1 for row in drawn]
-        bars = [100 * row.errors.standard_error(row.errors.top1) for row in drawn]
+    drawn = [row for row in rows if math.isfinite(row.ms_per_image) and math.isfinite(row.errors.top1)]
+    for name in dict.fromkeys(row.name for row in drawn):
+        own = [row for row in drawn if row.name == name]
+        cost = [row.ms_per_image for row in own]
+        error = [100 * row.errors.top1 for row in own]
+        bars = [100 * row.errors.standard_error(row.errors.top1) for row in own]
         axes.errorbar(cost, error, bars, fmt="o", capsize=3, label=name)
-        for row, x, y in zip(drawn, cost, error, strict=True):
-            axes.annotate(row.evaluated[0].protocol.name, (x, y), (5, 5), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="ms an image", ylabel="top-1 error, %", title="Error against cost")
-    axes.legend()
+        for row, x, y in zip(own, cost, error, strict=True):
+            axes.annotate(row.protocol, (x, y), (5, 5), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="ms an image", ylabel="top-1 error, %", title="Error against cost")
+    if drawn:
+        axes.set_xscale("log")
+        axes.legend()
     axes.grid(alpha=0.3)
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(temporary, format=path.suffix.lower().removeprefix("."))
     pyplot.close(figure)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.engines import open_any
+from vgg_deploy.cli.engines import EngineOptions, open_any
 from vgg_deploy.cli.options import comma_integers, engine_options, plan_options
+from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
 
@@ -75,7 +76,8 @@ def command(
 
     from vgg_deploy.engine import FEATURES
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.files import whole_file
+    from vgg_deploy.evaluation import folder_name
+    from vgg_deploy.files import require_writable, whole_file
     from vgg_deploy.fit import check_fit
     from vgg_deploy.images import find_images
     from vgg_deploy.protocols import choose_protocol
@@ -85,19 +87,17 @@ def command(
     sets = [list(find_images([folder])) for folder in folders]
     if svm:
         _require_sklearn()
-    options: dict[str, Any] = {
-        "runtime": runtime,
-        "device": device,
-        "threads": threads,
-        "cuda_api": cuda_api,
-        "trust": trust,
-    }
-    with open_any(model, weight_facts(**facts), **options) as engine:
+        _check_classes(*([folder_name(image) for image in paths] for paths in sets))
+    labels = () if facts["labels"] is None else (facts["labels"],)
+    check_outputs({"--output": path}, (model, *labels, *(image for paths in sets for image in paths)))
+    (options,) = EngineOptions(weight_facts(**facts), runtime, device, threads, cuda_api, trust).for_each([model])
+    with open_any(model, options) as engine:
         info = engine.info
         if FEATURES not in info.outputs:
             raise UsageError(f"{model} has no output features: export it with --features")
         choice = choose_protocol(info.manifest, None, scales, mirror, free_size=info.shapes.free, built_for=info.scales)
         check_fit(info, choice.protocol)
+        require_writable(path)
         for text in choice.notices:
             notice(text)
         notice(f"{choice.protocol}; {info.runtime} on {info.device}, {info.precision}")
@@ -108,7 +108,7 @@ def command(
         np.savez(
             file,
             paths=np.array([str(image) for image in everything]),
-            folders=np.array([image.absolute().parent.name for image in everything]),
+            folders=np.array([folder_name(image) for image in everything]),
             descriptors=np.concatenate([rows for _paths, rows in described]),
         )
     click.echo(f"{path}: {len(everything)} descriptors of {described[0][1].shape[1]} numbers")
@@ -116,6 +116,19 @@ def command(
         _fit_svm(kept, [rows for _paths, rows in described])
     if len(everything) < sum(map(len, sets)):
         raise SystemExit(1)
+
+
+def _check_classes(train: list[str], val: list[str]) -> None:
+    """Raises UsageError for folders of which no SVM can come."""
+    from vgg_deploy.errors import UsageError
+
+    if len(set(train)) < 2:
+        raise UsageError("an SVM needs images of two classes or more: DATA/train/CLASS/*")
+    unknown = sorted(set(val) - set(train))
+    if unknown:
+        raise UsageError(
+            f"DATA/val has the folder {unknown[0]!r}, and DATA/train has not: the SVM would never say it; the folders must be the same"
+        )
 
 
 def _require_sklearn() -> None:
@@ -151,15 +164,15 @@ def _describe(engine: Engine, paths: list[Path], protocol: Protocol) -> tuple[li
 
 def _fit_svm(paths: list[list[Path]], descriptors: list[Floats]) -> None:
     """A linear SVM on the first set's folders, judged on the second's."""
+    import numpy as np
     from sklearn.svm import LinearSVC
 
-    from vgg_deploy.errors import UsageError
+    from vgg_deploy.evaluation import folder_name
 
-    train, val = ([path.absolute().parent.name for path in names] for names in paths)
-    if len(set(train)) < 2:
-        raise UsageError("an SVM needs images of two classes or more: DATA/train/CLASS/*")
-    svm = LinearSVC(C=SVM_C, random_state=0).fit(descriptors[0], train)
-    right = int((svm.predict(descriptors[1]) == val).sum())
+    train, val = ([folder_name(path) for path in images] for images in paths)
+    _check_classes(train, val)
+    svm = LinearSVC(C=SVM_C, dual="auto", max_iter=10_000, random_state=0).fit(descriptors[0], train)
+    right = int((svm.predict(descriptors[1]) == np.array(val)).sum())
     click.echo(
         f"linear SVM (C={SVM_C:g}) on {len(train)} descriptors: {right}/{len(val)} right ({right / len(val):.2%})"
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, read_labels
+from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def command(
         *([labels] if labels else []),
         *images,
     ]
-    _check_outputs((json_path, csv_path), read)
+    files = {"--json": json_path, "--csv": csv_path}
+    check_outputs({name: Path(path) for name, path in files.items() if path not in (None, "-")}, read)
     with ExitStack() as stack:
         engine = stack.enter_context(
             open_engine(
@@ -127,7 +129,7 @@ def command(
         check_fit(info, choice.protocol)
         if heatmaps is not None and choice.protocol.name not in ("center", "dense", "multiscale"):
             raise click.UsageError(
-                f"--heatmaps shows where in an image a class is; protocol {choice.protocol.name} cuts it up: use dense or multiscale"
+                f"--heatmaps shows whole images and central crops; protocol {choice.protocol.name} scores other crops: use dense, multiscale or center"
             )
         truth = _truth(images, engine) if check_folders else None
         pictures = None if heatmaps is None else _Heatmaps(heatmaps, images, engine)
@@ -176,20 +178,6 @@ def _check_numbers(
             raise click.UsageError(f"{name} is {value}; expected 1 or more")
     if json_path == csv_path == "-":
         raise click.UsageError("--json - and --csv - cannot both have stdout; name a file for one")
-    if json_path is not None and csv_path is not None and _as_named(Path(json_path)) == _as_named(Path(csv_path)):
-        raise click.UsageError(f"--json and --csv both name {json_path}; name two files")
-
-
-def _check_outputs(outputs: tuple[str | None, ...], inputs: list[Path]) -> None:
-    """Refuses to write results over what they are made from."""
-    for output in outputs:
-        if output is None or output == "-" or not Path(output).exists():
-            continue
-        for path in inputs:
-            if path.exists() and path.samefile(output):
-                raise click.UsageError(
-                    f"results would overwrite {path}, which is read; name another file than {output}"
-                )
 
 
 def _as_named(path: Path) -> Path:

@@ -60,7 +60,7 @@ def command(
     )
     measured, rows = sensitivities(checkpoint, request)
     if not as_json:
-        print_sensitivities(rows, measured, None, "")
+        print_sensitivities(rows, measured)
         return
     layers = [
         {

@@ -23,10 +23,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
 
-    click.echo(line(columns))
-    click.echo("  ".join("-" * width for width in widths))
-    for row in rows:
-        click.echo(line(row))
+    for text in (line(columns), "  ".join("-" * width for width in widths), *map(line, rows)):
+        click.echo(text.encode(errors="backslashreplace"))  # UTF-8, whatever the terminal's encoding
 
 
 @contextmanager

@@ -1,0 +1,984 @@
+"""`vgg-deploy eval` from the command line: figures, what is refused before hours of work, interruptions, and reports."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+import engines
+import vgg_deploy
+from vgg_deploy.classes import numbered_classes
+from vgg_deploy.cli.engines import model_fingerprint
+from vgg_deploy.engine import FakeEngine, Images
+from vgg_deploy.evaluation import errors, evaluate, fused, labelled
+from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
+from vgg_deploy.paper import ROWS
+from vgg_deploy.protocols import PROTOCOLS, choose_protocol
+from vgg_deploy.spec import NetworkSpec
+
+pytest.importorskip("onnxruntime")
+
+ROOT = Path(vgg_deploy.__file__).parent.parent
+TINY = ROOT / "tests" / "data" / "tiny.onnx"  # S is 40, the crop 32
+FOLDERS = ("n01440764", "English_springer", "n03000684_chain_saw", "church", "n03888257")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="signals are others there")
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 56)) -> Image.Image:
+    random = np.random.default_rng(seed)
+    slope = np.linspace(1, random.uniform(0, 1), size[1])[:: (-1) ** seed, None]
+    return Image.fromarray((random.integers(0, 256, (*size, 3)) * slope * random.uniform(0, 1, 3)).astype(np.uint8))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three images of each of tiny.onnx's classes."""
+    for index, folder in enumerate(FOLDERS):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for number in range(3):
+            size = ((40, 56), (60, 44), (48, 48))[number]
+            picture(10 * index + number, size).save(tmp_path / "data" / folder / f"{number}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def evaluated(vgg_deploy_command: Callable[..., Any], data: Path) -> Callable[..., Any]:
+    """`evaluated(*arguments, engine=(PATH, ...))` runs the command on `data`."""
+
+    def run(*arguments: str | Path, engine: tuple[Path, ...] = (TINY,), folder: Path = data) -> Any:
+        opened = [word for path in engine for word in ("--engine", str(path))]
+        return vgg_deploy_command("eval", str(folder), *opened, *map(str, arguments))
+
+    return run
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[Path, ...]]:
+    """`fakes(a=engine, b=engine)` makes the files a.onnx and b.onnx, which open as these engines."""
+
+    def make(**known: FakeEngine) -> tuple[Path, ...]:
+        paths = tuple(tmp_path / f"{name}.onnx" for name in known)
+        for path in paths:
+            shutil.copy(TINY, path)
+            with path.open("ab") as file:  # one byte string of another field: another file, and the same model
+                file.write(b"\x1a" + bytes([len(path.stem)]) + path.stem.encode())
+        monkeypatch.setattr(engines, "open_engine", lambda path, **_options: known[Path(path).stem])
+        return paths
+
+    return make
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    text = next(entry.value for entry in onnx.load(TINY).metadata_props if entry.key == MANIFEST_KEY)
+    return Manifest.from_json(text, "tiny.onnx").with_(shapes=None)
+
+
+def certain(index: int, classes: int = 5) -> Callable[[Images], np.ndarray]:
+    """Posteriors that are always for one class."""
+    return lambda images: np.tile(np.eye(classes, dtype=np.float32)[index] * 0.6 + 0.4 / classes, (len(images), 1))
+
+
+def report(done: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(done.out)
+    return found
+
+
+# ---- figures ----
+
+
+def test_every_protocols_row_has_the_figures_of_a_direct_computation(evaluated: Callable[..., Any], data: Path) -> None:
+    done = evaluated("--protocol", "all", "--json", "-", "--threads", "1")
+    assert done.code == 0, done.err
+    rows = report(done)
+    assert [row["protocol"] for row in rows] == list(PROTOCOLS)
+    images = labelled(sorted(data.rglob("*.png")), engines.open_engine(TINY).info.manifest.classes)
+    with engines.open_engine(TINY, threads=1) as engine:
+        for row in rows:
+            protocol = choose_protocol(engine.info.manifest, row["protocol"], free_size=True).protocol
+            expected = errors(evaluate(engine, images.paths, protocol).posteriors, images.truth)
+            assert (row["scales"], row["mirror"]) == ([list(protocol.scales)], [protocol.mirror])
+            assert (row["images"], row["failed"]) == (15, 0)
+            for name, rate in (("top1", expected.top1), ("top5", expected.top5)):
+                assert row[f"{name}_error"] == pytest.approx(rate)
+                assert row[f"{name}_standard_error"] == pytest.approx((rate * (1 - rate) / 15) ** 0.5)
+            assert row["ms_per_image"] > 0
+            assert row["images_per_s"] == pytest.approx(1000 / row["ms_per_image"])
+    assert [row["views"] for row in rows] == [1, 2, 4, 10, 144, 50, 100, 104]
+    assert {row["top1_error"] for row in rows} != {0.0}
+
+
+def test_the_error_is_that_of_the_answers(
+    evaluated: Callable[..., Any], fakes: Callable[..., tuple[Path, ...]], manifest: Manifest
+) -> None:
+    (path,) = fakes(a=FakeEngine(manifest, certain(1)))
+    done = evaluated("--protocol", "dense", engine=(path,))
+    assert done.code == 0, done.err
+    header, _line, row = done.out.splitlines()
+    assert " ".join(header.split()) == "engine protocol Q views images top-1 error top-5 error ms/image images/s"
+    assert row.split()[:5] == ["a.onnx", "dense", "40", "2", "15"]
+    # 3 of 15 are right: sqrt(0.8 * 0.2 / 15).
+    assert "80.00 ± 10.33 %  0.00 ± 0.00 %" in row
+
+
+def test_the_fused_row_is_the_mean_of_the_posteriors(evaluated: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    model = onnx.load(TINY)
+    for tensor in model.graph.initializer:
+        if tensor.name == "fc8.weight":
+            values = onnx.numpy_helper.to_array(tensor)[::-1].copy()
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, other)
+    assert other.read_bytes() != TINY.read_bytes()
+    done = evaluated("--protocol", "dense", "10-crop", "--json", "-", engine=(TINY, other))
+    assert done.code == 0, done.err
+    rows = report(done)
+    assert [(row["engines"], row["protocol"]) for row in rows] == [
+        (names, protocol)
+        for names in (["tiny.onnx"], ["other.onnx"], ["tiny.onnx", "other.onnx"])
+        for protocol in ("dense", "10-crop")
+    ]
+    first, second, both = rows[::2]
+    assert both["views"] == first["views"] + second["views"]
+    assert both["ms_per_image"] == pytest.approx(first["ms_per_image"] + second["ms_per_image"])
+    assert both["scales"] == [[40], [40]]
+    posteriors = []
+    for path in (TINY, other):
+        with engines.open_engine(path) as engine:
+            images = labelled(sorted(data.rglob("*.png")), engine.info.manifest.classes)
+            protocol = choose_protocol(engine.info.manifest, "dense", free_size=True).protocol
+            posteriors.append(evaluate(engine, images.paths, protocol).posteriors)
+    assert np.abs(posteriors[0] - posteriors[1]).max() > 0.01
+    expected = errors(fused(posteriors), images.truth)
+    assert (both["top1_error"], both["top5_error"]) == (pytest.approx(expected.top1), pytest.approx(expected.top5))
+
+
+def test_fused_networks_have_their_own_scales(
+    evaluated: Callable[..., Any], fakes: Callable[..., tuple[Path, ...]], manifest: Manifest
+) -> None:
+    wide = manifest.with_(train_scale=TrainScale(40, 60), mirror=False)
+    paths = fakes(a=FakeEngine(manifest), b=FakeEngine(wide))
+    done = evaluated("--json", "-", engine=paths)
+    by_test = {(*row["engines"], row["protocol"]): row for row in report(done)}
+    assert by_test["a.onnx", "b.onnx", "multiscale"]["scales"] == [[40, 72], [40, 50, 60]]
+    assert by_test["a.onnx", "b.onnx", "multiscale"]["mirror"] == [True, False]
+    table = evaluated(engine=paths).out
+    assert "40,72 + 40,50,60" in table
+    assert "fused: a.onnx + b.onnx" in table
+
+
+def test_a_checkpoint_and_the_files_exported_from_it_have_the_same_figures(
+    evaluated: Callable[..., Any], narrow_checkpoint: Callable[..., Path], tmp_path: Path, manifest: Manifest
+) -> None:
+    from export import export
+    from train.checkpoint import read
+
+    checkpoint = narrow_checkpoint("B", crop=32, manifest={"classes": manifest.classes})
+    model = tmp_path / "b.onnx"
+    export(read(checkpoint), model, dynamic=True)
+    protocols = ("--protocol", "multiscale,10-crop", "--json", "-", "--threads", "1")
+    done = evaluated(*protocols, engine=(checkpoint, model))
+    assert done.code == 0, done.err
+    figures = [[(row["top1_error"], row["top5_error"]) for row in report(done)[at : at + 2]] for at in (0, 2, 4)]
+    assert figures[0] == figures[1] == figures[2]
+    if engines.RUNTIMES["openvino"].installed:
+        # --runtime is for the ONNX file; the checkpoint stays with PyTorch.
+        done = evaluated(*protocols, "--runtime", "openvino", engine=(model, checkpoint))
+        assert done.code == 0, done.err
+        assert [(row["top1_error"], row["top5_error"]) for row in report(done)[:2]] == figures[0]
+
+
+# ---- what is tested: protocols and scales ----
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--protocol", "dense", "10-crop", "center"),
+        ("--protocol", "dense,10-crop", "center"),
+        ("--protocol", "dense,10-crop,center,dense"),
+        ("--protocol", "dense", "--protocol", "10-crop", "--protocol", "center"),
+    ],
+    ids=" ".join,
+)
+def test_protocols_are_given_in_a_row_with_commas_or_again(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, words: tuple[str, ...]
+) -> None:
+    done = evaluated(*words, "--json", "-", engine=fakes(a=FakeEngine(manifest)))
+    assert done.code == 0, done.err
+    assert sorted(row["protocol"] for row in report(done)) == ["10-crop", "center", "dense"]
+
+
+@pytest.mark.parametrize(
+    ("scales", "expected"),
+    [
+        ((), {"dense": [40], "multiscale": [40, 72]}),
+        (("--scales", "64"), {"dense": [64]}),
+        (("--scales", "64,32"), {"multiscale": [32, 64]}),
+    ],
+)
+def test_without_protocols_whole_images_are_scored_at_the_scales_there_are(
+    evaluated: Callable[..., Any],
+    fakes: Callable[..., Any],
+    manifest: Manifest,
+    scales: tuple[str, ...],
+    expected: dict[str, list[int]],
+) -> None:
+    done = evaluated(*scales, "--json", "-", engine=fakes(a=FakeEngine(manifest)))
+    assert done.code == 0, done.err
+    assert {row["protocol"]: row["scales"][0] for row in report(done)} == expected
+
+
+def fixed(manifest: Manifest) -> Manifest:
+    edge = AxisRange(32, 32)
+    return manifest.with_(shapes=ShapeRange(AxisRange(1), edge, edge))
+
+
+def test_a_model_of_one_size_is_tested_by_central_crops_and_says_so(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
+) -> None:
+    paths = fakes(a=FakeEngine(fixed(manifest)), b=FakeEngine(manifest))
+    for engine in (paths[:1], paths):
+        done = evaluated("--json", "-", engine=engine)
+        assert done.code == 0, done.err
+        assert {row["protocol"] for row in report(done)} == {"center"}
+        assert "a model that takes one size only is tested by central crops" in done.err
+
+
+def test_all_is_all_that_the_model_takes_and_says_what_is_left_out(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
+) -> None:
+    done = evaluated("--protocol", "all", "--json", "-", engine=fakes(a=FakeEngine(fixed(manifest))))
+    assert done.code == 0, done.err
+    assert [row["protocol"] for row in report(done)] == ["center", "10-crop", "144-crop", "50-crop", "150-crop"]
+    assert len([line for line in done.err.splitlines() if line.startswith("left out: a.onnx: protocol ")]) == 3
+    done = evaluated("--protocol", "all", "--scales", "40,48", "--json", "-", engine=fakes(a=FakeEngine(manifest)))
+    assert {row["protocol"] for row in report(done)} == {"multiscale", "144-crop", "150-crop", "multiscale+150-crop"}
+    assert "left out: a.onnx: protocol dense has one scale, 2 were given" in done.err
+    done = evaluated("--protocol", "all", "--scales", "31", engine=fakes(a=FakeEngine(manifest)))
+    assert done.code == 2
+    assert "scale 31 is below the network's crop of 32" in done.err.splitlines()[-1]
+
+
+def test_mirrors_can_be_left_out(evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest) -> None:
+    engine = FakeEngine(manifest)
+    done = evaluated("--protocol", "50-crop", "--no-flip", "--json", "-", engine=fakes(a=engine))
+    assert report(done)[0]["mirror"] == [False]
+    assert report(done)[0]["views"] == 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--protocol", "dense,multscale"), "--protocol is 'multscale'; expected center, dense, multiscale"),
+        (("--protocol", "dense", "multscale"), "--protocol is 'multscale'; expected center, dense, multiscale"),
+        (("--protocol", "dense", "--scales", "40,48"), "a.onnx: protocol dense has one scale, 2 were given"),
+        (("--protocol", "multiscale,10-crop", "--scales", "40,48"), "protocol 10-crop has one scale, 2 were given"),
+        (("--protocol", "dense", "--scales", "31"), "scale 31 is below the network's crop of 32"),
+        (("--scales", "40,40"), "scales are 40,40; expected different whole numbers"),
+        (("--scales", "40,x"), "'40,x'; expected whole numbers"),
+        (("--limit", "0"), "'--limit': 0 is not in the range"),
+        (("--batch", "0"), "'--batch': 0 is not in the range"),
+        (("--json", "-", "--csv", "-"), "--json - and --csv - cannot both have stdout"),
+        (("--json", "out", "--csv", "new/../out"), "--json and --csv both name"),
+        (("--json", "out.png", "--plot", "out.png"), "--json and --plot both name out.png"),
+        (("--json", "out", "--cache", "out"), "--json and --cache both name out"),
+        (("--plot", "plot.jpeg"), "--plot is plot.jpeg; expected a name that ends in .png, .svg, .pdf"),
+        (("--plot", "plot"), "--plot is plot; expected a name that ends in"),
+        (("--arch", "D"), "leave --arch, --normalization, --mean, --std and --train-scale out"),
+        (("--train-scale", "40"), "a.onnx is an ONNX file, and says itself how it was trained"),
+        (("--runtime", "tensorflow"), "'tensorflow'"),
+        (("more",), "expected one folder of labelled images, received"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_use_exits_2_before_an_image_is_scored_and_leaves_nothing(
+    evaluated: Callable[..., Any],
+    fakes: Callable[..., Any],
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = FakeEngine(manifest)
+    paths = fakes(a=engine)
+    before = set(tmp_path.rglob("*"))
+    cache = () if "--cache" in arguments else ("--cache", "cache")
+    done = evaluated(*arguments, *cache, engine=paths)
+    assert done.code == 2
+    assert done.out == ""
+    assert message in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+    assert engine.batches == []
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_protocol_that_a_model_of_one_size_cannot_take_exits_2(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
+) -> None:
+    paths = fakes(a=FakeEngine(manifest), b=FakeEngine(fixed(manifest)))
+    done = evaluated("--protocol", "center", "multiscale+150-crop", engine=paths)
+    assert done.code == 2
+    assert "Error: b.onnx: protocol multiscale+150-crop scores whole images; this model takes one size" in done.err
+
+
+def test_crops_that_one_of_several_engines_does_not_take_exit_2_before_an_image_is_scored(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
+) -> None:
+    edge = AxisRange(40, 100)
+    first, second = FakeEngine(manifest), FakeEngine(manifest.with_(shapes=ShapeRange(AxisRange(1), edge, edge)))
+    done = evaluated("--protocol", "dense", "10-crop", engine=fakes(a=first, b=second))
+    assert done.code == 2
+    assert "Error: b.onnx: protocol 10-crop: " in done.err
+    assert "a view of 32x32 pixels is outside what the model takes" in done.err
+    assert first.batches == []
+
+
+# ---- labels ----
+
+
+def test_a_folder_of_no_class_exits_2_with_the_nearest_names(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, data: Path
+) -> None:
+    (data / "church").rename(data / "chruch")
+    engine = FakeEngine(manifest)
+    done = evaluated(engine=fakes(a=engine))
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith(
+        "Error: folder 'chruch' is no class of this network; the nearest are church"
+    )
+    assert engine.batches == []
+
+
+def test_images_right_in_the_folder_need_a_class_too(evaluated: Callable[..., Any], data: Path) -> None:
+    picture(0).save(data / "stray.png")
+    done = evaluated()
+    assert done.code == 2
+    assert "folder 'data' is no class of this network" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("empty", "no image in this folder"), ("absent", "no such file or folder")]
+)
+def test_a_folder_without_images_exits_2(evaluated: Callable[..., Any], tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "empty" / "tench").mkdir(parents=True)
+    done = evaluated(folder=tmp_path / name)
+    assert done.code == 2
+    assert reason in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_limit_is_a_balanced_sample_and_a_larger_one_is_all(evaluated: Callable[..., Any], data: Path) -> None:
+    for number in range(20):
+        picture(number).save(data / "church" / f"more{number}.png")
+    for limit, images in ((10, 10), (1, 1), (999, 35)):
+        done = evaluated("--protocol", "center", "--limit", str(limit), "--json", "-")
+        assert done.code == 0, done.err
+        assert report(done)[0]["images"] == images
+    again = [report(evaluated("--limit", "10", "--json", "-"))[0]["top1_error"] for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_a_class_in_two_folders_is_said_since_training_images_may_be_among_them(
+    evaluated: Callable[..., Any], data: Path
+) -> None:
+    assert "of one class" not in evaluated("--protocol", "center").err
+    for part in ("train", "val"):
+        shutil.copytree(data / "church", data / part / "church")
+    shutil.rmtree(data / "church")
+    done = evaluated("--protocol", "center", "--json", "-")
+    assert done.code == 0, done.err
+    assert f"{data / 'train' / 'church'} and {data / 'val' / 'church'} are of one class" in done.err
+    assert report(done)[0]["images"] == 18
+
+
+def test_labels_name_the_classes_of_a_model_that_has_other_names(
+    evaluated: Callable[..., Any], data: Path, tmp_path: Path
+) -> None:
+    (data / "church").rename(data / "kirche")
+    (tmp_path / "labels.txt").write_text("n01440764\nEnglish springer\nchain saw\nkirche\nn03888257\n")
+    done = evaluated("--labels", tmp_path / "labels.txt", "--json", "-")
+    assert done.code == 0, done.err
+    assert report(done)[0]["images"] == 15
+
+
+# ---- several engines ----
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "order",
+            "class 3 is n03028079 of a.onnx and n03888257 of b.onnx: networks of other classes, or of another order",
+        ),
+        ("other", "class 4 is n03888257 of a.onnx and n07777777 of b.onnx"),
+        ("fewer", "a.onnx has 5 classes and b.onnx 6: they cannot be fused; test them one by one"),
+    ],
+)
+def test_networks_of_other_classes_are_refused_before_the_first_is_run(
+    evaluated: Callable[..., Any],
+    fakes: Callable[..., Any],
+    manifest: Manifest,
+    data: Path,
+    change: str,
+    message: str,
+) -> None:
+    # Of the classes that differ there is no image: the labels alone would not tell.
+    shutil.rmtree(data / "church")
+    shutil.rmtree(data / "n03888257")
+    *same, church, parachute = manifest.classes
+    changed = {
+        "order": (*same, parachute, church),
+        "other": (*same, church, type(church)("n07777777", "cannon")),
+        "fewer": (*manifest.classes, type(church)("n07777777", "cannon")),
+    }[change]
+    spec = NetworkSpec("A", 64, 32, 8, len(changed))
+    first, second = FakeEngine(manifest), FakeEngine(manifest.with_(classes=changed, spec=spec))
+    done = evaluated(engine=fakes(a=first, b=second))
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert first.batches == second.batches == []
+
+
+def test_classes_known_by_id_here_and_by_word_there_are_the_same(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
+) -> None:
+    words = tuple(type(name)(name.label.replace(" ", "_"), name.label.lower()) for name in manifest.classes)
+    paths = fakes(a=FakeEngine(manifest), b=FakeEngine(manifest.with_(classes=words)))
+    done = evaluated("--json", "-", engine=paths)
+    assert done.code == 0, done.err
+    assert len(report(done)) == 6
+
+
+def test_an_engine_that_cannot_be_opened_is_noticed_before_the_first_is_run(
+    evaluated: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.onnx").write_bytes(TINY.read_bytes()[:-500])
+    done = evaluated("--json", tmp_path / "out.json", engine=(TINY, tmp_path / "broken.onnx"))
+    assert done.code == 1
+    assert "broken.onnx is cut off or damaged" in done.err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_engines_of_one_file_name_are_told_apart_by_their_paths(evaluated: Callable[..., Any], tmp_path: Path) -> None:
+    paths = tuple(tmp_path / run / "best.onnx" for run in ("one", "two"))
+    for path in paths:
+        path.parent.mkdir()
+        shutil.copy(TINY, path)
+    done = evaluated("--protocol", "center", "--json", "-", engine=paths)
+    assert [row["engines"] for row in report(done)] == [[str(paths[0])], [str(paths[1])], [str(path) for path in paths]]
+    done = evaluated(engine=(paths[0], paths[1].parent.parent / "one" / "best.onnx"))
+    assert done.code == 2
+    assert "best.onnx is given twice" in done.err
+
+
+def test_of_several_engines_one_is_open_at_a_time_and_none_in_the_end(
+    evaluated: Callable[..., Any],
+    fakes: Callable[..., Any],
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[FakeEngine] = []
+    ran: list[int] = []
+
+    def answer(images: Images) -> np.ndarray:
+        ran.append(sum(not engine.closed for engine in opened))
+        return certain(0)(images)
+
+    def open_engine(_path: Path, **_options: Any) -> FakeEngine:
+        opened.append(FakeEngine(manifest, answer))
+        return opened[-1]
+
+    paths = fakes(a=FakeEngine(manifest), b=FakeEngine(manifest))
+    monkeypatch.setattr(engines, "open_engine", open_engine)
+    done = evaluated(engine=paths)
+    assert done.code == 0, done.err
+    assert set(ran) == {1}
+    assert all(engine.closed for engine in opened)
+
+
+# ---- images that cannot be scored ----
+
+
+def test_broken_images_are_reported_and_the_rest_counted(
+    evaluated: Callable[..., Any],
+    fakes: Callable[..., Any],
+    manifest: Manifest,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    (data / "church" / "0.png").write_bytes(b"no image")
+    (data / "English_springer" / "1.png").write_bytes(b"")
+    (data / "English_springer" / "2.png").unlink()
+    (data / "English_springer" / "2.png").symlink_to("nowhere")
+    paths = fakes(a=FakeEngine(manifest, certain(1)))
+    for cache in ((), ("--cache", tmp_path / "cache"), ("--cache", tmp_path / "cache")):
+        done = evaluated("--protocol", "dense,center", "--json", tmp_path / "out.json", *cache, engine=paths)
+        assert done.code == 1
+        failed = [line for line in done.err.splitlines() if line.startswith("failed: ")]
+        assert len(failed) == 3
+        assert f"failed: {data / 'church' / '0.png'}: not an image, or damaged at its beginning" in failed
+        assert "a.onnx: dense: 3 of 15 images do not count" in done.err
+        header, _line, *rows = done.out.splitlines()
+        assert header.split()[4:6] == ["images", "failed"]
+        assert [row.split()[4:6] for row in rows] == [["12", "3"], ["12", "3"]]
+        for row in json.loads((tmp_path / "out.json").read_text()):
+            assert (row["images"], row["failed"]) == (12, 3)
+            assert row["top1_error"] == pytest.approx(11 / 12)
+
+
+def test_an_image_that_one_of_several_engines_cannot_score_is_missing_from_the_mean_only(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, data: Path
+) -> None:
+    Image.new("RGB", (48, 48)).save(data / "church" / "0.png")
+
+    def refuses_black(images: Images) -> np.ndarray:
+        rows = certain(1)(images)
+        rows[(images == 0).all(axis=(1, 2, 3))] = np.nan
+        return rows
+
+    paths = fakes(a=FakeEngine(manifest, certain(1)), b=FakeEngine(manifest, refuses_black))
+    done = evaluated("--protocol", "dense", "--json", "-", engine=paths)
+    assert done.code == 1
+    assert [(row["images"], row["failed"]) for row in report(done)] == [(15, 0), (14, 1), (14, 1)]
+    assert "the model gave NaN for it" in done.err
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", "table", "--plot"])
+def test_where_every_image_fails_there_are_no_figures_and_it_exits_1(
+    evaluated: Callable[..., Any], data: Path, tmp_path: Path, form: str
+) -> None:
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"no image")
+    output = {"table": (), "--plot": ("--plot", tmp_path / "plot.png")}.get(form, (form, "-"))
+    done = evaluated("--protocol", "dense", *output)
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    assert "nan" not in done.out.lower()
+    if form == "--json":
+        (row,) = report(done)
+        assert (row["images"], row["failed"], row["top1_error"], row["ms_per_image"]) == (0, 15, None, None)
+
+
+# ---- the cache ----
+
+
+def known(done: Any) -> list[tuple[int, int]]:
+    """How many images of how many were known, for each line that says it."""
+    lines = [line.rsplit(": ", 1)[1].split() for line in done.err.splitlines() if " were known from " in line]
+    return [(int(line[0]), int(line[2])) for line in lines]
+
+
+def figures(done: Any) -> list[Any]:
+    return [
+        {key: value for key, value in row.items() if key.startswith(("top", "images", "failed"))}
+        for row in report(done)
+    ]
+
+
+def without_cost(rows: list[Any]) -> list[Any]:
+    return [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
+
+
+def test_interrupted_the_same_command_computes_the_rest_only_with_the_same_figures(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, tmp_path: Path
+) -> None:
+    usual = FakeEngine(manifest)
+    calls = 0
+
+    def until_ctrl_c(images: Images) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            raise KeyboardInterrupt
+        return usual.run(images).probabilities
+
+    arguments = ("--protocol", "dense,10-crop", "--json", "-", "--batch", "2")
+    paths = fakes(a=FakeEngine(manifest, until_ctrl_c))
+    cache = ("--cache", tmp_path / "cache")
+    done = evaluated(*arguments, *cache, engine=paths)
+    assert done.code == 130
+    assert done.err.splitlines()[-1] == "Interrupted."
+    assert done.out == ""
+    rest = FakeEngine(manifest)
+    done = evaluated(*arguments, *cache, engine=fakes(a=rest))
+    assert done.code == 0, done.err
+    assert known(done)[0] == (15, 15)
+    computed = sum(shape[0] for shape in rest.batches)
+    assert 0 < computed <= 150
+    whole = evaluated(*arguments, engine=fakes(a=FakeEngine(manifest)))
+    assert without_cost(figures(done)) == without_cost(figures(whole))
+    assert all(row["ms_per_image"] > 0 for row in report(done))
+
+
+def test_two_models_of_one_cache_are_not_mixed_up(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, tmp_path: Path
+) -> None:
+    paths = fakes(a=FakeEngine(manifest, certain(0)), b=FakeEngine(manifest, certain(4)))
+    arguments = ("--protocol", "dense", "--cache", tmp_path / "cache", "--json", "-")
+    alone = [evaluated(*arguments, engine=(path,)) for path in paths]
+    assert [known(done) for done in alone] == [[], []]
+    both = evaluated(*arguments, engine=paths)
+    assert known(both) == [(15, 15), (15, 15)]
+    assert figures(both)[:2] == figures(alone[0]) + figures(alone[1])
+
+
+def test_a_copy_of_the_model_is_the_same_model(evaluated: Callable[..., Any], tmp_path: Path) -> None:
+    arguments = ("--protocol", "center", "--cache", tmp_path / "cache")
+    shutil.copy(TINY, tmp_path / "copy.onnx")
+    assert known(evaluated(*arguments)) == []
+    assert known(evaluated(*arguments, engine=(tmp_path / "copy.onnx",))) == [(15, 15)]
+
+
+def test_weights_beside_an_onnx_file_are_part_of_its_fingerprint(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.load(TINY), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    before = model_fingerprint(path)
+    assert model_fingerprint(path) == before
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(weights)
+    assert model_fingerprint(path) != before
+
+
+@pytest.mark.parametrize("content", ["no cache", "a model"])
+def test_a_cache_that_is_none_is_noticed_before_an_image_is_scored(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, tmp_path: Path, content: str
+) -> None:
+    engine = FakeEngine(manifest)
+    cache = tmp_path / "cache"
+    if content == "no cache":
+        cache.write_bytes(b"no cache at all" * 100)
+    else:
+        shutil.copy(TINY, cache)
+    before = cache.read_bytes()
+    done = evaluated("--cache", cache, engine=fakes(a=engine))
+    assert done.code == 1
+    assert "cannot be used as a cache: file is not a database; name another file" in done.err
+    assert engine.batches == []
+    assert cache.read_bytes() == before
+
+
+def test_a_cache_over_what_is_read_is_refused(evaluated: Callable[..., Any], tmp_path: Path) -> None:
+    shutil.copy(TINY, tmp_path / "copy.onnx")
+    done = evaluated("--cache", tmp_path / "copy.onnx", engine=(tmp_path / "copy.onnx",))
+    assert done.code == 2
+    assert "results would overwrite" in done.err
+    assert (tmp_path / "copy.onnx").read_bytes() == TINY.read_bytes()
+
+
+SLOW = """
+import sys
+import numpy as np
+import engines
+from vgg_deploy.engine import FakeEngine
+
+opened = engines.open_engine
+engines.open_engine = lambda path, **options: FakeEngine(opened(path).info.manifest, latency_s=0.1)
+from vgg_deploy.cli import main
+
+main()
+"""
+
+
+@linux
+def test_ctrl_c_exits_130_and_what_was_computed_is_in_the_cache(
+    evaluated: Callable[..., Any], data: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SLOW, "eval", str(data), "--engine", str(TINY), "--protocol", "dense", "10-crop"]
+    process = subprocess.Popen(
+        [*command, "--cache", str(tmp_path / "cache"), "--json", str(tmp_path / "out.json"), "--batch", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+    )
+    # 15 images of 2 views take 3 seconds and 150 crops 15; some of them are in the file after one second.
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and entries(tmp_path / "cache") < 3:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in err
+    assert not (tmp_path / "out.json").exists()
+    assert not list(tmp_path.glob("*.partial"))
+    assert 3 <= entries(tmp_path / "cache") < 30
+
+
+def entries(cache: Path) -> int:
+    import sqlite3
+
+    if not cache.exists():
+        return 0
+    file = sqlite3.connect(f"file:{cache}?mode=ro", uri=True)
+    try:
+        return int(file.execute("SELECT count(*) FROM posteriors").fetchone()[0])
+    except sqlite3.OperationalError:  # not made yet
+        return 0
+    finally:
+        file.close()
+
+
+# ---- reports ----
+
+
+def test_json_csv_and_a_plot_are_written_beside_the_table(
+    evaluated: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    json_path, csv_path, plot = tmp_path / "new" / "out.json", tmp_path / "out.csv", tmp_path / "plot.PNG"
+    done = evaluated("--protocol", "center,dense", "--json", json_path, "--csv", csv_path, "--plot", plot)
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 4
+    rows = json.loads(json_path.read_text())
+    with csv_path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["protocol"] for line in lines] == ["center", "dense"]
+    for row, line in zip(rows, lines, strict=True):
+        assert list(row) == list(line)
+        assert (line["engines"], line["scales"]) == ("tiny.onnx", "40")
+        assert float(line["top1_error"]) == pytest.approx(row["top1_error"])
+        assert float(line["ms_per_image"]) == pytest.approx(row["ms_per_image"])
+    with Image.open(plot) as image:
+        assert image.size[0] > 400
+
+
+@pytest.mark.parametrize(("name", "begin"), [("a.svg", b"<?xml"), ("a.pdf", b"%PDF"), ("a.png", b"\x89PNG")])
+def test_a_plot_is_what_its_name_says(
+    evaluated: Callable[..., Any],
+    fakes: Callable[..., Any],
+    manifest: Manifest,
+    tmp_path: Path,
+    name: str,
+    begin: bytes,
+) -> None:
+    pytest.importorskip("matplotlib")
+    paths = fakes(a=FakeEngine(manifest, certain(0)), b=FakeEngine(manifest, certain(1)))
+    done = evaluated("--plot", tmp_path / name, engine=paths)
+    assert done.code == 0, done.err
+    assert (tmp_path / name).read_bytes().startswith(begin)
+    if name.endswith("svg"):
+        text = (tmp_path / name).read_text()
+        assert all(words in text for words in ("a.onnx", "b.onnx", "fused: a.onnx + b.onnx", "multiscale"))
+
+
+def test_csv_on_stdout_is_nothing_but_csv(evaluated: Callable[..., Any]) -> None:
+    done = evaluated("--csv", "-", "--protocol", "multiscale")
+    (row,) = csv.DictReader(done.out.splitlines())
+    assert (row["scales"], row["mirror"], row["images"]) == ("40,72", "True", "15")
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--plot", "--cache"])
+def test_an_output_that_cannot_be_written_is_noticed_before_an_image_is_scored(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    engine = FakeEngine(manifest)
+    paths = fakes(a=engine)
+    for target in (tmp_path / "file" / "out.png", tmp_path / "folder.png", tmp_path / ("x" * 300 + ".png")):
+        done = evaluated(option, target, engine=paths)
+        assert done.code == 1, done.err
+        assert len(done.err.splitlines()[-1]) < 700
+        assert done.err.splitlines()[-1].startswith("Error: ")
+        assert str(target) in done.err
+        assert engine.batches == []
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.png", "a.onnx", "data"}
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--plot"])
+def test_reports_do_not_overwrite_what_they_are_made_from(
+    evaluated: Callable[..., Any], tmp_path: Path, data: Path, option: str
+) -> None:
+    model = tmp_path / "model.onnx"
+    shutil.copy(TINY, model)
+    (tmp_path / "link.png").symlink_to(model)
+    targets = [data / "church" / "0.png", tmp_path / "link.png", *([] if option == "--plot" else [model])]
+    for target in targets:
+        before = target.read_bytes()
+        done = evaluated(option, target, engine=(model,))
+        assert done.code == 2
+        assert "results would overwrite" in done.err
+        assert target.read_bytes() == before
+
+
+def test_a_plot_without_matplotlib_names_the_extra_before_an_image_is_scored(
+    evaluated: Callable[..., Any],
+    fakes: Callable[..., Any],
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = FakeEngine(manifest)
+    paths = fakes(a=engine)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = evaluated("--plot", tmp_path / "plot.png", engine=paths)
+    assert done.code == 2
+    assert "--plot needs matplotlib, which is not installed: pip install 'vgg-deploy[train]'" in done.err
+    assert engine.batches == []
+
+
+def test_files_are_written_where_the_reader_of_stdout_has_gone(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vgg_deploy", "eval", str(data), "--engine", str(TINY), "--protocol", "center"]
+    process = subprocess.Popen(
+        [*command, "--json", str(tmp_path / "out.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
+    assert b"Traceback" not in err
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 1
+
+
+def test_names_that_the_terminal_cannot_show_do_not_stop_the_table(data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "网络.onnx"
+    shutil.copy(TINY, model)
+    done = subprocess.run(
+        [sys.executable, "-m", "vgg_deploy", "eval", str(data), "--engine", str(model), "--protocol", "center"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "网络.onnx" in done.stdout.decode("utf-8")
+
+
+# ---- beside the paper's ----
+
+
+def full_width(configuration: str) -> Manifest:
+    from vgg_deploy.manifest import PAPER_NORMALIZATION
+
+    return Manifest(numbered_classes(1000), NetworkSpec(configuration), PAPER_NORMALIZATION, TrainScale(256, 512))
+
+
+def test_the_papers_row_stands_beside_ours_with_the_difference(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], tmp_path: Path
+) -> None:
+    for folder in ("0", "1", "2", "999"):
+        (tmp_path / "numbered" / folder).mkdir(parents=True)
+        picture(int(folder), (30, 40)).save(tmp_path / "numbered" / folder / "a.png")
+    paths = fakes(**{name: FakeEngine(full_width(name), certain(2, 1000)) for name in ("D", "E")})
+    arguments = ("--protocol", "dense", "multiscale", "center", "--paper")
+    done = evaluated(*arguments, "--json", "-", engine=paths, folder=tmp_path / "numbered")
+    assert done.code == 0, done.err
+    assert "50,000 images of ILSVRC-2012's validation set; these are 4 images" in done.err
+    rows = {(*row["engines"], row["protocol"]): row for row in report(done)}
+    expected = {
+        ("D.onnx", "dense"): 3,
+        ("E.onnx", "dense"): 3,
+        ("D.onnx", "multiscale"): 4,
+        ("E.onnx", "multiscale"): 4,
+    }
+    expected["D.onnx", "E.onnx", "multiscale"] = 6  # type: ignore[index]
+    assert {key: row["paper_table"] for key, row in rows.items() if row["paper_table"]} == expected
+    fused = rows["D.onnx", "E.onnx", "multiscale"]
+    (paper,) = (row for row in ROWS if row.table == 6 and len(row.networks) == 2 and row.protocol == "multiscale")
+    assert fused["paper_top1_error"] == pytest.approx(paper.top1 / 100)
+    assert fused["top1_minus_paper"] == pytest.approx(0.75 - paper.top1 / 100)
+    assert fused["top5_minus_paper"] == pytest.approx(fused["top5_error"] - paper.top5 / 100)
+    table = evaluated(*arguments, engine=paths[:1], folder=tmp_path / "numbered").out.splitlines()
+    (line,) = (line for line in table if " dense " in line)
+    assert "75.00 ± 21.65 %" in line
+    assert "Table 3  25.6 %  8.1 %  +49.4, " in line
+    (line,) = (line for line in table if " center " in line)
+    assert line.split()[-4:] == ["-", "-", "-", "-"]
+
+
+def test_without_paper_its_figures_are_left_out(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
+) -> None:
+    done = evaluated("--json", "-", engine=fakes(a=FakeEngine(manifest)))
+    assert {row["paper_table"] for row in report(done)} == {None}
+    assert "ILSVRC" not in done.err
+
+
+# ---- options that are for some kinds of engines ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--runtime", "onnxruntime"), "is a checkpoint, which PyTorch runs: leave --runtime out"),
+        (("--trust",), "--trust and --cuda-api are for TensorRT plans alone"),
+        (("--threads", "0"), "threads is 0; expected 1 or more"),
+        (("--device", "tpu"), "device is 'tpu'; expected cpu, cuda or cuda:N"),
+        (("--device", "cuda:63"), "device is cuda:63; PyTorch sees"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_options_that_are_not_for_checkpoints_are_refused(
+    evaluated: Callable[..., Any],
+    narrow_checkpoint: Callable[..., Path],
+    manifest: Manifest,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    checkpoint = narrow_checkpoint("A", crop=32, manifest={"classes": manifest.classes})
+    done = evaluated(*arguments, engine=(checkpoint,))
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_an_option_reaches_the_engines_that_it_is_for_and_is_refused_where_there_is_none() -> None:
+    from vgg_deploy.cli.engines import EngineOptions
+    from vgg_deploy.cli.weights import WeightFacts
+
+    nothing = WeightFacts(None, None, None, None)
+    plan, model, checkpoint = Path("a.plan"), Path("b.onnx"), Path("c.pth")
+    given = EngineOptions(nothing, "openvino", None, 3, "pycuda", True)
+    of_plan, of_model, of_checkpoint = given.for_each([plan, model, checkpoint])
+    assert (of_plan.runtime, of_plan.threads, of_plan.cuda_api, of_plan.trust) == ("auto", None, "pycuda", True)
+    assert (of_model.runtime, of_model.threads, of_model.cuda_api, of_model.trust) == (
+        "openvino",
+        3,
+        "cuda-python",
+        False,
+    )
+    assert (of_checkpoint.runtime, of_checkpoint.threads, of_checkpoint.trust) == ("auto", 3, False)
+    # Where no engine takes it, opening refuses it.
+    assert given.for_each([checkpoint]) == given.for_each([model]) == [given]
+    assert given.for_each([plan])[0].runtime == "openvino"
+    (other, _model) = EngineOptions(nothing, "tensorrt", None, None, "cuda-python", False).for_each([model, plan])
+    assert other.runtime == "auto"
+
+
+@pytest.mark.slow
+def test_real_weights_classify_real_images(evaluated: Callable[..., Any], test_data: Path, tmp_path: Path) -> None:
+    weights, labels = test_data / "vgg16_imagenette_fp16.safetensors", test_data / "imagenette_labels.txt"
+    folder = test_data / "imagenette" / "val"
+    facts = ("--normalization", "paper", "--labels", labels, "--limit", "10", "--json", "-")
+    done = evaluated("--protocol", "center", "dense", *facts, engine=(weights,), folder=folder)
+    assert done.code == 0, done.err
+    for row in report(done):
+        assert row["images"] == 10
+        assert row["top1_error"] <= 0.2
+        assert row["top5_error"] == 0

@@ -1,0 +1,35 @@
+"""Output files of long work, looked at before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import click
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
+    """Refuses two outputs in one file, and one over what is read.
+
+    Args:
+        outputs: by their options' names.
+        inputs: all that is read.
+
+    Raises:
+        click.UsageError: names the options or the input.
+    """
+    named: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is not None and (other := named.setdefault(path.resolve(), option)) != option:
+            raise click.UsageError(f"{other} and {option} both name {path}; name two files")
+    present = {_identity(path): path for path in outputs.values() if path is not None and path.exists()}
+    for path in inputs if present else ():
+        if path.exists() and _identity(path) in present:
+            raise click.UsageError(
+                f"results would overwrite {path}, which is read; name another file than {present[_identity(path)]}"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
