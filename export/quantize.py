@@ -60,7 +60,8 @@ def quantized_weights(
     Returns:
         int8 weights of the same shape, -127..127, and scales [out].
     """
-    steps = np.abs(weights).max(axis=(1, 2, 3)).astype(np.float64) / 127
+    largest = np.maximum(weights.max(axis=(1, 2, 3)), -weights.min(axis=(1, 2, 3)))  # without a copy of the weights
+    steps = largest.astype(np.float64) / 127
     if bias is not None and activation is not None:
         steps = np.maximum(steps, np.abs(bias) / (activation.scale.astype(np.float64) * _LARGEST_BIAS))
     scales = np.array([_scale(value, dtype) for value in steps.tolist()])

@@ -37,12 +37,12 @@ def from_json(kind: type[Record], text: str, version: int, where: str, key: str 
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: its manifest is not JSON ({error})") from error
     found = data.get(key) if isinstance(data, dict) else None
-    if found is None:
+    if found is None and key != "version":
         raise ManifestError(f"{where}: its manifest has version None: it is none of vgg_deploy's, or it is damaged")
     if found != version:
         raise ManifestError(
             f"{where}: its manifest has version {found!r}, this vgg_deploy reads {version}; "
-            "make it again, or install the vgg_deploy that wrote it"
+            f"{'export' if key == 'version' else 'build'} it again, or install the vgg_deploy that wrote it"
         )
     try:
         record = _decode(kind, data, "manifest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from engines.trt.config import check_capabilities, configured, save_timing_cache
 from engines.trt.gpu import compute_capability
 from engines.trt.inspector import built_types
 from engines.trt.network import Parsed, layer_types, parse
-from engines.trt.options import BuildOptions
+from engines.trt.options import BuildOptions, written_size
 from engines.trt.profiles import profiles_of, resolve
 from engines.trt.progress import Phases, serialized, stoppable
 from vgg_deploy import onnx_layers
@@ -145,7 +146,7 @@ def _prepare(model: Path, plan: Path, asked: BuildOptions | None) -> tuple[_Job,
     if model.suffix in PLAN_SUFFIXES:
         raise UsageError(f"{model} is a plan already; name the ONNX file that it was built from")
     manifest = read_manifest(model, read_labels(options.labels))
-    _check_output(model, plan)
+    _check_output(model, plan, options.timing_cache)
     gpu = compute_capability()
     backend = choose(options.backend, gpu)
     options.check_for(backend.name)
@@ -160,11 +161,17 @@ def _prepare(model: Path, plan: Path, asked: BuildOptions | None) -> tuple[_Job,
     return _Job(model, plan, manifest, header, backend, options, profiles_of(manifest, options), gpu), notices
 
 
-def _check_output(model: Path, plan: Path) -> None:
+def _check_output(model: Path, plan: Path, timing_cache: Path | None) -> None:
     """Raises now what would otherwise be raised after a build of minutes."""
     if plan.suffix in (".onnx", ".json") or (plan.exists() and plan.samefile(model)):
         raise UsageError(f"--output {plan}: a plan is not written over a model; name a file that ends in .plan")
+    if plan.suffix not in PLAN_SUFFIXES and not plan.is_dir():
+        raise UsageError(
+            f"--output {plan}: infer, inspect and doctor know a plan by its ending; name a file that ends in {' or '.join(PLAN_SUFFIXES)}"
+        )
     require_writable(plan)
+    if timing_cache is not None:
+        require_writable(timing_cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +203,30 @@ def _compile(job: _Job, messages: Messages, phases: Phases | None, stop: threadi
     config = configured(job.backend, parsed, job.options, job.profiles, messages)
     memory = None if stop.is_set() else serialized(trt, builder, parsed.network, config, phases, stop)
     if memory is None:
-        raise BuildError(f"{job.backend} failed to build {job.model}: {messages.reason}")
+        raise BuildError(
+            f"{job.backend} failed to build {job.model}: {messages.reason}{_lower(messages.reason, job.options)}"
+        )
+    # TensorRT only warns of profiles that cannot be run, and builds the plan.
+    impossible = [warning for warning in messages.warnings if "not self-consistent" in warning]
+    if impossible:
+        raise BuildError(
+            f"{job.backend} finds the profiles too large ({impossible[0]}); the plan was not written: give a smaller --max-batch, "
+            "smaller --scales or a smaller --max-aspect"
+        )
     seconds, data = time.perf_counter() - began, memoryview(memory)
     if job.options.timing_cache is not None:
         save_timing_cache(config, job.options.timing_cache)
     built = {} if job.gpu is None else built_types(job.backend, data, layers)
     job.check_types(built, "the built engine's")
     return _Compiled(data, layers, built, seconds)
+
+
+def _lower(reason: str, options: BuildOptions) -> str:
+    """What to do where TensorRT had too little memory; nothing where it failed for another reason."""
+    if not re.search(r"out ?of ?memory|workspace|could not be allocated", reason, re.IGNORECASE):
+        return ""
+    limit = "" if options.workspace is None else f"a larger --workspace than {written_size(options.workspace)}, "
+    return f"; give {limit}a smaller --max-batch, smaller --scales or a smaller --max-aspect"
 
 
 def _checked_layers(job: _Job, parsed: Parsed, messages: Messages) -> dict[str, str]:

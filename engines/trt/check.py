@@ -14,8 +14,8 @@ from engines.trt.cuda import Cuda, open_cuda
 from engines.trt.gpu import compute_capability
 from vgg_deploy.errors import ManifestError, PlanError, UsageError, VGGDeployError
 from vgg_deploy.plan import BACKENDS, PlanManifest, mismatch, read_plan, sidecar_of
-from vgg_deploy.precision import summary
-from vgg_deploy.rebuild import with_options
+from vgg_deploy.precision import differences, summary
+from vgg_deploy.rebuild import at_hand, model_of, with_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +106,15 @@ class Examination:
         except ManifestError as error:
             plan, reason = None, str(error)
         if plan is not None:
-            # Messages name the file as it is called now.
-            self.plan = plan = replace(plan, plan=replace(plan.plan, name=path.name))
+            # Messages name the files as they are called now.
+            command = at_hand(plan.command, path, plan.onnx.name)
+            self.plan = plan = replace(plan, plan=replace(plan.plan, name=path.name), command=command)
             backend = plan.backend
             if self.request.runtime not in ("auto", backend):
                 raise UsageError(f"{path} is a plan of {backend}, which alone runs it; leave --runtime out")
+            different = _differences(plan)
+            if different is not None:
+                raise PlanError(f"{sidecar} contradicts itself: {different}; it was edited; build it again: {command}")
             return (
                 f"{sidecar.name}: from {plan.onnx.name}, {len(plan.manifest.classes)} classes, {summary(plan.layers)}"
             )
@@ -236,6 +240,15 @@ class Examination:
         return f"{self.backend} cannot run {self.request.path}: {'; '.join(found) or said}"
 
 
+def _differences(plan: PlanManifest) -> str | None:
+    """Where the plan's layers have other types than the model's manifest declares, which `build` lets no plan have."""
+    spec = plan.manifest.spec
+    if spec is None:
+        return None
+    declared = {layer.name: plan.manifest.precision.of(layer.name) for layer in spec.weight_layers}
+    return differences(declared, {layer: plan.layers.get(layer, "missing") for layer in declared})
+
+
 class _NotAskedError(Exception):
     """A question that cannot be put without what this names."""
 
@@ -247,4 +260,6 @@ def run_instead(path: Path, plan: PlanManifest | None) -> str:
     beside = path.with_name(plan.onnx.name)
     if beside.is_file():
         return f"run the ONNX file beside it: vgg-deploy infer IMAGES --engine {shlex.quote(str(beside))}"
-    return f"run the ONNX file that it was built from: vgg-deploy infer IMAGES --engine {shlex.quote(plan.onnx.name)}"
+    recorded = model_of(plan.command)
+    onnx = recorded if recorded is not None and Path(recorded).is_file() else plan.onnx.name
+    return f"run the ONNX file that it was built from: vgg-deploy infer IMAGES --engine {shlex.quote(onnx)}"

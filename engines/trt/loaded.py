@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,15 +37,23 @@ class Tensors:
 
 
 class LoadedPlan:
-    """Owns TensorRT's runtime and engine. Contexts are made in any thread, where the device is active."""
+    """Owns TensorRT's runtime and engine. Contexts are made in any thread, where the device is active.
 
-    def __init__(self, backend: Backend, path: Path) -> None:
+    Args:
+        backend: what runs it.
+        path: the plan.
+        sha256: of the bytes that may be loaded; None: of any. The file may have been replaced since it was examined.
+    """
+
+    def __init__(self, backend: Backend, path: Path, sha256: str | None = None) -> None:
         self.backend, self._path = backend, path
         trt = backend.trt
         with listening(backend) as messages:
             try:
                 runtime = trt.Runtime(logger(backend))
                 data = path.read_bytes()
+                if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+                    raise PlanError(f"{path} was replaced while it was opened: open it again")
                 engine = runtime.deserialize_cuda_engine(data)
             except OSError as error:
                 raise PlanError(f"{path} cannot be read: {error.strerror}") from error

@@ -147,7 +147,8 @@ def open_plan(
     assert examined.backend is not None
     assert examined.cuda is not None
     with examined.cuda.active():
-        loaded = LoadedPlan(examined.backend, path)
+        vouched = None if examined.plan is None or examined.changed else examined.plan.plan.sha256
+        loaded = LoadedPlan(examined.backend, path, vouched)
         try:
             plan = _described(examined, loaded, labels)
             return TrtEngine(path, plan, loaded, examined.cuda, examined.notices)

@@ -322,6 +322,7 @@ from train.model import VGG
 from vgg_deploy.classes import numbered_classes
 from vgg_deploy.files import Source
 from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
+from vgg_deploy.precision import Quantization
 from vgg_deploy.spec import NetworkSpec
 
 folder, half = Path(sys.argv[1]), sys.argv[2] == "half"
@@ -333,8 +334,13 @@ if not path.exists():
     save(path, VGG(spec).state_dict(), manifest)
 else:
     from export import export
+    quantization = None
+    if sys.argv[2] == "int8":
+        names = tuple(layer.name for layer in NetworkSpec("D").weight_layers)
+        ranges = dict.fromkeys((*names, "spatial_mean"), (0.0, 100.0))
+        quantization = Quantization("onnxruntime", names[:-1], names[-1:], "minmax", ranges, (), (256,), True)
     began = time.perf_counter()
-    export(read(path), folder / "vgg16.onnx", dynamic=True, half=half)
+    export(read(path), folder / "vgg16.onnx", dynamic=True, half=half, quantization=quantization)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(time.perf_counter() - began, peak)
 """
@@ -344,7 +350,7 @@ else:
 @pytest.mark.skipif(sys.platform == "darwin", reason="ru_maxrss is in bytes there")
 def test_exporting_vgg16_needs_less_than_four_times_its_weights_of_memory(tmp_path: Path) -> None:
     weights = 138_357_544 * 4  # bytes
-    for argument in ("save", "single", "half"):
+    for argument in ("save", "single", "half", "int8"):
         command = [sys.executable, "-c", MEASURED_EXPORT, str(tmp_path), argument]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
         if argument != "save":

@@ -21,10 +21,12 @@ from export.half import (
     rounding_copy,
     unrepresentable_layers,
 )
+from export.quantize import quantized_weights
 from export.taps import with_activations
 from vgg_deploy.engine import Scores
 from vgg_deploy.errors import VGGDeployError
 from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION
+from vgg_deploy.precision import Quantization
 from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
 
 
@@ -75,6 +77,102 @@ def check_against_torch(
         # At most the neighbouring half: 2^-10 of a value.
         assert torch.allclose(output, expected, rtol=2**-10, atol=1e-5 * float(expected.abs().max())), layer.name
         x = functional.relu(output) if layer.has_relu else output
+
+
+def measured_quantization(checkpoint: Path, images: np.ndarray, kept: tuple[str, ...], score_map: bool) -> Quantization:
+    """Every layer but `kept` in INT8 for TensorRT, with the ranges of these images."""
+    from export.calibrate import measure
+    from export.int8 import Variants
+    from train.checkpoint import read
+
+    weights = read(checkpoint)
+    assert weights.manifest.spec is not None
+    names = tuple(layer.name for layer in weights.manifest.spec.weight_layers)
+    with (
+        Variants(
+            weights, lambda path: open_engine(path, runtime="onnxruntime", threads=1), score_map=score_map
+        ) as made,
+        made.open(observed=True) as engine,
+    ):
+        spans = measure(engine.run, [images], "minmax").spans
+    layers = tuple(name for name in names if name not in kept)
+    return Quantization("tensorrt", layers, kept, "minmax", spans, (), (64,), True)
+
+
+def in_eight_bits(x: Any, span: tuple[float, float], half: bool) -> Any:
+    """What Q and DQ make of torch values: a multiple of the scale; with `half`, both are rounded to FP16."""
+    import torch
+
+    scale = torch.tensor(max(-span[0], span[1]) / 127)
+    if half:
+        scale = scale.half().float()
+    values = (x / scale).round().clamp(-128, 127) * scale
+    return values.half().float() if half else values
+
+
+@pytest.mark.parametrize("kept", [(), ("conv2_1", "fc6")])
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to_both(
+    configuration: str,
+    kept: tuple[str, ...],
+    narrow_checkpoint: Callable[..., Path],
+    exported: Callable[..., Any],
+    batch: Callable[..., np.ndarray],
+    tmp_path: Path,
+) -> None:
+    """Layer by layer, as above; a value on the edge between two integers may fall to either side."""
+    import torch
+    from torch.nn import functional
+
+    from train.checkpoint import read
+    from train.model import LRN, folded
+    from train.reference import normalize
+
+    images = batch(1, 97, 131)
+    quantization = measured_quantization(narrow_checkpoint(configuration), images, kept, score_map=True)
+    made = exported(configuration, dynamic=True, half=True, score_map=True, quantization=quantization)
+    copy = rounding_copy(onnx.load(made.path))
+    onnx.checker.check_model(copy, full_check=True)
+    floats = {tensor.data_type for tensor in copy.graph.initializer}
+    assert floats == {TensorProto.FLOAT, TensorProto.INT8}  # no FP16 that a CPU would not compute in
+    received = scores_of(with_activations(copy, made.manifest.spec), tmp_path, images).activations
+    checkpoint = read(narrow_checkpoint(configuration))
+    spec, normalization = checkpoint.manifest.spec, checkpoint.manifest.normalization
+    assert spec is not None
+    assert normalization is not None
+    values = folded(spec, checkpoint.weights)
+    x = normalize(torch.from_numpy(images), normalization)
+    layers = list(spec.layers)
+    for before, layer, following in zip([None, *layers], layers, [*layers[1:], None], strict=False):
+        output = torch.from_numpy(received[layer.name])
+        if layer.kind == "pool":
+            assert following is not None
+            if following.name in quantization.layers:
+                # LRN computes in FP32, and the pooling behind it with it.
+                x = in_eight_bits(x, quantization.ranges[following.name], half=before is None or before.kind != "lrn")
+            expected = functional.max_pool2d(x, 2)
+        elif layer.kind == "lrn":
+            expected = functional.local_response_norm(x, **LRN)  # type: ignore[arg-type]
+        else:
+            x = x.half().float()
+            weight, bias = values[f"{layer.name}.weight"], values[f"{layer.name}.bias"].half().float()
+            if layer.name in quantization.layers:
+                x = in_eight_bits(x, quantization.ranges[layer.name], half=True)
+                integers, scales = quantized_weights(weight.numpy(), np.float16)
+                weight = torch.from_numpy(integers * scales.astype(np.float32)[:, None, None, None])
+            expected = functional.conv2d(x, weight.half().float(), bias, padding=layer.padding).half().float()
+        if layer.kind != "lrn":
+            assert (output == expected).float().mean() > 0.97, layer.name
+        assert torch.allclose(output, expected, rtol=2**-10, atol=1e-5 * float(expected.abs().max())), layer.name
+        x = functional.relu(output) if layer.has_relu else output
+
+
+def test_the_rounding_copy_of_an_int8_graph_without_fp16_is_that_graph(
+    narrow_checkpoint: Callable[..., Path], exported: Callable[..., Any], batch: Callable[..., np.ndarray]
+) -> None:
+    quantization = measured_quantization(narrow_checkpoint("A"), batch(1, 80, 64), ("fc8",), score_map=False)
+    model = onnx.load(exported("A", dynamic=True, quantization=quantization).path)
+    assert rounding_copy(model) == model
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)

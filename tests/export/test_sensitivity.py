@@ -331,6 +331,39 @@ def test_a_network_that_quantizes_well_keeps_what_its_target_must(target: str, j
     assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == (() if target == "tensorrt" else ("fc8",))
 
 
+def test_every_progress_bar_is_announced_and_comes_to_its_end(
+    narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]
+) -> None:
+    from train.checkpoint import read
+
+    bars: list[list[Any]] = []
+
+    @contextmanager
+    def watched(what: str, total: int) -> Iterator[Callable[[], None]]:
+        bars.append([what, total, 0])
+
+        def advance() -> None:
+            bars[-1][2] += 1
+
+        yield advance
+
+    checkpoint = read(narrow_checkpoint("A"))
+    spec = checkpoint.manifest.spec
+    assert spec is not None
+    with Variants(checkpoint, lambda path: open_engine(path, threads=1)) as variants:
+        sample = Sample(album[:3], Protocol("multiscale", (64, 73), None, True), Rescaling())
+        calibration = calibrate(variants, spec, sample, "minmax", "onnxruntime", largest=False, progress=watched)
+        held_out = HeldOut.of(Sample(album[3:8], DENSE, Rescaling()), checkpoint.manifest, labelled=False)
+        judge = Judge(variants, calibration, held_out, watched)
+        judge.fewest_kept(judge.sensitivities(), Budget(min_agreement=2))
+    assert bars == [
+        ["calibrating", 3, 3],
+        ["FP32 reference", 5, 5],
+        ["quantizing each layer alone", 50, 50],
+        ["every layer in INT8", 5, 5],
+    ]
+
+
 def test_the_checkpoint_is_left_as_it_was(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) -> None:
     from train.checkpoint import read
 

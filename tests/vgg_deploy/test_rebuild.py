@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from vgg_deploy.files import Source
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.plan import PlanManifest, Profile, shapes_of
-from vgg_deploy.rebuild import refusal, with_options
+from vgg_deploy.rebuild import at_hand, model_of, refusal, with_options
 from vgg_deploy.spec import NetworkSpec
 
 COMMAND = (
@@ -49,6 +50,20 @@ def test_options_are_exchanged_and_words_stay_words(
 ) -> None:
     assert with_options(command, changes) == expected
     assert with_options(expected, changes) == expected
+
+
+def test_the_command_of_a_plan_that_was_renamed_builds_that_plan() -> None:
+    plan = Path("new plan.plan")
+    assert at_hand(COMMAND, Path("elsewhere/my model.plan"), "my model.onnx") == COMMAND
+    assert at_hand(COMMAND, plan, "my model.onnx") == with_options(COMMAND, {"-o": str(plan)})
+
+
+def test_the_command_of_a_plan_that_was_moved_with_its_model_names_both(tmp_path: Path) -> None:
+    beside, plan = tmp_path / "a.onnx", tmp_path / "a.plan"
+    beside.touch()
+    moved = at_hand("vgg-deploy build /gone/a.onnx -o /gone/a.plan --max-batch 2", plan, "a.onnx")
+    assert moved == f"vgg-deploy build {beside} --max-batch 2 -o {plan}"
+    assert (model_of(moved), model_of("vgg-deploy build")) == (str(beside), None)
 
 
 @pytest.fixture

@@ -154,10 +154,9 @@ def quantize(
             rows = judge.sensitivities()
             quantization = judge.fewest_kept(rows, budget)
             print_sensitivities(rows, calibration, quantization, half=request.half)
-            kept = ", ".join(quantization.kept) or "no layer"
-            notice(f"{kept} kept in floating point: {quantization.budget}")
     sample = calibration.sample
-    notice(f"INT8 ranges: {request.method} of {len(sample.paths)} images, {sample.protocol}")
+    reached = "" if quantization.budget is None else f"; {quantization.budget}"
+    notice(f"INT8 ranges: {request.method} of {len(sample.paths)} images, {sample.protocol}{reached}")
     return quantization, dict(calibration.measured.largest) or None
 
 

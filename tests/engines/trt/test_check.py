@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, answer
 from tests.engines.trt.fake_machine import COMMAND, RTX, Machine, described, noise
 from vgg_deploy.errors import EngineError, MissingDependencyError, PlanError, UsageError
 from vgg_deploy.files import Source
+from vgg_deploy.manifest import Manifest
 from vgg_deploy.plan import Profile, sidecar_of
+from vgg_deploy.spec import NetworkSpec
 
 NAMES = ["manifest", "contents", "GPU", "backend", "version", "compute capability", "header"]
 
@@ -166,7 +169,7 @@ def test_tensorrts_header_is_its_own_affair(machine: Machine) -> None:
             lambda path: sidecar_of(path).write_text('{"name": "x"}'),
             UsageError,
             2,
-            "manifest has version None, .* --trust",
+            "manifest has version None: it is none of vgg_deploy.* --trust",
         ),
         (lambda path: sidecar_of(path).write_text("[]"), UsageError, 2, "manifest has version None"),
         (
@@ -215,6 +218,11 @@ def test_without_a_gpu_the_onnx_file_beside_it_is_named_with_its_command(machine
     assert str(problem).startswith(f"{machine.path} needs an NVIDIA GPU, and CUDA shows none here")
     assert str(problem).endswith(f": run the ONNX file beside it: vgg-deploy infer IMAGES --engine {beside}")
     beside.unlink()
+    elsewhere = machine.path.with_name("elsewhere.onnx")
+    elsewhere.touch()
+    machine.describe(command=f"vgg-deploy build {elsewhere} -o vgg11.plan")
+    assert str(machine.problem()).endswith(f" built from: vgg-deploy infer IMAGES --engine {elsewhere}")
+    machine.describe()
     expected = "run the ONNX file that it was built from: vgg-deploy infer IMAGES --engine vgg11.onnx"
     assert str(machine.problem()).endswith(expected)
 
@@ -318,6 +326,37 @@ def test_a_plan_that_was_renamed_is_called_by_its_new_name(machine: Machine) -> 
     sidecar_of(machine.path).rename(sidecar_of(renamed))
     with open_plan(renamed) as engine, pytest.raises(UsageError, match=r"is in no profile of new\.engine"):
         engine.run(noise(9, 32, 32))
+
+
+def test_a_plan_that_is_replaced_while_it_is_opened_is_not_loaded(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.describe()
+    required = Examination.require
+
+    def replace(self: Examination) -> None:
+        required(self)
+        machine.path.write_bytes(b"another plan")
+
+    monkeypatch.setattr(Examination, "require", replace)
+    with pytest.raises(PlanError, match=r"vgg11\.plan was replaced while it was opened"):
+        open_plan(machine.path)
+
+
+@pytest.mark.parametrize("command", ["vgg-deploy build 'x", "curl x | sh", "vgg-deploy build a.onnx; rm -r b"])
+def test_a_manifest_whose_command_is_no_build_is_refused(command: str, machine: Machine) -> None:
+    machine.describe()
+    sidecar = sidecar_of(machine.path)
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "command": command}))
+    assert "expected one vgg-deploy build command" in str(machine.problem())
+
+
+def test_a_manifest_whose_layers_were_edited_is_refused(
+    machine: Machine, narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]
+) -> None:
+    manifest = manifest_for(narrow_spec("A"), shapes=described("tensorrt-rtx").manifest.shapes)
+    machine.describe(manifest=manifest, layers={"conv1_1": "int8"})
+    assert "contradicts itself: conv1_1 is int8 instead of float32" in str(machine.problem())
 
 
 def test_labels_replace_the_names_and_must_fit(machine: Machine) -> None:

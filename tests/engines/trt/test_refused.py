@@ -87,6 +87,19 @@ def test_a_plan_is_not_written_over_a_model(model: Models) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["x.bin", "x", "best.safetensors"])
+def test_a_name_by_which_no_command_would_know_the_plan_is_refused(name: str, model: Models, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"name a file that ends in \.plan or \.engine"):
+        build(model(), tmp_path / name, SMALL)
+    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_profiles_of_which_tensorrt_only_warns_are_refused(model: Models, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"finds the profiles too large .*: give a smaller --max-batch"):
+        build(model(), options=BuildOptions(scales=(64,), max_batch=100_000_000))
+    assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def test_a_folder_is_no_plan(model: Models, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="it is a folder"):
         build(model(), tmp_path)
@@ -95,7 +108,9 @@ def test_a_folder_is_no_plan(model: Models, tmp_path: Path) -> None:
 
 
 def test_a_workspace_too_small_is_told_in_tensorrt_s_words(model: Models, tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"failed to build .*workspace"):
+    with pytest.raises(
+        BuildError, match=r"failed to build .*; give a larger --workspace than 1KiB, a smaller --max-batch"
+    ):
         build(model(), options=BuildOptions(scales=(64,), workspace=1024))
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 

@@ -1,0 +1,614 @@
+"""vgg-deploy export --int8 and vgg-deploy sensitivity: options, bad input, and what stands in the manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import export.sensitivity
+from engines import open_engine
+from vgg_deploy.classes import ClassName
+from vgg_deploy.files import sha256_of
+from vgg_deploy.manifest import Manifest, Rescaling, TrainScale
+from vgg_deploy.onnx_file import read_header, read_manifest
+from vgg_deploy.onnx_layers import layer_types
+from vgg_deploy.precision import METHODS, TARGETS, Quantization
+from vgg_deploy.protocols import choose_protocol
+
+Command = Callable[..., Any]
+Checkpoints = Callable[..., Path]
+CLASSES = tuple(ClassName(f"n0000000{index}", label) for index, label in enumerate(("ant", "bee", "cow", "doe", "eel")))
+LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2", "conv5_1", "conv5_2", "fc6", "fc7", "fc8")
+
+
+def picture(number: int) -> Image.Image:
+    """Patches of colour in one of four shapes."""
+    chance = np.random.default_rng(number)
+    height, width = ((90, 130), (150, 80), (100, 100), (66, 99))[number % 4]
+    patches = Image.fromarray(chance.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    return patches.resize((width, height), Image.Resampling.BILINEAR)
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 pictures in folders by class."""
+    folder = tmp_path_factory.mktemp("album")
+    for number in range(30):
+        path = folder / CLASSES[number % 5].id / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture(number).save(path)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder; temporary files have a folder of their own beside it."""
+    for name in ("here", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def exports(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
+) -> Callable[..., tuple[Any, Manifest]]:
+    """`exports("--fp16", ...)` -> how the command ended and the written manifest; --dynamic --int8 is always given."""
+
+    def run(*words: str, configuration: str = "A", calibration: Path = album, **fields: Any) -> tuple[Any, Manifest]:
+        weights = narrow_checkpoint(configuration, manifest={"classes": CLASSES, **fields})
+        common = ("--weights", str(weights), "--int8", "--calibration", str(calibration), "-o", "made.onnx")
+        done = vgg_deploy_command("export", *common, *words)
+        assert done.code == 0, done.err
+        assert sorted(path.name for path in here.iterdir()) == ["made.onnx"]
+        assert not list((here.parent / "temporary").iterdir())
+        return done, read_manifest(here / "made.onnx")
+
+    return run
+
+
+def quantization_of(manifest: Manifest) -> Quantization:
+    assert manifest.precision.quantization is not None
+    return manifest.precision.quantization
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_manifest_records_method_target_images_scales_and_every_range(
+    method: str, target: str, exports: Callable[..., Any], album: Path, here: Path
+) -> None:
+    words = ("--dynamic", "--calibration-method", method, "--target", target, "--calibration-images", "6")
+    done, manifest = exports(*words)
+    quantization = quantization_of(manifest)
+    assert (quantization.method, quantization.target) == (method, target)
+    assert quantization.layers == (LAYERS if target == "tensorrt" else LAYERS[:-1])
+    assert quantization.kept == (() if target == "tensorrt" else ("fc8",))
+    assert list(quantization.ranges) == [*LAYERS[:-1], "spatial_mean", "fc8"]
+    low, high = quantization.ranges["conv1_1"]
+    assert low == pytest.approx(-123.68, abs=40)
+    assert high == pytest.approx(151.06, abs=40)
+    assert all(low == 0 and high > 1 for name, (low, high) in quantization.ranges.items() if name != "conv1_1")
+    hashes = {sha256_of(path): path.name for path in album.rglob("*.png")}
+    assert len(quantization.images) == 6
+    assert all(hashes[source.sha256] == source.name for source in quantization.images)
+    assert (quantization.scales, quantization.mirror) == ((73, 105), True)
+    assert quantization.budget is None
+    assert done.err == f"INT8 ranges: {method} of 6 images, multiscale: whole image at Q=73,105, with mirrors\n"
+    rest = "the rest" if target == "tensorrt" else "fc8"
+    assert f", int8 ({rest} in float32), images 1.. x 64.. x 64.. x 3, " in done.out
+    assert layer_types(read_header(here / "made.onnx")) == {name: manifest.precision.of(name) for name in LAYERS}
+
+
+def test_the_methods_give_other_ranges_and_the_targets_the_same(exports: Callable[..., Any]) -> None:
+    ranges = {}
+    for method in METHODS:
+        for target in TARGETS:
+            words = ("--calibration-method", method, "--target", target, "--calibration-images", "4")
+            ranges[method, target] = dict(quantization_of(exports("--dynamic", *words)[1]).ranges)
+        assert ranges[method, "tensorrt"] == ranges[method, "onnxruntime"]
+    assert ranges["minmax", "tensorrt"] != ranges["entropy", "tensorrt"] != ranges["percentile", "tensorrt"]
+    for name, (_low, high) in ranges["minmax", "tensorrt"].items():
+        assert ranges["entropy", "tensorrt"][name][1] <= high
+        assert ranges["percentile", "tensorrt"][name][1] <= high
+
+
+def test_minmax_for_tensorrt_on_all_images_is_the_default(exports: Callable[..., Any], here: Path) -> None:
+    _done, manifest = exports("--dynamic")
+    quantization = quantization_of(manifest)
+    assert (quantization.method, quantization.target, len(quantization.images)) == ("minmax", "tensorrt", 30)
+    default = (here / "made.onnx").read_bytes()
+    words = ("--calibration-method", "minmax", "--target", "tensorrt", "--calibration-images", "128")
+    exports("--dynamic", *words)
+    assert (here / "made.onnx").read_bytes() == default
+
+
+def test_the_sample_is_the_same_on_each_run_and_so_is_the_file(exports: Callable[..., Any], here: Path) -> None:
+    files = []
+    for count in ("5", "5", "6"):
+        exports("--dynamic", "--calibration-images", count)
+        files.append((here / "made.onnx").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+def test_what_is_not_int8_is_fp16_where_that_is_asked_for_and_its_range_is_measured(
+    exports: Callable[..., Any],
+) -> None:
+    done, manifest = exports("--dynamic", "--fp16", "--calibration-images", "4", configuration="A-LRN")
+    precision = manifest.precision
+    assert (precision.arithmetic, precision.range, precision.lowest) == ("float16", "measured", "int8")
+    assert precision.largest_activations is not None
+    assert list(precision.largest_activations) == list(LAYERS)
+    assert all(value > 0 for value in precision.largest_activations.values())
+    lines = done.err.splitlines()
+    assert lines[0].startswith("INT8 ranges: minmax of 4 images")
+    assert lines[1].startswith("largest activation ")
+    assert len(lines) == 2
+    assert "int8 (the rest in float16)" in done.out
+
+
+def test_without_fp16_nothing_is_said_of_its_range(exports: Callable[..., Any]) -> None:
+    precision = exports("--dynamic", "--calibration-images", "2")[1].precision
+    assert (precision.arithmetic, precision.range, precision.largest_activations) == ("float32", "not limited", None)
+
+
+def test_a_layer_that_would_overflow_fp16_gives_fp32_beside_int8(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from vgg_deploy.manifest import MANIFEST_KEY
+
+    weights = narrow_checkpoint("A")
+    manifest, tensors = str(_manifest_of(weights)), load_file(weights)
+    for part in ("weight", "bias"):
+        tensors[f"conv3_1.{part}"] *= 1e6
+    tensors["conv3_2.weight"] /= 1e6
+    save_file(tensors, weights, {MANIFEST_KEY: manifest})
+    words = ("--int8", "--fp16", "--calibration", str(album), "--calibration-images", "3", "-o", "made.onnx")
+    done = vgg_deploy_command("export", "--weights", str(weights), *words)
+    assert done.code == 0, done.err
+    precision = read_manifest(here / "made.onnx").precision
+    assert precision.float32_layers == ("conv3_1", "conv3_2")
+    assert precision.of("conv3_1") == precision.of("conv3_2") == "int8"
+    assert "conv3_1, conv3_2 are INT8 and give FP32: their outputs or inputs pass FP16's range" in done.err
+    assert "int8 (the rest in float16)" in done.out
+    with open_engine(here / "made.onnx", runtime="onnxruntime", threads=1) as engine:
+        scores = engine.run(np.asarray(picture(2).resize((64, 64)))[None])
+    assert np.isfinite(scores.probabilities).all()
+
+
+def _manifest_of(weights: Path) -> str:
+    import safetensors
+
+    from vgg_deploy.manifest import MANIFEST_KEY
+
+    with safetensors.safe_open(weights, framework="numpy") as file:
+        return str(file.metadata()[MANIFEST_KEY])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_file_of_one_size_is_calibrated_on_what_it_will_be_given(
+    target: str, exports: Callable[..., Any], here: Path
+) -> None:
+    done, manifest = exports("--target", target, "--calibration-images", "4")
+    quantization = quantization_of(manifest)
+    assert (quantization.scales, quantization.mirror) == ((73,), False)
+    assert "center: central 64x64 crop at Q=73" in done.err
+    assert str(manifest.shapes) == "1 x 64 x 64 x 3"
+
+
+@pytest.mark.parametrize(
+    ("fields", "scales", "mirror"),
+    [
+        ({"train_scale": TrainScale(96, 96)}, (64, 96, 128), True),
+        ({"train_scale": TrainScale(70, 100), "mirror": False}, (70, 85, 100), False),
+        ({"train_scale": TrainScale(73, 73), "rescaling": Rescaling("lanczos", "nearest")}, (73, 105), True),
+    ],
+)
+def test_calibration_sees_the_pyramid_that_inference_takes_for_this_network(
+    fields: dict[str, Any], scales: tuple[int, ...], mirror: bool, exports: Callable[..., Any]
+) -> None:
+    done, manifest = exports("--dynamic", "--calibration-images", "2", **fields)
+    quantization = quantization_of(manifest)
+    assert (quantization.scales, quantization.mirror) == (scales, mirror)
+    inference = choose_protocol(manifest, free_size=True).protocol
+    assert (inference.scales, inference.mirror) == (scales, mirror)
+    assert done.err == f"INT8 ranges: minmax of 2 images, {inference}\n"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_further_outputs_are_there_and_right(
+    target: str, exports: Callable[..., Any], here: Path, narrow_checkpoint: Checkpoints
+) -> None:
+    from train.checkpoint import read
+    from train.reference import Reference
+
+    _done, manifest = exports("--dynamic", "--score-map", "--features", "--target", target)
+    assert manifest.outputs == ("probabilities", "score_map", "features")
+    assert "spatial_mean" not in quantization_of(manifest).ranges
+    images = np.asarray(picture(0))[None]
+    with (
+        open_engine(here / "made.onnx", runtime="onnxruntime", threads=1) as engine,
+        Reference(read(narrow_checkpoint("A", manifest={"classes": CLASSES}))) as reference,
+    ):
+        received, expected = engine.run(images), reference.run(images)
+    for name in ("score_map", "features"):
+        a, b = getattr(received, name), getattr(expected, name)
+        assert np.abs(a - b).max() < 0.1 * np.abs(b).max(), name
+
+
+def table(text: str) -> list[list[str]]:
+    """The rows of the printed table, its head and rule left out."""
+    lines = text.splitlines()
+    rule = next(index for index, line in enumerate(lines) if line.startswith("---"))
+    return [line.split() for line in lines[rule + 1 :] if line and not line.startswith("made.onnx: ")]
+
+
+def spy_on_held_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, ...]]:
+    """Collects which images are held out; what happens to them stays as it is."""
+    seen: list[tuple[Path, ...]] = []
+    real = export.sensitivity.HeldOut.of
+
+    def of(sample: Any, manifest: Any, *, labelled: bool) -> Any:
+        seen.append(sample.paths)
+        return real(sample, manifest, labelled=labelled)
+
+    monkeypatch.setattr(export.sensitivity.HeldOut, "of", staticmethod(of))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("target", "budget"),
+    [
+        ("tensorrt", ("--min-agreement", "100")),
+        ("tensorrt", ("--max-drop", "0")),
+        ("onnxruntime", ("--min-agreement", "100")),
+        ("onnxruntime", ("--max-drop", "60")),
+    ],
+)
+def test_a_budget_prints_why_each_layer_became_what_it_is_and_the_manifest_what_was_reached(
+    target: str, budget: tuple[str, str], exports: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = spy_on_held_out(monkeypatch)
+    words = ("--dynamic", "--target", target, "--calibration-images", "10", "--held-out", "12", *budget)
+    done, manifest = exports(*words)
+    quantization = quantization_of(manifest)
+    rows = table(done.out)
+    assert sorted(row[0] for row in rows) == sorted(LAYERS if target == "tensorrt" else LAYERS[:-1])
+    divergences = [float(row[3]) for row in rows]
+    assert divergences == sorted(divergences, reverse=True)
+    became = {row[0]: row[-1] for row in rows}
+    assert {layer for layer, kind in became.items() if kind == "int8"} == set(quantization.layers)
+    assert {kind for layer, kind in became.items() if layer in quantization.kept} <= {"float32"}
+    candidates_kept = [layer for layer in quantization.kept if layer != "fc8" or target == "tensorrt"]
+    assert set(candidates_kept) == {row[0] for row in rows[: len(candidates_kept)]}  # the worst, and no others
+    assert quantization.budget is not None
+    assert quantization.budget.endswith(f"{float(budget[1]):g}) on 12 images")
+    # What judges did not calibrate.
+    (held_out,) = seen
+    assert len(held_out) == 12
+    assert {sha256_of(path) for path in held_out}.isdisjoint(source.sha256 for source in quantization.images)
+    assert len(quantization.images) == 10
+
+
+def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports: Callable[..., Any]) -> None:
+    few = ("--dynamic", "--calibration-images", "3", "--held-out", "6")
+    loose = quantization_of(exports(*few, "--target", "onnxruntime", "--min-agreement", "1.5")[1])
+    assert (loose.layers, loose.kept) == (LAYERS[:-1], LAYERS[-1:])
+    assert loose.budget is not None
+    assert "(at least 1.5) on 6 images" in loose.budget
+    done, manifest = exports(*few, "--fp16", "--min-agreement", "100")
+    types = {row[0]: row[-1] for row in table(done.out)}
+    assert types == {layer: manifest.precision.of(layer) for layer in LAYERS}
+    assert set(types.values()) <= {"int8", "float16"}
+
+
+def test_too_few_images_for_both_are_shared_and_that_is_said(exports: Callable[..., Any], album: Path) -> None:
+    words = ("--target", "onnxruntime", "--min-agreement", "2")
+    done, manifest = exports(*words)
+    assert done.err.splitlines()[0] == f"15 images calibrate and 15 others judge: {album} has no more"
+    assert len(quantization_of(manifest).images) == 15
+    done, manifest = exports(*words, "--calibration-images", "4")
+    assert done.err.splitlines()[0] == f"4 images calibrate and 26 others judge: {album} has no more"
+
+
+def test_exactly_as_many_images_as_were_asked_for_are_enough(exports: Callable[..., Any]) -> None:
+    words = ("--target", "onnxruntime", "--min-agreement", "2", "--calibration-images", "25", "--held-out", "5")
+    done, manifest = exports(*words)
+    assert len(quantization_of(manifest).images) == 25
+    assert quantization_of(manifest).budget.endswith("on 5 images")  # type: ignore[union-attr]
+    assert "others judge" not in done.err  # nothing was shared out
+
+
+@pytest.fixture
+def folders(tmp_path: Path, album: Path) -> Callable[[str], Path]:
+    """`folders(kind)` -> a calibration folder: empty, one (image), two, three, broken (files alone), nowhere, a file."""
+
+    def make(kind: str) -> Path:
+        folder = tmp_path / "calibration" / kind
+        if kind == "nowhere":
+            return folder
+        folder.mkdir(parents=True)
+        if kind == "empty":
+            (folder / "notes.txt").write_text("no image")
+        if kind == "broken":
+            for number in range(3):
+                (folder / f"{number}.jpg").write_bytes(b"no picture")
+        for number in range({"one": 1, "two": 2, "three": 3, "file": 1}.get(kind, 0)):
+            picture(number).save(folder / f"{number}.png")
+        return folder / "0.png" if kind == "file" else folder
+
+    return make
+
+
+BUDGET = ("--min-agreement", "50")
+
+
+@pytest.mark.parametrize("command", ["export", "sensitivity"])
+@pytest.mark.parametrize(
+    ("kind", "words", "reason", "notices"),
+    [
+        ("empty", (), "no image in this folder", 0),
+        ("nowhere", (), "no such file or folder", 0),
+        ("one", (), "1 image that can be read; INT8 ranges need 2 or more", 0),
+        ("file", (), "1 image that can be read; INT8 ranges need 2 or more", 0),
+        ("one", BUDGET, "1 image that can be read; INT8 ranges need 2 or more and as many others that judge", 0),
+        ("two", BUDGET, "2 images that can be read; INT8 ranges need 2 or more and as many others that judge", 0),
+        ("three", BUDGET, "3 images that can be read; INT8 ranges need 2 or more and as many others that judge", 0),
+        ("broken", (), "none of 3 images can be read", 3),
+        ("broken", BUDGET, "none of 3 images can be read", 3),
+        ("two", ("--calibration-images", "1"), "--calibration-images is 1; INT8 ranges need 2 or more", 0),
+        ("two", ("--calibration-images", "0"), "--calibration-images is 0; expected 1 or more", 0),
+        ("two", ("--calibration-images", "-3"), "--calibration-images is -3; expected 1 or more", 0),
+        ("two", (*BUDGET, "--held-out", "0"), "--held-out is 0; expected 1 or more", 0),
+        ("two", ("--calibration-method", "max"), "'max' is not one of", 0),
+        ("two", ("--target", "openvino"), "'openvino' is not one of", 0),
+    ],
+)
+def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
+    kind: str,
+    words: tuple[str, ...],
+    reason: str,
+    notices: int,
+    command: str,
+    folders: Callable[[str], Path],
+    narrow_checkpoint: Checkpoints,
+    vgg_deploy_command: Command,
+    here: Path,
+) -> None:
+    common = ("--weights", str(narrow_checkpoint("A")), "--calibration", str(folders(kind)))
+    if command == "sensitivity":
+        words = tuple(word for word in words if word not in BUDGET)
+        if kind in ("one", "file") and not words:
+            reason = "1 image that can be read; INT8 ranges need 2 or more and as many others that judge"
+    else:
+        common = (*common, "--int8", "--dynamic", "-o", "made.onnx")
+    (here / "made.onnx").write_text("an older export")
+    done = vgg_deploy_command(command, *common, *words)
+    assert done.code == 2, done.out
+    assert reason in done.err
+    assert done.out == ""
+    errors = [line for line in done.err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert sum(line.startswith("passed over ") for line in done.err.splitlines()) == notices
+    assert [path.name for path in here.iterdir()] == ["made.onnx"]
+    assert (here / "made.onnx").read_text() == "an older export"
+    assert not list((here.parent / "temporary").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--int8",), "--int8 needs --calibration DIR, a folder of real images"),
+        (("--int8", "--fp16"), "--int8 needs --calibration DIR"),
+        (("--target", "tensorrt"), "--target is about INT8; give --int8 with it"),
+        (("--calibration-method", "minmax"), "--calibration-method is about INT8"),
+        (("--max-drop", "1"), "--max-drop is about INT8"),
+        (("--max-drop", "0"), "--max-drop is about INT8"),
+        (("--min-agreement", "99"), "--min-agreement is about INT8"),
+        (("--held-out", "9"), "--held-out is about INT8"),
+        (("--fp16", "--calibration", ".", "--target", "onnxruntime"), "--target is about INT8"),
+        (("--calibration", "."), "give --fp16 or --int8 with it"),
+        (("--int8", "--calibration", ".", "--fp16", "--target", "onnxruntime"), "CPU kernels, which have no FP16"),
+        (("--int8", "--calibration", ".", "--held-out", "9"), "give --max-drop or --min-agreement with it"),
+        (("--int8", "--calibration", ".", "--max-drop", "1", "--min-agreement", "99"), "one of the two"),
+        (("--int8", "--calibration", ".", "--max-drop", "-1"), "--max-drop is -1"),
+        (("--int8", "--calibration", ".", "--max-drop", "nan"), "--max-drop is nan"),
+        (("--int8", "--calibration", ".", "--min-agreement", "0.99"), "--min-agreement is 0.99; expected percent"),
+        (("--int8", "--calibration", ".", "--min-agreement", "101"), "--min-agreement is 101"),
+    ],
+)
+def test_options_that_contradict_each_other_exit_with_2_before_anything_is_read(
+    words: tuple[str, ...], reason: str, vgg_deploy_command: Command, here: Path
+) -> None:
+    done = vgg_deploy_command("export", "--weights", "nowhere.safetensors", "--dynamic", *words)
+    assert done.code == 2
+    assert reason in done.err
+    assert sum(line.startswith("Error: ") for line in done.err.splitlines()) == 1
+    assert not list(here.iterdir())
+
+
+def test_broken_images_among_others_are_passed_over_and_named(
+    folders: Callable[[str], Path], exports: Callable[..., Any]
+) -> None:
+    folder = folders("three")
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    done, manifest = exports("--dynamic", calibration=folder)
+    lines = done.err.splitlines()
+    assert lines[0].startswith(f"passed over {folder / 'bad.jpg'}: ")
+    assert lines[1].startswith("INT8 ranges: minmax of 3 images")
+    assert {source.name for source in quantization_of(manifest).images} == {"0.png", "1.png", "2.png"}
+
+
+def test_folders_must_name_classes_for_max_drop_and_need_not_for_min_agreement(
+    folders: Callable[[str], Path],
+    exports: Callable[..., Any],
+    narrow_checkpoint: Checkpoints,
+    vgg_deploy_command: Command,
+    here: Path,
+) -> None:
+    folder = folders("three")
+    for number in range(3, 8):
+        picture(number).save(folder / f"{number}.png")
+    weights = narrow_checkpoint("A", manifest={"classes": CLASSES})
+    common = ("--weights", str(weights), "--int8", "--calibration", str(folder))
+    for drop in ("5", "0"):
+        done = vgg_deploy_command("export", *common, "--max-drop", drop, "-o", "made.onnx")
+        assert done.code == 2
+        assert "folder 'three' is no class of this network" in done.err
+        assert not list(here.iterdir())
+    exports("--target", "onnxruntime", "--min-agreement", "5", calibration=folder)
+
+
+def test_too_few_images_for_what_was_asked_for_is_bad_use_and_says_what_would_do(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
+) -> None:
+    words = ("--int8", "--calibration", str(album), "--calibration-images", "20", *BUDGET, "-o", "made.onnx")
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), *words)
+    assert done.code == 2
+    assert "has 30 images that can be read: too few for 20 that calibrate" in done.err
+    assert "--calibration-images 15" in done.err
+    assert not list(here.iterdir())
+
+
+def test_a_budget_that_cannot_be_met_is_failed_work_and_writes_nothing(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(export.sensitivity.Budget, "judge", lambda *_arguments: (False, "agreement 12.00 %"))
+    words = ("--int8", "--target", "onnxruntime", "--calibration", str(album), "--calibration-images", "2", *BUDGET)
+    done = vgg_deploy_command(
+        "export", "--weights", str(narrow_checkpoint("A")), *words, "--held-out", "2", "-o", "made.onnx"
+    )
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith("Error: no layer can be INT8 within the budget: with ")
+    assert not list(here.iterdir())
+    assert not list((here.parent / "temporary").iterdir())
+
+
+def test_the_sensitivity_table_has_every_layer_the_worst_first(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
+) -> None:
+    common = ("--weights", str(narrow_checkpoint("A")), "--calibration", str(album), "--calibration-images", "4")
+    done = vgg_deploy_command("sensitivity", *common)
+    assert done.code == 0, done.err
+    assert done.err == f"4 images calibrate and 26 others judge: {album} has no more\n"
+    head, rule, *rows = done.out.splitlines()
+    assert head.split("  ")[0] == "layer"
+    assert all(word in head for word in ("MACs", "largest input", "divergence alone", "top-1 agreement alone"))
+    assert set(rule) == {"-", " "}
+    assert sorted(row.split()[0] for row in rows) == sorted(LAYERS)
+    divergences = [float(row.split()[3]) for row in rows]
+    assert divergences == sorted(divergences, reverse=True)
+    shares = [float(row.split()[1].rstrip("%")) for row in rows]
+    assert sum(shares) == pytest.approx(100, abs=0.6)
+    assert not list(here.iterdir())
+    assert not list((here.parent / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_sensitivity_as_json_is_json_alone_in_the_networks_order(
+    target: str, narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path
+) -> None:
+    common = ("--weights", str(narrow_checkpoint("A")), "--calibration", str(album), "--calibration-images", "4")
+    words = ("--held-out", "8", "--calibration-method", "percentile", "--target", target, "--json")
+    done = vgg_deploy_command("sensitivity", *common, *words)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    report = json.loads(done.out)
+    assert (report["method"], report["target"]) == ("percentile", target)
+    expected = LAYERS if target == "tensorrt" else LAYERS[:-1]
+    assert [row["layer"] for row in report["layers"]] == list(expected)
+    for row in report["layers"]:
+        assert set(row) == {"layer", "divergence", "agreement", "range"}
+        assert row["divergence"] > 0
+        assert 0 <= row["agreement"] <= 1
+        assert row["range"][0] <= 0 < row["range"][1]
+    again = vgg_deploy_command("sensitivity", *common, *words)
+    assert again.out == done.out
+
+
+def test_sensitivity_needs_calibration_images(narrow_checkpoint: Checkpoints, vgg_deploy_command: Command) -> None:
+    done = vgg_deploy_command("sensitivity", "--weights", str(narrow_checkpoint("A")))
+    assert done.code == 2
+    assert "Missing option '--calibration'" in done.err
+
+
+def test_an_int8_file_is_smaller_than_fp16_and_that_than_fp32(
+    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
+) -> None:
+    weights = str(narrow_checkpoint("A", width_divisor=4, fc_width=256))
+    sizes = []
+    for words in ((), ("--fp16",), ("--int8", "--calibration", str(album), "--calibration-images", "2")):
+        assert vgg_deploy_command("export", "--weights", weights, *words, "-o", "made.onnx").code == 0
+        sizes.append((here / "made.onnx").stat().st_size)
+    assert sizes[1] < 0.55 * sizes[0]
+    assert sizes[2] < 0.55 * sizes[1]
+
+
+def test_verify_holds_an_int8_file_against_the_int8_row_of_the_thresholds(
+    exports: Callable[..., Any], vgg_deploy_command: Command, narrow_checkpoint: Checkpoints, album: Path, here: Path
+) -> None:
+    exports("--dynamic", "--fp16", "--calibration-images", "8", configuration="C")
+    weights = narrow_checkpoint("C", manifest={"classes": CLASSES})
+    words = ("made.onnx", "--reference", str(weights), "--images", str(album), "--json", "report.json")
+    done = vgg_deploy_command("verify", *words)
+    report = json.loads((here / "report.json").read_text())
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert list(stages) == [
+        "convolutional form (PyTorch)",
+        "made.onnx",
+        "made.onnx, activations rounded to FP16",
+    ]
+    for name in list(stages)[1:]:
+        assert stages[name]["precision"] == "int8"
+        assert 1e-4 < stages[name]["parity"]["max_dp"] < 0.2
+        # Near ties flip in a network of noise; nothing else may fail.
+        assert all("agreement" in failure for failure in stages[name]["failures"])
+    assert done.code == int(not report["passed"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_while_calibrating_leaves_nothing_behind(
+    narrow_checkpoint: Checkpoints, tmp_path: Path, here: Path
+) -> None:
+    folder, temporary = tmp_path / "many" / CLASSES[0].id, tmp_path / "temporary"
+    folder.mkdir(parents=True)
+    for number in range(20):
+        picture(number).resize((900, 700)).save(folder / f"{number}.jpg")
+    weights = narrow_checkpoint("A", manifest={"classes": CLASSES, "train_scale": TrainScale(512, 512)})
+    # A Ctrl-C while onnxruntime initializes itself is an ImportError of its.
+    program = "import engines.ort; from vgg_deploy.cli import main; main()"
+    command = [sys.executable, "-c", program, "export", "--weights", str(weights), "--int8", "--dynamic"]
+    process = subprocess.Popen(
+        [*command, "--calibration", str(folder.parent), "--max-drop", "1", "-o", "made.onnx"],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(Path(export.__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(temporary.glob("*/model.onnx")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be interrupted"
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in err
+    assert not list(temporary.iterdir())
+    assert not list(here.iterdir())
