@@ -8,7 +8,6 @@ and generated pictures, which cost the same.
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -19,18 +18,15 @@ from pathlib import Path
 
 import click
 import numpy as np
-from PIL import Image
 
 from benchmarks.report import Figure, interleaved, paired_ratio, write
+from benchmarks.subject import random_checkpoint, subject
 from engines import open_engine
 from export import export
-from train.checkpoint import Checkpoint, Facts, read
-from train.model import VGG
 from train.reference import Reference
 from vgg_deploy.classes import numbered_classes
 from vgg_deploy.engine import Engine, EngineInfo, Images, Scores
-from vgg_deploy.files import Source
-from vgg_deploy.images import decode, find_images, mirrored, rescale
+from vgg_deploy.images import decode, mirrored, rescale
 from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.predict import predict
 from vgg_deploy.protocols import Protocol
@@ -105,7 +101,7 @@ def memory(folder: Path, images: Sequence[Path]) -> Figure:
     spec = NetworkSpec("D", width_divisor=8, fc_width=512, classes=10)
     manifest = Manifest(numbered_classes(10), spec, PAPER_NORMALIZATION, TrainScale(256, 256))
     model = folder / "narrow.onnx"
-    export(_random_checkpoint(spec, manifest), model, dynamic=True)
+    export(random_checkpoint(spec, manifest), model, dynamic=True)
     peaks = []
     for count in MEMORY_IMAGES:
         many = folder / str(count)
@@ -154,25 +150,6 @@ def start_up() -> Figure:
     )
 
 
-def _random_checkpoint(spec: NetworkSpec, manifest: Manifest) -> Checkpoint:
-    import torch
-
-    network = VGG(spec)
-    network.initialise("glorot", torch.Generator().manual_seed(0))
-    return Checkpoint(dict(network.state_dict()), manifest, Source("random", "0" * 64))
-
-
-def _generated_pictures(folder: Path) -> list[Path]:
-    """Smooth noise of the sizes of photographs, as JPEG."""
-    generator = np.random.default_rng(0)
-    folder.mkdir()
-    for index in range(MEMORY_IMAGES[0]):
-        size = [(500, 375), (375, 500), (500, 333), (400, 400)][index % 4]
-        noise = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(folder / f"{index:03d}.jpg", quality=90)
-    return sorted(folder.iterdir())
-
-
 @click.command()
 @click.option("--weights", type=click.Path(path_type=Path), help="A VGG checkpoint.")
 @click.option("--images", "images_folder", type=click.Path(path_type=Path), help="A folder of photographs.")
@@ -180,23 +157,10 @@ def _generated_pictures(folder: Path) -> list[Path]:
 @click.option("--repetitions", default=3, show_default=True)
 def main(weights: Path | None, images_folder: Path | None, count: int, repetitions: int) -> None:
     """Measure the pipeline and write benchmarks/results/pipeline.{json,md}."""
-    data = os.environ.get("VGG_DEPLOY_TEST_DATA")
-    if data and weights is None:
-        weights = Path(data) / "vgg16_imagenette_fp16.safetensors"
-    if data and images_folder is None:
-        images_folder = Path(data) / "photos"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if images_folder is None:
-            images, pictures = _generated_pictures(folder / "pictures"), "generated pictures"
-        else:
-            images, pictures = list(find_images([str(images_folder)])), f"photographs of {images_folder.name}/"
-        if weights is None:
-            spec = NetworkSpec("D")
-            manifest = Manifest(numbered_classes(1000), spec, PAPER_NORMALIZATION, TrainScale(256, 256))
-            checkpoint, network = _random_checkpoint(spec, manifest), "VGG-16 of random weights"
-        else:
-            checkpoint, network = read(weights, Facts(normalization=PAPER_NORMALIZATION)), weights.name
+        measured = subject(folder, weights, images_folder)
+        images, checkpoint = measured.images, measured.checkpoint()
         reference = Reference(checkpoint)
         model = export(checkpoint, folder / "vgg16.onnx", dynamic=True).path
         chosen = images[:: max(1, len(images) // count)][:count]
@@ -214,7 +178,7 @@ def main(weights: Path | None, images_folder: Path | None, count: int, repetitio
         with open_engine(model) as engine, reference:
             add(against_pytorch(engine, reference, chosen[: max(1, count // 3)], repetitions))
     setting = (
-        f"{network}, FP32, {PROTOCOL}; {len(chosen)} {pictures}; medians of {repetitions} interleaved repetitions, "
+        f"{measured.network}, FP32, {PROTOCOL}; {len(chosen)} {measured.pictures}; medians of {repetitions} interleaved repetitions, "
         "with the lowest and the highest ratio of a pair. Memory: D at an eighth of its width."
     )
     click.echo(write("pipeline", "The pipeline around the engine", setting, figures))

@@ -23,6 +23,9 @@ if not hasattr(onnxruntime, "InferenceSession"):
     )
 
 _CUDA = "CUDAExecutionProvider"
+# It quantizes the bias of a convolution whose input and weights come from Q/DQ nodes, and in FP16 computes bias / scale, which
+# overflows where weights are small (1.32).
+_DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 _QUIET = 3  # log errors only; its warnings about shapes and casts are not for our users
 
 
@@ -38,6 +41,8 @@ class OnnxRuntimeEngine(ContextManaged):
         options.intra_op_num_threads = threads or 0
         # Memory patterns are planned for one shape; ours change from image to image, and each would be kept.
         options.enable_mem_pattern = False
+        # Of unsigned activations times signed weights, CPUs without VNNI add pairs in 16 bits, which may overflow; exact instead.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if kind == "cuda":
             if _CUDA not in onnxruntime.get_available_providers():
@@ -48,7 +53,9 @@ class OnnxRuntimeEngine(ContextManaged):
             _load_cuda_libraries()
             providers.insert(0, (_CUDA, {"device_id": index or "0"}))
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=providers, disabled_optimizers=_DISABLED_OPTIMIZERS
+            )
         except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"onnxruntime refused {path}: {_reason(error)}") from error
         if kind == "cuda" and _CUDA not in session.get_providers():

@@ -23,6 +23,9 @@ DATA_VARIABLE = "VGG_DEPLOY_TEST_DATA"
 # times where the machine is busy).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests may import onnxruntime before `engines.ort`, which switches this off.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # Commands that tests start should meet what a user's do: output that is buffered, and a Ctrl-C that is not ignored, as it is
 # below a shell's background job.
 os.environ.pop("PYTHONUNBUFFERED", None)

@@ -5,6 +5,7 @@ A plan stays as TensorRT wrote it, so that other tools load it too; everything o
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class PlanManifest:
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise ManifestError(f"backend is {self.backend!r}; expected {' or '.join(BACKENDS)}")
+        if not re.fullmatch(r"[0-9]+(\.[0-9a-z]+)*", self.version):  # it stands in commands that users are to paste
+            raise ManifestError(f"version is {self.version!r:.40}; expected numbers with dots, such as 10.16.1.11")
         if self.layers_from not in (DECLARED, BUILT):
             raise ManifestError(f"layers_from is {self.layers_from!r}; expected {DECLARED} or {BUILT}")
         if not self.profiles:

@@ -127,7 +127,7 @@ class Examination:
             raise UsageError(
                 f"{path} has no manifest to go by ({reason}), so its classes have no names: give --labels FILE"
             )
-        self.notices.append(f"trusted without a manifest ({reason})")
+        self.notices.append(f"trusted without a manifest ({reason}): its version and its GPU were not looked at")
         return f"none ({reason}); trusted"
 
     def _contents(self) -> str:

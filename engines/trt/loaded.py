@@ -61,8 +61,8 @@ class LoadedPlan:
                 raise PlanError(f"{backend} cannot load {path}: {messages.reason}") from error
         if engine is None:
             raise PlanError(
-                f"{backend} cannot load {path}: {messages.reason}; if the GPU's memory is not the reason, the plan is damaged "
-                "or of another version: build it again"
+                f"{backend} cannot load {path}: {messages.reason}; where the GPU's memory is the reason, its {len(data) / 1e6:,.0f} MB "
+                "are too many: build one of an INT8 or FP16 file; otherwise it is damaged or of another version: build it again"
             )
         self._runtime, self._engine, self._lock = runtime, engine, threading.Lock()
         self._runtime_config: Any = None

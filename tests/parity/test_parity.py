@@ -357,10 +357,6 @@ def test_channels_whose_weights_have_died_keep_their_bias_in_int8(
 ) -> None:
     """Regularization leaves such channels: what they give is a constant, and what follows counts on it."""
     pytest.importorskip(RUNTIMES[runtime].module)
-    if (rest, runtime) == ("float16", "onnxruntime"):
-        pytest.skip(
-            "onnxruntime makes integers of biases, by way of FP16, in which those of small weights are infinite"
-        )
 
     def dying() -> Checkpoint:
         checkpoint = read(checkpoints("A"))
