@@ -135,7 +135,7 @@ def test_cuda_that_fails_to_start_is_an_error_though_onnxruntime_goes_on_with_th
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda path, options, providers: session(path, options, providers=["CPUExecutionProvider"]),
+        lambda path, options, providers, **others: session(path, options, providers=["CPUExecutionProvider"], **others),
     )
     with pytest.raises(EngineError, match="could not start CUDA on cuda:0: its CUDA or cuDNN libraries"):
         open_engine(tiny_model, runtime="onnxruntime", device="cuda:0")
