@@ -4,287 +4,264 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import PIL
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.nn import functional
 
 import vgg_deploy
+from train.batches import Batches
 from train.checkpoint import save
-from train.data import Batches, CentreCrops, DataFolder, TrainCrops, survey
+from train.curves import draw
+from train.data import DataFolder
+from train.figures import Epoch, Figures, Total
+from train.initialisation import initial
+from train.learner import Learner, torch_errors
+from train.metrics import Metrics
 from train.model import VGG
+from train.place import Place
+from train.processes import ALONE, Processes
+from train.progress import progress, say
 from train.recipe import Recipe
-from train.reference import normalize
 from train.runs import Run
+from train.state import Position, State
+from train.survey import surveyed
+from train.views import CentreCrops, TrainCrops
 from vgg_deploy.errors import TrainingError
-from vgg_deploy.manifest import Manifest, Normalization, Rescaling, Triple
+from vgg_deploy.manifest import Manifest, Normalization, Rescaling
 
-LOG_INTERVAL_S = 60.0  # between lines of progress where there is no terminal to draw a bar on
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Of one pass over a set: mean cross-entropy in nats, and the fraction of images, 0..1, whose class is the first, or
-    among the first five, of the network's answer."""
-
-    loss: float
-    top1: float
-    top5: float
+GPU_STEPS_A_LOOK = 20  # a look at the loss makes a GPU wait; on the CPU it costs nothing, and each step is looked at
+CURVES_INTERVAL_S = 60.0  # between drawings while training goes on
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One line of history.
+@dataclass(slots=True)
+class _Session:
+    """What stays the same while a network is trained."""
 
-    Attributes:
-        number: from 1.
-        steps: since the beginning.
-        train: on the random crops, with dropout, while the weights moved.
-        val: on the central crops, after the epoch.
-        seconds: of training and validation.
-        images_per_s: while training.
-    """
-
-    number: int
-    steps: int
-    learning_rate: float
-    train: Figures
-    val: Figures
-    seconds: float
-    images_per_s: float
-
-    def __str__(self) -> str:
-        return (
-            f"epoch {self.number:2}  lr {self.learning_rate:g}  train loss {self.train.loss:.4f} top-1 "
-            f"{self.train.top1:7.2%}  val loss {self.val.loss:.4f} top-1 {self.val.top1:7.2%} top-5 {self.val.top5:7.2%}  "
-            f"{self.images_per_s:,.0f} images/s"
-        )
+    recipe: Recipe
+    data: DataFolder
+    run: Run | None  # None: another process writes
+    place: Place
+    processes: Processes
+    console: Console
+    metrics: Metrics | None
+    crops: Batches
+    centres: Batches
+    saved: float = 0.0  # when the state was, on the clock of time.monotonic
+    drawn: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where training computes; it decides how fast, not what.
-
-    Attributes:
-        device: a torch device, cpu or cuda.
-        workers: processes that decode images; 0: the training process itself.
-    """
-
-    device: str = "cpu"
-    workers: int = 0
-
-    @property
-    def on_gpu(self) -> bool:
-        return torch.device(self.device).type == "cuda"
-
-
-def train(recipe: Recipe, data: DataFolder, run: Run, place: Place, console: Console) -> Epoch:
+def train(
+    recipe: Recipe,
+    data: DataFolder,
+    run: Run | None,
+    place: Place,
+    console: Console,
+    *,
+    processes: Processes = ALONE,
+    surveys: Path | None = None,
+    tensorboard: bool = False,
+) -> Epoch:
     """Trains a network and gives the best epoch, whose weights `run.best` holds; `run.last` holds the last epoch's.
 
-    On one machine the result depends on the recipe and the data only, not on the number of workers. Seeds torch's global
-    generator, which dropout draws from.
+    A run that has a state goes on from there. On one machine's CPU, with as many threads, the result depends on the recipe
+    and the data only: not on where it was stopped, nor on the number of workers; and but for rounding, not on processes and
+    micro-batches.
 
     Args:
-        run: gets checkpoints and history.
+        run: gets checkpoints and figures; None in all processes but the first.
         console: gets progress and a line an epoch.
+        surveys: the folder in which the colours of training sets are kept; None: they are not.
+        tensorboard: whether to write TensorBoard's files into the run.
 
     Raises:
+        UsageError: the initial weights are missing or do not fit.
         ImageError: an image is broken; names its file.
         TrainingError: the loss became NaN or infinite, memory ran out, or a data worker died.
         OutputError: a checkpoint or run.json cannot be written.
     """
     rescaling = Rescaling()
-    mean = _surveyed(recipe, data, rescaling, place, console)
-    normalization = Normalization(mean)
-    manifest = Manifest(
-        classes=data.classes,
-        spec=recipe.spec,
-        normalization=normalization,
-        train_scale=recipe.train_scale,
-        mirror=recipe.mirror,
-        rescaling=rescaling,
-        tools={"vgg_deploy": vgg_deploy.__version__, "torch": str(torch.__version__), "Pillow": PIL.__version__},
-    )
+    found = processes.agreed(lambda: run.state.position if run is not None and run.state is not None else None)
+    with torch_errors(recipe, place):
+        if found is None:
+            position, weights = _begun(recipe, data, rescaling, place, processes, console, surveys)
+        else:
+            position, weights = found, _kept(run, "weights/") or VGG(recipe.spec).state_dict()
+        learner = Learner(recipe, weights, position.normalization, place, processes)
+        learner.restore(_kept(run, "momentum/"))
+    del weights
+    if run is not None:
+        run.state = None  # as large as the network and its momentum
+    share = {"rank": processes.rank, "processes": processes.size}
+    common: dict[str, Any] = {"workers": place.workers, "pinned": place.on_gpu, **share}
     crops = Batches(
-        TrainCrops(data.train, recipe, rescaling),
-        recipe.batch,
-        workers=place.workers,
-        shuffle_seed=recipe.seed,
-        pinned=place.on_gpu,
+        TrainCrops(data.train, recipe, rescaling, position.colours), recipe.batch, shuffle_seed=recipe.seed, **common
     )
-    centres = Batches(
-        CentreCrops(data.val, recipe, rescaling), recipe.batch, workers=place.workers, pinned=place.on_gpu
-    )
-
-    with _memory_errors(recipe.batch):
-        network = VGG(recipe.spec, dropout=recipe.dropout)
-        network.initialise(recipe.chosen_initialisation, torch.Generator().manual_seed(recipe.seed))
-        network.to(place.device)
-        optimizer = torch.optim.SGD(
-            network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
-        )
-        history: list[Epoch] = []
-        best: Epoch | None = None
-        while (learning_rate := recipe.next_learning_rate([epoch.val.top1 for epoch in history])) is not None:
-            number = len(history) + 1
-            began = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            torch.manual_seed(recipe.seed + number)  # dropout's: an epoch's chance depends on its number alone
-            network.train()
-            total = _Total()
-            with _progress(console, f"epoch {number} of {recipe.epochs}", len(data.train)) as advance:
-                for images, targets in crops.epoch(number):
-                    images, targets = images.to(place.device), targets.to(place.device)
-                    scores = network(normalize(images, normalization))
-                    loss = functional.cross_entropy(scores, targets)
-                    total.add(loss, scores, targets)
-                    if not math.isfinite(total.loss):
-                        step = (number - 1) * len(crops) + total.batches
-                        raise _diverged(
-                            f"the loss became {loss.item()} at step {step}", learning_rate, recipe, run, best
-                        )
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                    advance(len(images), f"loss {total.loss / total.images:.4f}")
-            trained = time.perf_counter()
-
-            val = _validate(network, centres, normalization, place, console, len(data.val))
-            steps = number * len(crops)
-            if not math.isfinite(val.loss):
-                what = f"the validation loss became {val.loss} after step {steps}"
-                raise _diverged(what, learning_rate, recipe, run, best)
-            epoch = Epoch(
-                number,
-                steps,
-                learning_rate,
-                total.figures(),
-                val,
-                time.perf_counter() - began,
-                len(data.train) / (trained - began),
-            )
-            history.append(epoch)
-            described = manifest.with_(training=_training(recipe, data, epoch))
-            if best is None or val.top1 > best.val.top1:
-                best = epoch
-                save(run.best, network.state_dict(), described)
-            save(run.last, network.state_dict(), described)
-            run.add(asdict(epoch))
-            console.print(str(epoch), highlight=False, soft_wrap=True)
+    centres = Batches(CentreCrops(data.val, recipe, rescaling), recipe.batch, **common)
+    metrics = None
+    if run is not None:
+        metrics = Metrics(run.folder, position.steps(len(crops)), position.history, tensorboard=tensorboard)
+    now = time.monotonic()
+    with metrics or nullcontext(), torch_errors(recipe, place):
+        session = _Session(recipe, data, run, place, processes, console, metrics, crops, centres, now, now)
+        if position.history and not position.batches:
+            _publish(session, learner, position)  # it may have been killed in between
+        while True:
+            learning_rate = recipe.next_learning_rate([epoch.val.top1 for epoch in position.history])
+            if learning_rate is None:
+                break
+            position = _epoch(session, learner, position, learning_rate)
+            say(console, str(position.history[-1]))
+            if metrics is not None:
+                metrics.epoch(position.history[-1])
+            _save(session, learner, position)
+            _publish(session, learner, position)
+    if run is not None:
+        reason = draw(run.folder, position.history)
+        if reason is not None:
+            say(console, f"no picture of the curves: {reason}")
+    best = position.best
     assert best is not None
     return best
 
 
-def _surveyed(recipe: Recipe, data: DataFolder, rescaling: Rescaling, place: Place, console: Console) -> Triple:
-    """The mean RGB; on the way, every image is decoded once (but those of training, if the recipe knows the mean)."""
-    mean = recipe.mean
-    with _progress(console, "reading val images", len(data.val)) as advance:
-        survey(data.val, recipe, rescaling, workers=place.workers, advance=advance)
-    if mean is None:
-        with _progress(console, "mean RGB of train images", len(data.train)) as advance:
-            mean = survey(data.train, recipe, rescaling, workers=place.workers, advance=advance)
-        red, green, blue = mean
-        console.print(
-            f"mean RGB {red:.3f}, {green:.3f}, {blue:.3f} of {len(data.train):,} training images", highlight=False
-        )
-    return mean
+def _begun(
+    recipe: Recipe,
+    data: DataFolder,
+    rescaling: Rescaling,
+    place: Place,
+    processes: Processes,
+    console: Console,
+    surveys: Path | None,
+) -> tuple[Position, dict[str, Tensor]]:
+    """Where a new training stands, and its weights."""
+    start = initial(recipe, data.classes) if processes.first else None
+    colours = surveyed(recipe, data, rescaling, place, processes, console, surveys)
+    given = recipe.normalization or processes.agreed(lambda: start and start.normalization)
+    if given is None:
+        assert colours is not None
+        red, green, blue = colours.mean
+        say(console, f"mean RGB {red:.3f}, {green:.3f}, {blue:.3f} of {len(data.train):,} training images")
+    if start is not None and start.source is not None:
+        say(console, str(start))
+    normalization = given or Normalization(colours.mean if colours else (0.0, 0.0, 0.0))
+    position = Position(normalization, colours if recipe.rgb_shift else None)
+    return position, VGG(recipe.spec).state_dict() if start is None else start.weights
 
 
-def _training(recipe: Recipe, data: DataFolder, epoch: Epoch) -> dict[str, Any]:
-    """What the manifest of a checkpoint says of its training."""
-    return {
-        "recipe": recipe.as_json(),
-        "images": {"train": len(data.train), "val": len(data.val)},
-        "epoch": asdict(epoch),
-    }
+def _kept(run: Run | None, beginning: str) -> dict[str, Tensor]:
+    """Tensors of the state to go on from, whose names begin so; none where another process has it."""
+    tensors = {} if run is None or run.state is None else run.state.tensors
+    return {name.removeprefix(beginning): tensor for name, tensor in tensors.items() if name.startswith(beginning)}
 
 
-@torch.inference_mode()
-def _validate(
-    network: VGG, centres: Batches, normalization: Normalization, place: Place, console: Console, count: int
-) -> Figures:
-    network.eval()
-    total = _Total()
-    with _progress(console, "validation", count) as advance:
-        for images, targets in centres.epoch(0):
-            images, targets = images.to(place.device), targets.to(place.device)
-            scores = network(normalize(images, normalization))
-            total.add(functional.cross_entropy(scores, targets), scores, targets)
-            advance(len(images))
-    return total.figures()
+def _epoch(session: _Session, learner: Learner, position: Position, learning_rate: float) -> Position:
+    """An epoch, or the rest of it, and its validation."""
+    recipe, crops, images = session.recipe, session.crops, len(session.data.train)
+    number = len(position.history) + 1
+    total, began = position.total, time.perf_counter() - position.total.seconds
+    looks = GPU_STEPS_A_LOOK if session.place.on_gpu else 1
+    pending: list[tuple[int, Tensor]] = []
+    with progress(session.console, f"epoch {number} of {recipe.epochs}", images, total.images) as advance:
+        for done, batch in enumerate(crops.epoch(number, position.batches), position.batches + 1):
+            pending.append((batch.total, learner.step(batch, number, learning_rate)))
+            if len(pending) < looks and done < len(crops):
+                continue
+            before = total.images
+            total = _looked_at(session, position, learning_rate, done, total, pending)
+            pending.clear()
+            seconds = time.perf_counter() - began
+            advance(total.images - before, f"loss {total.loss / total.images:.4f}")
+            if done < len(crops) and time.monotonic() - session.saved >= 60 * session.place.save_minutes:
+                total = replace(total, seconds=seconds)
+                _save(session, learner, replace(position, batches=done, total=total))
+    trained = time.perf_counter()
+    val = _validate(session, learner)
+    steps = number * len(crops)
+    if not math.isfinite(val.loss):
+        raise _diverged(session, position, learning_rate, f"the validation loss became {val.loss} after step {steps}")
+    seconds = time.perf_counter() - began
+    epoch = Epoch(number, steps, learning_rate, total.figures(), val, seconds, images / (trained - began))
+    return replace(position, history=(*position.history, epoch), batches=0, total=Total())
 
 
-class _Total:
-    """Sums up batches into Figures."""
+def _looked_at(
+    session: _Session,
+    position: Position,
+    learning_rate: float,
+    done: int,
+    total: Total,
+    pending: list[tuple[int, Tensor]],
+) -> Total:
+    """The sums with those of the last steps, of all processes; the same in each of them."""
+    summed = session.processes.summed(torch.stack([figures for _images, figures in pending])).tolist()
+    epoch = len(position.history) + 1
+    first = len(position.history) * len(session.crops) + done - len(pending) + 1
+    for step, ((images, _figures), (loss, top1, top5)) in enumerate(zip(pending, summed, strict=True), first):
+        if not math.isfinite(loss):
+            raise _diverged(session, position, learning_rate, f"the loss became {loss / images} at step {step}")
+        total = total.plus(images, loss, top1, top5)
+        if session.metrics is not None:
+            session.metrics.step(epoch, step, learning_rate, loss / images)
+    return total
 
-    def __init__(self) -> None:
-        self.batches = self.images = self.first = self.first_five = 0
-        self.loss = 0.0
 
-    def add(self, loss: Tensor, scores: Tensor, targets: Tensor) -> None:
-        hits = scores.detach().topk(min(5, scores.shape[1])).indices == targets[:, None]
-        self.batches += 1
-        self.images += len(targets)
-        self.loss += loss.item() * len(targets)
-        self.first += int(hits[:, 0].sum())
-        self.first_five += int(hits.sum())
-
-    def figures(self) -> Figures:
-        return Figures(self.loss / self.images, self.first / self.images, self.first_five / self.images)
+def _validate(session: _Session, learner: Learner) -> Figures:
+    count = len(session.data.val)
+    sums = torch.zeros(3, dtype=torch.float64, device=session.place.device)
+    with progress(session.console, "validation", count) as advance:
+        for batch in session.centres.epoch(0):
+            sums += learner.judge(batch)
+            advance(batch.total)
+    return Total().plus(count, *session.processes.summed(sums).tolist()).figures()
 
 
-def _diverged(what: str, learning_rate: float, recipe: Recipe, run: Run, best: Epoch | None) -> TrainingError:
+def _save(session: _Session, learner: Learner, position: Position) -> None:
+    if session.run is not None:
+        session.run.save(State(position, learner.tensors()))
+        session.saved = time.monotonic()
+
+
+def _publish(session: _Session, learner: Learner, position: Position) -> None:
+    """Writes what follows from the state at the end of an epoch: checkpoints, record and curves."""
+    run = session.run
+    if run is None:
+        return
+    epoch, recipe, data = position.history[-1], session.recipe, session.data
+    manifest = Manifest(
+        classes=data.classes,
+        spec=recipe.spec,
+        normalization=position.normalization,
+        train_scale=recipe.train_scale,
+        mirror=recipe.mirror,
+        rescaling=Rescaling(),
+        tools={"vgg_deploy": vgg_deploy.__version__, "torch": str(torch.__version__), "Pillow": PIL.__version__},
+        training={
+            "recipe": recipe.as_json(),
+            "images": {"train": len(data.train), "val": len(data.val)},
+            "epoch": asdict(epoch),
+        },
+    )
+    if epoch == position.best:
+        save(run.best, learner.weights, manifest)
+    save(run.last, learner.weights, manifest)
+    run.record(position.history)
+    if time.monotonic() - session.drawn >= CURVES_INTERVAL_S:
+        draw(run.folder, position.history)
+        session.drawn = time.monotonic()
+
+
+def _diverged(session: _Session, position: Position, learning_rate: float, what: str) -> TrainingError:
+    run, best, recipe = session.run, position.best, session.recipe
     kept = "no checkpoint was written yet"
-    if best is not None:
+    if best is not None and run is not None:
         kept = f"the last good checkpoint is {run.last}, the best {run.best} (epoch {best.number}, top-1 {best.val.top1:.2%})"
     return TrainingError(
         f"{what}, at learning rate {learning_rate:g}: training diverged; {kept}. "
         f"Try a lower --lr, such as {recipe.learning_rate / 10:g}, or another --init than {recipe.chosen_initialisation}"
     )
-
-
-@contextmanager
-def _memory_errors(batch: int) -> Iterator[None]:
-    """Translates torch's out-of-memory errors: a type of its own for CUDA, a RuntimeError's text on the CPU."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.cuda.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        raise TrainingError(f"out of memory at a batch of {batch}; give a smaller --batch") from error
-
-
-@contextmanager
-def _progress(console: Console, what: str, images: int) -> Iterator[Callable[..., None]]:
-    """Gives advance(count, text=""): a bar with images/s on a terminal, elsewhere a line a minute."""
-    done, began = 0, time.perf_counter()
-    next_line = began + LOG_INTERVAL_S
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=images, text="")
-
-        def advance(count: int, text: str = "") -> None:
-            nonlocal done, next_line
-            done += count
-            now = time.perf_counter()
-            text = f"{text}  {done / (now - began):,.0f} images/s".lstrip()
-            bar.update(task, advance=count, text=text)
-            if not console.is_terminal and now >= next_line:
-                next_line = now + LOG_INTERVAL_S
-                console.print(f"{what}: {done:,} of {images:,} images  {text}", highlight=False, soft_wrap=True)
-
-        yield advance

@@ -22,6 +22,12 @@ _WEIGHTS = {
 }
 
 
+def cached(configuration: str) -> Path:
+    """The file of torchvision's weights in torch's cache, downloaded if it is not there; raises as `imagenet` does."""
+    imagenet(configuration)
+    return Path(torch.hub.get_dir(), "checkpoints", _WEIGHTS[configuration].url.rpartition("/")[2])
+
+
 def imagenet(configuration: str) -> Checkpoint:
     """torchvision's weights for A, B, D or E, downloaded once into torch's cache.
 

@@ -1,19 +1,28 @@
-"""The folder of a training run: best.safetensors, last.safetensors and run.json."""
+"""The folder of a training run: best.safetensors, last.safetensors, run.json, and while it goes on state.safetensors.
+
+This module loads no torch: whoever looks for a checkpoint may do without.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from train.figures import Epoch
+from train.lock import Lock
 from vgg_deploy.errors import UsageError
-from vgg_deploy.files import output_errors, whole_file
+from vgg_deploy.files import make_folder, output_errors, whole_file
+
+if TYPE_CHECKING:
+    from train.state import State
 
 ROOT = Path("runs")
-RECORD, BEST, LAST = "run.json", "best.safetensors", "last.safetensors"
+RECORD, BEST, LAST, STATE = "run.json", "best.safetensors", "last.safetensors", "state.safetensors"
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 
@@ -28,29 +37,71 @@ class Run:
     Args:
         folder: of this run alone; made with its parents.
         facts: what else run.json says: recipe, data and so on, as plain JSON.
+        resumed: whether it goes on with a run that the folder holds.
+
+    Attributes:
+        best, last: checkpoints, of the best and of the last epoch.
+        state: what to go on from; None: nothing yet.
 
     Raises:
-        UsageError: the folder holds a run already.
+        UsageError: the folder holds a run already, or another process trains in it.
+        CheckpointError: the state of the run to go on with is damaged.
         OutputError: it cannot be written.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        held = [name for name in (RECORD, BEST, LAST) if (folder / name).exists()]
+    def __init__(self, folder: Path, facts: Mapping[str, Any], *, resumed: bool = False) -> None:
+        held = [] if resumed else [name for name in (RECORD, BEST, LAST, STATE) if (folder / name).exists()]
         if held:
             raise UsageError(
                 f"{folder} already holds a run ({', '.join(held)}); name another folder, or delete this one"
             )
         self.folder, self.best, self.last = folder, folder / BEST, folder / LAST
-        self._record: dict[str, Any] = {"status": RUNNING, "started": _now(), **facts, "history": []}
+        with output_errors(folder / RECORD):
+            make_folder(folder)
+            try:
+                self._lock = Lock(folder)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process trains in {folder} right now; wait for it, or name another folder: --out"
+                ) from None
+        self.state: State | None = None
+        before: dict[str, Any] = {}
+        if resumed:
+            for partial in folder.glob(".*.partial"):  # what a kill left behind
+                partial.unlink(missing_ok=True)
+            before = record_of(folder / RECORD) or {}
+            if (folder / STATE).exists():
+                from train.state import read_state
+
+                self.state = read_state(folder / STATE)
+        self._record: dict[str, Any] = {"status": RUNNING, "started": before.get("started", _now()), **facts}
+        if resumed:
+            self._record["resumed"] = [*before.get("resumed", []), _now()]
+        self._record["history"] = before.get("history", [])
         self._write()
 
-    def add(self, epoch: Mapping[str, Any]) -> None:
-        """Writes one more line of history.
+    def record(self, history: Sequence[Epoch]) -> None:
+        """Writes the epochs so far.
 
         Raises:
             OutputError: run.json cannot be written.
         """
-        self._record["history"].append(dict(epoch))
+        self._record["history"] = [asdict(epoch) for epoch in history]
+        self._write()
+
+    def save(self, state: State) -> None:
+        """Writes what a later process goes on from.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from train.state import save_state
+
+        save_state(self.folder / STATE, state)
+
+    def failed(self, reason: str) -> None:
+        """Says in run.json that the run failed, where this process will not come to the end of its `with` block."""
+        self._record |= {"status": FAILED, "ended": _now(), "reason": reason}
         self._write()
 
     def _write(self) -> None:
@@ -65,10 +116,17 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try:
+            self._end(error)
+        finally:
+            self._lock.release()
+
+    def _end(self, error: BaseException | None) -> None:
         self._record["ended"] = _now()
         if error is None:
             self._record["status"] = FINISHED
             self._write()
+            (self.folder / STATE).unlink(missing_ok=True)  # twice the weights, and of no more use
             return
         interrupted = isinstance(error, KeyboardInterrupt)
         self._record |= {"status": INTERRUPTED if interrupted else FAILED, "reason": str(error)}
@@ -111,17 +169,42 @@ def newest_finished(root: Path, configuration: str | None = None) -> Path | None
 
     Runs that go on, failed or were stopped do not count, nor do folders whose run.json cannot be read.
     """
+
+    def wanted(record: Mapping[str, Any]) -> bool:
+        return configuration is None or record["recipe"]["spec"]["configuration"] == configuration
+
+    newest = newest_run(root, wanted, finished=True)
+    return None if newest is None else newest / BEST
+
+
+def newest_run(root: Path, wanted: Callable[[Mapping[str, Any]], bool], *, finished: bool) -> Path | None:
+    """The folder of the newest run under `root` whose run.json is `wanted`; None: there is none.
+
+    Args:
+        wanted: told what run.json holds; a KeyError or TypeError of it means no.
+        finished: True: of the runs that finished and have their checkpoint, the one that ended last; False: of those that
+            did not finish, the one that started last.
+    """
     newest: tuple[datetime, Path] | None = None
-    for record in root.glob(f"*/{RECORD}"):
-        best = record.parent / BEST
-        try:
-            run = json.loads(record.read_text("utf-8"))
-            ended = datetime.fromisoformat(run["ended"]).astimezone(UTC)
-            finished = run["status"] == FINISHED and best.is_file()
-            if configuration is not None:
-                finished = finished and run["recipe"]["spec"]["configuration"] == configuration
-        except (OSError, ValueError, KeyError, TypeError):
+    for path in root.glob(f"*/{RECORD}"):
+        record = record_of(path)
+        if record is None:
             continue
-        if finished and (newest is None or ended > newest[0]):
-            newest = ended, best
+        try:
+            if (record["status"] == FINISHED) is not finished or (finished and not (path.parent / BEST).is_file()):
+                continue
+            when = datetime.fromisoformat(record["ended" if finished else "started"]).astimezone(UTC)
+            if wanted(record) and (newest is None or when > newest[0]):
+                newest = when, path.parent
+        except (ValueError, KeyError, TypeError):
+            continue
     return newest[1] if newest else None
+
+
+def record_of(path: Path) -> dict[str, Any] | None:
+    """What a run.json holds; None: it cannot be read."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None

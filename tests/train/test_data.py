@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data import Batches, CentreCrops, DataFolder, TrainCrops, class_name, read_folder, survey
+from train.batches import Batches
+from train.data import DataFolder, class_name, read_folder
 from train.recipe import Recipe
+from train.survey import survey
+from train.views import CentreCrops, TrainCrops
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.images import decode, rescale
 from vgg_deploy.manifest import ClassName, Rescaling, TrainScale
@@ -25,7 +29,7 @@ def epoch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     views = TrainCrops(data.train, recipe, Rescaling())
     batches = list(Batches(views, recipe.batch, workers=workers, shuffle_seed=recipe.seed).epoch(number))
-    return torch.cat([crops for crops, _ in batches]), torch.cat([targets for _, targets in batches])
+    return torch.cat([batch.views for batch in batches]), torch.cat([batch.targets for batch in batches])
 
 
 def test_classes_are_the_folders_in_sorted_order(data_folder: MakeFolder):
@@ -172,7 +176,8 @@ def test_s_is_drawn_from_its_whole_range(tmp_path: Path, data_folder: MakeFolder
 
 def test_validation_takes_the_centre_at_the_middle_of_the_range(data_folder: MakeFolder):
     data = read_folder(data_folder(val=1))
-    (crops, targets), *rest = Batches(CentreCrops(data.val, RECIPE, Rescaling()), 8).epoch(0)
+    batch, *rest = Batches(CentreCrops(data.val, RECIPE, Rescaling()), 8).epoch(0)
+    crops, targets = batch.views, batch.targets
     scaled = rescale(decode(data.val.path(0)), 40, Rescaling())
     assert scaled.shape == (40, 48, 3)
     assert np.array_equal(crops[0].numpy(), scaled[4:36, 8:40])
@@ -202,7 +207,7 @@ def test_the_mean_is_over_all_pixels_of_the_rescaled_images(data_folder: MakeFol
     data = read_folder(data_folder())
     pixels = [rescale(decode(data.train.path(i)), 40, Rescaling()).reshape(-1, 3) for i in range(len(data.train))]
     seen: list[int] = []
-    mean = survey(data.train, RECIPE, Rescaling(), workers=workers, advance=seen.append)
+    mean = survey(data.train, RECIPE, Rescaling(), workers=workers, advance=seen.append).mean
     assert mean == pytest.approx(np.concatenate(pixels).mean(axis=0).tolist(), abs=1e-9)
     assert sum(seen) == len(data.train)
 
@@ -212,3 +217,43 @@ def test_a_survey_names_a_broken_image(data_folder: MakeFolder):
     data.val.path(7).write_bytes(b"")
     with pytest.raises(ImageError, match=r"light/03.png: the file is empty"):
         survey(data.val, RECIPE, Rescaling())
+
+
+def test_the_fingerprint_of_a_copy_is_the_same_and_of_other_images_is_not(data_folder: MakeFolder, tmp_path: Path):
+    folder = data_folder()
+    shutil.copytree(folder, tmp_path / "copy")
+    fingerprint = read_folder(folder).fingerprint
+    assert read_folder(tmp_path / "copy").fingerprint == fingerprint
+    with (tmp_path / "copy" / "val" / "dark" / "00.png").open("ab") as file:
+        file.write(b"more")
+    longer = read_folder(tmp_path / "copy").fingerprint
+    (tmp_path / "copy" / "val" / "dark" / "00.png").rename(tmp_path / "copy" / "val" / "dark" / "0.png")
+    assert len({fingerprint, longer, read_folder(tmp_path / "copy").fingerprint}) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_begins_at_a_later_batch_is_the_rest_of_the_whole(data_folder: MakeFolder, workers: int):
+    data = read_folder(data_folder())
+    batches = Batches(TrainCrops(data.train, RECIPE, Rescaling()), 3, workers=workers, shuffle_seed=0)
+    whole, rest = list(batches.epoch(4)), list(batches.epoch(4, 2))
+    assert len(whole) == len(batches) == 6
+    assert len(rest) == 4
+    for one, other in zip(whole[2:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
+        assert one.total == other.total
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_the_shares_of_the_processes_are_the_batch_each_image_once(data_folder: MakeFolder, processes: int):
+    data = read_folder(data_folder())
+    views = TrainCrops(data.train, RECIPE, Rescaling())
+    alone = list(Batches(views, 6, shuffle_seed=0).epoch(1))
+    together = [
+        list(Batches(views, 6, shuffle_seed=0, rank=rank, processes=processes).epoch(1)) for rank in range(processes)
+    ]
+    for batch, *shares in zip(alone, *together, strict=True):
+        counted = [share for share in shares if share.counts]
+        assert sorted(torch.cat([share.indices for share in counted]).tolist()) == sorted(batch.indices.tolist())
+        assert {share.total for share in shares} == {len(batch.indices)}
+        assert all(len(share.indices) for share in shares)  # so that each takes part in the step
+    assert len(alone[-1].indices) == 4  # fewer than five processes

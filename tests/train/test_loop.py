@@ -14,7 +14,9 @@ from rich.console import Console
 from train import digits
 from train.checkpoint import read
 from train.data import read_folder
-from train.loop import Epoch, Place, train
+from train.figures import Epoch
+from train.loop import train
+from train.place import Place
 from train.recipe import DIGITS, Recipe
 from train.reference import Reference
 from train.runs import Run
@@ -187,9 +189,9 @@ def test_a_disk_that_fills_up_is_an_error_of_output(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OutputError, match=r"best.safetensors: the disk is full"):
+    with pytest.raises(OutputError, match=r"state.safetensors: the disk is full"):
         run_training(RECIPE, data_folder(), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "run.json"]
 
 
 def test_memory_that_runs_out_is_an_error_that_says_what_to_change(
@@ -200,8 +202,8 @@ def test_memory_that_runs_out_is_an_error_that_says_what_to_change(
             "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
         )
 
-    monkeypatch.setattr("train.loop.normalize", full)
-    with pytest.raises(TrainingError, match="out of memory at a batch of 8; give a smaller --batch"):
+    monkeypatch.setattr("train.learner.normalize", full)
+    with pytest.raises(TrainingError, match="out of memory at 8 images at once; give --micro-batch 4"):
         run_training(RECIPE, data_folder(), tmp_path / "run")
 
 

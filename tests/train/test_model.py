@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.model import GAUSSIAN, GLOROT, VGG, default_initialisation, fc_weight_shape, folded
+from train.dropout import masks
+from train.model import GAUSSIAN, GLOROT, VGG, fc_weight_shape, folded, random_initialisation
 from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
 
 Network = Callable[..., VGG]
@@ -108,15 +109,12 @@ def test_steps_name_every_layer_before_its_relu(narrow_spec: Callable[..., Netwo
     assert outputs["pool1"].min() >= 0
 
 
-def test_dropout_acts_on_fc6_and_fc7_while_training_only(
+def test_dropout_acts_on_fc6_and_fc7_where_masks_are_given(
     narrow_spec: Callable[..., NetworkSpec], network: Network
 ) -> None:
     fc, images = network(narrow_spec("A"), convolutional=False), pictures(64, 64)
-    assert fc.dropout.p == 0.5
     assert torch.equal(fc(images), fc(images))
-    fc.train()
-    torch.manual_seed(0)
-    first, second = (dict(fc.steps(images)) for _ in range(2))
+    first, second = (dict(fc.steps(images, masks(0, epoch, torch.arange(2), 24, 0.5))) for epoch in (1, 2))
     assert torch.equal(first["fc6"], second["fc6"])
     assert not torch.equal(first["fc7"], second["fc7"])
     assert not torch.equal(first["fc8"], second["fc8"])
@@ -162,7 +160,7 @@ def test_initialisations_have_their_known_spread(narrow_spec: Callable[..., Netw
 
 
 def test_the_papers_initialisation_is_for_full_width(narrow_spec: Callable[..., NetworkSpec]) -> None:
-    assert default_initialisation(NetworkSpec("A")) == GAUSSIAN
-    assert default_initialisation(narrow_spec("A")) == GLOROT
+    assert random_initialisation(NetworkSpec("A")) == GAUSSIAN
+    assert random_initialisation(narrow_spec("A")) == GLOROT
     with pytest.raises(ValueError, match="expected glorot or gaussian"):
         VGG(narrow_spec("A")).initialise("he", torch.Generator())

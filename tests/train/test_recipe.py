@@ -19,13 +19,30 @@ def test_the_defaults_are_section_3_1_of_the_paper():
     assert (PAPER.learning_rate, PAPER.learning_rate_drops, PAPER.epochs) == (1e-2, 3, 74)
     assert PAPER.train_scale == TrainScale(256, 256)
     assert PAPER.mirror
+    assert PAPER.rgb_shift == 0.1
 
 
-def test_full_width_starts_from_gaussian_and_narrow_from_glorot_unless_said_otherwise():
-    narrow = dataclasses.replace(PAPER, spec=NetworkSpec("D", width_divisor=8))
-    assert PAPER.chosen_initialisation == "gaussian"
+@pytest.mark.parametrize("configuration", ["A", "A-LRN"])
+def test_a_starts_from_gaussian_at_full_width_and_from_glorot_narrower_unless_said_otherwise(configuration: str):
+    wide, narrow = (Recipe(NetworkSpec(configuration, width_divisor=divisor)) for divisor in (1, 8))
+    assert wide.chosen_initialisation == "gaussian"
     assert narrow.chosen_initialisation == "glorot"
     assert dataclasses.replace(narrow, initialisation="gaussian").chosen_initialisation == "gaussian"
+
+
+@pytest.mark.parametrize("configuration", ["B", "C", "D", "E"])
+def test_deeper_networks_start_from_an_a_that_is_yet_to_be_found_unless_said_otherwise(configuration: str):
+    recipe = Recipe(NetworkSpec(configuration))
+    assert recipe.chosen_initialisation is None
+    for said in ("gaussian", "glorot", "a:runs/a/best.safetensors", "w.pth"):
+        assert dataclasses.replace(recipe, initialisation=said).chosen_initialisation == said
+
+
+@pytest.mark.parametrize("initialisation", [None, "glorot", "a:w.safetensors"])
+def test_convolutions_are_kept_as_they_are_only_where_all_are_trained(initialisation: str | None):
+    with pytest.raises(UsageError, match=r"freeze_features is True.*--weights"):
+        dataclasses.replace(PAPER, initialisation=initialisation, freeze_features=True)
+    assert dataclasses.replace(PAPER, initialisation="w.pth", freeze_features=True).freeze_features
 
 
 @pytest.mark.parametrize(
@@ -45,6 +62,9 @@ def test_full_width_starts_from_gaussian_and_narrow_from_glorot_unless_said_othe
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("initialisation", "he"),
+        ("rgb_shift", -0.1),
+        ("rgb_shift", float("nan")),
+        ("std", (1.0, 1.0, 1.0)),
         ("mean", (0.0, 0.0, 256.0)),
         ("mean", (float("nan"), 0.0, 0.0)),
         ("seed", -1),
@@ -105,5 +125,6 @@ def test_the_recipe_as_json_names_the_initialisation_that_is_used_and_can_be_wri
     assert plain["train_scale"] == {"minimum": DIGITS.train_scale.minimum, "maximum": DIGITS.train_scale.maximum}
 
 
-def test_digits_are_not_mirrored():
+def test_digits_are_neither_mirrored_nor_coloured():
     assert not DIGITS.mirror
+    assert DIGITS.rgb_shift == 0

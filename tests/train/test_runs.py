@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from train.figures import Epoch, Figures
 from train.runs import Run, new_folder, newest_finished
 from vgg_deploy.errors import OutputError, TrainingError, UsageError
+
+EPOCH = Epoch(1, 4, 0.01, Figures(2.0, 0.2, 0.6), Figures(1.5, 0.4, 0.8), 12.0, 100.0)
 
 
 def record_of(folder: Path) -> dict[str, object]:
@@ -28,9 +35,9 @@ def fail(folder: Path) -> None:
 
 def test_a_run_is_running_until_its_end_and_then_finished(tmp_path: Path):
     with Run(tmp_path / "run", {"data": "cats"}) as run:
-        run.add({"number": 1})
+        run.record([EPOCH])
         record = record_of(run.folder)
-        assert (record["status"], record["data"], record["history"]) == ("running", "cats", [{"number": 1}])
+        assert (record["status"], record["data"], record["history"]) == ("running", "cats", [asdict(EPOCH)])
     record = record_of(run.folder)
     assert record["status"] == "finished"
     assert str(record["started"]) < str(record["ended"])
@@ -83,6 +90,32 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_output(tmp_path: Path):
         Run(tmp_path / "file" / "run", {})
     with pytest.raises(OutputError, match="cannot write"):
         new_folder(tmp_path / "file", "vgg11")
+
+
+TAKES_IT = """
+import sys
+from pathlib import Path
+from train.runs import Run
+from vgg_deploy.errors import UsageError
+assert "torch" not in sys.modules
+try:
+    Run(Path(sys.argv[1]), {}, resumed=True)
+    print("taken")
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_a_run_is_one_processs_at_a_time_and_free_once_that_has_ended(tmp_path: Path):
+    def other_process() -> str:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        command = [sys.executable, "-c", TAKES_IT, str(tmp_path)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    with Run(tmp_path, {}):
+        assert f"another process trains in {tmp_path} right now" in other_process()
+    assert other_process() == "taken\n"
+    assert other_process() == "taken\n"  # though that one left its lock behind, as one that is killed does
 
 
 def test_folders_made_in_one_second_have_names_of_their_own(tmp_path: Path):

@@ -1,0 +1,231 @@
+"""Trainings that build on each other, and that go on where they were stopped, through the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from train import digits
+from train.checkpoint import read
+from train.learner import Learner
+from train.runs import newest_finished
+from vgg_deploy.errors import TrainingError
+from vgg_deploy.manifest import TrainScale
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+RunCommand = Callable[..., tuple[int, str, str]]
+MakeFolder = Callable[..., Path]
+NARROW = "--width-divisor 16 --fc-width 16 --crop 32 --batch 8 --epochs 1 --lr 0.001 --workers 0 --device cpu"
+
+
+def folders(beginning: str = "vgg") -> list[Path]:
+    return sorted(Path("runs").glob(f"{beginning}*"))
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+@pytest.fixture
+def failing_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`failing_step(5)`: from now on the so-many-th step of this process fails; `failing_step(0)`: none does."""
+    step = Learner.step
+
+    def make(number: int) -> None:
+        steps = iter(range(1, number))
+
+        def until_then(self: Learner, *arguments: Any) -> torch.Tensor:
+            if number and next(steps, None) is None:
+                raise TrainingError("the power went")
+            return step(self, *arguments)
+
+        monkeypatch.setattr(Learner, "step", until_then)
+
+    return make
+
+
+FailingStep = Callable[[int], None]
+
+
+# Starting from A
+
+
+def test_a_deeper_network_trains_an_a_first_in_a_run_of_its_own_and_says_so(run: RunCommand, data_folder: MakeFolder):
+    code, out, err = run("--arch B --data", data_folder(), NARROW)
+    assert code == 0, err
+    [a], [b] = folders("vgg11-"), folders("vgg13-")
+    assert "there is no finished A of these classes and sizes under runs/: it comes first" in err
+    assert out.startswith(f"{b}/best.safetensors")
+    assert record(b)["recipe"]["initialisation"] == f"a:{a}/best.safetensors"
+    assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from best.safetensors; random: conv1_2" in err
+    assert newest_finished(Path("runs")) == b / "best.safetensors"
+
+
+def test_a_finished_a_of_the_same_classes_and_sizes_is_taken(run: RunCommand, data_folder: MakeFolder):
+    folder = data_folder()
+    assert run("--arch A --data", folder, NARROW, "--seed 5")[0] == 0
+    [a] = folders("vgg11-")
+    code, _out, err = run("--arch B --data", folder, NARROW)
+    assert code == 0
+    assert f"starts from the trained A in {a}" in err
+    assert folders("vgg11-") == [a]
+
+
+@pytest.mark.parametrize("other", ["--fc-width 8", "--crop 64", "--width-divisor 32"])
+def test_an_a_of_other_sizes_is_passed_over(run: RunCommand, data_folder: MakeFolder, other: str):
+    folder = data_folder()
+    assert run("--arch A --data", folder, NARROW, other)[0] == 0
+    assert run("--arch B --data", folder, NARROW)[0] == 0
+    assert len(folders("vgg11-")) == 2
+
+
+def test_an_a_of_other_classes_is_passed_over(run: RunCommand, data_folder: MakeFolder):
+    others = data_folder()
+    for split in ("train", "val"):
+        (others / split / "light").rename(others / split / "bright")
+    assert run("--arch A --data", others, NARROW)[0] == 0
+    assert run("--arch B --data", data_folder(), NARROW)[0] == 0
+    assert len(folders("vgg11-")) == 2
+
+
+@pytest.mark.parametrize("how", ["gaussian", "glorot"])
+def test_a_random_start_of_a_deeper_network_is_there_for_the_asking(run: RunCommand, data_folder: MakeFolder, how: str):
+    assert run("--arch B --data", data_folder(), NARROW, f"--init {how}")[0] == 0
+    assert folders("vgg11-") == []
+    assert record(folders()[0])["recipe"]["initialisation"] == how
+
+
+def test_an_a_that_was_named_is_taken(run: RunCommand, data_folder: MakeFolder):
+    folder = data_folder()
+    assert run("--arch A --data", folder, NARROW, "--out here")[0] == 0
+    assert run("--arch B --data", folder, NARROW, "--init a:here/best.safetensors")[0] == 0
+    assert len(folders()) == 1
+
+
+@pytest.mark.slow
+def test_a_narrow_e_from_gaussian_stays_at_chance_and_from_a_trained_a_learns(run: RunCommand):
+    """README.md has the figures of whole trainings."""
+    digits.write(Path("runs/digits-data"))
+    assert run("--arch A --data digits --workers 1 --epochs 5")[0] == 0
+    best = {}
+    for name, options in {"gaussian": "--init gaussian --epochs 2", "from-a": "--epochs 3"}.items():
+        code, _out, err = run("--arch E --data digits --workers 1", options, "--out", name)
+        assert code == 0, err
+        best[name] = max(epoch["val"]["top1"] for epoch in record(Path(name))["history"])
+    assert best["gaussian"] < 0.15
+    assert best["from-a"] > 0.4
+
+
+# Going on
+
+
+def test_the_same_command_goes_on_with_its_unfinished_run(
+    run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep
+):
+    folder = data_folder()
+    failing_step(2)
+    code, _out, err = run("--arch A --data", folder, NARROW, "--save-minutes 0")
+    assert (code, err.splitlines()[-1]) == (1, "Error: the power went")
+    failing_step(0)
+    code, out, err = run("--arch A --data", folder, NARROW)  # how often to save is no part of the recipe
+    assert code == 0
+    [only] = folders()
+    assert f"resumes the unfinished run in {only}: after 0 epochs and 1 batches" in err
+    assert out.startswith(f"{only}/best.safetensors")
+    assert record(only)["status"] == "finished"
+    assert len(record(only)["resumed"]) == 1
+    assert "reason" not in record(only)
+
+
+@pytest.mark.parametrize("other", ["--seed 1", "--lr 0.002", "--epochs 2", "--dropout 0.4", "--rgb-shift 0"])
+def test_another_recipe_is_another_run(run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep, other: str):
+    folder = data_folder()
+    failing_step(1)
+    assert run("--arch A --data", folder, NARROW)[0] == 1
+    failing_step(0)
+    assert run("--arch A --data", folder, NARROW, other)[0] == 0
+    assert len(folders()) == 2
+
+
+def test_other_images_are_another_run(run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep):
+    folder = data_folder()
+    failing_step(1)
+    assert run("--arch A --data", folder, NARROW)[0] == 1
+    failing_step(0)
+    (folder / "train" / "dark" / "00.png").unlink()
+    assert run("--arch A --data", folder, NARROW)[0] == 0
+    assert len(folders()) == 2
+
+
+def test_a_folder_of_an_unfinished_run_goes_on_with_the_same_recipe_only(
+    run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep
+):
+    folder = data_folder()
+    failing_step(2)
+    assert run("--arch A --data", folder, NARROW, "--out here --save-minutes 0")[0] == 1
+    failing_step(0)
+    code, _out, err = run("--arch A --data", folder, NARROW, "--out here --lr 0.002 --seed 3")
+    assert code == 2
+    assert "another recipe or data (learning_rate 0.001 there, 0.002 here; seed 0 there, 3 here)" in err
+    code, _out, err = run("--arch A --data", folder, NARROW, "--out here")
+    assert code == 0
+    assert "resumes the unfinished run in here" in err
+
+
+def test_a_run_that_another_process_trains_is_left_alone(
+    run: RunCommand, data_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+):
+    def taken(_folder: Path) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr("train.runs.Lock", taken)
+    code, _out, err = run("--arch A --data", data_folder(), NARROW, "--out here")
+    assert code == 2
+    assert "another process trains in here right now" in err
+
+
+# The schedule
+
+
+def test_the_schedule_is_a_and_three_stages_each_from_the_one_before(run: RunCommand, data_folder: MakeFolder):
+    code, out, err = run("--arch B --schedule paper --data", data_folder(size=(80, 90)), NARROW)
+    assert code == 0, err
+    first, second, third = (folders(f"vgg13-s{scale}-2")[0] for scale in ("36", "54", "36-73"))  # 256 for a crop of 224
+    [a] = folders("vgg11-")
+    starts = [record(folder)["recipe"]["initialisation"] for folder in (first, second, third)]
+    assert starts == [f"a:{a}/best.safetensors", f"{first}/best.safetensors", f"{second}/best.safetensors"]
+    rates = [record(folder)["recipe"]["learning_rate"] for folder in (a, first, second, third)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    scales = [read(folder / "best.safetensors").manifest.train_scale for folder in (a, first, second, third)]
+    assert scales == [TrainScale(36, 36), TrainScale(36, 36), TrainScale(54, 54), TrainScale(36, 73)]
+    means = {read(folder / "best.safetensors").manifest.normalization for folder in (a, first, second, third)}
+    assert len(means) == 1
+    assert out.startswith(f"{third}/best.safetensors")
+    assert newest_finished(Path("runs")) == third / "best.safetensors"
+    assert "stage 3 of 3: S = [36, 73]" in err
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 6, 8])
+def test_the_schedule_goes_on_in_the_stage_where_it_was_stopped(
+    run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep, step: int
+):
+    arguments = ("--arch B --schedule paper --data", data_folder(size=(80, 90)), NARROW, "--save-minutes 0")
+    failing_step(step)  # two steps an epoch: in A, and in each of the stages
+    assert run(*arguments)[0] == 1
+    failing_step(0)
+    code, _out, err = run(*arguments)
+    assert code == 0, err
+    assert len(folders()) == 4
+    assert [len(record(folder).get("resumed", [])) for folder in folders()].count(1) == 1
+    code, out, err = run(*arguments)
+    assert code == 0
+    assert len(folders()) == 4
+    assert "is finished: top-1" in err
+    assert "vgg13-s36-73" in out

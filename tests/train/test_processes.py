@@ -1,0 +1,139 @@
+"""Several processes train as one: torchrun on two CPU processes (gloo)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not distributed.is_available() or sys.platform != "linux", reason="torchrun is tested on Linux"),
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+# 20 images in batches of 7: the last of an epoch has 6, which two processes share, and dropout and colours are on.
+RECIPE = "--arch A --width-divisor 8 --fc-width 32 --crop 32 --train-scale 36,44 --batch 7 --lr 0.001 --workers 0 --device cpu"
+# Float32 sums in another order: 1e-6 of a tensor's norm a step, which ReLUs at their edge and momentum make more of. Other
+# dropout or other crops make a difference a hundred times as large.
+TOLERANCE = 1e-4
+
+Torchrun = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Torchrun:
+    """start(processes, *arguments) -> python -m train in an empty folder, by torchrun where there are several."""
+
+    def start(processes: int, *arguments: object) -> subprocess.Popen[str]:
+        words = [word for each in arguments for word in str(each).split()]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "train", *words]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return start
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=180)
+    return process.returncode, out, err
+
+
+def ours(err: str) -> list[str]:
+    """The lines that say what failed; torchrun has a report of its own below."""
+    return [line for line in err.splitlines() if line.startswith("Error: ")]
+
+
+def difference(first: Path, second: Path) -> float:
+    """The largest difference of a tensor's weights, as a fraction of the tensor's norm."""
+    one, other = load_file(first / "last.safetensors"), load_file(second / "last.safetensors")
+    return max(((one[name] - other[name]).norm() / one[name].norm()).item() for name in one)
+
+
+def test_two_processes_give_the_weights_of_one_on_the_same_batches(
+    start: Torchrun, data_folder: Callable[..., Path], tmp_path: Path
+):
+    folder = data_folder(train=10, val=3)
+    epochs = "--epochs 2"
+    runs = {
+        "one": finished(start(1, "--data", folder, RECIPE, epochs, "--out one")),
+        "two": finished(start(2, "--data", folder, RECIPE, epochs, "--out two --micro-batch 2")),
+        "other": finished(start(1, "--data", folder, RECIPE, epochs, "--out other --seed 1")),
+    }
+    for code, _out, err in runs.values():
+        assert code == 0, err
+    assert difference(tmp_path / "one", tmp_path / "two") < TOLERANCE
+    assert difference(tmp_path / "one", tmp_path / "other") > 100 * TOLERANCE
+    histories = [json.loads((tmp_path / name / "run.json").read_text())["history"] for name in ("one", "two")]
+    for alone, together in zip(*histories, strict=True):
+        assert together["steps"] == alone["steps"]
+        assert together["learning_rate"] == alone["learning_rate"]
+        assert together["val"]["top1"] == pytest.approx(alone["val"]["top1"], abs=0.2)
+        assert together["train"]["loss"] == pytest.approx(alone["train"]["loss"], rel=1e-4)
+        assert together["val"]["loss"] == pytest.approx(alone["val"]["loss"], rel=1e-3)
+    _code, out, err = runs["two"]
+    assert out.count("top-1 accuracy") == 1  # only the first process prints
+    assert err.count("epoch  2  lr") == 1
+    assert err.count("mean RGB") == 1
+    assert "2 processes" in err
+
+
+def test_a_failure_in_one_process_ends_all_with_one_line(
+    start: Torchrun, data_folder: Callable[..., Path], tmp_path: Path
+):
+    folder = data_folder(train=10, val=3)
+    (folder / "val" / "light" / "00.png").write_bytes(b"no image")  # the fourth: of the second process alone
+    code, out, err = finished(start(2, "--data", folder, RECIPE, "--out here"))
+    assert code == 1
+    assert out == ""
+    [line] = ours(err)
+    assert "val/light/00.png: not an image" in line
+    assert json.loads((tmp_path / "here" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_failure_of_all_is_told_by_the_first(start: Torchrun, data_folder: Callable[..., Path]):
+    folder = data_folder(train=10, val=3)
+    code, _out, err = finished(start(2, "--data", folder, RECIPE.replace("0.001", "1e30"), "--out here"))
+    assert code == 1
+    [line] = ours(err)
+    assert "at learning rate 1e+30: training diverged" in line
+
+
+def test_what_cannot_be_carried_out_is_said_once(start: Torchrun):
+    code, _out, err = finished(start(2, "--data nowhere --device cpu"))
+    assert code != 0
+    [line] = ours(err)
+    assert line.startswith("Error: nowhere: no such folder")
+
+
+def test_killed_with_its_launcher_it_goes_on_from_its_last_step(
+    start: Torchrun, data_folder: Callable[..., Path], tmp_path: Path
+):
+    folder = data_folder(train=10, val=3)
+    arguments = ("--data", folder, RECIPE, "--epochs 40 --patience 40 --out here --save-minutes 0")
+    process = start(2, *arguments)
+    metrics, deadline = tmp_path / "here" / "metrics.jsonl", time.monotonic() + 90
+    while (not metrics.exists() or metrics.read_text().count("val") < 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    _code, _out, err = finished(process)  # when the processes that it left have ended too
+    # The processes share one stderr, so that another's line may follow on the same one.
+    assert "Error: torchrun ended before its processes; the same command goes on from the last checkpoint" in err
+    code, out, err = finished(start(2, *arguments))
+    assert code == 0, err
+    assert "resumes the unfinished run in here: after" in err
+    assert torch.isfinite(load_file(tmp_path / "here" / "last.safetensors")["fc8.weight"]).all()
+    assert out.startswith("here/best.safetensors: epoch")
