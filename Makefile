@@ -49,6 +49,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.pairing
+	$(BIN)/python -m benchmarks.initialisation
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -174,24 +175,24 @@ def test_missing_folders_are_made(exported: Exported, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new/folder").iterdir()] == ["vgg.onnx"]
 
 
-@pytest.fixture
-def files_end_at() -> Iterator[Callable[[int], None]]:
-    """`files_end_at(size)`: the system lets no file grow past `size` bytes, as on a full disk."""
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Within it the system lets no file grow past `size` bytes, as on a full disk. Not longer: pytest writes its own files."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_an_older_file_survives_an_export_that_finds_no_room(
-    exported: Exported, files_end_at: Callable[[int], None], tmp_path: Path
-) -> None:
+def test_an_older_file_survives_an_export_that_finds_no_room(exported: Exported, tmp_path: Path) -> None:
     path = exported().path
     before, names = path.read_bytes(), sorted(tmp_path.iterdir())
     from train.checkpoint import read
 
     checkpoint = read(tmp_path / "vgg11-0.safetensors")
-    files_end_at(10_000)
-    with pytest.raises(OutputError, match=r"cannot write .*model\.onnx: File too large"):
+    with files_end_at(10_000), pytest.raises(OutputError, match=r"cannot write .*model\.onnx: File too large"):
         export_checkpoint(checkpoint, path)
     assert path.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == names
