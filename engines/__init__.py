@@ -173,5 +173,5 @@ def pairing_notices(runtime: str, device: str, manifest: Manifest | None) -> tup
     )
     return (
         "the file's Q/DQ nodes stand where TensorRT wants them, and onnxruntime's CPU kernels run most of them one by one, slower "
-        f"than FP32 (VGG-16 at Q=256: 147 ms an image; openvino 28, FP32 98): {remedy}, or export it with --target onnxruntime",
+        f"than FP32 (VGG-16 at Q=256: 183 ms an image; openvino 37, FP32 138): {remedy}, or export it with --target onnxruntime",
     )

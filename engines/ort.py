@@ -41,8 +41,6 @@ class OnnxRuntimeEngine(ContextManaged):
         options.intra_op_num_threads = threads or 0
         # Memory patterns are planned for one shape; ours change from image to image, and each would be kept.
         options.enable_mem_pattern = False
-        # Of unsigned activations times signed weights, CPUs without VNNI add pairs in 16 bits, which may overflow; exact instead.
-        options.add_session_config_entry("session.x64quantprecision", "1")
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if kind == "cuda":
             if _CUDA not in onnxruntime.get_available_providers():

@@ -271,7 +271,7 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
         (notice,) = engine.info.notices
         engine.run(images)
     assert SLOW in notice
-    assert "147 ms an image; openvino 28, FP32 98" in notice
+    assert "183 ms an image; openvino 37, FP32 138" in notice
     assert ("pip install openvino" if runtime == "auto" else "--runtime openvino") in notice
     assert "export it with --target onnxruntime" in notice
 
