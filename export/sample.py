@@ -70,8 +70,8 @@ def draw(
         if len(chosen) == count:
             break
         try:
-            for _view in Sample((path,), protocol, rescaling).views():
-                pass
+            # What fails, fails here too: a file that cannot be decoded, or the largest view beyond the limit.
+            rescale(decode(path), max(protocol.scales), rescaling)
         except ImageError as error:
             refused(path, str(error))
         else:

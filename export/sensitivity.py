@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from export.int8 import Calibration, Progress, Variants
 from export.sample import Sample
-from vgg_deploy.classes import class_of_folder
 from vgg_deploy.engine import Floats
 from vgg_deploy.errors import UsageError, VGGDeployError
+from vgg_deploy.evaluation import labelled as by_folders
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.metrics import agreement, divergence, top_k_error
 from vgg_deploy.parity import NamedView, posteriors
@@ -94,10 +94,7 @@ class HeldOut:
         Raises:
             UsageError: with `labelled`, an image's folder names no class.
         """
-        truth = None
-        if labelled:
-            classes = manifest.classes
-            truth = np.array([class_of_folder(path.absolute().parent.name, classes) for path in sample.paths])
+        truth = by_folders(sample.paths, manifest.classes).truth if labelled else None
         views = (NamedView(path.name, view[0]) for path, view in zip(sample.paths, sample.views(), strict=True))
         return HeldOut(tuple(views), truth)
 
@@ -128,10 +125,10 @@ class Judge:
         with self._variants.open(quantization) as engine:
             return posteriors(engine, self._held_out.views[:count], advance)
 
-    def sensitivities(self) -> tuple[Sensitivity, ...]:
-        """Each layer quantized alone, in the network's order."""
+    def sensitivities(self, images: int = RANKING_IMAGES) -> tuple[Sensitivity, ...]:
+        """Each layer quantized alone, in the network's order, on at most so many images."""
         layers = self._calibration.candidates
-        count = min(RANKING_IMAGES, len(self._held_out.views))
+        count = min(images, len(self._held_out.views))
         expected, found = self._expected(count), []
         with self._progress("quantizing each layer alone", count * len(layers)) as advance:
             for layer in layers:

@@ -168,7 +168,7 @@ def sensitivities(checkpoint: Checkpoint, request: Int8Request) -> tuple[Calibra
     with Variants(checkpoint, open_engine, score_map=request.score_map, fine=request.fine) as variants:
         calibration, judge = _calibrated(checkpoint, request, variants, labelled=False)
         assert judge is not None
-        return calibration, judge.sensitivities()
+        return calibration, judge.sensitivities(request.held_out)
 
 
 def _calibrated(

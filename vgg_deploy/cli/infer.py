@@ -189,12 +189,9 @@ def _as_named(path: Path) -> Path:
 
 def _truth(images: list[Path], engine: Engine) -> Iterator[int]:
     """The class that each image's folder names. All are looked up before the first image is scored."""
-    from vgg_deploy.classes import class_of_folder
+    from vgg_deploy.evaluation import labelled
 
-    classes = engine.info.manifest.classes
-    names = [_as_named(path).parent.name for path in images]
-    folders = {name: class_of_folder(name, classes) for name in dict.fromkeys(names)}
-    return (folders[name] for name in names)
+    return iter(labelled(images, engine.info.manifest.classes).truth.tolist())
 
 
 class _Tally:
