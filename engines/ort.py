@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import ctypes
+import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from engines.settings import Settings
 from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.manifest import Manifest
@@ -32,13 +36,12 @@ _QUIET = 3  # log errors only; its warnings about shapes and casts are not for o
 class OnnxRuntimeEngine(ContextManaged):
     """An ONNX file in ONNX Runtime; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
 
-    def __init__(
-        self, path: Path, manifest: Manifest, device: str, threads: int | None, notices: tuple[str, ...] = ()
-    ) -> None:
-        kind, _, index = device.partition(":")
+    def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
+        kind, device = settings.kind, settings.device
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _QUIET
-        options.intra_op_num_threads = threads or 0
+        # One thread is the caller's own; more are a pool that all calls share, whose threads spin while they wait.
+        options.intra_op_num_threads = settings.threads_per_request
         # Memory patterns are planned for one shape; ours change from image to image, and each would be kept.
         options.enable_mem_pattern = False
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
@@ -49,7 +52,7 @@ class OnnxRuntimeEngine(ContextManaged):
                     "pip uninstall onnxruntime, then pip install 'vgg-deploy[gpu]'"
                 )
             _load_cuda_libraries()
-            providers.insert(0, (_CUDA, {"device_id": index or "0"}))
+            providers.insert(0, (_CUDA, {"device_id": str(settings.index)}))
         try:
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=providers, disabled_optimizers=_DISABLED_OPTIMIZERS
@@ -75,7 +78,7 @@ class OnnxRuntimeEngine(ContextManaged):
             precision=precision,
             outputs=tuple(self._names),
             shapes=manifest.shapes,
-            concurrency=1,
+            concurrency=settings.requests,
             manifest=manifest,
             notices=notices,
         )
@@ -102,11 +105,9 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def open_model(
-    path: Path, manifest: Manifest, device: str, threads: int | None, notices: tuple[str, ...] = ()
-) -> OnnxRuntimeEngine:
-    """Opens an ONNX file on `device`; see `engines.open_engine`."""
-    return OnnxRuntimeEngine(path, manifest, device, threads, notices)
+def open_model(path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> OnnxRuntimeEngine:
+    """Opens an ONNX file; see `engines.open_engine`."""
+    return OnnxRuntimeEngine(path, manifest, settings, notices)
 
 
 def availability(device: str) -> str:
@@ -137,3 +138,30 @@ def _driver_present() -> bool:
             continue
         return True
     return False
+
+
+def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
+    """Milliseconds by node's name, of each of some calls by themselves on the CPU, from ONNX Runtime's own profile."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = settings.total_threads
+    options.enable_mem_pattern = False
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMIZERS
+            )
+            for _ in range(1 + repetitions):  # the first is left out
+                session.run(None, {session.get_inputs()[0].name: images})
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        except Exception as error:  # the vendor raises many kinds, without a root of their own
+            raise EngineError(f"onnxruntime could not profile {path}: {_reason(error)}") from error
+    begins = sorted(event["ts"] for event in events if event.get("name") == "model_run")
+    runs: list[dict[str, float]] = [{} for _ in begins]
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times, node = runs[bisect.bisect_right(begins, event["ts"]) - 1], event["name"].removesuffix("_kernel_time")
+            times[node] = times.get(node, 0.0) + event["dur"] / 1000
+    return runs[1:]

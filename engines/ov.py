@@ -1,13 +1,15 @@
-"""OpenVINO, on the CPU, in the file's own precision."""
+"""OpenVINO, on the CPU, in the file's own precision, or in bfloat16 where that is allowed."""
 
 from __future__ import annotations
 
+import os
 import queue
 from pathlib import Path
 
 import numpy as np
 import openvino
 
+from engines.settings import Settings
 from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.errors import EngineError
 from vgg_deploy.manifest import Manifest
@@ -16,18 +18,27 @@ from vgg_deploy.manifest import Manifest
 class OpenVINOEngine(ContextManaged):
     """An ONNX file in OpenVINO; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, threads: int | None, notices: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
+        core = openvino.Core()
+        bf16 = settings.bf16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if settings.bf16 and not bf16:
+            notices = (*notices, "this CPU does not compute in bfloat16: --allow-bf16 has no effect")
         # Unasked, OpenVINO computes FP32 and FP16 files in BF16 on CPUs that have it.
-        settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+        if settings.requests == 1:
+            properties["PERFORMANCE_HINT"] = "LATENCY"
+        else:
+            properties["NUM_STREAMS"] = settings.requests
+        if settings.threads is not None or settings.total_threads < (os.cpu_count() or 1):
+            properties["INFERENCE_NUM_THREADS"] = settings.total_threads
         try:
-            core = openvino.Core()
-            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            compiled = core.compile_model(core.read_model(path), "CPU", properties)
         except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"openvino refused {path}: {_reason(error)}") from error
         precision = str(manifest.precision)
-        if manifest.precision.arithmetic == "float16":
+        if bf16:
+            precision += ", floating point computed in bfloat16"
+        elif manifest.precision.arithmetic == "float16":
             precision += ", computed in float32"
         assert manifest.shapes is not None  # read_manifest sets them
         self._path, self._compiled = path, compiled
@@ -43,9 +54,10 @@ class OpenVINOEngine(ContextManaged):
             precision=precision,
             outputs=tuple(self._names),
             shapes=manifest.shapes,
-            concurrency=1,
+            concurrency=settings.requests,
             manifest=manifest,
             notices=notices,
+            bf16=bf16,
         )
 
     def run(self, images: Images) -> Scores:
@@ -76,11 +88,9 @@ def _reason(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def open_model(
-    path: Path, manifest: Manifest, device: str, threads: int | None, notices: tuple[str, ...] = ()
-) -> OpenVINOEngine:
-    """Opens an ONNX file; `device` is always the CPU here. See `engines.open_engine`."""
-    return OpenVINOEngine(path, manifest, threads, notices)
+def open_model(path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> OpenVINOEngine:
+    """Opens an ONNX file; the device is always the CPU here. See `engines.open_engine`."""
+    return OpenVINOEngine(path, manifest, settings, notices)
 
 
 def availability(device: str) -> str:
@@ -92,3 +102,27 @@ def availability(device: str) -> str:
     if "CPU" not in openvino.Core().available_devices:
         raise EngineError("openvino has no CPU plugin here")
     return f"openvino {openvino.__version__.partition('-')[0]}"
+
+
+def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
+    """Milliseconds by node's name, of each of some calls by themselves, from OpenVINO's own counters."""
+    properties: dict[str, object] = {
+        "PERF_COUNT": True,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if settings.bf16 else "f32",
+        "INFERENCE_NUM_THREADS": settings.total_threads,
+    }
+    core = openvino.Core()
+    try:
+        request = core.compile_model(core.read_model(path), "CPU", properties).create_infer_request()
+        request.infer([np.ascontiguousarray(images)])  # the first run of a shape costs more
+        runs = []
+        for _ in range(repetitions):
+            request.infer([np.ascontiguousarray(images)])
+            times: dict[str, float] = {}
+            for node in request.profiling_info:
+                times[node.node_name] = times.get(node.node_name, 0.0) + 1000 * node.real_time.total_seconds()
+            runs.append(times)
+    except Exception as error:  # the vendor raises many kinds, without a root of their own
+        raise EngineError(f"openvino could not profile {path}: {_reason(error)}") from error
+    return runs

@@ -148,7 +148,8 @@ class Verification:
         """An exported file or a plan; an ONNX file with FP16 in it a second time, with every such activation rounded to FP16."""
         with self._open(path) as engine:
             manifest = engine.info.manifest
-            stage = self._compare(engine, path.name, manifest.precision.lowest)
+            name = f"{path.name}, computed in bfloat16" if engine.info.bf16 else path.name
+            stage = self._compare(engine, name, engine.info.lowest)
         if path.suffix in PLAN_SUFFIXES:  # it computes in FP16 itself, and gives no layer's activation
             words = "a plan's layers cannot be compared; verify the ONNX file that it was built from"
             yield dataclasses.replace(stage, diverges=words if stage.failures else None)

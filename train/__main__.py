@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BUILT_IN, IMAGENET = "digits", "imagenet"
 CHANCE_MARGIN = 1.2  # times the largest class's share: up to there, validation may be luck
 FINE_TUNING_RATE = 1e-3  # section 3.1's for weights that are trained already
+# Options that say in another way what fields of a recipe's file say; the command line wins.
+INSTEAD_OF = {"weights": ("initialisation",), "normalization": ("mean", "std")}
 
 _WHAT_A_DATA_FOLDER_IS = """--data is missing. A data folder has a folder of images for each class, for training and for validation:
 
@@ -95,7 +97,8 @@ def _train(
 
     console = Console(stderr=True, quiet=not processes.first)
     if recipe_file is not None:
-        chosen = read_recipe(recipe_file) | chosen
+        replaced = {field for option in chosen for field in INSTEAD_OF.get(option, ())}
+        chosen = {name: value for name, value in read_recipe(recipe_file).items() if name not in replaced} | chosen
     if schedule is not None and (out is not None or "train_scale" in chosen):
         raise UsageError(
             "--schedule paper has its own S, and a folder for each stage; leave the training scale and --out out"
@@ -110,7 +113,7 @@ def _train(
     with console.status(f"looking through {folder}"):
         found = read_folder(folder)
     if processes.agreed(lambda: found.fingerprint) != found.fingerprint:
-        raise UsageError(f"{folder} holds other images here than on the machine of the first process; copy them anew")
+        raise UsageError(f"{folder} holds other images here than on the first machine; copy them anew")
     recipe = replace(recipe, spec=replace(recipe.spec, classes=len(found.classes)))
     facts = {"data": str(folder), "place": str(place), "processes": processes.size}
     suffix = "-digits" if data == BUILT_IN else ""

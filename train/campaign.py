@@ -160,8 +160,10 @@ class Campaign:
         where = "it had not come to its first checkpoint"
         if run.state is not None:
             position = run.state.position
-            batches = f" and {position.batches} batches" if position.batches else ""
-            where = f"after {len(position.history)} epochs{batches}"
+            whole = len(position.history)
+            where = (
+                f"after batch {position.batches} of epoch {whole + 1}" if position.batches else f"after epoch {whole}"
+            )
         say(self.console, f"resumes the unfinished run in {run.folder}: {where}")
 
     def _in(self, out: Path, recipe: Recipe) -> _Found:

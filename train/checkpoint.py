@@ -145,13 +145,20 @@ def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: Facts, source: S
         raise UsageError(f"{where} is configuration {spec.configuration}; --arch {facts.configuration} contradicts it")
     if facts.normalization not in (None, manifest.normalization):
         raise UsageError(
-            f"{where} was trained with {manifest.normalization}; leave the normalization out, or give the same"
+            f"{where} was trained with {_options(manifest.normalization)}; here it is {_options(facts.normalization)}: leave "
+            "the normalization out, or give the same"
         )
     if facts.labels is not None:
         manifest = manifest.with_(classes=classes_from_labels(facts.labels, spec.classes, "the labels file"))
     if facts.train_scale is not None:
         manifest = manifest.with_(train_scale=facts.train_scale)
     return Checkpoint(_checked(spec, tensors, where), manifest, source)
+
+
+def _options(normalization: Normalization) -> str:
+    """As the command line says it."""
+    values = (("--mean", normalization.mean), ("--std", normalization.std))
+    return " ".join(f"{name} {','.join(f'{value:.6g}' for value in three)}" for name, three in values)
 
 
 def _checked(spec: NetworkSpec, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -66,15 +66,14 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        count = len(batch.indices)
-        part = min(self._place.micro_batch or count, count)
         # The processes' gradients are averaged, so each counts as many times as there are processes.
         weight = self._processes.size / batch.total if batch.counts else 0.0
         figures = torch.zeros(3, dtype=torch.float64, device=self._place.device)
-        for start in range(0, count, part):
-            wait = self._together is not None and start + part < count
+        parts = self._parts(batch)
+        for part in parts:
+            wait = self._together is not None and part is not parts[-1]
             with self._together.no_sync() if wait and self._together else nullcontext():
-                loss, hits = self._forward(batch, slice(start, start + part), epoch)
+                loss, hits = self._forward(batch, part, epoch)
                 (loss * weight).backward()  # type: ignore[no-untyped-call]
             if batch.counts:
                 figures += torch.stack((loss.detach().double(), *hits))
@@ -94,18 +93,25 @@ class Learner:
             scores = self._training(images, dropout).float()
         return functional.cross_entropy(scores, targets, reduction="sum"), _hits(scores.detach(), targets)
 
-    def _images(self, batch: Batch, part: slice = slice(None)) -> Tensor:
+    def _images(self, batch: Batch, part: slice) -> Tensor:
         pixels = batch.views[part].to(self._place.device, non_blocking=True)
         return normalize(pixels, self._normalization).contiguous(memory_format=self._layout)
 
     @torch.inference_mode()
     def judge(self, batch: Batch) -> Tensor:
         """What `step` gives, without dropout and without learning, in float32."""
-        scores, targets = self._network(self._images(batch)), batch.targets.to(self._place.device)
-        if not batch.counts:
-            return torch.zeros(3, dtype=torch.float64, device=self._place.device)
-        loss = functional.cross_entropy(scores, targets, reduction="sum")
-        return torch.stack((loss.double(), *_hits(scores, targets)))
+        figures = torch.zeros(3, dtype=torch.float64, device=self._place.device)
+        for part in self._parts(batch) if batch.counts else ():
+            scores, targets = self._network(self._images(batch, part)), batch.targets[part].to(self._place.device)
+            loss = functional.cross_entropy(scores, targets, reduction="sum")
+            figures += torch.stack((loss.double(), *_hits(scores, targets)))
+        return figures
+
+    def _parts(self, batch: Batch) -> list[slice]:
+        """What is computed at once of a batch."""
+        count = len(batch.indices)
+        part = min(self._place.micro_batch or count, count)
+        return [slice(start, start + part) for start in range(0, count, part)]
 
     @property
     def weights(self) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TextIO, TypeVar
 
 import click
 import torch
@@ -128,11 +129,11 @@ class _Failures:
         server = TCPStore(host, port, None, False, TIMEOUT, wait_for_workers=False)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = PrefixStore(f"vgg_deploy/{attempt}", server)
-        self._lock = threading.Lock()
+        self._lock, self._unsaid = threading.Lock(), threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def end(self, error: BaseException) -> NoReturn:
-        """Tells the others, and ends this process: the first one with the error, the others without a word."""
+        """Tells the others, and ends this process: the first one with the error, those of other machines with its line."""
         if isinstance(error, RuntimeError) and any(word in str(error) for word in _BROKEN):
             time.sleep(4 * HEARING_S)  # in which a process that failed for a reason of its own tells it
             error = TrainingError(
@@ -149,13 +150,13 @@ class _Failures:
             deadline = time.monotonic() + TELLING_S
             while not (ours and self._told()) and time.monotonic() < deadline:
                 time.sleep(HEARING_S)  # torchrun ends all when one ends; the first has yet to say why
-            if not self._told():
-                print(f"Error: {_line(error)}", file=sys.__stderr__, flush=True)
+            self._say(_line(error), sys.stderr if self._told() else sys.__stderr__)
         os._exit(_code(error))  # without the exit of torch's process group, which would wait for the others
 
     def _tell(self, error: BaseException, told: bool = False) -> bool:
         """Whether it is this failure that all end for."""
-        failure = json.dumps({"rank": self._rank, "line": _line(error), "code": _code(error)})
+        elsewhere = f" (on {platform.node()})" if os.environ.get("GROUP_RANK", "0") != "0" else ""
+        failure = json.dumps({"rank": self._rank, "line": _line(error) + elsewhere, "code": _code(error)})
         try:
             with self._lock:
                 ours = bool(self._store.compare_set("failure", "", failure) == failure.encode())
@@ -178,11 +179,11 @@ class _Failures:
             try:
                 with self._lock:
                     failure = json.loads(self._store.get("failure")) if self._store.check(["failure"]) else None
-            except RuntimeError:  # torchrun was killed, and left its processes
+            except RuntimeError:  # with the torchrun that kept it
                 if not self.over.is_set():
-                    self._stop(
-                        "torchrun ended before its processes; the same command goes on from the last checkpoint", 1
-                    )
+                    whose = "torchrun" if self._rank == 0 else "the first machine's torchrun"
+                    self._say(f"{whose} ended before its processes; the same command goes on from the last checkpoint")
+                    os._exit(1)
                 return
             if failure is not None and failure["rank"] == self._rank:
                 return
@@ -190,15 +191,21 @@ class _Failures:
                 self._stop(failure["line"], failure["code"])
 
     def _stop(self, line: str, code: int) -> NoReturn:
+        self._say(line)
         if self._rank == 0:
-            print(f"Error: {line}", file=sys.stderr, flush=True)
-            with contextlib.suppress(VGGDeployError):  # a full disk, perhaps the very failure
-                self.record(line)
             with contextlib.suppress(RuntimeError), self._lock:
                 self._store.set("told", "1")
         else:
             time.sleep(TELLING_S)  # torchrun ends all when one ends; the first has yet to say why
         os._exit(code)
+
+    def _say(self, line: str, stderr: TextIO | None = None) -> None:
+        """Once. Of each machine's processes the first alone has a stderr; see `train.__main__`."""
+        if not self._unsaid.acquire(blocking=False):
+            return
+        print(f"Error: {line}", file=stderr or sys.stderr, flush=True)
+        with contextlib.suppress(VGGDeployError):  # a full disk, perhaps the very failure
+            self.record(line)
 
 
 # Words of what torch raises where another process has gone (gloo and NCCL, torch 2.4 to 2.15).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,23 +73,30 @@ def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:
     """Index of the class that a folder's name means.
 
     `n01440764`, `tench` and `n01440764_tench` all match a class whose id or label is any of the three. The whole name counts
-    before the WordNet id, and that before the word: ImageNet has two classes called crane.
+    before the WordNet id, and that before the word: ImageNet has two classes called crane, and a folder that states the one is
+    never the other.
 
     Raises:
         UsageError: no class or several match; names the nearest.
     """
     known_spellings = _known_spellings(tuple(classes))
+    named = ClassName(folder, folder)
     for spelling in _spellings(folder):
-        matches = [index for index, known in enumerate(known_spellings) if spelling in known]
+        matches = [
+            index
+            for index, known in enumerate(known_spellings)
+            if spelling in known and not _other_synsets(named, classes[index])
+        ]
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise UsageError(
                 f"folder {folder!r} matches several classes: {', '.join(classes[index].id for index in matches)}"
             )
-    names = dict.fromkeys(text for name in classes for text in (name.label, name.id))
-    nearest = difflib.get_close_matches(folder, list(names), 3, 0.0)
-    raise UsageError(f"folder {folder!r} is no class of this network; the nearest are {', '.join(nearest)}")
+    raise UsageError(
+        f"folder {folder!r} is no class of this network; the nearest are {', '.join(_nearest(folder, classes))} "
+        "(an image's folder names its class)"
+    )
 
 
 def first_other_class(these: Sequence[ClassName], those: Sequence[ClassName]) -> int | None:
@@ -99,11 +107,27 @@ def first_other_class(these: Sequence[ClassName], those: Sequence[ClassName]) ->
     for index, (one, other) in enumerate(zip(these, those, strict=False)):
         if one.id == other.id:
             continue
-        both = [_wordnet_ids(name) for name in (one, other)]
         spellings = [{*_spellings(name.id), *_spellings(name.label)} for name in (one, other)]
-        if (all(both) and not both[0] & both[1]) or not spellings[0] & spellings[1]:
+        if _other_synsets(one, other) or not spellings[0] & spellings[1]:
             return index
     return None if len(these) == len(those) else min(len(these), len(those))
+
+
+def _nearest(folder: str, classes: Sequence[ClassName]) -> list[str]:
+    """Three labels or ids that are spelled most like a folder's name, or a part of it."""
+
+    def likeness(name: str) -> float:
+        pairs = itertools.product(_spellings(folder), _spellings(name))
+        return max(difflib.SequenceMatcher(None, one, other).ratio() for one, other in pairs)
+
+    names = dict.fromkeys(text for name in classes for text in (name.label, name.id))
+    return sorted(names, key=likeness, reverse=True)[:3]
+
+
+def _other_synsets(one: ClassName, other: ClassName) -> bool:
+    """Whether both have a WordNet id, and not the same."""
+    both = [_wordnet_ids(name) for name in (one, other)]
+    return all(both) and not both[0] & both[1]
 
 
 def _wordnet_ids(name: ClassName) -> set[str]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from vgg_deploy.errors import UsageError
 from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.plan import PlanManifest
+from vgg_deploy.precision import FLOAT16, FLOAT32
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -61,6 +62,7 @@ class EngineInfo:
         manifest: of the artifact it runs.
         notices: what the user should know of this pairing of file and runtime.
         plan: of a TensorRT plan, its profiles and how it was built.
+        bf16: whether what the file has in floating point is computed in bfloat16.
     """
 
     runtime: str
@@ -72,6 +74,13 @@ class EngineInfo:
     manifest: Manifest
     notices: tuple[str, ...] = ()
     plan: PlanManifest | None = None
+    bf16: bool = False
+
+    @property
+    def lowest(self) -> str:
+        """float32, float16 or int8: which row of `parity.THRESHOLDS` its answers are held against."""
+        declared = self.manifest.precision.lowest
+        return FLOAT16 if self.bf16 and declared == FLOAT32 else declared
 
     @property
     def scales(self) -> tuple[int, ...]:

@@ -19,8 +19,8 @@ from vgg_deploy.engine import Engine, Floats
 from vgg_deploy.errors import UsageError
 from vgg_deploy.manifest import Rescaling
 from vgg_deploy.metrics import top_k_error
-from vgg_deploy.posterior_cache import PosteriorCache
-from vgg_deploy.predict import DEFAULT_BATCH, Failure, predict
+from vgg_deploy.posterior_cache import Known, PosteriorCache
+from vgg_deploy.predict import Failure, predict
 from vgg_deploy.protocols import Protocol
 
 NOMINAL_SIZE = (375, 500)  # of an ImageNet photo: height and width, for counting a protocol's views
@@ -38,37 +38,38 @@ class Labelled:
     paths: tuple[Path, ...]
     truth: npt.NDArray[np.int64]
 
+    def sample(self, limit: int) -> Labelled:
+        """At most `limit` of them, in order: seeded, with as many of each class as can be."""
+        if limit >= len(self.paths):
+            return self
+        by_class: dict[int, list[int]] = {}
+        for index in sorted(range(len(self.paths)), key=self.paths.__getitem__):
+            by_class.setdefault(int(self.truth[index]), []).append(index)
+        chance = random.Random(0)
+        shuffled = [chance.sample(group, len(group)) for _class, group in sorted(by_class.items())]
+        taken: list[int] = []
+        for turn in range(max(map(len, shuffled))):
+            # Which classes have one image more than others is drawn too: the first of ImageNet's are all fish and birds.
+            left = [group[turn] for group in shuffled if turn < len(group)]
+            taken += chance.sample(left, len(left))
+        kept = sorted(taken[:limit])
+        return Labelled(tuple(self.paths[index] for index in kept), self.truth[kept])
+
 
 def folder_name(path: Path) -> str:
     """The name of the folder that an image lies in, however the way to it was written."""
     return os.path.basename(os.path.normpath(path.parent.absolute()))  # noqa: PTH119 - pathlib keeps `..`
 
 
-def labelled(paths: Sequence[Path], classes: Sequence[ClassName], limit: int | None = None) -> Labelled:
-    """Images by the names of their folders; with `limit`, a seeded sample with as many of each class as can be.
+def labelled(paths: Sequence[Path], classes: Sequence[ClassName]) -> Labelled:
+    """Images by the names of their folders.
 
     Raises:
         UsageError: a folder's name is no class's id or label; names the nearest.
     """
-    by_folder: dict[Path, Path] = {}
-    for path in paths:
-        by_folder.setdefault(path.parent, path)
+    by_folder = {path.parent: path for path in paths}
     folders = {folder: class_of_folder(folder_name(path), classes) for folder, path in by_folder.items()}
-    chosen = list(paths)
-    if limit is not None and limit < len(chosen):
-        by_class: dict[int, list[Path]] = {}
-        for path in sorted(chosen):
-            by_class.setdefault(folders[path.parent], []).append(path)
-        chance = random.Random(0)
-        shuffled = [chance.sample(group, len(group)) for _index, group in sorted(by_class.items())]
-        taken: list[Path] = []
-        for turn in range(max(map(len, shuffled))):
-            # Which classes have one image more than others is drawn too: the first of ImageNet's are all fish and birds.
-            left = [group[turn] for group in shuffled if turn < len(group)]
-            taken += chance.sample(left, len(left))
-        sample = set(taken[:limit])
-        chosen = [path for path in chosen if path in sample]
-    return Labelled(tuple(chosen), np.array([folders[path.parent] for path in chosen], np.int64))
+    return Labelled(tuple(paths), np.array([folders[path.parent] for path in paths], np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +123,10 @@ def evaluate(
     *,
     cache: PosteriorCache | None = None,
     model: str = "",
-    batch: int = DEFAULT_BATCH,
+    batch: int | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Evaluated:
-    """Posteriors of images under a protocol; those in the cache are not computed again.
+    """Posteriors of images under a protocol; those in the cache, whole or in parts, are not computed again.
 
     Args:
         engine: any.
@@ -145,15 +146,17 @@ def evaluate(
         raise UsageError("model is empty; a cache needs the fingerprint of the engine's weights to tell them apart")
     # Not of the manifest whole: other labels, or another S, are no other answers.
     network = repr(info.manifest.spec), repr(info.manifest.normalization)
-    setting = (
-        fingerprint(model, *network, info.runtime, info.device, info.precision),
-        fingerprint(repr(protocol), repr(info.manifest.rescaling)),
+    tested = fingerprint(model, *network, info.runtime, info.device, info.precision)
+    setting, *parts = (
+        (tested, fingerprint(repr(one), repr(info.manifest.rescaling))) for one in (protocol, *protocol.parts)
     )
     posteriors = np.full((len(paths), len(info.manifest.classes)), np.nan, np.float32)
     missing, seconds = [], 0.0
     for index, path in enumerate(paths):
         image = None if cache is None else cache.fingerprint(path)
-        known = None if cache is None or image is None else cache.get(*setting, image)
+        known = None
+        if cache is not None and image is not None:
+            known = cache.get(*setting, image) or _together([cache.get(*part, image) for part in parts])
         if known is None or known.probabilities.shape != posteriors[index].shape:
             missing.append(index)
             continue
@@ -177,6 +180,14 @@ def evaluate(
                 cache.put(*setting, image, result.probabilities, spent)
         progress()
     return Evaluated(protocol, posteriors, tuple(failures), len(missing) - len(failures), seconds)
+
+
+def _together(parts: Sequence[Known | None]) -> Known | None:
+    """The mean of a protocol's parts, and what they cost together; None where one is not known."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len({part.probabilities.shape for part in known}) > 1:
+        return None
+    return Known(fused([part.probabilities for part in known]), sum(part.seconds for part in known))
 
 
 def fused(posteriors: Sequence[Floats]) -> Floats:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import ImageError, UsageError
@@ -28,6 +29,8 @@ MAX_DECODED_PIXELS = 89_478_485
 # Above this a rescaled view is refused: full-width VGG needs about 0.6 KB of memory a pixel and engine, so 4 Mi need 2.5 GB.
 MAX_VIEW_PIXELS = 4_194_304
 
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -37,10 +40,33 @@ _FILTERS = {
 
 
 def decode(path: Path) -> Images:
-    """Reads an image file as uint8 [height, width, 3], RGB, upright.
+    """Reads an image file as uint8 [height, width, 3], RGB, upright. See `decode_reduced`."""
+    return decode_reduced(path, None).pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes:
+        pixels: uint8 [h, w, 3], RGB, upright.
+        size: height and width of the image in its file, upright; those of `pixels` unless it was decoded at a reduced size.
+    """
+
+    pixels: Images
+    size: tuple[int, int]
+
+
+def decode_reduced(path: Path, short_side: int | None) -> Decoded:
+    """Reads an image file, a large JPEG at 1/2, 1/4 or 1/8 of its size where its short side then still is `short_side` or more.
 
     EXIF rotation is applied. Grey, palette and CMYK become RGB; transparency is laid over white, as on a page; 16-bit grey is
     scaled to 8; of an animation the first frame counts.
+
+    Args:
+        path: the file.
+        short_side: the largest to which it will be rescaled; None: always decoded at its full size. A JPEG's blocks of 8 x 8
+            are averaged as they are decoded, which costs a fraction of the time and changes pixels slightly.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, of no pixels, of over `MAX_DECODED_PIXELS`, or of floating-point
@@ -59,9 +85,13 @@ def decode(path: Path) -> Images:
                 raise ImageError(
                     f"{width}x{height} pixels, over the limit of {MAX_DECODED_PIXELS:,} (decompression bomb?)"
                 )
+            if short_side is not None:
+                # The smallest size at which both sides reach these; formats other than JPEG pass over it.
+                image.draft(None, _with_short_side(width, height, short_side))
+            reduced = image.size != (width, height)
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(_to_rgb(upright))
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except ImageError:
         raise
     except FileNotFoundError:
@@ -77,7 +107,15 @@ def decode(path: Path) -> Images:
         raise ImageError(f"cannot be decoded: {reason}") from error
     if pixels.size == 0:
         raise ImageError(f"it has no pixels ({pixels.shape[1]}x{pixels.shape[0]})")
-    return pixels
+    if not reduced:
+        return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
+    return Decoded(pixels, (width, height) if turned else (height, width))
+
+
+def _with_short_side(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height, rounded up, of an image with its short side at `short_side`."""
+    short = min(width, height)
+    return -(-width * short_side // short), -(-height * short_side // short)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -114,20 +152,33 @@ def rescaled_size(height: int, width: int, short_side: int, rounding: str = "flo
     return scaled(height), scaled(width)
 
 
-def rescale(pixels: Images, short_side: int, rescaling: Rescaling, max_pixels: int = MAX_VIEW_PIXELS) -> Images:
+def rescale(
+    pixels: Images,
+    short_side: int,
+    rescaling: Rescaling,
+    max_pixels: int = MAX_VIEW_PIXELS,
+    size: tuple[int, int] | None = None,
+) -> Images:
     """Rescales uint8 [h, w, 3] so that its short side is `short_side`, keeping its aspect ratio.
+
+    Args:
+        pixels: the image.
+        short_side: Q or S.
+        rescaling: filter and rounding.
+        max_pixels: of the result.
+        size: height and width whose aspect ratio is meant; None: those of `pixels`. See `Decoded`.
 
     Raises:
         ImageError: the result would have over `max_pixels` pixels.
     """
-    height, width = pixels.shape[:2]
+    height, width = size or pixels.shape[:2]
     rows, columns = rescaled_size(height, width, short_side, rescaling.rounding)
     if rows * columns > max_pixels:
         raise ImageError(
             f"{width}x{height} pixels become {columns}x{rows} at a short side of {short_side}: over the limit of "
             f"{max_pixels:,} pixels a view (infer --max-view-pixels)"
         )
-    if (rows, columns) == (height, width):
+    if (rows, columns) == pixels.shape[:2]:
         return pixels
     return resize(pixels, rows, columns, rescaling)
 

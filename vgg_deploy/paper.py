@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from vgg_deploy.manifest import Manifest, TrainScale
 from vgg_deploy.protocols import Protocol
@@ -100,6 +100,22 @@ ROWS = (
 )
 
 
+def unlike_the_papers(manifest: Manifest) -> tuple[str, ...]:
+    """What tells a network from the paper's of its configuration, in words; nothing where it is one of them."""
+    own = manifest.spec
+    if own is None:
+        return ("it does not say what it is",)
+    papers = NetworkSpec(own.configuration)
+    names = [field.name for field in fields(own) if field.compare]
+    pairs = ((name, getattr(own, name), getattr(papers, name)) for name in names)
+    differences = [f"{name} is {mine}, not {theirs}" for name, mine, theirs in pairs if mine != theirs]
+    networks = (network for row in ROWS for network in row.networks if network.configuration == own.configuration)
+    scales = dict.fromkeys(str(network.train_scale) for network in networks)
+    if str(manifest.train_scale) not in scales:
+        differences.append(f"S is {manifest.train_scale}, not {' or '.join(scales)}")
+    return tuple(differences)
+
+
 def paper_row(manifests: Sequence[Manifest], protocols: Sequence[Protocol]) -> PaperRow | None:
     """The row of networks tested in the same way, or None where the paper has none.
 
@@ -110,12 +126,9 @@ def paper_row(manifests: Sequence[Manifest], protocols: Sequence[Protocol]) -> P
     networks = set()
     for manifest, protocol in zip(manifests, protocols, strict=True):
         # Mirrors are scored in all of the paper's tests (section 3.2).
-        if manifest.spec is None or not protocol.mirror:
+        if manifest.spec is None or unlike_the_papers(manifest) or not protocol.mirror:
             return None
-        spec = manifest.spec
-        if spec != NetworkSpec(spec.configuration):
-            return None
-        networks.add(PaperNetwork(spec.configuration, manifest.train_scale, protocol.scales))
+        networks.add(PaperNetwork(manifest.spec.configuration, manifest.train_scale, protocol.scales))
     names = {protocol.name for protocol in protocols}
     for row in ROWS:
         if set(row.networks) == networks and len(row.networks) == len(manifests) and names == {row.protocol}:

@@ -7,7 +7,7 @@ once is bounded, however many images there are.
 
 from __future__ import annotations
 
-import os
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,17 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from vgg_deploy.classes import ClassName
+from vgg_deploy.cores import usable_cores
 from vgg_deploy.engine import Engine, EngineInfo, Floats, Images, Scores
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.fit import check_fit, view_refusal
-from vgg_deploy.images import MAX_VIEW_PIXELS, decode, mirrored, rescale
+from vgg_deploy.images import MAX_VIEW_PIXELS, decode_reduced, mirrored, rescale
 from vgg_deploy.manifest import Rescaling
 from vgg_deploy.metrics import top_k
 from vgg_deploy.protocols import Protocol, choose_protocol
 from vgg_deploy.views import View
 
-# Views in a batch. More did not make full-width networks faster on CPUs, and each view of 384x512 takes about 120 MB.
-DEFAULT_BATCH = 4
+# Views in a batch: one and its mirror. More did not make networks faster on CPUs, and each view of 384x512 takes about 120 MB;
+# and where few images have the same shape, batches of many sizes are many shapes, each of which costs OpenVINO once.
+CPU_BATCH = 2
+DEVICE_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,10 @@ def predict(
     paths: Iterable[str | Path],
     protocol: Protocol | None = None,
     *,
-    batch: int = DEFAULT_BATCH,
+    batch: int | None = None,
     keep_score_maps: bool = False,
     max_view_pixels: int = MAX_VIEW_PIXELS,
+    reduced_decoding: bool = False,
     decoders: int | None = None,
 ) -> Iterator[Prediction | Failure]:
     """Classifies images, in order, each with its result or its failure.
@@ -88,15 +92,18 @@ def predict(
         engine: any; its manifest names classes, rescaling and defaults.
         paths: image files.
         protocol: which views are averaged; None: the paper's default for this network.
-        batch: views of one shape in one call, at most; less where the engine takes less.
+        batch: views of one shape in one call, at most; less where the engine takes less. None: `CPU_BATCH` or `DEVICE_BATCH`.
         keep_score_maps: give `Prediction.score_maps`; the engine must have the output.
         max_view_pixels: an image that would be rescaled to more is a failure.
+        reduced_decoding: decode large JPEGs at a reduced size, see `vgg_deploy.images.decode_reduced`; changes posteriors.
         decoders: threads that decode and rescale; None: as many as cores, at most 8.
 
     Raises, as the first result is asked for or later:
         UsageError: `batch` is below 1; the engine takes no view that the protocol can make.
         EngineError: the engine failed; earlier results have been given.
     """
+    if batch is None:
+        batch = CPU_BATCH if engine.info.device == "cpu" else DEVICE_BATCH
     if batch < 1:
         raise UsageError(f"batch is {batch}; expected 1 or more")
     manifest = engine.info.manifest
@@ -104,8 +111,8 @@ def predict(
         info = engine.info
         protocol = choose_protocol(manifest, free_size=info.shapes.free, built_for=info.scales).protocol
     check_fit(engine.info, protocol)
-    prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, engine.info)
-    decoding = ThreadPoolExecutor(decoders or min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+    prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, reduced_decoding, engine.info)
+    decoding = ThreadPoolExecutor(decoders or min(8, usable_cores()), thread_name_prefix="decode")
     running = ThreadPoolExecutor(engine.info.concurrency, thread_name_prefix="engine")
     try:
         scheduler = _Scheduler(engine, running, batch, keep_score_maps)
@@ -134,15 +141,16 @@ class _Preparation:
     protocol: Protocol
     rescaling: Rescaling
     max_view_pixels: int
+    reduced: bool
     info: EngineInfo
 
     def __call__(self, path: Path) -> _Prepared:
         try:
-            pixels = decode(path)
-            height, width = pixels.shape[:2]
+            image = decode_reduced(path, max(self.protocol.scales) if self.reduced else None)
+            height, width = image.size
             views = self.protocol.views(height, width, self.rescaling)
             rescaled = {
-                scale: rescale(pixels, scale, self.rescaling, self.max_view_pixels)
+                scale: rescale(image.pixels, scale, self.rescaling, self.max_view_pixels, image.size)
                 for scale in {view.short_side for view in views}
             }
             cut = tuple((view, view.cut(rescaled[view.short_side], self.rescaling)) for view in views)
@@ -204,7 +212,8 @@ class _Scheduler:
         """Takes an image on; gives the results that it had to wait for."""
         image = _Image(prepared, to_submit=len(prepared.views), to_come=len(prepared.views))
         self._images.append(image)
-        for view, pixels in prepared.views:
+        # The largest first: where there is little else to do, the requests then end at nearly the same time.
+        for view, pixels in sorted(prepared.views, key=lambda pair: -pair[1].size):
             group = self._groups.setdefault(pixels.shape, [])
             group.append((image, view, pixels))
             if len(group) >= self._batch:
@@ -218,7 +227,7 @@ class _Scheduler:
 
     def flush(self) -> Iterator[Prediction | Failure]:
         """Submits what waits for company."""
-        for shape in list(self._groups):
+        for shape in sorted(self._groups, key=math.prod, reverse=True):
             yield from self._submit(shape)
 
     def finished(self, *, wait: bool = False) -> Iterator[Prediction | Failure]:

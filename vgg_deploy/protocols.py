@@ -121,6 +121,13 @@ class Protocol:
             return merged(parts[0])
         return merged(replace(view, weight=1 / len(part)) for part in parts for view in part)
 
+    @property
+    def parts(self) -> tuple[Protocol, ...]:
+        """The protocols whose posteriors have this one's as their mean (section 4.3); itself, where it is of one part."""
+        return tuple(
+            replace(self, name=name, crop=self.crop if KINDS[name].cropped else None) for name in self.name.split("+")
+        )
+
     def __str__(self) -> str:
         mirrors = ", with mirrors" if self.mirror else ""
         what = KINDS[self.name].what.format(crop=self.crop)

@@ -11,7 +11,7 @@ from engines.trt.options import BuildOptions
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.manifest import AxisRange, Manifest
 from vgg_deploy.plan import Profile, Shape
-from vgg_deploy.predict import DEFAULT_BATCH
+from vgg_deploy.predict import DEVICE_BATCH
 from vgg_deploy.protocols import choose_protocol
 
 MAX_BATCH, MAX_ASPECT = 8, 2.0
@@ -64,7 +64,7 @@ def profiles_of(manifest: Manifest, options: BuildOptions) -> tuple[Profile, ...
     assert shapes is not None
     batches = shapes.batch if options.max_batch is None else AxisRange(shapes.batch.minimum, options.max_batch)
     assert batches.maximum is not None
-    optimal = max(batches.minimum, min(batches.maximum, DEFAULT_BATCH))
+    optimal = max(batches.minimum, min(batches.maximum, DEVICE_BATCH))
     if options.scales is None or options.max_aspect is None:
         size = shapes.height.minimum, shapes.width.minimum
         return (Profile((), (batches.minimum, *size), (optimal, *size), (batches.maximum, *size)),)

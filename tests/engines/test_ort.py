@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from vgg_deploy.cores import usable_cores
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError
 
@@ -38,8 +39,11 @@ def test_the_number_of_threads_is_the_one_asked_for(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", recording)
     with open_engine(tiny_model, runtime="onnxruntime", threads=threads):
-        assert given[0].intra_op_num_threads == (threads or 0)  # 0: one for each core
+        assert given[0].intra_op_num_threads == (threads or usable_cores())
         assert not given[0].enable_mem_pattern
+    with open_engine(tiny_model, runtime="onnxruntime", threads=6, requests=3) as engine:
+        assert given[1].intra_op_num_threads == 2
+        assert engine.info.concurrency == 3
 
 
 def test_a_failure_while_it_runs_is_an_engine_error_of_one_line(

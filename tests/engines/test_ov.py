@@ -58,6 +58,40 @@ def test_the_number_of_threads_is_the_one_asked_for(
 ) -> None:
     with open_engine(tiny_model, runtime="openvino", threads=threads):
         assert settings[0]["INFERENCE_NUM_THREADS"] == threads
+        assert "NUM_STREAMS" not in settings[0]
+
+
+def test_requests_are_streams_that_share_the_threads(tiny_model: Path, settings: list[dict[str, Any]]) -> None:
+    with open_engine(tiny_model, runtime="openvino", threads=2, requests=2) as engine:
+        assert (settings[0]["NUM_STREAMS"], settings[0]["INFERENCE_NUM_THREADS"]) == (2, 2)
+        assert engine.info.concurrency == 2
+
+
+def test_bfloat16_is_computed_in_when_it_is_allowed_and_said(
+    tiny_model: Path, settings: list[dict[str, Any]], images: Images
+) -> None:
+    able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with open_engine(tiny_model, runtime="openvino", allow_bf16=True) as engine:
+        assert settings[0]["INFERENCE_PRECISION_HINT"] == ("bf16" if able else "f32")
+        assert engine.info.bf16 is able
+        assert engine.info.lowest == ("float16" if able else "float32")
+        assert ("bfloat16" in engine.info.precision) is able
+        assert ("this CPU does not compute in bfloat16: --allow-bf16 has no effect" in engine.info.notices) is not able
+        lower = engine.run(images).probabilities
+    with open_engine(tiny_model, runtime="openvino") as engine:
+        full = engine.run(images).probabilities
+        assert not engine.info.bf16
+        assert engine.info.lowest == "float32"
+    assert bool(np.abs(lower - full).max() > 0) is able
+
+
+def test_a_cpu_without_bfloat16_computes_in_fp32_and_says_so(
+    tiny_model: Path, settings: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_names: ["FP32", "INT8"])
+    with open_engine(tiny_model, runtime="openvino", allow_bf16=True) as engine:
+        assert settings[0]["INFERENCE_PRECISION_HINT"] == "f32"
+        assert "this CPU does not compute in bfloat16: --allow-bf16 has no effect" in engine.info.notices
 
 
 def test_fp16_on_the_cpu_is_said_to_be_computed_in_fp32(tiny_model: Path, tmp_path: Path) -> None:

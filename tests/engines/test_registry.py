@@ -7,6 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,9 @@ import onnx
 import pytest
 
 import engines
-from engines import RUNTIMES, choose_runtime, open_engine, pairing_notices
+from engines import RUNTIMES, open_engine
+from engines.choice import Choice, choose_runtime, pairing_notices
+from engines.settings import Settings, streaming_requests
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, ModelFileError, UsageError
 from vgg_deploy.manifest import Manifest
@@ -74,11 +77,56 @@ def test_its_answers_depend_on_what_is_seen(tiny_model: Path, images: Images) ->
     assert first.std(axis=0).max() > 0.01
 
 
-def test_auto_takes_the_first_runtime_that_is_installed(without: Callable[..., None]) -> None:
-    assert choose_runtime("auto", "cpu") == "onnxruntime"
+def test_auto_takes_what_is_installed_and_says_why(without: Callable[..., None], tiny_model: Path) -> None:
+    assert choose_runtime("auto", Settings()).runtime in RUNTIMES
+    assert choose_runtime("openvino", Settings()) == Choice("openvino")
     without("onnxruntime")
-    assert choose_runtime("auto", "cpu") == "openvino"
-    assert choose_runtime("openvino", "cpu") == "openvino"
+    assert choose_runtime("auto", Settings()).runtime == "openvino"
+    with open_engine(tiny_model) as engine:
+        assert engine.info.runtime.startswith("openvino")
+        assert engine.info.notices == ("runtime openvino: openvino is the only one installed",)
+    with open_engine(tiny_model, runtime="openvino") as engine:
+        assert engine.info.notices == ()
+
+
+def test_auto_computes_bfloat16_in_openvino_alone(without: Callable[..., None], tiny_model: Path) -> None:
+    assert choose_runtime("auto", Settings(bf16=True)).runtime == "openvino"
+    with pytest.raises(UsageError, match="onnxruntime does not compute in bfloat16 on CPUs; use --runtime openvino"):
+        open_engine(tiny_model, runtime="onnxruntime", allow_bf16=True)
+    with pytest.raises(UsageError, match="bfloat16 is for CPUs here, and device is cuda:0"):
+        open_engine(tiny_model, device="cuda:0", allow_bf16=True)
+    without("openvino")
+    with pytest.raises(MissingDependencyError, match="--allow-bf16 needs openvino"):
+        open_engine(tiny_model, allow_bf16=True)
+
+
+@pytest.mark.parametrize("requests", [0, -1])
+def test_a_number_of_requests_below_one_is_refused(requests: int, tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match=f"requests is {requests}; expected 1 or more"):
+        open_engine(tiny_model, requests=requests)
+
+
+def test_more_requests_than_threads_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="requests is 3, and they share 2 threads; expected at most as many"):
+        open_engine(tiny_model, threads=2, requests=3)
+
+
+def test_a_stream_gets_two_requests_where_there_are_threads_for_them() -> None:
+    assert streaming_requests(None, 2) == streaming_requests("cpu", 8) == 2
+    assert streaming_requests("cpu", 1) == 1
+    assert streaming_requests("cuda:0", None) == 1
+    assert Settings(threads=5, requests=2).threads_per_request == 2
+
+
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
+def test_answers_do_not_depend_on_how_many_requests_share_the_threads(
+    runtime: str, tiny_model: Path, images: Images
+) -> None:
+    with open_engine(tiny_model, runtime=runtime, threads=2) as one:
+        expected = one.run(images).probabilities
+    with open_engine(tiny_model, runtime=runtime, threads=2, requests=2) as two, ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(two.run, [images] * 12):
+            np.testing.assert_allclose(scores.probabilities, expected, atol=1e-6)
 
 
 def test_nothing_installed_names_the_extra(without: Callable[..., None], tiny_model: Path) -> None:
@@ -247,16 +295,19 @@ def test_auto_takes_openvino_for_a_file_that_was_quantized_for_tensorrt(quantize
     pytest.importorskip("openvino")
     with open_engine(quantized("tensorrt")) as engine:
         assert engine.info.runtime.startswith("openvino")
-        assert engine.info.notices == ()
+        (notice,) = engine.info.notices
+    assert notice.startswith("runtime openvino: it runs the INT8 of a file made for TensorRT as INT8")
 
 
-@pytest.mark.parametrize(("target", "layers"), [("onnxruntime", ("conv1_1",)), ("tensorrt", ())])
-def test_auto_takes_onnxruntime_for_its_own_and_where_nothing_is_int8(
-    target: str, layers: tuple[str, ...], quantized: Callable[..., Path]
-) -> None:
-    with open_engine(quantized(target, layers)) as engine:
+def test_auto_takes_the_faster_one_for_each_precision_and_says_which_and_why(quantized: Callable[..., Path]) -> None:
+    pytest.importorskip("openvino")
+    with open_engine(quantized("onnxruntime")) as engine:
+        assert engine.info.runtime.startswith("openvino")
+        assert engine.info.notices == ("runtime openvino: the faster one for INT8",)
+    with open_engine(quantized("tensorrt", ())) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
-        assert engine.info.notices == ()
+        (notice,) = engine.info.notices
+    assert notice.startswith("runtime onnxruntime: as fast as openvino in floating point")
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
@@ -266,10 +317,12 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
     path = quantized("tensorrt")
     if runtime == "auto":
         without("openvino")
+    chosen = ("runtime onnxruntime: onnxruntime is the only one installed",) if runtime == "auto" else ()
     with open_engine(path, runtime=runtime) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
-        (notice,) = engine.info.notices
+        *said, notice = engine.info.notices
         engine.run(images)
+    assert tuple(said) == chosen
     assert SLOW in notice
     assert "183 ms an image; openvino 37, FP32 138" in notice
     assert ("pip install openvino" if runtime == "auto" else "--runtime openvino") in notice
@@ -278,8 +331,8 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
 
 def test_an_int8_file_on_cuda_is_no_matter_for_a_notice(quantized: Callable[..., Path]) -> None:
     manifest = read_manifest(quantized("tensorrt"))
-    assert pairing_notices("onnxruntime", "cuda:0", manifest) == ()
-    assert choose_runtime("auto", "cuda:0", manifest) == "onnxruntime"
+    assert pairing_notices("onnxruntime", Settings("cuda:0"), manifest) == ()
+    assert choose_runtime("auto", Settings("cuda:0"), manifest) == Choice("onnxruntime")
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))

@@ -137,7 +137,7 @@ def test_the_same_command_goes_on_with_its_unfinished_run(
     code, out, err = run("--arch A --data", folder, NARROW)  # how often to save is no part of the recipe
     assert code == 0
     [only] = folders()
-    assert f"resumes the unfinished run in {only}: after 0 epochs and 1 batches" in err
+    assert f"resumes the unfinished run in {only}: after batch 1 of epoch 1" in err
     assert out.startswith(f"{only}/best.safetensors")
     assert record(only)["status"] == "finished"
     assert len(record(only)["resumed"]) == 1

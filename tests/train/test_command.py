@@ -85,6 +85,23 @@ def test_a_recipes_file_is_taken_and_the_command_line_wins(run: RunCommand, data
     assert recipe["train_scale"] == {"minimum": 36, "maximum": 36}
 
 
+def test_weights_and_a_normalization_go_before_what_a_recipes_file_says_of_them(
+    run: RunCommand, data_folder: MakeFolder
+):
+    folder = data_folder()
+    assert run("--arch A --data", folder, NARROW, "--out old --mean 1,2,3 --std 4,5,6")[0] == 0
+    again = (
+        "--recipe old/recipe.toml --weights old/best.safetensors --normalization torchvision --workers 0 --device cpu"
+    )
+    code, _out, err = run("--data", folder, again)
+    assert code == 2  # no longer for what the file says, but for what the weights were trained with
+    assert "was trained with --mean 1,2,3 --std 4,5,6; here it is --mean 123.675,116.28,103.53" in err
+    code, _out, err = run("--data", folder, again.replace("--normalization torchvision", ""), "--out new")
+    assert code == 0, err
+    assert recipe_of(Path("new"))["initialisation"] == "old/best.safetensors"
+    assert recipe_of(Path("new"))["learning_rate"] == recipe_of(Path("old"))["learning_rate"]
+
+
 def test_the_recipe_that_a_run_keeps_gives_the_same_run(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, "--out first --rgb-shift 0.2 --seed 4")[0] == 0

@@ -131,3 +131,17 @@ def test_verify_holds_a_file_of_the_fine_grid_against_a_reference_of_it(
     )
     assert done.code == 2
     assert "they are different networks" in done.err
+
+
+def test_the_fine_grid_is_refused_for_a_crop_on_which_it_changes_nothing(
+    narrow_checkpoint: Callable[..., Path], vgg_deploy_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = ("export", "--weights", str(narrow_checkpoint("A")), "--fine", "-o", str(tmp_path / "fine.onnx"))
+    done = vgg_deploy_command(*words)
+    assert done.code == 2
+    assert "--fine without --dynamic changes nothing" in " ".join(done.err.split())
+    assert not (tmp_path / "fine.onnx").exists()
+    done = vgg_deploy_command(*words, "--dynamic")
+    assert done.code == 0, done.err
+    done = vgg_deploy_command("inspect", str(tmp_path / "fine.onnx"))
+    assert "class scores on the finer grid" in done.out

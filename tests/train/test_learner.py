@@ -14,6 +14,7 @@ from train.model import GLOROT, VGG
 from train.place import Place
 from train.processes import ALONE
 from train.recipe import Recipe
+from train.reference import normalize
 from vgg_deploy.errors import UsageError
 from vgg_deploy.manifest import Normalization, TrainScale
 from vgg_deploy.spec import NetworkSpec
@@ -32,13 +33,17 @@ def batch(count: int = 10, total: int = 10) -> Batch:
     return Batch(views, torch.arange(10)[:count] % 5, torch.arange(10)[:count], torch.zeros(count, 3), total, True)
 
 
+def new_learner(recipe: Recipe, place: Place) -> Learner:
+    network = VGG(recipe.spec)
+    network.initialise(GLOROT, torch.Generator().manual_seed(0))
+    return Learner(recipe, network.state_dict(), Normalization((128, 128, 128), (60, 60, 60)), place, ALONE)
+
+
 def after(
     recipe: Recipe = RECIPE, place: Place = WHOLE, steps: int = 3, one: Batch | None = None
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """The weights after some steps on a batch, and what each step gave."""
-    network = VGG(recipe.spec)
-    network.initialise(GLOROT, torch.Generator().manual_seed(0))
-    learner = Learner(recipe, network.state_dict(), Normalization((128, 128, 128), (60, 60, 60)), place, ALONE)
+    learner = new_learner(recipe, place)
     figures = [learner.step(one or batch(), epoch, 0.01) for epoch in range(steps)]
     return {name: value.clone() for name, value in learner.weights.items()}, figures
 
@@ -55,6 +60,21 @@ def test_micro_batches_give_the_weights_and_figures_of_the_whole_batch(micro_bat
     assert difference(whole, parts) < 1e-5
     for one, other in zip(figures, their_figures, strict=True):
         assert torch.allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 64])
+def test_validation_too_computes_no_more_than_a_micro_batch_at_once(micro_batch: int, monkeypatch: pytest.MonkeyPatch):
+    at_once: list[int] = []
+
+    def noted(pixels: torch.Tensor, normalization: Normalization) -> torch.Tensor:
+        at_once.append(len(pixels))
+        return normalize(pixels, normalization)
+
+    monkeypatch.setattr("train.learner.normalize", noted)
+    whole, parts = (new_learner(RECIPE, place).judge(batch()) for place in (WHOLE, Place(micro_batch=micro_batch)))
+    assert at_once[0] == sum(at_once[1:]) == 10
+    assert max(at_once[1:]) == min(micro_batch, 10)
+    assert torch.allclose(whole, parts, rtol=1e-6)
 
 
 def test_other_dropout_would_be_noticed():
@@ -88,6 +108,21 @@ def test_frozen_convolutions_stay_bit_for_bit_and_the_fc_layers_learn():
     before, trained = after(recipe, steps=0)[0], after(recipe)[0]
     for name in before:
         assert torch.equal(before[name], trained[name]) is name.startswith("conv"), name
+
+
+def test_nothing_is_kept_of_frozen_convolutions_for_a_way_back():
+    kept: list[int] = []
+
+    def noted(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.ndim)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(noted, lambda tensor: tensor):
+        after(replace(RECIPE, initialisation="w.pth", freeze_features=True), steps=1)
+        assert 2 in kept  # the FC layers' matrices
+        assert 4 not in kept
+        after(steps=1)
+        assert 4 in kept
 
 
 def test_a_shift_of_colours_is_a_shift_of_the_pixels():

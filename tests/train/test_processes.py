@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ RECIPE = "--arch A --width-divisor 8 --fc-width 32 --crop 32 --train-scale 36,44
 TOLERANCE = 1e-4
 
 Torchrun = Callable[..., subprocess.Popen[str]]
+Machines = Callable[..., tuple[subprocess.Popen[str], subprocess.Popen[str]]]
 
 
 @pytest.fixture
@@ -43,6 +45,35 @@ def start(tmp_path: Path) -> Torchrun:
         return subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+
+    return start
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Machines:
+    """machines(*arguments) -> python -m train on two machines of one process each, here two empty folders."""
+
+    def start(*arguments: object) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"--master-addr 127.0.0.1 --master-port {free.getsockname()[1]}"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        found = []
+        for rank, name in enumerate(("first", "second")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            torchrun = f"-m torch.distributed.run --nnodes 2 --node-rank {rank} --nproc-per-node 1 {address} -m train"
+            words = [word for each in (torchrun, *arguments) for word in str(each).split()]
+            found.append(
+                subprocess.Popen(
+                    [sys.executable, *words],
+                    cwd=tmp_path / name,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        return found[0], found[1]
 
     return start
 
@@ -137,3 +168,33 @@ def test_killed_with_its_launcher_it_goes_on_from_its_last_step(
     assert "resumes the unfinished run in here: after" in err
     assert torch.isfinite(load_file(tmp_path / "here" / "last.safetensors")["fc8.weight"]).all()
     assert out.startswith("here/best.safetensors: epoch")
+
+
+def test_two_machines_give_the_weights_of_one_and_the_first_alone_writes(
+    start: Torchrun, machines: Machines, data_folder: Callable[..., Path], tmp_path: Path
+):
+    arguments = ("--data", data_folder(train=10, val=3), RECIPE, "--epochs 2 --out here")
+    (code, out, err), (their_code, theirs, _err) = (finished(each) for each in machines(*arguments))
+    assert (code, their_code) == (0, 0), err
+    assert "top-1 accuracy" in out
+    assert theirs == ""
+    assert list((tmp_path / "second").iterdir()) == []
+    assert finished(start(1, *arguments))[0] == 0
+    assert difference(tmp_path / "here", tmp_path / "first" / "here") < TOLERANCE
+
+
+def test_each_machine_says_why_training_ended(machines: Machines, data_folder: Callable[..., Path], tmp_path: Path):
+    folder = data_folder(train=10, val=3)
+    arguments = ("--data", folder, RECIPE, "--epochs 40 --patience 40 --out here")
+    first, second = machines(*arguments)
+    metrics, deadline = tmp_path / "first" / "here" / "metrics.jsonl", time.monotonic() + 90
+    while (not metrics.exists() or metrics.read_text().count("val") < 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    assert "Error: torchrun ended before its processes; the same command goes on" in finished(first)[2]
+    [line] = ours(finished(second)[2])
+    assert line.startswith("Error: the first machine's torchrun ended before its processes; the same command goes on")
+    (folder / "val" / "light" / "00.png").write_bytes(b"no image")  # the fourth: of the second process alone
+    for process in machines("--data", folder, RECIPE, "--out there"):
+        [line] = ours(finished(process)[2])
+        assert "val/light/00.png: not an image" in line

@@ -111,7 +111,7 @@ def many(counts: dict[str, int]) -> list[Path]:
 def test_a_limit_takes_as_many_of_each_class_as_can_be() -> None:
     paths = many({"tench": 50, "church": 50, "French horn": 3, "chain saw": 50})
     for limit in (1, 4, 11, 20, 100, 152):
-        found = labelled(paths, CLASSES, limit)
+        found = labelled(paths, CLASSES).sample(limit)
         counts = sorted(np.unique(found.truth, return_counts=True)[1].tolist())
         assert len(found.paths) == len(set(found.paths)) == limit
         full = [count for count in counts if count > 3]
@@ -125,23 +125,23 @@ def test_a_limit_takes_as_many_of_each_class_as_can_be() -> None:
 
 def test_a_limit_takes_the_same_images_each_time_and_not_the_first_ones() -> None:
     paths = many({"tench": 30, "church": 30})
-    sample = labelled(paths, CLASSES, 10).paths
-    assert labelled(paths, CLASSES, 10).paths == sample
-    assert labelled(paths[::-1], CLASSES, 10).paths == sample[::-1]
+    sample = labelled(paths, CLASSES).sample(10).paths
+    assert labelled(paths, CLASSES).sample(10).paths == sample
+    assert labelled(paths[::-1], CLASSES).sample(10).paths == sample[::-1]
     assert max(int(path.stem) for path in sample) > 9
 
 
 def test_a_limit_below_the_number_of_classes_does_not_take_the_first_classes() -> None:
     classes = numbered_classes(100)
-    truth = labelled(many({str(index): 2 for index in range(100)}), classes, 10).truth.tolist()
+    truth = labelled(many({str(index): 2 for index in range(100)}), classes).sample(10).truth.tolist()
     assert len(set(truth)) == 10
     assert max(truth) > 50
 
 
-@pytest.mark.parametrize("limit", [None, 6, 7, 1000])
-def test_a_limit_of_the_whole_set_or_more_is_the_whole_set(limit: int | None) -> None:
+@pytest.mark.parametrize("limit", [6, 7, 1000])
+def test_a_limit_of_the_whole_set_or_more_is_the_whole_set(limit: int) -> None:
     paths = many({"tench": 4, "church": 2})
-    assert labelled(paths, CLASSES, limit).paths == tuple(paths)
+    assert labelled(paths, CLASSES).sample(limit).paths == tuple(paths)
 
 
 # ---- figures ----
@@ -339,6 +339,28 @@ def test_an_image_is_known_by_its_bytes_not_by_its_name(
     assert computed([moved, *paths[1:]]) == 0
     Image.new("RGB", (50, 50), (9, 9, 200)).save(paths[1])
     assert computed([moved, *paths[1:]]) == 1
+
+
+def test_the_mean_of_two_protocols_is_known_where_both_are(
+    manifest: Manifest, pictures: Callable[..., list[Path]], cache: PosteriorCache
+) -> None:
+    paths, engine = pictures(4), FakeEngine(manifest)
+    scales = (32, 40, 64)
+    both = Protocol("multiscale+150-crop", scales, 32, True)
+    direct = evaluate(FakeEngine(manifest), paths, both)
+    dense = evaluate(engine, paths, Protocol("multiscale", scales, None, True), cache=cache, model="a")
+    crops = evaluate(engine, paths[:3], Protocol("150-crop", scales, 32, True), cache=cache, model="a")
+    ran = scored(engine)
+    of_three = evaluate(engine, paths[:3], both, cache=cache, model="a")
+    assert (of_three.computed, scored(engine)) == (0, ran)
+    assert of_three.seconds > crops.seconds
+    found = evaluate(engine, paths, both, cache=cache, model="a")
+    assert found.computed == 1  # the last one's crops are not known
+    np.testing.assert_allclose(found.posteriors, direct.posteriors, rtol=1e-5)
+    assert np.abs(found.posteriors - dense.posteriors).max() > 1e-3
+    # At other scales, nothing is known.
+    other_scales = Protocol("multiscale+150-crop", (32, 64), 32, True)
+    assert evaluate(engine, paths, other_scales, cache=cache, model="a").computed == 4
 
 
 def test_a_cache_without_the_weights_fingerprint_is_refused(

@@ -100,6 +100,7 @@ def test_descriptors_are_fc7_averaged_over_scales_and_mirrors_at_length_1(
     assert done.out == f"{tmp_path / 'out.npz'}: 6 descriptors of 8 numbers\n"
     with np.load(tmp_path / "out.npz") as found:
         paths, folders, descriptors = (found[name] for name in ("paths", "folders", "descriptors"))
+        assert set(found) == {"paths", "folders", "descriptors"}
     assert paths.tolist() == [str(path) for path in sorted(data.rglob("*.png"))]
     assert folders.tolist() == ["kites"] * 3 + ["owls"] * 3
     assert descriptors.dtype == np.float32
@@ -149,6 +150,7 @@ def test_a_linear_svm_is_fitted_on_train_and_judged_on_val(
     assert "linear SVM (C=1) on 16 descriptors: 8/8 right (100.00%)" in done.out
     with np.load(tmp_path / "out.npz") as found:
         assert len(found["paths"]) == 24
+        assert found["split"].tolist() == ["train"] * 16 + ["val"] * 8
         assert found["folders"].tolist().count("red") == 12
         from sklearn.svm import LinearSVC
 
@@ -175,6 +177,7 @@ def test_broken_images_are_passed_over_and_it_exits_1(
     assert "on 15 descriptors" in done.out
     with np.load(tmp_path / "out.npz") as found:
         assert len(found["paths"]) == len(found["descriptors"]) == len(found["folders"]) == 22
+        assert found["split"].tolist() == ["train"] * 15 + ["val"] * 7
         assert not any(Path(path).name == "1.png" for path in found["paths"])
 
 
@@ -214,7 +217,7 @@ def test_the_watch_sees_batches(describe: Callable[..., Any], data: Path, watche
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--svm",), "train: no such file or folder"),
+        (("--svm",), "train: no such folder; --svm learns from DATA/train/CLASS/* and is judged on DATA/val/CLASS/*"),
         (("--scales", "31"), "scale 31 is below the network's crop of 32"),
         (("--scales", "a"), "'a'; expected whole numbers"),
         (("--arch", "D"), "leave --arch, --normalization, --mean, --std and --train-scale out"),

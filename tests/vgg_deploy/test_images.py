@@ -19,6 +19,7 @@ from vgg_deploy.images import (
     MAX_VIEW_PIXELS,
     centre_box,
     decode,
+    decode_reduced,
     find_images,
     mirrored,
     rescale,
@@ -390,6 +391,64 @@ def test_rescaling_is_exactly_torchvisions_on_pillow_images(size: tuple[int, int
     resize = transforms.Resize(short_side, transforms.InterpolationMode(name), antialias=True)
     expected = np.asarray(resize(Image.fromarray(pixels)))
     np.testing.assert_array_equal(rescale(pixels, short_side, Rescaling(name)), expected)
+
+
+@pytest.mark.parametrize(
+    ("short_side", "expected"),
+    [
+        (None, (1003, 2001)),
+        (1003, (1003, 2001)),
+        (502, (1003, 2001)),
+        (400, (502, 1001)),
+        (200, (251, 501)),
+        (1, (126, 251)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_the_least_size_that_is_not_too_small(
+    tmp_path: Path, short_side: int | None, expected: tuple[int, int]
+) -> None:
+    path = saved(tmp_path / "large.jpg", Image.fromarray(noise(1003, 2001)))
+    image = decode_reduced(path, short_side)
+    assert image.pixels.shape[:2] == expected
+    assert image.size == (1003, 2001)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_image_is_upright_and_rescaled_to_the_very_size_of_the_whole_one(
+    tmp_path: Path, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "turned.jpg", Image.fromarray(quarters(803, 1001)), quality=95, exif=exif)
+    whole, reduced = decode_reduced(path, None), decode_reduced(path, 200)
+    assert reduced.size == whole.size == whole.pixels.shape[:2]
+    assert reduced.pixels.shape[0] < 300
+    rescaling = Rescaling()
+    wanted, got = (rescale(image.pixels, 200, rescaling, size=image.size) for image in (whole, reduced))
+    assert got.shape == wanted.shape
+    assert np.abs(got.astype(int) - wanted).mean() < 2
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "tif", "gif"])
+def test_only_jpegs_are_reduced(tmp_path: Path, ending: str) -> None:
+    path = saved(tmp_path / f"large.{ending}", Image.fromarray(noise(800, 900)))
+    assert decode_reduced(path, 64).pixels.shape[:2] == (800, 900)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_other_colours_are_reduced_to_the_same_rgb(tmp_path: Path, mode: str) -> None:
+    path = saved(tmp_path / "large.jpg", Image.fromarray(quarters(800, 800)).convert(mode), quality=95)
+    reduced = decode_reduced(path, 100)
+    assert reduced.pixels.shape == (100, 100, 3)
+    assert np.abs(reduced.pixels.astype(int) - decode(path)[4::8, 4::8]).mean() < 3
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
+def test_a_truncated_jpeg_is_refused_at_a_reduced_size_too(tmp_path: Path, kept: float) -> None:
+    path = saved(tmp_path / "large.jpg", Image.fromarray(noise(800, 900)))
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(ImageError):
+        decode_reduced(path, 64)
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is() -> None:

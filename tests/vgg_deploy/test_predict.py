@@ -14,7 +14,7 @@ from PIL import Image
 
 from vgg_deploy.engine import FakeEngine
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.images import decode, mirrored, rescale
+from vgg_deploy.images import Decoded, decode, decode_reduced, mirrored, rescale
 from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.predict import Failure, Prediction, predict
 from vgg_deploy.protocols import Protocol
@@ -304,9 +304,9 @@ def test_batches_do_not_depend_on_how_long_decoding_or_running_takes(
     import vgg_deploy.predict as module
 
     def seen(delay: Callable[[int], float], latency_s: float, decoders: int) -> list[tuple[float, ...]]:
-        def slow_decode(path: Path) -> np.ndarray:
+        def slow_decode(path: Path, short_side: int | None) -> Decoded:
             time.sleep(delay(int(path.stem)))
-            return decode(path)
+            return decode_reduced(path, short_side)
 
         batches = []
 
@@ -315,7 +315,7 @@ def test_batches_do_not_depend_on_how_long_decoding_or_running_takes(
             return marked(images)
 
         with monkeypatch.context() as patched:
-            patched.setattr(module, "decode", slow_decode)
+            patched.setattr(module, "decode_reduced", slow_decode)
             engine = FakeEngine(manifest, answer, latency_s=latency_s, concurrency=concurrency)
             list(predict(engine, paths, MULTISCALE, batch=3, decoders=decoders))
         return sorted(batches)

@@ -202,6 +202,13 @@ def test_a_protocol_of_one_scale_refuses_several_and_names_the_one_that_takes_th
     assert choose_protocol(manifest(256), name, (288,), free_size=True).protocol.scales == (288,)
 
 
+def test_a_protocol_of_two_parts_is_made_of_the_two_as_they_are_on_their_own(manifest: Callable[..., Manifest]) -> None:
+    chosen = {name: choose_protocol(manifest(256, 512), name, free_size=True).protocol for name in PROTOCOLS}
+    assert chosen["multiscale+150-crop"].parts == (chosen["multiscale"], chosen["150-crop"])
+    for name in PROTOCOLS[:-1]:
+        assert chosen[name].parts == (chosen[name],)
+
+
 @pytest.mark.parametrize("name", ["10-crop", "144-crop", "50-crop", "150-crop"])
 def test_crops_need_no_free_size_and_whole_images_with_them_do(manifest: Callable[..., Manifest], name: str) -> None:
     assert choose_protocol(manifest(256), name, free_size=False).protocol.crop == 224

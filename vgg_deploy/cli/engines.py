@@ -28,7 +28,7 @@ def kind_of(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """The values of `engine_options`, `plan_options` and `weight_options`."""
+    """The values of `engine_options`, `stream_options`, `plan_options` and `weight_options`."""
 
     facts: WeightFacts
     runtime: str
@@ -36,6 +36,8 @@ class EngineOptions:
     threads: int | None
     cuda_api: str
     trust: bool
+    requests: int | None = 1
+    allow_bf16: bool = False
 
     def for_each(self, paths: Sequence[Path]) -> list[EngineOptions]:
         """The options that each engine gets: one that some of them take is left out for the others.
@@ -62,6 +64,8 @@ class EngineOptions:
                 options = replace(options, runtime="auto")
         if kind == PLAN and kinds != {PLAN}:
             options = replace(options, threads=None)
+        if kind != ONNX and ONNX in kinds:
+            options = replace(options, requests=None, allow_bf16=False)
         if kind != PLAN and PLAN in kinds:
             options = replace(options, trust=False, cuda_api=_default_cuda_api())
         return options
@@ -90,6 +94,8 @@ def open_any(path: Path, options: EngineOptions, say: Callable[[str], None] = no
         device=options.device,
         runtime=options.runtime,
         threads=options.threads,
+        requests=options.requests,
+        allow_bf16=options.allow_bf16,
         cuda_api=options.cuda_api,
         trust=options.trust,
     )
@@ -103,6 +109,8 @@ def _open_checkpoint(path: Path, options: EngineOptions, say: Callable[[str], No
 
     if options.runtime != "auto":
         raise UsageError(f"{path} is a checkpoint, which PyTorch runs: leave --runtime out")
+    if options.allow_bf16 or (options.requests or 1) > 1:
+        raise UsageError(f"{path} is a checkpoint; --allow-bf16 and --requests are for ONNX files, leave them out")
     if options.trust or options.cuda_api != _default_cuda_api():
         raise UsageError(f"{path} is no plan; --trust and --cuda-api are for TensorRT plans alone, leave them out")
     if options.threads is not None and options.threads < 1:

@@ -14,7 +14,7 @@ import click
 from vgg_deploy.cli.engines import EngineOptions, model_fingerprint, open_any
 from vgg_deploy.cli.eval_plan import check_same_classes, distinct_names, folder_and_protocols, plan_protocols
 from vgg_deploy.cli.eval_report import Row, as_csv, as_json, check_plot, plot_rows, print_rows, write_text
-from vgg_deploy.cli.options import comma_integers, engine_options, plan_options
+from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, stream_options
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
@@ -56,7 +56,9 @@ PAPER_IMAGES = 50_000  # ILSVRC-2012's validation set
     "--flip/--no-flip", "mirror", default=None, help="Score mirrored views too.  [default: as the network was trained]"
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="A seeded sample of N images, balanced by class.")
-@click.option("--batch", type=click.IntRange(1), help="Views of one shape in one call, at most.  [default: 4]")
+@click.option(
+    "--batch", type=click.IntRange(1), help="Views of one shape in one call, at most.  [default: 2; 4 on a GPU]"
+)
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
@@ -70,6 +72,7 @@ PAPER_IMAGES = 50_000  # ILSVRC-2012's validation set
     "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw error against cost (.png, .svg, .pdf)."
 )
 @engine_options
+@stream_options
 @plan_options
 @weight_options
 def command(
@@ -88,6 +91,8 @@ def command(
     runtime: str,
     device: str | None,
     threads: int | None,
+    allow_bf16: bool,
+    requests: int | None,
     cuda_api: str,
     trust: bool,
     **facts: Any,
@@ -113,7 +118,7 @@ def command(
     check_outputs({**written, "--cache": cache}, (*models, *labels, *paths))
     request = _Request(
         models,
-        EngineOptions(weight_facts(**facts), runtime, device, threads, cuda_api, trust),
+        EngineOptions(weight_facts(**facts), runtime, device, threads, cuda_api, trust, requests, allow_bf16),
         paths,
         limit,
         names,
@@ -170,16 +175,16 @@ class _Request:
         with ExitStack() as stack:
             # One engine stays open. Of several, each is open for its turn alone, so that memory holds one.
             only = stack.enter_context(open_any(*pairs[0])) if len(pairs) == 1 else None
-            infos = [_info_of(*pair) if only is None else only.info for pair in pairs]
+            infos = [
+                _info_of(name, *pair) if only is None else only.info for name, pair in zip(names, pairs, strict=True)
+            ]
             check_same_classes(names, infos)
-            images = labelled(self.paths, infos[0].manifest.classes, self.limit)
-            _say_where_classes_lie_twice(images)
+            everything = labelled(self.paths, infos[0].manifest.classes)
+            _say_where_classes_lie_twice(everything)
+            images = everything if self.limit is None else everything.sample(self.limit)
             protocols = plan_protocols(names, infos, self.protocols, self.scales, self.mirror)
-            if paper and len(images.paths) != PAPER_IMAGES:
-                notice(
-                    f"the paper's figures are of the {PAPER_IMAGES:,} images of ILSVRC-2012's validation set; "
-                    f"these are {len(images.paths):,} images"
-                )
+            if paper:
+                _say_what_the_paper_has_not(names, infos, len(images.paths))
             for path in self.written:
                 require_writable(path)
             cache = None if self.cache is None else stack.enter_context(PosteriorCache(self.cache))
@@ -209,7 +214,6 @@ class _Request:
         said: set[tuple[Path, str]],
     ) -> list[Evaluated]:
         from vgg_deploy.evaluation import evaluate
-        from vgg_deploy.predict import DEFAULT_BATCH
 
         model = "" if cache is None else model_fingerprint(path)
         found = []
@@ -221,7 +225,7 @@ class _Request:
                     protocol,
                     cache=cache,
                     model=model,
-                    batch=self.batch or DEFAULT_BATCH,
+                    batch=self.batch,
                     progress=advance,
                 )
             known = len(images.paths) - len(one.failures) - one.computed
@@ -247,8 +251,21 @@ def _say_where_classes_lie_twice(images: Labelled) -> None:
             return
 
 
-def _info_of(path: Path, options: EngineOptions) -> EngineInfo:
-    with open_any(path, options) as engine:
+def _say_what_the_paper_has_not(names: Sequence[str], infos: Sequence[EngineInfo], images: int) -> None:
+    from vgg_deploy.paper import unlike_the_papers
+
+    for name, info in zip(names, infos, strict=True):
+        if differences := unlike_the_papers(info.manifest):
+            notice(f"{name} is no network of the paper's, and has no row there: {'; '.join(differences)}")
+    if images != PAPER_IMAGES:
+        notice(
+            f"the paper's figures are of the {PAPER_IMAGES:,} images of ILSVRC-2012's validation set; "
+            f"these are {images:,} images"
+        )
+
+
+def _info_of(name: str, path: Path, options: EngineOptions) -> EngineInfo:
+    with open_any(path, options, say=lambda text: notice(f"{name}: {text}")) as engine:
         return engine.info
 
 

@@ -167,7 +167,7 @@ def plot_rows(rows: Sequence[Row], path: Path) -> None:
     from vgg_deploy.files import whole_file
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     drawn = [row for row in rows if math.isfinite(row.ms_per_image) and math.isfinite(row.errors.top1)]
@@ -182,6 +182,9 @@ def plot_rows(rows: Sequence[Row], path: Path) -> None:
     axes.set(xlabel="ms an image", ylabel="top-1 error, %", title="Error against cost")
     if drawn:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ticker.LogFormatter())
+        axes.xaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.margins(x=0.15)  # for the name beside the last point
         axes.legend()
     axes.grid(alpha=0.3)
     with whole_file(path) as temporary:

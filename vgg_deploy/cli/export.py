@@ -109,6 +109,10 @@ def command(
             "--min-agreement": min_agreement,
         },
     )
+    if fine and not dynamic:
+        raise click.UsageError(
+            "--fine without --dynamic changes nothing: of a crop there is one position; give --dynamic too"
+        )
     require_torch("exporting a checkpoint")
     from export import export
     from export.sensitivity import Budget

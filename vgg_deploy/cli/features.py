@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.cli.engines import EngineOptions, open_any
-from vgg_deploy.cli.options import comma_integers, engine_options, plan_options
+from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, stream_options
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vgg_deploy.engine import Engine, Floats
     from vgg_deploy.protocols import Protocol
 
+SPLIT = ("train", "val")  # the folders that an SVM learns from, and is judged on
 SVM_C = 1.0  # of the paper's SVMs no value is printed; descriptors of length 1 need no scaling
 
 
@@ -52,6 +53,7 @@ SVM_C = 1.0  # of the paper's SVMs no value is printed; descriptors of length 1 
     help="DATA has train/CLASS/* and val/CLASS/*: fit a linear SVM on the one and print its accuracy on the other.",
 )
 @engine_options
+@stream_options
 @plan_options
 @weight_options
 def command(
@@ -64,13 +66,16 @@ def command(
     runtime: str,
     device: str | None,
     threads: int | None,
+    allow_bf16: bool,
+    requests: int | None,
     cuda_api: str,
     trust: bool,
     **facts: Any,
 ) -> None:
     """Describe images by fc7, averaged over positions, mirrors and scales, at length 1 (the paper's appendix B).
 
-    Writes paths, folders (the classes, which need not be the network's) and descriptors, float32 [n, fc_width].
+    Writes paths, folders (the classes, which need not be the network's) and descriptors, float32 [n, fc_width]; with --svm,
+    split too, which says train or val of each.
     """
     import numpy as np
 
@@ -83,14 +88,18 @@ def command(
     from vgg_deploy.protocols import choose_protocol
 
     path = output or Path("features.npz")
-    folders = [str(Path(data) / "train"), str(Path(data) / "val")] if svm else [data]
-    sets = [list(find_images([folder])) for folder in folders]
+    folders = [str(Path(data) / part) for part in SPLIT] if svm else [data]
     if svm:
         _require_sklearn()
+        _check_split(folders)
+    sets = [list(find_images([folder])) for folder in folders]
+    if svm:
         _check_classes(*([folder_name(image) for image in paths] for paths in sets))
     labels = () if facts["labels"] is None else (facts["labels"],)
     check_outputs({"--output": path}, (model, *labels, *(image for paths in sets for image in paths)))
-    (options,) = EngineOptions(weight_facts(**facts), runtime, device, threads, cuda_api, trust).for_each([model])
+    (options,) = EngineOptions(
+        weight_facts(**facts), runtime, device, threads, cuda_api, trust, requests, allow_bf16
+    ).for_each([model])
     with open_any(model, options) as engine:
         info = engine.info
         if FEATURES not in info.outputs:
@@ -104,18 +113,30 @@ def command(
         described = [_describe(engine, paths, choice.protocol) for paths in sets]
     kept = [paths for paths, _rows in described]
     everything = [path for paths in kept for path in paths]
+    arrays: dict[str, Any] = {
+        "paths": np.array([str(image) for image in everything]),
+        "folders": np.array([folder_name(image) for image in everything]),
+        "descriptors": np.concatenate([rows for _paths, rows in described]),
+    }
+    if svm:
+        arrays["split"] = np.repeat(SPLIT, [len(paths) for paths in kept])
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            paths=np.array([str(image) for image in everything]),
-            folders=np.array([folder_name(image) for image in everything]),
-            descriptors=np.concatenate([rows for _paths, rows in described]),
-        )
+        np.savez(file, **arrays)
     click.echo(f"{path}: {len(everything)} descriptors of {described[0][1].shape[1]} numbers")
     if svm:
         _fit_svm(kept, [rows for _paths, rows in described])
     if len(everything) < sum(map(len, sets)):
         raise SystemExit(1)
+
+
+def _check_split(folders: list[str]) -> None:
+    from vgg_deploy.errors import UsageError
+
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UsageError(
+                f"{folder}: no such folder; --svm learns from DATA/train/CLASS/* and is judged on DATA/val/CLASS/*"
+            )
 
 
 def _check_classes(train: list[str], val: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, read_labels
+from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, read_labels, stream_options
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line, instead of the model's."
 )
-@click.option("--batch", type=int, help="Views of one shape in one call, at most.  [default: 4]")
+@click.option("--batch", type=int, help="Views of one shape in one call, at most.  [default: 2; 4 on a GPU]")
 @click.option(
     "--heatmaps",
     type=click.Path(path_type=Path),
@@ -63,7 +63,14 @@ if TYPE_CHECKING:
 @click.option(
     "--max-view-pixels", type=int, help="Refuse images that would be rescaled to more pixels.  [default: 4,194,304]"
 )
+@click.option(
+    "--reduced-decoding",
+    is_flag=True,
+    help="Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, as far as that is not below the largest Q: faster, and changes "
+    "posteriors a little.",
+)
 @engine_options
+@stream_options
 @plan_options
 def command(
     paths: tuple[str, ...],
@@ -79,9 +86,12 @@ def command(
     heatmaps: Path | None,
     check_folders: bool,
     max_view_pixels: int | None,
+    reduced_decoding: bool,
     runtime: str,
     device: str | None,
     threads: int | None,
+    allow_bf16: bool,
+    requests: int | None,
     cuda_api: str,
     trust: bool,
 ) -> None:
@@ -94,7 +104,7 @@ def command(
     from vgg_deploy.fit import check_fit
     from vgg_deploy.images import MAX_VIEW_PIXELS, find_images
     from vgg_deploy.plan import PLAN_SUFFIXES, sidecar_of
-    from vgg_deploy.predict import DEFAULT_BATCH, Failure, predict
+    from vgg_deploy.predict import Failure, predict
     from vgg_deploy.protocols import choose_protocol
     from vgg_deploy.results import Csv, JsonLines, LineStream, Text
 
@@ -115,14 +125,14 @@ def command(
                 runtime=runtime,
                 device=device,
                 threads=threads,
+                requests=requests,
+                allow_bf16=allow_bf16,
                 labels=read_labels(labels),
                 cuda_api=cuda_api,
                 trust=trust,
             )
         )
         info = engine.info
-        for text in info.notices:
-            notice(text)
         choice = choose_protocol(
             info.manifest, protocol, scales, mirror, free_size=info.shapes.free, built_for=info.scales
         )
@@ -142,7 +152,7 @@ def command(
             streams[-1][0].write(table.header)
         if "-" not in (json_path, csv_path):
             streams.append((stack.enter_context(LineStream("-")), Text(top)))
-        for text in choice.notices:
+        for text in (*info.notices, *choice.notices):
             notice(text)
         notice(f"{choice.protocol}; {info.runtime} on {info.device}, {info.precision}")
         shown = sys.stderr.isatty() and not sys.stdout.isatty()
@@ -151,9 +161,10 @@ def command(
             engine,
             images,
             choice.protocol,
-            batch=batch or DEFAULT_BATCH,
+            batch=batch,
             keep_score_maps=pictures is not None,
             max_view_pixels=max_view_pixels or MAX_VIEW_PIXELS,
+            reduced_decoding=reduced_decoding,
         )
         tally = _Tally(truth)
         for result in results:

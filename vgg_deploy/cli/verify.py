@@ -57,6 +57,7 @@ def command(
     runtime: str,
     device: str | None,
     threads: int | None,
+    allow_bf16: bool,
     **facts: Any,
 ) -> None:
     """Prove that ONNX files and plans answer as their reference does, stage by stage; exit 1 where one does not."""
@@ -66,8 +67,11 @@ def command(
 
     known = weight_facts(**facts)
 
-    def opened(path: Path) -> Engine:
-        return open_engine(path, runtime=runtime, device=device, threads=threads, labels=known.labels)
+    def opened(path: Path, *, bf16: bool = False) -> Engine:
+        return open_engine(path, runtime=runtime, device=device, threads=threads, labels=known.labels, allow_bf16=bf16)
+
+    def judged(path: Path) -> Engine:
+        return opened(path, bf16=allow_bf16)
 
     def rounding(path: Path) -> Engine:
         return open_engine(path, runtime="onnxruntime", device=device, threads=threads, labels=known.labels)
@@ -85,7 +89,7 @@ def command(
     views = read_views(_sample(images, limit), next((item for item in described if item.spec), manifests[0]))
     for text in views.unreadable:
         notice(f"passed over {text}")
-    stages = _stages(models, manifests, reference, views, opened, rounding, known)
+    stages = _stages(models, manifests, reference, views, opened, judged, rounding, known)
     if json_path != "-":
         _print(stages)
     if json_path is not None:
@@ -128,6 +132,7 @@ def _stages(
     reference: Path,
     views: Views,
     opened: Callable[[Path], Engine],
+    judged: Callable[[Path], Engine],
     rounding: Callable[[Path], Engine],
     facts: WeightFacts,
 ) -> list[Stage]:
@@ -150,7 +155,7 @@ def _stages(
                     engine,
                     reference.name,
                     views,
-                    opened,
+                    judged,
                     rounding,
                     lambda: open_with_activations(reference, opened),
                     advance,
@@ -171,7 +176,7 @@ def _stages(
                 convolutional,
                 "convolutional form (PyTorch)",
                 views,
-                opened,
+                judged,
                 rounding,
                 lambda: Reference(checkpoint, keep_activations=True, fine=fine),
                 advance,

@@ -1,0 +1,123 @@
+"""Which runtime computes an ONNX file: the registry, what suits a file on this machine, and what to say about it."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from engines.settings import Settings
+from vgg_deploy.errors import MissingDependencyError, UsageError
+from vgg_deploy.manifest import Manifest
+from vgg_deploy.plan import BACKENDS
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A runtime of ONNX files and where it is found.
+
+    Attributes:
+        home: our module, whose `open_model(path, manifest, settings, notices)` opens an ONNX file.
+        module: the vendor's module.
+        extra: the extra that installs it.
+        devices: kinds of device it can run on.
+    """
+
+    home: str
+    module: str
+    extra: str
+    devices: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        return importlib.util.find_spec(self.module) is not None
+
+
+RUNTIMES = {
+    "onnxruntime": Runtime("engines.ort", "onnxruntime", "cpu", ("cpu", "cuda")),
+    "openvino": Runtime("engines.ov", "openvino", "cpu", ("cpu",)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A runtime's name, and why `auto` took it (None: it was asked for)."""
+
+    runtime: str
+    reason: str | None = None
+
+
+def choose_runtime(runtime: str, settings: Settings, manifest: Manifest | None = None) -> Choice:
+    """The runtime that `auto` means for a file on this machine, or `runtime` itself if it can be used.
+
+    Raises:
+        UsageError: unknown, not installed, or without this kind of device or precision.
+    """
+    if runtime == "auto":
+        return _fastest(settings, manifest)
+    if runtime in BACKENDS:
+        raise UsageError(
+            f"{runtime} runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend {runtime} makes one"
+        )
+    if runtime not in RUNTIMES:
+        raise UsageError(f"runtime is {runtime!r}; expected auto, {', '.join(RUNTIMES)}")
+    chosen = RUNTIMES[runtime]
+    if settings.kind not in chosen.devices:
+        raise UsageError(
+            f"{runtime} runs on {', '.join(chosen.devices)} here, not on {settings.device}; use --runtime onnxruntime"
+        )
+    if not chosen.installed:
+        raise MissingDependencyError(chosen.module, _extra(chosen, settings), f"--runtime {runtime}")
+    if settings.bf16 and runtime != "openvino":
+        raise UsageError(
+            f"{runtime} does not compute in bfloat16 on CPUs; use --runtime openvino, or leave --allow-bf16 out"
+        )
+    return Choice(runtime)
+
+
+def _extra(runtime: Runtime, settings: Settings) -> str:
+    return "gpu" if settings.kind == "cuda" else runtime.extra
+
+
+def _fastest(settings: Settings, manifest: Manifest | None) -> Choice:
+    usable = [name for name, each in RUNTIMES.items() if each.installed and settings.kind in each.devices]
+    if not usable:
+        raise MissingDependencyError(
+            "an ONNX runtime (onnxruntime or openvino)",
+            "gpu" if settings.kind == "cuda" else "cpu",
+            f"running on {settings.device}",
+        )
+    if settings.bf16 and "openvino" not in usable:
+        raise MissingDependencyError("openvino", "cpu", "--allow-bf16")
+    if len(usable) == 1:
+        return Choice(usable[0], f"{usable[0]} is the only one installed" if settings.kind == "cpu" else None)
+    return Choice(*_preference(settings, manifest))
+
+
+def _preference(settings: Settings, manifest: Manifest | None) -> tuple[str, str]:
+    """The faster of the two on CPUs, with the reason; the figures are those of benchmarks/results."""
+    quantization = None if manifest is None else manifest.precision.quantization
+    if settings.bf16:
+        return "openvino", "it alone computes in bfloat16"
+    if quantization is not None and quantization.layers:
+        if quantization.target == "tensorrt":
+            return "openvino", "it runs the INT8 of a file made for TensorRT as INT8, onnxruntime does not"
+        return "openvino", "the faster one for INT8"
+    return "onnxruntime", "as fast as openvino in floating point, and new image sizes cost it nothing"
+
+
+def pairing_notices(runtime: str, settings: Settings, manifest: Manifest | None) -> tuple[str, ...]:
+    """What a user should know who runs a file's INT8 in a runtime that it was not made for."""
+    quantization = None if manifest is None else manifest.precision.quantization
+    if quantization is None or not quantization.layers or (runtime, settings.kind) != ("onnxruntime", "cpu"):
+        return ()
+    if quantization.target == "onnxruntime":
+        return ()
+    remedy = (
+        "--runtime openvino runs them as INT8"
+        if RUNTIMES["openvino"].installed
+        else "pip install openvino, which runs them as INT8"
+    )
+    return (
+        "the file's Q/DQ nodes stand where TensorRT wants them, and onnxruntime's CPU kernels run most of them one by one, slower "
+        f"than FP32 (VGG-16 at Q=256: 183 ms an image; openvino 37, FP32 138): {remedy}, or export it with --target onnxruntime",
+    )
