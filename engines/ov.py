@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import numpy as np
-import openvino
 
 from engines.settings import Settings
 from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.errors import EngineError
 from vgg_deploy.manifest import Manifest
+
+# Its import would send an event to its maker, from a process of its own (2026.4), unless openvino_telemetry cannot be imported.
+_TELEMETRY = "openvino_telemetry"
+_blocked = _TELEMETRY not in sys.modules
+if _blocked:
+    sys.modules[_TELEMETRY] = cast(ModuleType, None)
+import openvino  # noqa: E402
+
+if _blocked:
+    del sys.modules[_TELEMETRY]
 
 
 class OpenVINOEngine(ContextManaged):

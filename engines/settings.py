@@ -62,8 +62,9 @@ class Settings:
         return max(1, self.total_threads // self.requests)
 
 
-def streaming_requests(device: str | None, threads: int | None) -> int:
-    """How many requests suit a stream of images on a device: `STREAMING_REQUESTS` on the CPU, if it has the threads."""
-    if device not in (None, "cpu"):
+def streaming_requests(device: str | None, threads: int | None, images: int | None = None) -> int:
+    """How many requests suit so many images on a device: `STREAMING_REQUESTS` on the CPU, if it has the threads; for one or two
+    images, of which there may be a single view, one request with all of them."""
+    if device not in (None, "cpu") or (images is not None and images < 3):
         return 1
     return min(STREAMING_REQUESTS, max(1, threads or usable_cores()))

@@ -142,7 +142,9 @@ assert not loaded, loaded
 """.replace("{runtimes!r}", repr(RUNTIMES))
 
 
-@pytest.mark.parametrize("command", [None, "info", "train", "export", "verify", "build", "inspect", "infer", "doctor"])
+@pytest.mark.parametrize(
+    "command", [None, "info", "train", "export", "verify", "build", "inspect", "infer", "bench", "doctor"]
+)
 def test_help_loads_neither_numpy_nor_any_runtime(command: str | None) -> None:
     from vgg_deploy.cli import cli
 

@@ -36,7 +36,7 @@ def race(
         probes: by precision, what measures the machine's peak in it, between the contestants.
         progress: called after each contestant's comparison, and after each repetition's part.
     """
-    answered, first_s, once_s = [], [], []
+    answered, first_s, turns = [], [], []
     with ThreadPoolExecutor(max(one.engine.info.concurrency for one in contestants)) as pool:
         for one in contestants:
             times, rows = [], []
@@ -46,13 +46,10 @@ def race(
                 times.append(time.perf_counter() - began)
             answered.append(np.concatenate(rows[:-1]))
             first_s.append(times[0])
-            side_by_side = _side_by_side(pool, one.engine, batches)
-            once_s.append(times[-1] if one.engine.info.concurrency == 1 else side_by_side(0))
+            call = _side_by_side(pool, one.engine, batches)
+            turns.append(Turn(call, times[-1] if one.engine.info.concurrency == 1 else call(0)))
             progress()
         right = answered[0] if reference is None else np.concatenate([reference.run(b).probabilities for b in batches])
-        turns = [
-            Turn(_side_by_side(pool, one.engine, batches), once) for one, once in zip(contestants, once_s, strict=True)
-        ]
         measured, peaks = in_turn(turns, effort, probes or {}, progress)
     side = [one.engine.info.concurrency for one in contestants]
     per_picture = [[s / (shape.images * n) for s in samples] for samples, n in zip(measured, side, strict=True)]
@@ -62,7 +59,7 @@ def race(
         results.append(
             result_of(
                 one,
-                f"{shape}",
+                str(shape),
                 first_s[index],
                 Latency(shape.images * side[index], tuple(turns[index].seconds)),
                 (per_picture[0], per_picture[index]),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,13 @@ import pytest
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError
 
-openvino = pytest.importorskip("openvino")
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("needs openvino", allow_module_level=True)
 
-from engines import open_engine  # noqa: E402
-from engines.ov import availability  # noqa: E402
+from engines import open_engine
+from engines.ov import availability, openvino
+
+REPOSITORY = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -118,3 +125,26 @@ def test_availability_names_the_version() -> None:
     name, _, version = availability("cpu").partition(" ")
     assert name == "openvino"
     assert openvino.__version__.startswith(version)
+
+
+def test_nothing_is_sent_and_nothing_is_written_at_home(tiny_model: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from engines import open_engine; open_engine(sys.argv[1], runtime='openvino').close();"
+        "print([name for name in sys.modules if 'telemetry' in name.partition('.')[0] or name == 'multiprocessing.popen_fork'])"
+    )
+    words = {**os.environ, "HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    words.pop("CI", None)  # where it is set, nothing is sent anyway
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_model)],
+        cwd=REPOSITORY,
+        env=words,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_others_may_still_import_what_was_kept_from_being_sent() -> None:
+    importlib.util.find_spec("openvino_telemetry")  # a module of None would be a ValueError

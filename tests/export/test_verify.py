@@ -68,6 +68,29 @@ def test_good_files_pass_every_stage(exported: Exported, verify: Command, runtim
     assert "FAILED" not in done.out
 
 
+def test_bfloat16_is_named_and_judged_by_the_thresholds_of_fp16(exported: Exported, verify: Command) -> None:
+    openvino = pytest.importorskip("openvino")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bfloat16")
+    model = exported(name="single.onnx", dynamic=True).path
+    done = verify(model, "--allow-bf16", "--runtime", "openvino", "--json", "-")
+    (stage,) = [stage for stage in json.loads(done.out)["stages"] if stage["name"].startswith("single.onnx")]
+    assert stage["name"] == "single.onnx, computed in bfloat16"
+    assert stage["precision"] == "float16"
+    assert stage["parity"]["max_dp"] > 1e-5  # float32 would be less
+    assert done.code == bool(stage["failures"])
+
+
+def test_an_onnx_reference_is_computed_in_its_own_precision(exported: Exported, verify: Command) -> None:
+    openvino = pytest.importorskip("openvino")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bfloat16")
+    model = exported(name="single.onnx", dynamic=True).path
+    done = verify(model, "--allow-bf16", "--runtime", "openvino", "--json", "-", reference=model)
+    (stage,) = json.loads(done.out)["stages"]
+    assert stage["parity"]["max_dp"] > 1e-5
+
+
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_every_configuration_passes(
     configuration: str, exported: Exported, verify: Command, narrow_checkpoint: Callable[..., Path]

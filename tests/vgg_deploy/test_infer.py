@@ -818,3 +818,53 @@ def test_onnxruntime_is_told_to_send_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "1\n"
     assert done.stderr == ""
+
+
+# ---- speed ----
+
+
+def test_which_runtime_was_taken_and_why_is_said_in_one_line(infer: Callable[..., Any], photos: Path) -> None:
+    finished = infer(photos / "b.png")
+    (line,) = [line for line in finished.err.splitlines() if line.startswith("runtime ")]
+    assert line.partition(":")[0] in ("runtime onnxruntime", "runtime openvino")
+    asked = infer(photos / "b.png", "--runtime", "onnxruntime")
+    assert "runtime " not in asked.err.replace("onnxruntime ", "")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_answers_are_the_same_with_several_requests(
+    runtime: str, vgg_deploy_command: Callable[..., Any], model: Callable[..., Path], photos: Path
+) -> None:
+    pytest.importorskip(runtime)
+    path, found = model(), []
+    for requests in ("1", "2", "3"):
+        words = ("--engine", path, "--runtime", runtime, "--threads", "3", "--requests", requests, "--json", "-")
+        finished = vgg_deploy_command("infer", str(photos), *map(str, words))
+        assert finished.code == 0, finished.err
+        found.append(records(finished.out))
+    for record, *others in zip(*found, strict=True):
+        for other in others:
+            assert other["path"] == record["path"]
+            wanted = [one["probability"] for one in record["top"]]
+            np.testing.assert_allclose([one["probability"] for one in other["top"]], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("requests", ["0", "-1", "2"])
+def test_a_number_of_requests_that_cannot_be_is_exit_2(requests: str, infer: Callable[..., Any], photos: Path) -> None:
+    finished = infer(photos, "--requests", requests)
+    assert finished.code == 2
+    assert f"requests is {requests}" in finished.err
+
+
+def test_a_large_jpeg_decoded_at_a_reduced_size_is_answered_nearly_alike(
+    infer: Callable[..., Any], tmp_path: Path
+) -> None:
+    x, y = np.meshgrid(np.linspace(0, 6, 1301), np.linspace(0, 4, 907))
+    waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)
+    path = tmp_path / "large.jpg"
+    Image.fromarray((127 + 120 * waves).astype(np.uint8)).save(path, quality=95)
+    whole, reduced = (records(infer(path, "--json", "-", *more).out)[0] for more in ((), ("--reduced-decoding",)))
+    wanted = {one["id"]: one["probability"] for one in whole["top"]}
+    got = {one["id"]: one["probability"] for one in reduced["top"]}
+    differences = [abs(got[name] - wanted[name]) for name in wanted]
+    assert 0 < max(differences) < 0.02

@@ -28,6 +28,7 @@ _COMMANDS = {
     "inspect": ("vgg_deploy.cli.inspect", "What an ONNX file or a plan is, without a GPU."),
     "infer": ("vgg_deploy.cli.infer", "Classify images by the paper's dense multi-scale test."),
     "eval": ("vgg_deploy.cli.eval", "Top-1 and top-5 error on labelled images, by test protocol."),
+    "bench": ("vgg_deploy.cli.bench", "Speed, memory and agreement of engines, side by side in one run."),
     "features": ("vgg_deploy.cli.features", "Describe images by fc7, for other classifiers."),
     "doctor": ("vgg_deploy.cli.doctor", "What is installed, and which engines can run here."),
 }

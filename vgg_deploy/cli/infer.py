@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vgg_deploy.cli.memory import give_back_what_is_freed
 from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, read_labels, stream_options
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
@@ -101,6 +102,7 @@ def command(
     paper). Results come in input order. A file that cannot be read is reported, and the exit code is then 1.
     """
     from engines import open_engine
+    from engines.settings import streaming_requests
     from vgg_deploy.fit import check_fit
     from vgg_deploy.images import MAX_VIEW_PIXELS, find_images
     from vgg_deploy.plan import PLAN_SUFFIXES, sidecar_of
@@ -118,6 +120,8 @@ def command(
     ]
     files = {"--json": json_path, "--csv": csv_path}
     check_outputs({name: Path(path) for name, path in files.items() if path not in (None, "-")}, read)
+    if requests is None and model.suffix not in PLAN_SUFFIXES:
+        requests = streaming_requests(device, threads, len(images))
     with ExitStack() as stack:
         engine = stack.enter_context(
             open_engine(
@@ -133,6 +137,7 @@ def command(
             )
         )
         info = engine.info
+        give_back_what_is_freed(info.runtime)
         choice = choose_protocol(
             info.manifest, protocol, scales, mirror, free_size=info.shapes.free, built_for=info.scales
         )

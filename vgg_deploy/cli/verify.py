@@ -16,6 +16,7 @@ from vgg_deploy.cli.weights import (
     CHECKPOINT_SUFFIXES,
     WeightFacts,
     describes_itself,
+    known_facts,
     read_weights,
     weight_facts,
     weight_options,
@@ -163,9 +164,7 @@ def _stages(
                 for path in models:
                     stages.extend(verification.file(path))
             return stages
-        checkpoint = read_weights(
-            reference, facts if describes_itself(reference) else _known_facts(facts, manifests[0])
-        )
+        checkpoint = read_weights(reference, facts if describes_itself(reference) else known_facts(facts, manifests[0]))
         from train.reference import Reference
 
         fine = grid_of(dict(zip(models, manifests, strict=True)))
@@ -187,20 +186,6 @@ def _stages(
                     notice(f"{path} says it was made from {manifest.source.name}, not from this {reference.name}")
                 stages.extend(verification.file(path))
     return stages
-
-
-def _known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
-    """What the exported file knows of foreign weights need not be said again.
-
-    Of the configuration only A-LRN: the weights show the others themselves.
-    """
-    lrn = manifest.spec is not None and manifest.spec.configuration == "A-LRN"
-    return WeightFacts(
-        facts.configuration or ("A-LRN" if lrn else None),
-        facts.normalization or manifest.normalization,
-        facts.labels,
-        facts.train_scale or manifest.train_scale,
-    )
 
 
 def _print(stages: list[Stage]) -> None:

@@ -17,7 +17,7 @@ from vgg_deploy.spec import CONFIGURATIONS
 
 if TYPE_CHECKING:
     from train.checkpoint import Checkpoint
-    from vgg_deploy.manifest import Normalization, TrainScale
+    from vgg_deploy.manifest import Manifest, Normalization, TrainScale
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 
@@ -128,6 +128,20 @@ def describes_itself(path: Path) -> bool:
             return MANIFEST_KEY in (file.metadata() or {})
     except (safetensors.SafetensorError, OSError):  # another kind of file, or damaged: reading it says so
         return False
+
+
+def known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
+    """What the exported file knows of foreign weights need not be said again.
+
+    Of the configuration only A-LRN: the weights show the others themselves.
+    """
+    lrn = manifest.spec is not None and manifest.spec.configuration == "A-LRN"
+    return WeightFacts(
+        facts.configuration or ("A-LRN" if lrn else None),
+        facts.normalization or manifest.normalization,
+        facts.labels,
+        facts.train_scale or manifest.train_scale,
+    )
 
 
 def read_weights(path: Path, facts: WeightFacts) -> Checkpoint:

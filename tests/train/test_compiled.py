@@ -1,0 +1,60 @@
+"""PyTorch through torch.compile as an engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from train.checkpoint import read
+from train.compiled import Compiled
+from train.reference import Reference
+from vgg_deploy.errors import EngineError
+
+
+def test_without_a_compiler_one_line_says_what_to_do(
+    narrow_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(EngineError, match=r"torch.compile needs a C\+\+ compiler.*looked for no-such-compiler.*g\+\+"):
+        Compiled(read(narrow_checkpoint("A")))
+
+
+def test_what_the_compiler_raises_is_one_line(
+    narrow_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def broken(_function: object) -> object:
+        def call(_pixels: object) -> None:
+            raise RuntimeError("\nCppCompileError: C++ compile error\n\nCommand: ...\n")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/c++")
+    expected = r"^torch.compile failed: CppCompileError: C\+\+ compile error; without"
+    engine = Compiled(read(narrow_checkpoint("A")))
+    with engine, pytest.raises(EngineError, match=expected):
+        engine.run(np.zeros((1, 64, 64, 3), np.uint8))
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="there is no C++ compiler")
+def test_compiled_it_answers_as_the_reference(narrow_checkpoint: Callable[..., Path]) -> None:
+    path = narrow_checkpoint("A")
+    random = np.random.default_rng(0)
+    with Compiled(read(path)) as compiled, Reference(read(path)) as reference:
+        assert compiled.info.outputs == ("probabilities",)
+        for shape in ((1, 64, 80, 3), (2, 96, 70, 3)):
+            images = random.integers(0, 256, shape, dtype=np.uint8)
+            difference = compiled.run(images).probabilities - reference.run(images).probabilities
+            assert np.abs(difference).max() < 1e-5

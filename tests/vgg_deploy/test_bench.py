@@ -1,0 +1,327 @@
+"""`vgg-deploy bench` from the command line: what is refused before any work, what is reported, and who fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+import vgg_deploy
+from vgg_deploy.onnx_file import read_manifest
+from vgg_deploy.peak import Product
+from vgg_deploy.timing import BatchShape, percentile
+
+pytest.importorskip("onnxruntime")
+
+ROOT = Path(vgg_deploy.__file__).parent.parent
+TINY = ROOT / "tests" / "data" / "tiny.onnx"  # S is 40, the crop 32
+QUICK = ("--repetitions", "2", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's real peak takes seconds to find."""
+    monkeypatch.setattr("vgg_deploy.peak.PRODUCTS", (Product(16, 8, 2),))
+
+
+@pytest.fixture
+def bench(vgg_deploy_command: Callable[..., Any]) -> Callable[..., Any]:
+    """`bench(*arguments)` runs the command on as little as can be."""
+
+    def run(*arguments: str | Path, quick: tuple[str, ...] = QUICK) -> Any:
+        return vgg_deploy_command("bench", *map(str, arguments), *quick)
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    random = np.random.default_rng(2)
+    (tmp_path / "photos").mkdir()
+    for index, size in enumerate([(40, 56), (60, 44), (48, 48)]):
+        slope = np.linspace(0, 1, size[1])[None, :, None]
+        pixels = (random.integers(0, 256, (*size, 3)) * slope).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[..., Path]:
+    """`changed(name, how)` is tiny.onnx with fc8's bias changed by `how`."""
+
+    def write(name: str, how: Callable[[np.ndarray], np.ndarray]) -> Path:
+        model = onnx.load(TINY)
+        for index, tensor in enumerate(model.graph.initializer):
+            if tensor.name == "fc8.bias":
+                values = how(numpy_helper.to_array(tensor)).astype(np.float32)
+                model.graph.initializer[index].CopyFrom(numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def fixed(path: Path) -> Path:
+    """tiny.onnx for images of 32 x 32, one at a time."""
+    model = onnx.load(TINY)
+    for axis, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 32, 32, 3), strict=True):
+        axis.dim_value = size
+    onnx.save(model, path)
+    return path
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize("text", ["32x32", "1x32xb", "1x32x32,", "0x32x32", "1x3x32x32"])
+def test_a_wrong_shape_is_bad_use(bench: Callable[..., Any], text: str) -> None:
+    done = bench(TINY, "--shapes", text)
+    assert done.code == 2
+    assert "--shapes" in done.err
+    assert "expected NxHxW" in done.err
+    assert done.out == ""
+
+
+def test_a_shape_below_the_crop_names_who_does_not_take_it(bench: Callable[..., Any]) -> None:
+    done = bench(TINY, "--shapes", "1x40x40,1x31x64")
+    assert done.code == 2
+    assert "shape 1x31x64 is not for tiny.onnx, which takes 1.. x 32.. x 32.. x 3" in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize("shape", ["1x40x40", "2x32x32"])
+def test_a_model_of_one_size_takes_no_other(bench: Callable[..., Any], tmp_path: Path, shape: str) -> None:
+    done = bench(TINY, fixed(tmp_path / "fixed.onnx"), "--shapes", shape)
+    assert done.code == 2
+    assert f"shape {shape} is not for fixed.onnx, which takes 1 x 32 x 32 x 3; export with --dynamic" in done.err
+
+
+@pytest.mark.parametrize("peer", ["tensorflow", "onnxruntime,", "torch;openvino"])
+def test_an_unknown_peer_is_bad_use(bench: Callable[..., Any], peer: str) -> None:
+    done = bench(TINY, "--against", peer)
+    assert done.code == 2
+    assert "expected torch, torch-compile, onnxruntime, openvino" in done.err
+
+
+@pytest.mark.parametrize("peer", ["torch", "torch-compile"])
+def test_pytorch_needs_the_weights(bench: Callable[..., Any], peer: str) -> None:
+    done = bench(TINY, "--against", peer)
+    assert done.code == 2
+    assert f"--against {peer} needs the network's weights: give --reference CKPT" in done.err
+    done = bench(TINY, "--against", peer, "--reference", TINY)
+    assert done.code == 2
+    assert "tiny.onnx is an ONNX file: give a checkpoint" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--protocol", "multiscale"), "give --images DIR"),
+        (("--protocol", "9-crop", "--images", "."), "--protocol is '9-crop'"),
+        (("--scales", "40"), "--scales are of --protocol"),
+        (("--seconds", "3"), "--repetitions and --seconds"),
+        (("--plot", "plot.txt"), "--plot is plot.txt; expected a name that ends in .png"),
+        (("--reference", "absent.safetensors"), "absent.safetensors: no such file"),
+        (("--images", "absent"), "absent: no such file or folder"),
+        (("--runtime", "openvino", "--device", "cuda"), "openvino runs on cpu"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(
+    bench: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    done = bench(TINY, *arguments)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+    assert done.out == ""
+
+
+def test_results_are_not_written_over_a_model(bench: Callable[..., Any], changed: Callable[..., Path]) -> None:
+    path = changed("model.onnx", lambda bias: bias)
+    done = bench(path, "--json", path)
+    assert done.code == 2
+    assert "would overwrite" in done.err
+
+
+def test_a_runtime_that_is_not_installed_names_the_extra(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "openvino" else find(name, *rest)
+    )
+    done = bench(TINY, "--against", "openvino")
+    assert done.code == 2
+    assert "openvino, which is not installed: pip install 'vgg-deploy[cpu]'" in done.err
+
+
+# ---- what is reported ----
+
+
+def test_the_json_has_machine_versions_contestants_and_every_sample(
+    bench: Callable[..., Any], photos: Path, changed: Callable[..., Path]
+) -> None:
+    other = changed("other.onnx", lambda bias: bias + 3.0)  # the soft-max does not see what all classes have
+    done = bench(TINY, other, "--shapes", "1x40x48,3x32x32", "--images", photos, "--json", "-")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["machine"]["usable_cores"] >= 1
+    assert {"python", "vgg-deploy", "numpy", "onnxruntime"} <= set(report["versions"])
+    assert (report["pictures"], report["reference"], report["passed"]) == ("3 images", "tiny.onnx", True)
+    assert [one["name"] for one in report["contestants"]] == ["tiny.onnx", "other.onnx"]
+    for one in report["contestants"]:
+        assert (one["device"], one["precision"], one["requests"]) == ("cpu", "float32", 1)
+        assert one["load_s"] > 0
+        assert one["first_run_s"] > 0
+        assert one["peak_bytes"] is None or one["peak_bytes"] > 10_000_000
+    assert [(one["work"], one["contestant"]) for one in report["results"]] == [
+        (work, name) for work in ("1x40x48", "3x32x32") for name in ("tiny.onnx", "other.onnx")
+    ]
+    spec = read_manifest(TINY).spec
+    assert spec is not None
+    for one in report["results"]:
+        shape = BatchShape.parse(one["work"])
+        samples = one["samples_ms"]
+        assert one["images_per_sample"] == shape.images
+        assert len(one["turns_ms_per_image"]) == 2
+        assert len(samples) >= 2
+        for share, name in ((0.5, "p50_ms"), (0.9, "p90_ms"), (0.99, "p99_ms"), (0, "lowest_ms"), (1, "highest_ms")):
+            assert one[name] == pytest.approx(percentile(samples, share), abs=1e-3)
+        assert one["images_per_s"] == pytest.approx(1000 * shape.images / one["p50_ms"])
+        assert one["gflop_per_sample"] == pytest.approx(2 * shape.images * spec.macs(shape.height, shape.width) / 1e9)
+        assert one["gflops_per_s"] == pytest.approx(1000 * one["gflop_per_sample"] / one["p50_ms"])
+        assert one["share_of_peak"] == pytest.approx(one["gflops_per_s"] / one["peak"]["gflops_per_s"])
+        assert one["peak"]["precision"] == "float32"
+        assert one["ratio_to_first"]["lowest"] <= one["ratio_to_first"]["median"] <= one["ratio_to_first"]["highest"]
+        assert one["parity"]["pictures"] == 3
+        assert (one["parity"]["agreement"], one["failures"]) == (1, [])
+    assert report["layers"] == []
+
+
+def test_the_table_has_each_contestant_in_each_shape(bench: Callable[..., Any], tmp_path: Path) -> None:
+    done = bench(TINY, "--against", "onnxruntime", "--plot", tmp_path / "plot.svg", "--layers")
+    assert done.code == 0, done.err
+    assert "made-up pictures" in done.err
+    lines = done.out.splitlines()
+    assert "16 made-up pictures (--images names real ones); against tiny.onnx" in lines[0]
+    rows = [line for line in lines if line.startswith(("tiny.onnx ", "onnxruntime: tiny.onnx "))]
+    assert len(rows) == 4  # what each costs by itself, and in one shape: --layers takes one
+    assert all(row.endswith("ok") for row in rows[2:])
+    assert "1x32x32, 2 repetitions; images a sample: 1" in lines
+    assert any(line.startswith("peak: ") for line in lines)
+    assert "tiny.onnx, 1x32x32, by layer" in lines
+    assert any(line.startswith("conv1_1") for line in lines)
+    assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+
+
+def test_without_shapes_the_crop_is_timed_for_one_and_for_eight(bench: Callable[..., Any], tmp_path: Path) -> None:
+    done = bench(TINY, "--json", "-")
+    assert [one["work"] for one in json.loads(done.out)["results"]] == ["1x32x32", "8x32x32"]
+    done = bench(fixed(tmp_path / "fixed.onnx"), "--json", "-")
+    assert [one["work"] for one in json.loads(done.out)["results"]] == ["1x32x32"]
+
+
+def test_a_model_given_twice_shows_the_noise(bench: Callable[..., Any]) -> None:
+    done = bench(TINY, TINY, "--shapes", "1x32x32", "--json", "-")
+    assert [one["name"] for one in json.loads(done.out)["contestants"]] == ["tiny.onnx", "tiny.onnx #2"]
+
+
+def test_a_protocol_is_timed_decode_to_answer(bench: Callable[..., Any], photos: Path) -> None:
+    done = bench(TINY, TINY, "--protocol", "multiscale", "--scales", "32,40", "--images", photos, "--json", "-")
+    assert done.code == 0, done.err
+    first, second = json.loads(done.out)["results"]
+    assert first["work"] == "multiscale: whole image at Q=32,40, with mirrors"
+    assert first["images_per_sample"] == 3
+    assert first["gflop_per_sample"] > 0
+    assert second["parity"] == {"pictures": 3, "agreement": 1, "max_dp": 0, "mean_dp": 0, "divergence": 0}
+
+
+def test_images_that_fail_to_decode_are_passed_over_and_named(bench: Callable[..., Any], photos: Path) -> None:
+    (photos / "broken.png").write_bytes(b"no picture")
+    done = bench(TINY, "--shapes", "1x32x32", "--protocol", "dense", "--images", photos, "--json", "-")
+    assert done.code == 0, done.err
+    assert "broken.png: not an image, or damaged at its beginning" in done.err
+    report = json.loads(done.out)
+    assert report["pictures"] == "3 images"
+    assert report["results"][1]["images_per_sample"] == 3
+
+
+def test_no_image_that_decodes_is_a_failure(bench: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    done = bench(TINY, "--images", tmp_path / "a.png")
+    assert done.code == 1
+    assert "none of 1 images could be read" in done.err
+
+
+# ---- who fails ----
+
+
+def test_a_model_that_disagrees_is_marked_and_exits_1(
+    bench: Callable[..., Any], changed: Callable[..., Path], photos: Path
+) -> None:
+    other = changed("other.onnx", lambda bias: bias[::-1] * 9)
+    arguments = (TINY, other, "--shapes", "1x40x40", "--images", photos)
+    done = bench(*arguments)
+    assert done.code == 1
+    rows = [line for line in done.out.splitlines() if line.startswith("other.onnx ")]
+    assert rows[-1].endswith("FAILED")
+    assert "FAILED other.onnx, 1x40x40: max_dp " in done.out
+    report = json.loads(bench(*arguments, "--json", "-").out)
+    assert report["passed"] is False
+    assert [bool(one["failures"]) for one in report["results"]] == [False, True]
+
+
+def test_nan_is_a_failure_of_whoever_gives_it_and_null_in_json(
+    bench: Callable[..., Any], changed: Callable[..., Path]
+) -> None:
+    broken = changed("broken.onnx", lambda bias: bias * math.nan)
+    done = bench(broken, "--shapes", "1x40x40", "--json", "-")
+    assert done.code == 1
+    (one,) = json.loads(done.out)["results"]
+    assert (one["parity"]["max_dp"], one["parity"]["agreement"]) == (None, None)
+    assert "max_dp is nan" in one["failures"]
+
+
+def test_a_checkpoint_judges_and_takes_part(
+    bench: Callable[..., Any], narrow_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from export import export
+    from train.checkpoint import read
+
+    path = narrow_checkpoint("A")
+    export(read(path), tmp_path / "a.onnx", dynamic=True)
+    arguments = ("--shapes", "1x64x80", "--against", "torch", "--json", "-")
+    done = bench(tmp_path / "a.onnx", "--reference", path, *arguments)
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["reference"] == path.name
+    assert [one["name"] for one in report["contestants"]] == ["a.onnx", f"torch: {path.name}"]
+    assert report["results"][1]["parity"]["max_dp"] == 0
+    done = bench(tmp_path / "a.onnx", "--reference", narrow_checkpoint("A", 1), *arguments)
+    assert done.code == 1
+
+
+def test_torch_compile_without_a_compiler_is_one_line(
+    bench: Callable[..., Any], narrow_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    done = bench(TINY, "--against", "torch-compile", "--reference", narrow_checkpoint("A"))
+    assert done.code == 1
+    assert "Error: torch.compile needs a C++ compiler" in done.err.splitlines()[-1]
+
+
+def test_two_requests_count_the_images_of_both(bench: Callable[..., Any]) -> None:
+    done = bench(
+        TINY, "--shapes", "2x32x32", "--requests", "2", "--threads", "2", "--json", "-", quick=("--repetitions", "2")
+    )
+    assert done.code == 0, done.err
+    (one,) = json.loads(done.out)["results"]
+    assert (one["requests"], one["images_per_sample"]) == (2, 4)

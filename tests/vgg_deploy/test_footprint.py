@@ -1,0 +1,37 @@
+"""What an engine costs a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vgg_deploy.cli.bench_entries import Entry
+from vgg_deploy.cli.engines import EngineOptions
+from vgg_deploy.cli.footprint import footprint_of
+from vgg_deploy.cli.weights import WeightFacts
+from vgg_deploy.errors import EngineError
+from vgg_deploy.timing import BatchShape
+
+pytest.importorskip("onnxruntime")
+
+TINY = Path(__file__).parent.parent / "data" / "tiny.onnx"
+OPTIONS = EngineOptions(WeightFacts(None, None, None, None), "onnxruntime", None, 1, "cuda-python", False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is told in another way there")
+def test_memory_is_of_the_engine_alone_whatever_its_parent_holds() -> None:
+    held = np.ones(400_000_000, np.uint8)
+    found = footprint_of(Entry("tiny", TINY, OPTIONS), BatchShape(1, 32, 32))
+    assert held[-1] == 1
+    assert found.peak_bytes is not None
+    assert 10_000_000 < found.peak_bytes < 300_000_000
+    assert found.load_s > 0
+    assert found.first_run_s > 0
+
+
+def test_a_failure_is_one_line_with_the_name(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"^lost failed in a process of its own: .*absent.onnx: no such model$"):
+        footprint_of(Entry("lost", tmp_path / "absent.onnx", OPTIONS), BatchShape(1, 32, 32))

@@ -1,0 +1,177 @@
+"""The matrix-multiply peak: small products through a runtime, and what is said where there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from engines import open_engine
+from vgg_deploy.classes import numbered_classes
+from vgg_deploy.engine import FakeEngine
+from vgg_deploy.errors import EngineError
+from vgg_deploy.manifest import Manifest, TrainScale
+from vgg_deploy.peak import Peak, PeakProbe, Product, arithmetic, measure_peak, open_best_probe, product_model
+from vgg_deploy.precision import Precision, Quantization
+
+SMALL = Product(16, 8, 2)
+
+
+@pytest.fixture
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "openvino" else find(name, *rest)
+    )
+
+
+def test_the_work_of_a_product_is_that_of_its_convolutions() -> None:
+    # 64 positions: from RGB to 16 channels, then twice from 16 to 16; two operations each.
+    assert SMALL.gflop == pytest.approx(2 * 64 * (3 * 16 + 2 * 16 * 16) / 1e9)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
+def test_a_product_is_a_valid_model_that_computes_in_its_precision(precision: str) -> None:
+    model = product_model(SMALL, precision)
+    onnx.checker.check_model(model, full_check=True)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"][:-1]
+    assert len(convolutions) == 1 + SMALL.depth
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = {node.output[0]: node for node in model.graph.node}
+    for node in convolutions:
+        if precision != "int8":
+            kind = {"float16": np.float16}.get(precision, np.float32)
+            assert onnx.numpy_helper.to_array(weights[node.input[1]]).dtype == kind
+            continue
+        assert [readers[name].op_type for name in node.input] == ["DequantizeLinear"] * 2
+        integers, scales, zeros = (onnx.numpy_helper.to_array(weights[name]) for name in readers[node.input[1]].input)
+        assert integers.dtype == np.int8
+        assert np.abs(integers.astype(int)).max() == 127
+        assert scales.shape == (16,)
+        assert not zeros.any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_quantized_or_not_a_product_answers_alike(precision: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    answers = []
+    for kind in ("float32", precision):
+        onnx.save(product_model(SMALL, kind), tmp_path / "model.onnx")
+        with open_engine(tmp_path / "model.onnx", runtime="onnxruntime", labels="a\nb", threads=1) as engine:
+            images = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+            answers.append(engine.run(images).probabilities)
+    assert np.abs(answers[0] - answers[1]).max() < 0.05
+    assert answers[0].min() > 0.001  # activations keep their size: nothing overflows, fades or saturates
+
+
+def test_the_peak_is_that_of_what_was_measured() -> None:
+    pytest.importorskip("openvino")
+    peak = measure_peak(open_engine, "int8", products=(SMALL,), threads=1, repetitions=3)
+    assert peak is not None
+    assert (peak.precision, peak.product, len(peak.seconds)) == ("int8", SMALL, 3)
+    assert peak.runtime.startswith("openvino")
+    assert peak.gflops_per_s == pytest.approx(SMALL.gflop / sorted(peak.seconds)[1])
+    assert peak.highest_gflops_per_s == pytest.approx(SMALL.gflop / min(peak.seconds))
+
+
+def test_the_better_runtime_counts() -> None:
+    manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
+
+    def opened(_path: Path, runtime: str, **_options: object) -> FakeEngine:
+        engine = FakeEngine(manifest, latency_s=0.5 if runtime == "openvino" else 0.0)
+        engine.info = dataclasses.replace(engine.info, runtime=runtime)
+        return engine
+
+    probe = open_best_probe(opened, "float32", products=(SMALL,), repetitions=1)
+    assert probe is not None
+    with probe:
+        assert probe.runtime == "onnxruntime"
+
+
+@pytest.mark.usefixtures("without_openvino")
+def test_without_openvino_there_is_no_peak_in_int8_and_it_is_said() -> None:
+    said: list[str] = []
+    assert open_best_probe(open_engine, "int8", products=(SMALL,), say=said.append) is None
+    assert len(said) == 1
+    assert said[0].startswith("the peak in int8 is not known: ")
+    assert "openvino, which is not installed" in said[0]
+
+
+@pytest.mark.usefixtures("without_openvino")
+def test_without_openvino_floating_point_is_measured_in_onnx_runtime() -> None:
+    pytest.importorskip("onnxruntime")
+    peak = measure_peak(open_engine, "float32", products=(SMALL,), threads=1, repetitions=1)
+    assert peak is not None
+    assert peak.runtime.startswith("onnxruntime")
+
+
+def test_a_cpu_without_bfloat16_has_no_peak_in_it() -> None:
+    manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
+    engine = FakeEngine(manifest)
+    said: list[str] = []
+    assert open_best_probe(lambda _path, **_options: engine, "bfloat16", products=(SMALL,), say=said.append) is None
+    assert said == ["the peak in bfloat16 is not known: this CPU does not compute in bfloat16"]
+    assert engine.closed
+
+
+def test_a_runtime_that_fails_is_no_peak_and_what_was_opened_is_closed() -> None:
+    manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
+    opened: list[FakeEngine] = []
+
+    def open_one(_path: Path, **_options: object) -> FakeEngine:
+        if opened:
+            raise EngineError("out of luck")
+        opened.append(FakeEngine(manifest))
+        return opened[0]
+
+    probe = open_best_probe(open_one, "int8", products=(SMALL, Product(32, 8)), repetitions=1)
+    assert probe is not None
+    assert probe.product == SMALL
+    probe.close()
+    assert opened[0].closed
+
+
+def test_an_unknown_device_of_a_precision_has_no_peak() -> None:
+    said: list[str] = []
+    assert open_best_probe(open_engine, "float16", say=said.append) is None
+    assert said == ["the peak in float16 is not known: no runtime here computes in it on cpu"]
+
+
+def test_a_probe_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
+    with PeakProbe(lambda _path, **_options: FakeEngine(manifest), SMALL, "float32") as probe:
+        assert list(tmp_path.rglob("*.onnx"))
+        assert isinstance(probe.peak([0.5]), Peak)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "bf16", "expected"),
+    [
+        ("float32", "cpu", False, "float32"),
+        ("float16", "cpu", False, "float32"),
+        ("float16", "cuda:0", False, "float16"),
+        ("float32", "cpu", True, "bfloat16"),
+        ("int8", "cpu", True, "int8"),
+    ],
+)
+def test_the_arithmetic_is_what_really_computes(
+    precision: str,
+    device: str,
+    bf16: bool,
+    expected: str,
+    manifest_for: Callable[..., Manifest],
+    narrow_spec: Callable[..., object],
+) -> None:
+    declared = Precision() if precision == "float32" else Precision("float16", range="measured")
+    if precision == "int8":
+        quantization = Quantization("tensorrt", ("conv1_1",), (), "minmax", {"conv1_1": (0.0, 1.0)}, (), (64,), False)
+        declared = Precision(quantization=quantization)
+    info = FakeEngine(manifest_for(narrow_spec(), precision=declared)).info
+    assert arithmetic(dataclasses.replace(info, device=device, bf16=bf16)) == expected

@@ -1,0 +1,61 @@
+"""PyTorch through torch.compile as an engine: what a user of PyTorch would try first to make a network faster."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from train.checkpoint import Checkpoint
+from train.reference import Reference, normalize
+from vgg_deploy.engine import PROBABILITIES, Images, Scores, check_images
+from vgg_deploy.errors import EngineError
+
+_COMPILERS = ("g++", "clang++", "c++", "cl")
+
+
+class Compiled(Reference):
+    """A checkpoint in PyTorch, float32, compiled: the first call, and the second size of images, take long.
+
+    Args:
+        checkpoint, device, fine: see `Reference`.
+
+    Raises:
+        EngineError: no C++ compiler, which torch.compile needs on the CPU.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", fine: bool = False) -> None:
+        wanted = [os.environ["CXX"]] if os.environ.get("CXX") else list(_COMPILERS)
+        if device == "cpu" and not any(map(shutil.which, wanted)):
+            raise EngineError(
+                f"torch.compile needs a C++ compiler, and there is none here (looked for {', '.join(wanted)}): install one, such as "
+                "g++, or leave torch-compile out"
+            )
+        super().__init__(checkpoint, device=device, fine=fine)
+        self.info = dataclasses.replace(self.info, runtime=f"{self.info.runtime} compiled", outputs=(PROBABILITIES,))
+        self._compiled = torch.compile(self._posteriors)
+
+    def _posteriors(self, pixels: Tensor) -> Tensor:
+        assert self._network is not None
+        scores = self._network(normalize(pixels, self._normalization))
+        return functional.softmax(scores.mean(dim=(2, 3)), dim=1)
+
+    def run(self, images: Images) -> Scores:
+        check_images(images, self.info.shapes)
+        if self._network is None:
+            raise EngineError("this engine was closed; make another")
+        pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
+        try:
+            with torch.inference_mode():
+                probabilities = self._compiled(pixels)
+        except Exception as error:  # of the compiler and what it calls, many kinds
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise EngineError(
+                f"torch.compile failed: {reason}; without a working C++ compiler leave torch-compile out"
+            ) from error
+        return Scores(probabilities.cpu().numpy().copy())

@@ -1,0 +1,218 @@
+"""What `vgg-deploy bench` found, as tables, JSON and a plot."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vgg_deploy.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from vgg_deploy.cli.bench_run import Layers, Report
+    from vgg_deploy.contest import Result
+
+_COLUMNS = (
+    *("contestant", "first run ms", "p50 ms", "p90 ms", "p99 ms", "images/s", "GFLOP/s", "of peak"),
+    *("x the first", "agreement", "max |dp|", ""),
+)
+
+
+def print_report(report: Report) -> None:
+    from vgg_deploy.machine import machine
+
+    host = machine()
+    click.echo(
+        f"{host['cpu']}, {host['usable_cores']} of {host['cores']} cores; {report.pictures}; against {report.reference}"
+    )
+    click.echo()
+    rows = []
+    for name, info in report.infos.items():
+        cost = report.footprints[name]
+        memory = "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:,.0f} MB"
+        rows.append(
+            (name, info.runtime, info.precision, f"{cost.load_s:.2f} s", f"{1000 * cost.first_run_s:,.0f} ms", memory)
+        )
+    print_table(("contestant", "runtime", "precision", "load", "first run", "peak memory"), rows, left=(0, 1, 2))
+    for work, results in _by_work(report).items():
+        click.echo()
+        side = max(one.latency.images for one in results)
+        click.echo(f"{work}, {len(results[0].turns)} repetitions; images a sample: {side}")
+        print_table(_COLUMNS, [_cells(one) for one in results], left=(0, len(_COLUMNS) - 1))
+        for peak in dict.fromkeys(one.peak for one in results if one.peak is not None):
+            click.echo(f"peak: {peak}")
+    for one in report.layers:
+        _print_layers(one)
+    for result in report.results:
+        if result.failures:
+            click.echo(f"FAILED {result.contestant}, {result.work}: {'; '.join(result.failures)}")
+
+
+def _by_work(report: Report) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for result in report.results:
+        found.setdefault(result.work, []).append(result)
+    return found
+
+
+def _cells(one: Result) -> tuple[str, ...]:
+    latency, ratio, parity = one.latency, one.ratio, one.parity
+    rate, share = one.gflops_per_s, one.share_of_peak
+    return (
+        one.contestant,
+        f"{1000 * one.first_run_s:,.1f}",
+        f"{latency.p50_ms:,.1f}",
+        f"{latency.p90_ms:,.1f}",
+        f"{latency.p99_ms:,.1f}",
+        f"{latency.images_per_s:,.2f}",
+        "-" if rate is None else f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}",
+        "-" if share is None else f"{share:.0%}",
+        f"{ratio.median:.2f} ({ratio.lowest:.2f} to {ratio.highest:.2f})",
+        "-" if math.isnan(parity.agreement) else f"{parity.agreement:.1%}",
+        f"{parity.max_dp:.1e}",
+        "FAILED" if one.failures else "ok",
+    )
+
+
+def _print_layers(one: Layers) -> None:
+    click.echo()
+    click.echo(f"{one.contestant}, {one.shape}, by layer")
+    rows = [
+        (
+            time.layer,
+            f"{time.ms:,.2f}",
+            f"{time.share:.1%}",
+            "-" if time.gflops_per_s is None else f"{time.gflops_per_s:,.0f}",
+        )
+        for time in one.times
+    ]
+    rows.append(("sum", f"{sum(time.ms for time in one.times):,.2f}", "", ""))
+    print_table(("layer", "ms", "share", "GFLOP/s"), rows)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The whole report; times in the units that names say, shares in 0..1, null for what is not known or no number."""
+    from vgg_deploy.machine import machine, versions
+
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "pictures": report.pictures,
+        "reference": report.reference,
+        "passed": not any(result.failures for result in report.results),
+        "contestants": [
+            {
+                "name": name,
+                "runtime": info.runtime,
+                "device": info.device,
+                "precision": info.precision,
+                "requests": info.concurrency,
+                "load_s": report.footprints[name].load_s,
+                "first_run_s": report.footprints[name].first_run_s,
+                "peak_bytes": report.footprints[name].peak_bytes,
+            }
+            for name, info in report.infos.items()
+        ],
+        "results": [_result_as_json(result) for result in report.results],
+        "layers": [
+            {
+                "contestant": one.contestant,
+                "shape": str(one.shape),
+                "layers": [
+                    {
+                        "layer": time.layer,
+                        "ms": time.ms,
+                        "share": time.share,
+                        "gflop": time.gflop,
+                        "gflops_per_s": time.gflops_per_s,
+                    }
+                    for time in one.times
+                ],
+            }
+            for one in report.layers
+        ],
+    }
+
+
+def _result_as_json(one: Result) -> dict[str, Any]:
+    latency, peak, parity = one.latency, one.peak, one.parity
+    return {
+        "contestant": one.contestant,
+        "work": one.work,
+        "requests": one.info.concurrency,
+        "images_per_sample": latency.images,
+        "first_run_ms": 1000 * one.first_run_s,
+        "p50_ms": latency.p50_ms,
+        "p90_ms": latency.p90_ms,
+        "p99_ms": latency.p99_ms,
+        "lowest_ms": latency.lowest_ms,
+        "highest_ms": latency.highest_ms,
+        "images_per_s": latency.images_per_s,
+        "samples_ms": [round(1000 * seconds, 4) for seconds in latency.seconds],
+        "turns_ms_per_image": [round(1000 * seconds, 4) for seconds in one.turns],
+        "ratio_to_first": {"median": one.ratio.median, "lowest": one.ratio.lowest, "highest": one.ratio.highest},
+        "gflop_per_sample": one.gflop,
+        "gflops_per_s": one.gflops_per_s,
+        "share_of_peak": one.share_of_peak,
+        "peak": None
+        if peak is None
+        else {
+            "precision": peak.precision,
+            "runtime": peak.runtime,
+            "product": str(peak.product),
+            "gflops_per_s": peak.gflops_per_s,
+            "highest_gflops_per_s": peak.highest_gflops_per_s,
+            "samples_ms": [round(1000 * seconds, 4) for seconds in peak.seconds],
+        },
+        "parity": {
+            "pictures": parity.views,
+            "agreement": _number(parity.agreement),
+            "max_dp": _number(parity.max_dp),
+            "mean_dp": _number(parity.mean_dp),
+            "divergence": _number(parity.divergence),
+        },
+        "failures": list(one.failures),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def plot_report(report: Report, path: Path) -> None:
+    """Images/s of each contestant, a panel for each work; the whiskers reach from the slowest to the fastest repetition."""
+    import matplotlib as mpl
+
+    from vgg_deploy.files import whole_file
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    works = _by_work(report)
+    height = sum(1.2 + 0.35 * len(results) for results in works.values())
+    figure, panels = pyplot.subplots(
+        len(works),
+        figsize=(9, height),
+        layout="constrained",
+        squeeze=False,
+        height_ratios=[len(r) for r in works.values()],
+    )
+    for axes, (work, results) in zip(panels[:, 0], works.items(), strict=True):
+        names = [one.contestant for one in results]
+        rates = [one.latency.images_per_s for one in results]
+        ends = [[1 / max(one.turns), 1 / min(one.turns)] for one in results]
+        whiskers = [
+            [max(0.0, rate - low) for rate, (low, _high) in zip(rates, ends, strict=True)],
+            [max(0.0, high - rate) for rate, (_low, high) in zip(rates, ends, strict=True)],
+        ]
+        bars = axes.barh(range(len(names)), rates, xerr=whiskers, capsize=3, color="#4878a8")
+        axes.bar_label(bars, [f"{one.ratio.median:.2f}x" for one in results], padding=4, fontsize=8)
+        axes.set(yticks=range(len(names)), yticklabels=names, xlabel="images/s", title=work)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.grid(axis="x", alpha=0.3)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lower().removeprefix("."))
+    pyplot.close(figure)
