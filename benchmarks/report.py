@@ -1,20 +1,24 @@
-"""How a benchmark's figures are kept: JSON and a markdown table, with the machine and the versions they are of."""
+"""How a benchmark's results are kept: JSON, markdown and a picture, with the machine and the versions they are of."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from vgg_deploy.cores import usable_cores
 from vgg_deploy.files import whole_file
+from vgg_deploy.timing import Ratio
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("vgg-deploy", "numpy", "Pillow", "onnx", "onnxruntime", "openvino", "torch")
+_PACKAGES = ("vgg-deploy", "numpy", "Pillow", "onnx", "onnxruntime", "openvino", "torch", "torchvision")
+_INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "amx_int8": "AMX"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,53 +38,142 @@ class Figure:
     samples: tuple[float, ...] = ()
 
 
-def interleaved(repetitions: int, *contestants: Callable[[], float]) -> list[list[float]]:
-    """Runs each contestant in turn, `repetitions` times over, so that a drift of the machine meets all of them alike."""
-    samples: list[list[float]] = [[] for _ in contestants]
-    for _ in range(repetitions):
-        for index, contestant in enumerate(contestants):
-            samples[index].append(contestant())
-    return samples
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of words and figures.
+
+    Attributes:
+        title: above it; "": none.
+        columns: their heads.
+        rows: as many cells each.
+        notes: lines below it.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def markdown(self) -> list[str]:
+        lines = [f"## {self.title}", ""] if self.title else []
+        table = [self.columns, ("---",) * len(self.columns), *self.rows]
+        lines += ["| " + " | ".join(row) + " |" for row in table]
+        return [*lines, "", *(line for note in self.notes for line in (note, ""))]
 
 
-def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
-    """Median, lowest and highest of the ratios of each pair."""
-    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)
+def spread(samples: Sequence[float], digits: int = 2, unit: str = "") -> str:
+    """The median, with the lowest and the highest: "1.23 (1.20-1.31)"; one sample by itself."""
+    middle = f"{statistics.median(samples):,.{digits}f}{unit}"
+    if len(samples) == 1:
+        return middle
+    return f"{middle} ({min(samples):,.{digits}f}-{max(samples):,.{digits}f})"
+
+
+def faster(first: Sequence[float], other: Sequence[float], aim: float | None = None) -> str:
+    """How many times as fast as one with times `first` a contestant with times `other` is, and whether that reaches its aim."""
+    ratio = Ratio.of(first, other)
+    digits = 3 if aim is not None and aim <= 1 else 2
+    text = f"{ratio.median:.{digits}f} ({ratio.lowest:.{digits}f}-{ratio.highest:.{digits}f})"
+    if aim is None:
+        return text
+    return f"{text}; aim {aim:g} {'reached' if ratio.median >= aim else 'missed'}"
 
 
 def machine() -> dict[str, str]:
     """The processor, its cores that may be used, and the versions of what computes."""
-    cpu = platform.processor() or platform.machine()
+    cpu, instructions = platform.processor() or platform.machine(), ""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+        lines = dict(line.split(":", 1) for line in reversed(info.read_text().splitlines()) if ":" in line)
+        fields = {key.strip(): value.strip() for key, value in lines.items()}
+        cpu = fields.get("model name", cpu)
+        flags = fields.get("flags", "").split()
+        instructions = " ".join(name for flag, name in _INSTRUCTIONS.items() if flag in flags)
     versions = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "-"
-    return {"cpu": cpu, "cores": str(os.cpu_count()), "python": platform.python_version(), **versions}
+    host = {"cpu": f"{cpu} {f'({instructions})' if instructions else ''}".strip(), "cores": str(usable_cores())}
+    return {**host, "python": platform.python_version(), **versions}
 
 
-def write(name: str, title: str, setting: str, figures: Sequence[Figure]) -> str:
-    """Writes results/NAME.json and results/NAME.md; gives the markdown."""
+def write(
+    name: str,
+    title: str,
+    setting: str,
+    figures: Sequence[Figure] = (),
+    *,
+    tables: Sequence[Table] = (),
+    samples: Mapping[str, Any] | None = None,
+    drawing: Any = None,
+    out: Path | None = RESULTS,
+) -> str:
+    """Writes NAME.json, NAME.md and, where there is a drawing, NAME.svg; gives the markdown.
+
+    Args:
+        setting: what was measured, on what and how, in words.
+        figures: single figures, shown in a table before the others.
+        tables: further tables.
+        samples: the single measurements behind the tables, for the JSON file.
+        drawing: a figure of matplotlib.
+        out: the folder; None: nothing is written.
+    """
     host = machine()
-    lines = [f"# {title}", "", setting, "", "| figure | measured | aim |", "| --- | --- | --- |"]
-    lines += [f"| {figure.name} | {figure.value} | {figure.aim} |" for figure in figures]
-    lines += ["", "Measured on " + ", ".join(f"{key} {value}" for key, value in host.items()) + ".", ""]
+    lines = [f"# {title}", "", setting, ""]
+    if drawing is not None:
+        lines += [f"![{title}]({name}.svg)", ""]
+    if figures:
+        rows: list[tuple[str, ...]] = [(figure.name, figure.value, figure.aim) for figure in figures]
+        lines += Table("", ("figure", "measured", "aim"), rows).markdown
+    for table in tables:
+        lines += table.markdown
+    lines += ["Measured on " + ", ".join(f"{key} {value}" for key, value in host.items()) + ".", ""]
     text = "\n".join(lines)
-    record = {
-        "title": title,
-        "setting": setting,
-        "machine": host,
-        "figures": [
+    if out is None:
+        return text
+    record: dict[str, Any] = {"title": title, "setting": setting, "machine": host}
+    if figures:
+        record["figures"] = [
             {"name": f.name, "value": f.value, "aim": f.aim, "samples": [round(s, 4) for s in f.samples]}
             for f in figures
-        ],
-    }
+        ]
+    if tables:
+        record["tables"] = [{"title": table.title, "columns": table.columns, "rows": table.rows} for table in tables]
+    if samples is not None:
+        record["samples"] = _rounded(samples)
     for suffix, content in (("json", json.dumps(record, indent=2) + "\n"), ("md", text)):
-        with whole_file(RESULTS / f"{name}.{suffix}") as temporary:
+        with whole_file(out / f"{name}.{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8")
+    if drawing is not None:
+        import matplotlib as mpl
+
+        alike: Any = {"svg.hashsalt": "vgg_deploy", "svg.fonttype": "none"}  # in every run, and with text as text
+        with whole_file(out / f"{name}.svg") as temporary, mpl.rc_context(alike):
+            drawing.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
     return text
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to four digits after the point, wherever they are."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+@contextmanager
+def canvas(columns: int = 1, width: float = 9.0, height: float = 4.0) -> Iterator[tuple[Any, list[Any]]]:
+    """A matplotlib figure and its axes side by side, drawn without a screen."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Canvas
+
+    with mpl.rc_context({"font.size": 9}):
+        drawing = Canvas(figsize=(width, height), layout="constrained")
+        axes = drawing.subplots(1, columns, squeeze=False)[0]
+        for each in axes:
+            each.spines[["top", "right"]].set_visible(False)
+        yield drawing, list(axes)

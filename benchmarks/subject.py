@@ -3,74 +3,148 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
-from train.checkpoint import Checkpoint, Facts, read
-from train.model import VGG
 from vgg_deploy.classes import numbered_classes
 from vgg_deploy.files import Source
 from vgg_deploy.images import find_images
 from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.spec import NetworkSpec
 
+if TYPE_CHECKING:  # torch is not for every process that reads this
+    from train.checkpoint import Checkpoint
+
+DATA_VARIABLE = "VGG_DEPLOY_TEST_DATA"
 PICTURES = 90  # generated where there are no photographs
+SIZES = ((500, 375), (375, 500), (500, 333), (400, 400))  # width and height of common photographs
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """A network and images.
+class Setup:
+    """What the options that all benchmarks share say; see `benchmarks.options`.
+
+    Attributes:
+        weights: a checkpoint; None: that of the data folder, or random weights.
+        images: a folder; None: the photos of the data folder, or generated pictures.
+        width_divisor: above 1, random weights of a narrower network, for trying the benchmarks.
+        quick: few images and repetitions: the figures mean nothing.
+        out: where results are written; None: nowhere.
+    """
+
+    weights: Path | None = None
+    images: Path | None = None
+    width_divisor: int = 1
+    quick: bool = False
+    out: Path | None = None
+
+    @property
+    def data(self) -> Path | None:
+        """The folder that VGG_DEPLOY_TEST_DATA names."""
+        named = os.environ.get(DATA_VARIABLE)
+        return Path(named) if named else None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network.
 
     Attributes:
         checkpoint: reads or makes the weights anew: an export consumes them.
-        images: files.
-        network, pictures: what they are, in words.
+        words: what it is.
+        labelled: a folder of images in folders that name its classes, where there is one.
     """
 
     checkpoint: Callable[[], Checkpoint]
-    images: list[Path]
-    network: str
-    pictures: str
+    words: str
+    labelled: Path | None = None
 
 
-def subject(folder: Path, weights: Path | None = None, images: Path | None = None) -> Subject:
-    """By default the VGG-16 and the photos of the folder that VGG_DEPLOY_TEST_DATA names; without it a VGG-16 of random weights
-    and generated pictures, which cost the same.
-
-    Args:
-        folder: where pictures are generated.
-    """
-    data = os.environ.get("VGG_DEPLOY_TEST_DATA")
-    weights = weights or (Path(data) / "vgg16_imagenette_fp16.safetensors" if data else None)
-    images = images or (Path(data) / "photos" if data else None)
-    paths = generated_pictures(folder / "pictures") if images is None else list(find_images([str(images)]))
-    pictures = "generated pictures" if images is None else f"photographs of {images.name}/"
-    if weights is not None:
-        facts, path = Facts(normalization=PAPER_NORMALIZATION), weights
-        return Subject(lambda: read(path, facts), paths, path.name, pictures)
-    spec = NetworkSpec("D")
-    manifest = Manifest(numbered_classes(1000), spec, PAPER_NORMALIZATION, TrainScale(256, 256))
-    return Subject(lambda: random_checkpoint(spec, manifest), paths, "VGG-16 of random weights", pictures)
+def network(setup: Setup) -> Network:
+    """The checkpoint that is asked for, or the VGG-16 of the data folder, or one of random weights, which costs the same."""
+    data = setup.data
+    if setup.width_divisor == 1 and setup.weights is not None:
+        path = setup.weights
+        return Network(lambda: _read(path, None), path.name)
+    if setup.width_divisor == 1 and data is not None:
+        path, labels = data / "vgg16_imagenette_fp16.safetensors", data / "imagenette_labels.txt"
+        return Network(lambda: _read(path, labels), path.name, data / "imagenette" / "val")
+    spec = NetworkSpec("D", width_divisor=setup.width_divisor, fc_width=4096 // setup.width_divisor)
+    width = "" if setup.width_divisor == 1 else f", width / {setup.width_divisor}"
+    return Network(lambda: random_checkpoint(spec), f"VGG-16 of random weights{width}")
 
 
-def random_checkpoint(spec: NetworkSpec, manifest: Manifest) -> Checkpoint:
-    """Glorot's weights."""
-    network = VGG(spec)
-    network.initialise("glorot", torch.Generator().manual_seed(0))
-    return Checkpoint(dict(network.state_dict()), manifest, Source("random", "0" * 64))
+def _read(path: Path, labels: Path | None) -> Checkpoint:
+    from train.checkpoint import Facts, read
+
+    if labels is None:
+        return read(path)
+    return read(path, Facts(normalization=PAPER_NORMALIZATION, labels=labels.read_text(encoding="utf-8")))
+
+
+def random_checkpoint(spec: NetworkSpec) -> Checkpoint:
+    """Glorot's weights, for the paper's S in proportion to the crop."""
+    import torch
+
+    from train.checkpoint import Checkpoint
+    from train.model import VGG
+
+    module = VGG(spec)
+    module.initialise("glorot", torch.Generator().manual_seed(0))
+    scale = spec.crop * 8 // 7
+    manifest = Manifest(numbered_classes(spec.classes), spec, PAPER_NORMALIZATION, TrainScale(scale, scale))
+    return Checkpoint(dict(module.state_dict()), manifest, Source("random", "0" * 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Image files, and what they are."""
+
+    paths: list[Path]
+    words: str
+
+    def spread(self, count: int) -> list[Path]:
+        """`count` of them, from all over; fewer where there are not so many."""
+        step = max(1, len(self.paths) // count)
+        return self.paths[::step][:count]
+
+    def others(self, chosen: Collection[Path]) -> list[Path]:
+        """All but these; all where there are no others."""
+        return [path for path in self.paths if path not in chosen] or self.paths
+
+
+def pictures(setup: Setup, folder: Path) -> Pictures:
+    """The images that are asked for, or the photos of the data folder, or pictures generated in `folder`."""
+    images = setup.images or (setup.data and setup.data / "photos")
+    if images is not None:
+        return Pictures(list(find_images([str(images)])), f"photographs of {images.name}/")
+    return Pictures(generated_pictures(folder / "pictures"), "generated pictures (noise and scanned digits)")
+
+
+def verification(setup: Setup, photos: Pictures) -> Pictures:
+    """Images to compare answers on: of the network's own classes, of which it is sure, where there are some; else the photos."""
+    folder = network(setup).labelled
+    if folder is None:
+        return photos
+    return Pictures(list(find_images([str(folder)])), "labelled images of the network's classes")
 
 
 def generated_pictures(folder: Path) -> list[Path]:
-    """Smooth noise of the sizes of photographs, as JPEG."""
+    """Smooth noise and scanned digits, of the sizes of photographs, as JPEG."""
+    from sklearn.datasets import load_digits
+
     generator = np.random.default_rng(0)
+    digits = load_digits().images
     folder.mkdir()
     for index in range(PICTURES):
-        size = [(500, 375), (375, 500), (500, 333), (400, 400)][index % 4]
-        noise = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(folder / f"{index:03d}.jpg", quality=90)
+        pixels = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        if index % 2:
+            pixels = np.repeat((15 * digits[index]).astype(np.uint8)[:, :, None], 3, axis=2)
+        image = Image.fromarray(pixels).resize(SIZES[index // 2 % len(SIZES)], Image.Resampling.BICUBIC)
+        image.save(folder / f"{index:03d}.jpg", quality=90)
     return sorted(folder.iterdir())

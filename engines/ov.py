@@ -26,6 +26,9 @@ import openvino  # noqa: E402
 if _blocked:
     del sys.modules[_TELEMETRY]
 
+# Its first call waits for ever when two threads make it at once, as the first two calls of `infer` do (2026.4).
+openvino.Type.u8.to_dtype()
+
 
 class OpenVINOEngine(ContextManaged):
     """An ONNX file in OpenVINO; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""

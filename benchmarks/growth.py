@@ -1,0 +1,234 @@
+"""How time and memory grow: time against pixels and against threads, time and peak memory against the number of images.
+
+python -m benchmarks.growth
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.contestant import HOW, Contestant, apart
+from benchmarks.models import Models, prepare
+from benchmarks.options import setup_options
+from benchmarks.ours import InFlight, Peak, Turn, call
+from benchmarks.report import Table, canvas, faster, spread, write
+from benchmarks.straightforward import pytorch
+from benchmarks.subject import Pictures, Setup, pictures, random_checkpoint
+from vgg_deploy.cores import usable_cores
+from vgg_deploy.images import decode, resize
+from vgg_deploy.parity import compare
+from vgg_deploy.peak import BFLOAT16
+from vgg_deploy.precision import FLOAT32, INT8
+from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.timing import BatchShape
+
+SIZES = tuple(
+    BatchShape(1, *size) for size in ((224, 224), (384, 512), (512, 512), (512, 768), (768, 768), (1024, 1024))
+)
+COUNTS = (100, 1_000, 10_000)
+INT8_AIM, INT8_FROM = 0.85, 384 * 512  # share of the INT8 peak, from so many pixels on
+MEMORY_AIM = 0.05
+TURN_S = 0.25
+THREADS_SIZE = BatchShape(1, 384, 512)
+
+
+def _image(photos: Pictures, shape: BatchShape, models: Models) -> Any:
+    pixels = decode(photos.spread(1)[0])
+    return np.ascontiguousarray(resize(pixels, shape.height, shape.width, models.manifest.rescaling))[None]
+
+
+def pixels(
+    models: Models, photos: Pictures, repetitions: int, sizes: Sequence[BatchShape], turn_s: float
+) -> tuple[Table, Any]:
+    """ms and share of the peak of one image by its size; every answer is compared with PyTorch's."""
+    int8 = models.int8["tensorrt"]
+    makes: dict[str, tuple[str, tuple[Any, ...]]] = {
+        "FP32": (FLOAT32, (Turn, call, models.float32)),
+        "BF16": (BFLOAT16, (Turn, call, models.float32, "auto", True)),
+        "INT8": (INT8, (Turn, call, int8, "openvino")),
+        "INT8, several in flight": (INT8, (InFlight, int8, "openvino")),
+    }
+    table = Table(
+        "Time against pixels", ("image", "engine", "ms an image", "GFLOP/s", "share of the peak", "agrees", "max dp")
+    )
+    samples: dict[str, Any] = {}
+    assert models.manifest.spec is not None
+    with ExitStack() as stack:
+        eager = stack.enter_context(Contestant(Turn, pytorch, models.checkpoint))
+        running: dict[str, Contestant] = {}
+        for name, (_precision, make) in makes.items():
+            try:
+                running[name] = stack.enter_context(Contestant(*make))
+            except Exception as error:  # noqa: BLE001 - a runtime that is not here raises what it likes
+                click.echo(f"{name} is not measured: {str(error).splitlines()[0]}", err=True)
+        precisions = {makes[name][0] for name in running}
+        probes = {each: stack.enter_context(Contestant(Peak, each)) for each in sorted(precisions)}
+        for shape in sizes:
+            image, gflop = _image(photos, shape, models), shape.gflop(models.manifest.spec)
+            wanted = eager(image)[1]
+            found = {
+                name: compare(wanted, contestant(image)[1], [str(shape)], models.manifest.classes)
+                for name, contestant in running.items()
+            }
+            times: dict[str, list[float]] = {name: [] for name in running}
+            peaks: dict[str, list[float]] = {each: [] for each in probes}
+            for _ in range(repetitions):
+                for each, probe in probes.items():
+                    peaks[each].append(probe() or float("nan"))
+                for name, contestant in running.items():
+                    times[name].append(statistics.median(contestant(image, turn_s)[0]))
+            for name, row in times.items():
+                rates = [1000 * gflop / ms for ms in row]
+                shares = [rate / peak for rate, peak in zip(rates, peaks[makes[name][0]], strict=True)]
+                judged = name.startswith("INT8") and shape.height * shape.width >= INT8_FROM
+                reached = "reached" if statistics.median(shares) >= INT8_AIM else "missed"
+                share = f"{spread(shares)}{f'; aim {INT8_AIM:g} {reached}' if judged else ''}"
+                agrees = "yes" if found[name].agreement == 1 else "no"
+                size = f"{shape.height}x{shape.width}"
+                table.rows.append(
+                    (
+                        size,
+                        name,
+                        spread(row, 1),
+                        f"{statistics.median(rates):,.0f}",
+                        share,
+                        agrees,
+                        f"{found[name].max_dp:.1g}",
+                    )
+                )
+                samples.setdefault(name, {})[size] = {"ms": row, "peak GFLOP/s": peaks[makes[name][0]], "share": shares}
+            click.echo(f"{shape}: done", err=True)
+    return table, samples
+
+
+def _narrow(path: Path) -> None:
+    from export import export
+
+    spec = NetworkSpec("D", width_divisor=8, crop=128, fc_width=512, classes=10)
+    export(random_checkpoint(spec), path, dynamic=True)
+
+
+_MEASURING = (
+    "import json, resource, subprocess, sys, time; began = time.perf_counter();"
+    "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL);"
+    "print(json.dumps([time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))"
+)
+
+
+def images(folder: Path, photos: Pictures, counts: Sequence[int]) -> tuple[Table, Any]:
+    """Seconds and peak memory of `vgg-deploy infer` in a process of its own, on a narrow network."""
+    model = folder / "narrow.onnx"
+    apart(_narrow, model)
+    table = Table("Time and memory against the number of images", ("images", "ms an image", "peak memory, MB", "more"))
+    samples: dict[str, Any] = {}
+    for count in counts:
+        many = folder / f"images-{count}"
+        many.mkdir()
+        for index in range(count):
+            path = photos.paths[index % len(photos.paths)]
+            (many / f"{index:05d}{path.suffix}").symlink_to(path.resolve())
+        arguments = ["infer", str(many), "--engine", str(model), "--protocol", "dense", "--no-flip"]
+        arguments += ["--csv", str(folder / f"{count}.csv")]
+        command = [sys.executable, "-c", _MEASURING, sys.executable, "-m", "vgg_deploy", *arguments]
+        seconds, megabytes = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        samples[str(count)] = {"seconds": seconds, "peak_mb": megabytes}
+        growth = megabytes / samples[str(counts[0])]["peak_mb"] - 1
+        reached = "reached" if growth <= MEMORY_AIM else "missed"
+        more = "-" if count == counts[0] else f"{growth:+.1%}; aim {MEMORY_AIM:.0%} {reached}"
+        table.rows.append((f"{count:,}", f"{1000 * seconds / count:.1f}", f"{megabytes:.0f}", more))
+        click.echo(f"{count} images: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
+    return table, samples
+
+
+def threads(models: Models, photos: Pictures, repetitions: int, turn_s: float) -> tuple[Table, Any]:
+    """ms of one image by the number of threads."""
+    cores = usable_cores()
+    counts = sorted({cores, *(2**power for power in range(cores.bit_length()) if 2**power <= cores)})
+    columns = ("engine", "threads", "ms an image", "times one thread")
+    table = Table(f"Time against threads, one image of {THREADS_SIZE.height}x{THREADS_SIZE.width}", columns)
+    image, samples = _image(photos, THREADS_SIZE, models), dict[str, Any]()
+    for name, path in (("FP32", models.float32), ("INT8", models.int8["tensorrt"])):
+        with ExitStack() as stack:
+            running = [stack.enter_context(Contestant(Turn, call, path, "auto", False, count)) for count in counts]
+            for contestant in running:
+                contestant(image)
+            times: list[list[float]] = [[] for _ in counts]
+            for _ in range(repetitions):
+                for contestant, row in zip(running, times, strict=True):
+                    row.append(statistics.median(contestant(image, turn_s)[0]))
+        for count, row in zip(counts, times, strict=True):
+            table.rows.append((name, str(count), spread(row, 1), faster(times[0], row)))
+        samples[name] = dict(zip(map(str, counts), times, strict=True))
+    return table, samples
+
+
+def draw(of_pixels: Any, of_images: Any, of_threads: Any) -> Any:
+    """Panels: ms and share of the peak against pixels, memory against images, speed against threads."""
+    with canvas(4, width=13, height=3) as (drawing, (times, shares, memory, speed)):
+        for name, sizes in of_pixels.items():
+            area = [int(size.split("x")[0]) * int(size.split("x")[1]) / 1e6 for size in sizes]
+            times.plot(area, [statistics.median(each["ms"]) for each in sizes.values()], "o-", label=name)
+            shares.plot(area, [statistics.median(each["share"]) for each in sizes.values()], "o-", label=name)
+        times.set(title="ms an image", xlabel="Mpixel", xscale="log", yscale="log")
+        times.legend(frameon=False)
+        shares.set(title="share of the peak", xlabel="Mpixel", xscale="log")
+        shares.set_ylim(bottom=0)
+        counts = [int(count) for count in of_images]
+        memory.plot(counts, [each["peak_mb"] for each in of_images.values()], "o-")
+        memory.set(title="peak memory of infer, MB", xlabel="images", xscale="log")
+        memory.set_ylim(bottom=0)
+        for name, rows in of_threads.items():
+            medians = {int(count): statistics.median(row) for count, row in rows.items()}
+            speed.plot(list(medians), [medians[1] / each for each in medians.values()], "o-", label=name)
+        speed.set(title="times one thread", xlabel="threads")
+        speed.set_ylim(bottom=0)
+        speed.legend(frameon=False)
+        return drawing
+
+
+@click.command()
+@click.option("--repetitions", default=5, show_default=True, help="Of the times against pixels and threads.")
+@setup_options
+def main(setup: Setup, repetitions: int) -> None:
+    """Measure how time and memory grow, and write results/growth.{json,md,svg}."""
+    repetitions, turn_s = (1, 0.0) if setup.quick else (repetitions, TURN_S)
+    sizes, counts = (SIZES[:2], (10, 40)) if setup.quick else (SIZES, COUNTS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos = pictures(setup, folder)
+        models = prepare(folder, setup, photos.others(photos.spread(1)))
+        of_pixels = pixels(models, photos, repetitions, sizes, turn_s)
+        of_threads = threads(models, photos, repetitions, turn_s)
+        of_images = images(folder, photos, counts)
+    setting = (
+        f"{models.words}; one of {photos.words}, in memory, {repetitions} repetitions. {HOW} The peak is that of the best large 1x1 convolution in the "
+        "same precision, measured in the same repetitions; answers are compared with PyTorch eager's. Several in flight: an engine of "
+        f"`requests=None`. Against the number of images: `vgg-deploy infer` in a process of its own, start-up included, on {photos.words}, "
+        "again and again; D at an eighth of its width, one scale, no mirrors."
+    )
+    (table_p, samples_p), (table_i, samples_i), (table_t, samples_t) = of_pixels, of_images, of_threads
+    text = write(
+        "growth",
+        "Growth",
+        setting,
+        tables=[table_p, table_i, table_t],
+        samples={"pixels": samples_p, "images": samples_i, "threads": samples_t},
+        drawing=draw(samples_p, samples_i, samples_t),
+        out=setup.out,
+    )
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

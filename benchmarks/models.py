@@ -1,0 +1,81 @@
+"""The files that contestants run, exported anew: FP32, and INT8 for either target."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.contestant import apart
+from benchmarks.subject import Setup, network
+from vgg_deploy.manifest import Manifest
+
+CALIBRATION_IMAGES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """One network as files.
+
+    Attributes:
+        words: what it is.
+        manifest: of the checkpoint.
+        checkpoint: FC form, for PyTorch.
+        float32: ONNX.
+        int8: ONNX by target, tensorrt or onnxruntime: convolutions and FC layers in INT8.
+    """
+
+    words: str
+    manifest: Manifest
+    checkpoint: Path
+    float32: Path
+    int8: dict[str, Path]
+
+
+def prepare(folder: Path, setup: Setup, calibration: Sequence[Path] = ()) -> Models:
+    """Exports the network that is measured into `folder`, in a process of its own.
+
+    Args:
+        calibration: images of which a sample gives the ranges of INT8; not those that are then measured on. None: no
+            file in INT8.
+    """
+    models: Models = apart(_export, folder, setup, list(calibration))
+    return models
+
+
+@contextlib.contextmanager
+def _silent(_what: str, _total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def _export(folder: Path, setup: Setup, calibration: list[Path]) -> Models:
+    from engines import open_engine
+    from export import export
+    from export.int8 import Variants, calibrate
+    from export.sample import draw
+    from train.checkpoint import read, save
+    from vgg_deploy.precision import TARGETS
+    from vgg_deploy.protocols import choose_protocol
+
+    measured = network(setup)
+    found = measured.checkpoint()
+    manifest, path = found.manifest, folder / "checkpoint.safetensors"
+    assert manifest.spec is not None
+    save(path, found.weights, manifest)
+    models = Models(measured.words, manifest, path, folder / "float32.onnx", {})
+    export(found, models.float32, dynamic=True)
+    if not calibration:
+        return models
+    protocol = choose_protocol(manifest, "dense", mirror=False, free_size=True).protocol
+    count = 2 if setup.quick else CALIBRATION_IMAGES
+    sample = draw(calibration, count, protocol, manifest.rescaling, lambda path, reason: None)
+    with Variants(read(path), open_engine) as variants:
+        ranges = calibrate(variants, manifest.spec, sample, "minmax", TARGETS[0], largest=False, progress=_silent)
+    for target in TARGETS:
+        of_target = dataclasses.replace(ranges, target=target)
+        models.int8[target] = folder / f"int8-{target}.onnx"
+        quantization = of_target.quantization(of_target.candidates)
+        export(read(path), models.int8[target], dynamic=True, quantization=quantization)
+    return models

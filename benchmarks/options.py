@@ -1,0 +1,47 @@
+"""The options that all benchmarks share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.report import RESULTS
+from benchmarks.subject import Setup
+
+_OPTIONS = (
+    click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint that says its normalization."),
+    click.option("--images", type=click.Path(path_type=Path), help="A folder of photographs."),
+    click.option(
+        "--width-divisor",
+        default=1,
+        show_default=True,
+        help="Of a narrower network of random weights, for trying this: its figures say nothing of a VGG's.",
+    ),
+    click.option("--quick", is_flag=True, help="Few images, once, to see that it runs; writes nothing without --out."),
+    click.option("--out", type=click.Path(path_type=Path), help=f"Folder of the results.  [default: {RESULTS.name}/]"),
+)
+
+
+def setup_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --weights, --images, --width-divisor, --quick and --out, and gives them to the command as one `Setup`."""
+
+    @functools.wraps(command)
+    def with_setup(
+        weights: Path | None,
+        images: Path | None,
+        width_divisor: int,
+        quick: bool,
+        out: Path | None,
+        **others: Any,
+    ) -> None:
+        written = out or (None if quick else RESULTS)
+        command(Setup(weights, images, width_divisor, quick, written), **others)
+
+    decorated: Callable[..., None] = with_setup
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated

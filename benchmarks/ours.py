@@ -1,0 +1,135 @@
+"""Our engines as contestants."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.straightforward import Run
+from engines import open_engine
+from vgg_deploy.engine import ContextManaged, Engine, EngineInfo, Floats, Images, Scores
+from vgg_deploy.errors import UsageError
+from vgg_deploy.peak import open_best_probe
+from vgg_deploy.predict import Failure, predict
+from vgg_deploy.protocols import Protocol
+
+
+def opened(path: Path, **options: Any) -> Engine:
+    """`open_engine`, which must compute in bfloat16 where that is asked for.
+
+    Raises:
+        UsageError: this CPU does not.
+    """
+    engine = open_engine(path, **options)
+    if options.get("allow_bf16") and not engine.info.bf16:
+        engine.close()
+        raise UsageError("this CPU does not compute in bfloat16")
+    return engine
+
+
+class _Recording(ContextManaged):
+    """An engine that keeps the batches it is given, so that a bare loop can run the very same."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.batches = engine, list[Images]()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def run(self, images: Images) -> Scores:
+        self.batches.append(images.copy())
+        return self._engine.run(images)
+
+
+class Stream:
+    """For a `Contestant`: image files -> seconds from the first file to the last answer, and the answers [n, classes].
+
+    The first call keeps the batches; with `bare`, a later one only runs these again, as many in flight: seconds and no answers.
+    """
+
+    def __init__(self, path: Path, options: dict[str, Any], protocol: Protocol) -> None:
+        self._engine = opened(path, **{"requests": None, **options})
+        self._protocol = protocol
+        self._batches: list[Images] = []
+
+    def __call__(self, paths: Sequence[Path], bare: bool = False) -> tuple[float, Floats | None]:
+        if bare:
+            return self._bare(), None
+        engine = self._engine if self._batches else _Recording(self._engine)
+        began = time.perf_counter()
+        results = list(predict(engine, paths, self._protocol))
+        seconds = time.perf_counter() - began
+        if isinstance(engine, _Recording):
+            self._batches = engine.batches
+        failed = [result for result in results if isinstance(result, Failure)]
+        if failed:
+            raise ValueError(f"{failed[0].path}: {failed[0].reason}")
+        return seconds, np.stack([result.probabilities for result in results if not isinstance(result, Failure)])
+
+    def _bare(self) -> float:
+        with ThreadPoolExecutor(self._engine.info.concurrency) as pool:
+            began = time.perf_counter()
+            deque(pool.map(self._engine.run, self._batches), maxlen=0)
+            return time.perf_counter() - began
+
+
+def call(path: Path, runtime: str = "auto", allow_bf16: bool = False, threads: int | None = None) -> Run:
+    """One call at a time, each as fast as can be."""
+    engine = opened(path, runtime=runtime, allow_bf16=allow_bf16, threads=threads)
+    return lambda images: engine.run(images).probabilities
+
+
+class Turn:
+    """For a `Contestant`: one batch, run again and again -> ms of each call, and its posteriors.
+
+    Args:
+        make, arguments: of a `Run`.
+    """
+
+    def __init__(self, make: Callable[..., Run], *arguments: Any) -> None:
+        self._run = make(*arguments)
+
+    def __call__(self, images: Images, least_s: float = 0.0) -> tuple[list[float], Floats]:
+        """Runs it at least once, and until `least_s` seconds have passed."""
+        times: list[float] = []
+        while not times or sum(times) < 1000 * least_s:
+            began = time.perf_counter()
+            posteriors = self._run(images)
+            times.append(1000 * (time.perf_counter() - began))
+        return times, posteriors
+
+
+class Peak:
+    """For a `Contestant`: -> the machine's matrix-multiply peak in a precision, GFLOP/s; None where it does not compute in it."""
+
+    def __init__(self, precision: str) -> None:
+        self._probe = open_best_probe(open_engine, precision)
+
+    def __call__(self, calls: int = 5) -> float | None:
+        if self._probe is None:
+            return None
+        return self._probe.product.gflop / statistics.median(self._probe.seconds() for _ in range(calls))
+
+
+class InFlight:
+    """For a `Contestant`: as `Turn`, for calls of a streaming engine, as many in flight as it takes: ms a batch, and the posteriors."""
+
+    def __init__(self, path: Path, runtime: str) -> None:
+        self._engine = opened(path, runtime=runtime, requests=None)
+        self._pool = ThreadPoolExecutor(self._engine.info.concurrency)
+
+    def __call__(self, images: Images, least_s: float = 0.0) -> tuple[list[float], Floats]:
+        calls, times = 2 * self._engine.info.concurrency, list[float]()
+        while not times or calls * sum(times) < 1000 * least_s:
+            began = time.perf_counter()
+            scores = list(self._pool.map(self._engine.run, [images] * calls))
+            times.append(1000 * (time.perf_counter() - began) / calls)
+        return times, scores[0].probabilities

@@ -1,0 +1,180 @@
+"""Dense against multi-crop (section 3.2): what each test costs the same network, and what accuracy it buys.
+
+python -m benchmarks.protocols
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.contestant import HOW, Contestant, apart
+from benchmarks.models import Models, prepare
+from benchmarks.options import setup_options
+from benchmarks.ours import Stream
+from benchmarks.report import Table, canvas, spread, write
+from benchmarks.straightforward import program, pytorch
+from benchmarks.subject import Setup, network, pictures
+from vgg_deploy.engine import Floats
+from vgg_deploy.evaluation import NOMINAL_SIZE, Errors, errors, evaluate, fused, labelled
+from vgg_deploy.images import find_images, rescaled_size
+from vgg_deploy.manifest import Manifest
+from vgg_deploy.parity import compare
+from vgg_deploy.protocols import Protocol, choose_protocol
+
+NAMES = ("center", "dense", "multiscale", "50-crop", "150-crop", "multiscale+150-crop")
+BASE = "dense"
+
+
+@dataclass(slots=True)
+class Tested:
+    """A protocol and what was measured of it.
+
+    Attributes:
+        seconds: of all images, one of each repetition.
+        accuracy: on labelled images, where there are some.
+    """
+
+    protocol: Protocol
+    seconds: list[float] = field(default_factory=list)
+    accuracy: Errors | None = None
+
+    def cost(self, manifest: Manifest) -> tuple[int, int]:
+        """Views and multiply-accumulates of a landscape photo; crops that fall together are scored once."""
+        assert manifest.spec is not None
+        views = self.protocol.views(*NOMINAL_SIZE, manifest.rescaling)
+        macs = 0
+        for view in views:
+            size = view.box[2:] if view.box else rescaled_size(*NOMINAL_SIZE, view.short_side)
+            macs += manifest.spec.macs(*size)
+        return len(views), macs
+
+
+def _accuracy(model: Path, folder: Path, limit: int, protocols: dict[str, Protocol]) -> dict[str, Errors]:
+    """Errors by protocol; a mean of two protocols is that of their posteriors. In a process of its own."""
+    from engines import open_engine
+
+    posteriors: dict[str, Floats] = {}
+    with open_engine(model, requests=None) as engine:
+        manifest = engine.info.manifest
+        sample = labelled(list(find_images([str(folder)])), manifest.classes).sample(limit)
+        for name, protocol in protocols.items():
+            parts = name.split("+")
+            if len(parts) > 1:
+                posteriors[name] = fused([posteriors[part] for part in parts])
+            else:
+                posteriors[name] = evaluate(engine, sample.paths, protocol).posteriors
+            click.echo(f"{name}: {sample.truth.size} labelled images", err=True)
+    return {name: errors(rows, sample.truth) for name, rows in posteriors.items()}
+
+
+def table(tests: dict[str, Tested], models: Models, count: int) -> Table:
+    """A row for each protocol."""
+    columns = ("test", "Q", "views", "GMACs an image", f"times {BASE}", "ms an image", f"times {BASE}")
+    result = Table("", (*columns, "top-1 error", "top-5 error"))
+    _views, base_macs = tests[BASE].cost(models.manifest)
+    for name, test in tests.items():
+        views, macs = test.cost(models.manifest)
+        longer = [a / b for a, b in zip(test.seconds, tests[BASE].seconds, strict=True)]
+        found = test.accuracy
+        rates = () if found is None else (found.top1, found.top5)
+        cells = [f"{rate:.1%} ± {found.standard_error(rate):.1%}" for rate in rates] if found else ["-", "-"]
+        result.rows.append(
+            (
+                name,
+                ", ".join(map(str, test.protocol.scales)),
+                str(views),
+                f"{macs / 1e9:,.1f}",
+                f"{macs / base_macs:.1f}",
+                spread([1000 * seconds / count for seconds in test.seconds], 0),
+                spread(longer, 1),
+                *cells,
+            )
+        )
+    return result
+
+
+def draw(tests: dict[str, Tested], models: Models, count: int) -> Any:
+    """Bars of ms an image, and errors where there are some."""
+    panels = 2 if tests[BASE].accuracy else 1
+    with canvas(panels, height=3.0) as (drawing, axes):
+        names = list(reversed(tests))
+        times = [1000 * statistics.median(tests[name].seconds) / count for name in names]
+        axes[0].bar_label(axes[0].barh(names, times, color="tab:blue"), fmt="%.0f", padding=3)
+        axes[0].set_title("ms an image")
+        axes[0].margins(x=0.15)
+        if panels == 2:
+            found = [tests[name].accuracy for name in names]
+            rates = [100 * each.top1 for each in found if each]
+            bars = [100 * each.standard_error(each.top1) for each in found if each]
+            axes[1].errorbar(rates, names, xerr=bars, fmt="o", color="tab:blue", capsize=3)
+            axes[1].set_title("top-1 error, %, with its standard error")
+            axes[1].set_xlim(left=0)
+        return drawing
+
+
+@click.command()
+@click.option("--count", default=3, show_default=True, help="Photographs that are timed.")
+@click.option("--repetitions", default=3, show_default=True)
+@click.option("--limit", default=30, show_default=True, help="Labelled images, as many of each class.")
+@setup_options
+def main(setup: Setup, count: int, repetitions: int, limit: int) -> None:
+    """Time and judge the paper's tests on an INT8 engine, and write results/protocols.{json,md,svg}."""
+    count, repetitions, limit = (1, 1, 2) if setup.quick else (count, repetitions, limit)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        photos = pictures(setup, folder)
+        paths = photos.spread(count)
+        models = prepare(folder, setup, photos.others(paths))
+        tests = {each: Tested(choose_protocol(models.manifest, each, free_size=True).protocol) for each in NAMES}
+        model, runtime = models.int8["tensorrt"], {"runtime": "openvino"}
+        running = {
+            each: stack.enter_context(Contestant(Stream, model, runtime, test.protocol)) for each, test in tests.items()
+        }
+        scales = tests["multiscale"].protocol.scales
+        eager = stack.enter_context(Contestant(program, pytorch, (models.checkpoint,), scales))
+        answers = {each: contestant(paths)[1] for each, contestant in running.items()}
+        parity = compare(eager(paths)[1], answers["multiscale"], [path.name for path in paths], models.manifest.classes)
+        for _ in range(repetitions):
+            for each, contestant in running.items():
+                tests[each].seconds.append(contestant(paths)[0])
+        folder_of_labelled = network(setup).labelled
+        if folder_of_labelled is not None:
+            protocols = {each: test.protocol for each, test in tests.items()}
+            for each, found in apart(_accuracy, model, folder_of_labelled, limit, protocols).items():
+                tests[each].accuracy = found
+    assert np.isfinite(parity.max_dp)
+    accuracy = tests[BASE].accuracy
+    judged = (
+        f"Errors: on {accuracy.images} labelled images of 224x224, with their standard errors."
+        if accuracy
+        else "No errors: there are no labelled images of this network's classes (VGG_DEPLOY_TEST_DATA)."
+    )
+    setting = (
+        f"{models.words}, INT8 in OpenVINO. Views and multiply-accumulates: of a photo of {NOMINAL_SIZE[1]}x{NOMINAL_SIZE[0]}, where crops that fall "
+        f"together are scored once. Times: {len(paths)} {photos.words}, file to answer, {repetitions} repetitions after a first pass. {HOW} "
+        f"{judged} Verified in the same run: multiscale agrees with PyTorch eager on {round(parity.agreement * parity.views)} of {parity.views} "
+        f"photographs, max dp {parity.max_dp:.1g}."
+    )
+    samples = {each: test.seconds for each, test in tests.items()}
+    text = write(
+        "protocols",
+        "Dense and multi-crop tests",
+        setting,
+        tables=[table(tests, models, len(paths))],
+        samples=samples,
+        drawing=draw(tests, models, len(paths)),
+        out=setup.out,
+    )
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()
