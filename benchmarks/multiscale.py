@@ -24,6 +24,7 @@ from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.engine import Floats
 from vgg_deploy.parity import Parity, compare
 from vgg_deploy.protocols import Protocol
+from vgg_deploy.timing import paired_ratio
 
 PROTOCOL = Protocol("multiscale", (224, 256, 288), None, True)
 REFERENCE = "PyTorch eager FP32"
@@ -160,7 +161,8 @@ def draw(all_lines: list[Line], count: int) -> Any:
         bars = panel.barh(
             [line.name for line in shown], rates, color=["tab:blue" if line.ours else "tab:gray" for line in shown]
         )
-        labels = [f"{rate:.2f} ({rate / rates[-1]:.1f}x)" for rate in rates]
+        times = [paired_ratio(shown[-1].seconds, line.seconds)[0] for line in shown]
+        labels = [f"{rate:.2f} ({ratio:.1f}x)" for rate, ratio in zip(rates, times, strict=True)]
         panel.bar_label(bars, labels, padding=3)
         panel.margins(x=0.15)
         panel.set_title("multi-scale dense test, file to answer: images/s (times PyTorch eager)")

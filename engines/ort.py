@@ -41,7 +41,7 @@ class OnnxRuntimeEngine(ContextManaged):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _QUIET
         # One thread is the caller's own; more are a pool that all calls share, whose threads spin while they wait.
-        options.intra_op_num_threads = settings.threads_per_request
+        options.intra_op_num_threads = settings.pool_threads
         # Memory patterns are planned for one shape; ours change from image to image, and each would be kept.
         options.enable_mem_pattern = False
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
@@ -52,7 +52,7 @@ class OnnxRuntimeEngine(ContextManaged):
                     "pip uninstall onnxruntime, then pip install 'vgg-deploy[gpu]'"
                 )
             _load_cuda_libraries()
-            providers.insert(0, (_CUDA, {"device_id": str(settings.index)}))
+            providers.insert(0, (_CUDA, {"device_id": str(settings.index), "use_tf32": "0"}))
         try:
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=providers, disabled_optimizers=_DISABLED_OPTIMIZERS
@@ -79,6 +79,7 @@ class OnnxRuntimeEngine(ContextManaged):
             outputs=tuple(self._names),
             shapes=manifest.shapes,
             concurrency=settings.requests,
+            threads=settings.total_threads if settings.kind == "cpu" else None,
             manifest=manifest,
             notices=notices,
         )

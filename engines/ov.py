@@ -70,6 +70,7 @@ class OpenVINOEngine(ContextManaged):
             outputs=tuple(self._names),
             shapes=manifest.shapes,
             concurrency=settings.requests,
+            threads=settings.total_threads if settings.kind == "cpu" else None,
             manifest=manifest,
             notices=notices,
             bf16=bf16,

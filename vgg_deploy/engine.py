@@ -62,6 +62,7 @@ class EngineInfo:
         manifest: of the artifact it runs.
         notices: what the user should know of this pairing of file and runtime.
         plan: of a TensorRT plan, its profiles and how it was built.
+        threads: that compute on the CPU; None: not the engine's to say.
         bf16: whether what the file has in floating point is computed in bfloat16.
     """
 
@@ -75,6 +76,7 @@ class EngineInfo:
     notices: tuple[str, ...] = ()
     plan: PlanManifest | None = None
     bf16: bool = False
+    threads: int | None = None
 
     @property
     def lowest(self) -> str:

@@ -96,7 +96,7 @@ def predict(
         keep_score_maps: give `Prediction.score_maps`; the engine must have the output.
         max_view_pixels: an image that would be rescaled to more is a failure.
         reduced_decoding: decode large JPEGs at a reduced size, see `vgg_deploy.images.decode_reduced`; changes posteriors.
-        decoders: threads that decode and rescale; None: as many as cores, at most 8.
+        decoders: threads that decode and rescale; None: as many as compute, at most 8.
 
     Raises, as the first result is asked for or later:
         UsageError: `batch` is below 1; the engine takes no view that the protocol can make.
@@ -112,7 +112,9 @@ def predict(
         protocol = choose_protocol(manifest, free_size=info.shapes.free, built_for=info.scales).protocol
     check_fit(engine.info, protocol)
     prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, reduced_decoding, engine.info)
-    decoding = ThreadPoolExecutor(decoders or min(8, usable_cores()), thread_name_prefix="decode")
+    decoding = ThreadPoolExecutor(
+        decoders or min(8, engine.info.threads or usable_cores()), thread_name_prefix="decode"
+    )
     running = ThreadPoolExecutor(engine.info.concurrency, thread_name_prefix="engine")
     try:
         scheduler = _Scheduler(engine, running, batch, keep_score_maps)

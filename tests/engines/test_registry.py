@@ -115,7 +115,7 @@ def test_a_stream_gets_two_requests_where_there_are_threads_for_them() -> None:
     assert streaming_requests(None, 2) == streaming_requests("cpu", 8) == 2
     assert streaming_requests("cpu", 1) == 1
     assert streaming_requests("cuda:0", None) == 1
-    assert Settings(threads=5, requests=2).threads_per_request == 2
+    assert Settings(threads=5, requests=2).pool_threads == 4
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
@@ -303,7 +303,7 @@ def test_auto_takes_the_faster_one_for_each_precision_and_says_which_and_why(qua
     pytest.importorskip("openvino")
     with open_engine(quantized("onnxruntime")) as engine:
         assert engine.info.runtime.startswith("openvino")
-        assert engine.info.notices == ("runtime openvino: the faster one for INT8",)
+        assert engine.info.notices == ("runtime openvino: the faster one for INT8 on the CPUs that were measured",)
     with open_engine(quantized("tensorrt", ())) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
         (notice,) = engine.info.notices
@@ -324,7 +324,7 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
         engine.run(images)
     assert tuple(said) == chosen
     assert SLOW in notice
-    assert "183 ms an image; openvino 37, FP32 138" in notice
+    assert "VGG-16 took 1.2 times the time of FP32; in openvino a quarter of it" in notice
     assert ("pip install openvino" if runtime == "auto" else "--runtime openvino") in notice
     assert "export it with --target onnxruntime" in notice
 

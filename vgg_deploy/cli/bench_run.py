@@ -119,6 +119,7 @@ class Request:
                     one.engine
                     for one, entry in zip(contestants, self.entries, strict=True)
                     if (entry.path, entry.beside, entry.compiled) == (self.reference.path, self.reference.beside, False)
+                    and entry.options.allow_bf16 == self.reference.options.allow_bf16
                 ]
                 reference = same[0] if same else stack.enter_context(self.reference.open(1))
             yield contestants, reference

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vgg_deploy.cli.memory import give_back_what_is_freed
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.weights import CHECKPOINT_SUFFIXES, WeightFacts, read_weights
 from vgg_deploy.errors import UsageError
@@ -100,7 +99,6 @@ def open_any(path: Path, options: EngineOptions, say: Callable[[str], None] = no
         cuda_api=options.cuda_api,
         trust=options.trust,
     )
-    give_back_what_is_freed(engine.info.runtime)
     for text in engine.info.notices:
         say(text)
     return engine

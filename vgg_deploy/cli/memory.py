@@ -14,7 +14,8 @@ def give_back_what_is_freed(runtime: str) -> None:
 
     By itself glibc raises the size from which it does so to that of the largest array that was freed, and keeps the smaller ones
     in pieces, in an arena for each thread: memory then grows for a thousand images. ONNX Runtime keeps its own memory and loses no
-    time; OpenVINO allocates in each run and would become several times slower. A setting from outside (MALLOC_*) stays.
+    time; OpenVINO allocates in each run and would become several times slower, so this is
+    for processes of one engine. A setting from outside (MALLOC_*) stays.
     """
     if not runtime.startswith("onnxruntime") or any(
         name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ

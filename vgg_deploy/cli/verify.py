@@ -65,14 +65,24 @@ def command(
     from engines import RUNTIMES, open_engine
     from export.verify import read_views, rounded_too
     from vgg_deploy.onnx_file import read_manifest
+    from vgg_deploy.plan import PLAN_SUFFIXES
 
     known = weight_facts(**facts)
 
+    said: set[str] = set()
+
     def opened(path: Path, *, bf16: bool = False) -> Engine:
-        return open_engine(path, runtime=runtime, device=device, threads=threads, labels=known.labels, allow_bf16=bf16)
+        engine = open_engine(
+            path, runtime=runtime, device=device, threads=threads, labels=known.labels, allow_bf16=bf16
+        )
+        for text in engine.info.notices:
+            if text not in said:
+                said.add(text)
+                notice(text)
+        return engine
 
     def judged(path: Path) -> Engine:
-        return opened(path, bf16=allow_bf16)
+        return opened(path, bf16=allow_bf16 and path.suffix not in PLAN_SUFFIXES)
 
     def rounding(path: Path) -> Engine:
         return open_engine(path, runtime="onnxruntime", device=device, threads=threads, labels=known.labels)
