@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vgg_deploy.cores import usable_cores
 from vgg_deploy.files import whole_file
+from vgg_deploy.machine import machine, versions
 from vgg_deploy.timing import Ratio
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("vgg-deploy", "numpy", "Pillow", "onnx", "onnxruntime", "openvino", "torch", "torchvision")
-_INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "amx_int8": "AMX"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +76,6 @@ def faster(first: Sequence[float], other: Sequence[float], aim: float | None = N
     return f"{text}; aim {aim:g} {'reached' if ratio.median >= aim else 'missed'}"
 
 
-def machine() -> dict[str, str]:
-    """The processor, its cores that may be used, and the versions of what computes."""
-    cpu, instructions = platform.processor() or platform.machine(), ""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = dict(line.split(":", 1) for line in reversed(info.read_text().splitlines()) if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in lines.items()}
-        cpu = fields.get("model name", cpu)
-        flags = fields.get("flags", "").split()
-        instructions = " ".join(name for flag, name in _INSTRUCTIONS.items() if flag in flags)
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "-"
-    host = {"cpu": f"{cpu} {f'({instructions})' if instructions else ''}".strip(), "cores": str(usable_cores())}
-    return {**host, "python": platform.python_version(), **versions}
-
-
 def write(
     name: str,
     title: str,
@@ -121,7 +97,7 @@ def write(
         drawing: a figure of matplotlib.
         out: the folder; None: nothing is written.
     """
-    host = machine()
+    host = {**machine(), **versions()}
     lines = [f"# {title}", "", setting, ""]
     if drawing is not None:
         lines += [f"![{title}]({name}.svg)", ""]

@@ -55,6 +55,8 @@ def open_engine(
         raise UsageError(
             f"{path} is a checkpoint, not a model to run: vgg-deploy export --weights {path} --dynamic makes one"
         )
+    if path.suffix in PLAN_SUFFIXES and (allow_bf16 or (requests or 1) > 1):
+        raise UsageError(f"{path} is a TensorRT plan; requests and bfloat16 are for ONNX files on CPUs, leave them out")
     settings = Settings(
         "cpu" if device is None else device,
         threads,
@@ -62,10 +64,6 @@ def open_engine(
         allow_bf16,
     )
     if path.suffix in PLAN_SUFFIXES:
-        if allow_bf16 or (requests or 1) > 1:
-            raise UsageError(
-                f"{path} is a TensorRT plan; requests and bfloat16 are for ONNX files on CPUs, leave them out"
-            )
         return _open_plan(path, runtime, device, threads, labels, cuda_api, trust)
     if trust or cuda_api != DEFAULT_CUDA_API:
         raise UsageError(f"{path} is no plan; trust and cuda_api are for TensorRT plans alone, leave them out")

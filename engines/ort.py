@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +39,7 @@ class OnnxRuntimeEngine(ContextManaged):
 
     def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
         kind, device = settings.kind, settings.device
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _QUIET
-        # One thread is the caller's own; more are a pool that all calls share, whose threads spin while they wait.
-        options.intra_op_num_threads = settings.pool_threads
-        # Memory patterns are planned for one shape; ours change from image to image, and each would be kept.
-        options.enable_mem_pattern = False
+        options = _options(settings)
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if kind == "cuda":
             if _CUDA not in onnxruntime.get_available_providers():
@@ -102,6 +98,17 @@ class OnnxRuntimeEngine(ContextManaged):
         self._session = None
 
 
+def _options(settings: Settings) -> onnxruntime.SessionOptions:
+    """Of a session."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    # One thread is the caller's own; more are a pool that all calls share, whose threads spin while they wait.
+    options.intra_op_num_threads = settings.pool_threads
+    # Memory patterns are planned for one shape; ours change from image to image, and each would be kept.
+    options.enable_mem_pattern = False
+    return options
+
+
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
@@ -143,10 +150,7 @@ def _driver_present() -> bool:
 
 def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node's name, of each of some calls by themselves on the CPU, from ONNX Runtime's own profile."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _QUIET
-    options.intra_op_num_threads = settings.total_threads
-    options.enable_mem_pattern = False
+    options = _options(replace(settings, requests=1))
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -30,26 +31,22 @@ if _blocked:
 openvino.Type.u8.to_dtype()
 
 
+_PRECISION = "INFERENCE_PRECISION_HINT"
+
+
 class OpenVINOEngine(ContextManaged):
     """An ONNX file in OpenVINO; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
 
     def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
-        core = openvino.Core()
-        bf16 = settings.bf16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if settings.bf16 and not bf16:
-            notices = (*notices, "this CPU does not compute in bfloat16: --allow-bf16 has no effect")
-        # Unasked, OpenVINO computes FP32 and FP16 files in BF16 on CPUs that have it.
-        properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
-        if settings.requests == 1:
-            properties["PERFORMANCE_HINT"] = "LATENCY"
-        else:
-            properties["NUM_STREAMS"] = settings.requests
-        if settings.threads is not None or settings.total_threads < (os.cpu_count() or 1):
-            properties["INFERENCE_NUM_THREADS"] = settings.total_threads
         try:
+            core = openvino.Core()
+            properties = _properties(core, settings)
             compiled = core.compile_model(core.read_model(path), "CPU", properties)
         except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"openvino refused {path}: {_reason(error)}") from error
+        bf16 = properties[_PRECISION] == "bf16"
+        if settings.bf16 and not bf16:
+            notices = (*notices, "this CPU does not compute in bfloat16: --allow-bf16 has no effect")
         precision = str(manifest.precision)
         if bf16:
             precision += ", floating point computed in bfloat16"
@@ -99,6 +96,20 @@ class OpenVINOEngine(ContextManaged):
         self._compiled = None
 
 
+def _properties(core: openvino.Core, settings: Settings) -> dict[str, object]:
+    """What a model is compiled with."""
+    bf16 = settings.bf16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # Unasked, OpenVINO computes FP32 and FP16 files in BF16 on CPUs that have it.
+    properties: dict[str, object] = {_PRECISION: "bf16" if bf16 else "f32"}
+    if settings.requests == 1:
+        properties["PERFORMANCE_HINT"] = "LATENCY"
+    else:
+        properties["NUM_STREAMS"] = settings.requests
+    if settings.threads is not None or settings.total_threads < (os.cpu_count() or 1):
+        properties["INFERENCE_NUM_THREADS"] = settings.total_threads
+    return properties
+
+
 def _reason(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
@@ -122,14 +133,9 @@ def availability(device: str) -> str:
 
 def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node's name, of each of some calls by themselves, from OpenVINO's own counters."""
-    properties: dict[str, object] = {
-        "PERF_COUNT": True,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "bf16" if settings.bf16 else "f32",
-        "INFERENCE_NUM_THREADS": settings.total_threads,
-    }
-    core = openvino.Core()
     try:
+        core = openvino.Core()
+        properties = {**_properties(core, replace(settings, requests=1)), "PERF_COUNT": True}
         request = core.compile_model(core.read_model(path), "CPU", properties).create_infer_request()
         request.infer([np.ascontiguousarray(images)])  # the first run of a shape costs more
         runs = []

@@ -186,14 +186,15 @@ def _place(device: str, choices: dict[str, Any]) -> Place:
     """Takes its own from the choices."""
     import torch
 
-    from train.place import SAVE_MINUTES, Place, cores
+    from train.place import SAVE_MINUTES, Place
+    from vgg_deploy.cores import usable_cores
 
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not on_gpu:
         raise UsageError("--device cuda, but torch sees no CUDA device here; leave --device out to train on the CPU")
     # A GPU takes what all cores can decode. On the CPU, one worker decodes more images than the cores can learn from.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = choices.pop("workers", max(1, cores() // here) if on_gpu else 1)
+    workers = choices.pop("workers", max(1, usable_cores() // here) if on_gpu else 1)
     compiled = choices.pop("compiled", None)
     if compiled is None:
         compiled = on_gpu and importlib.util.find_spec("triton") is not None

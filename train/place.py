@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +50,3 @@ class Place:
         fast = {"channels_last": self.channels_last, "compiled": self.compiled, "bf16": self.bf16}
         switches = "".join(f", {name}" for name, on in fast.items() if on)
         return f"{self.device} with {self.workers} data workers{switches}"
-
-
-def cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

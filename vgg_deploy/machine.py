@@ -10,16 +10,21 @@ from pathlib import Path
 from vgg_deploy.cores import usable_cores
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch", "torchvision", "tensorrt", "tensorrt-rtx")
+_INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "amx_int8": "AMX"}
 _PACKAGES = ("vgg-deploy", "numpy", "Pillow", "onnx", *_RUNTIMES)
 
 
 def machine() -> dict[str, str | int]:
-    """The processor, its cores and those of them that this process may use, and the system."""
+    """The processor with the instructions that matter here, its cores and those that this process may use, and the system."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+        # Of the first processor: each repeats them.
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+        flags = fields.get("flags", "").split()
+        known = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
+        cpu = fields.get("model name", cpu) + (f" ({' '.join(known)})" if known else "")
     return {
         "cpu": cpu,
         "cores": os.cpu_count() or 1,

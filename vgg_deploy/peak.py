@@ -281,14 +281,3 @@ def open_best_probe(
     finally:
         for probe in probes:
             probe.close()
-
-
-def measure_peak(
-    open_engine: Callable[..., Engine], precision: str, *, repetitions: int = 9, **options: Any
-) -> Peak | None:
-    """The peak by itself, where nothing else is timed with it; `options` are those of `open_best_probe`."""
-    probe = open_best_probe(open_engine, precision, **options)
-    if probe is None:
-        return None
-    with probe:
-        return probe.peak(interleaved(repetitions, probe.seconds)[0])

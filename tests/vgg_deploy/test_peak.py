@@ -16,7 +16,7 @@ from vgg_deploy.classes import numbered_classes
 from vgg_deploy.engine import FakeEngine
 from vgg_deploy.errors import EngineError
 from vgg_deploy.manifest import Manifest, TrainScale
-from vgg_deploy.peak import Peak, PeakProbe, Product, arithmetic, measure_peak, open_best_probe, product_model
+from vgg_deploy.peak import Peak, PeakProbe, Product, arithmetic, open_best_probe, product_model
 from vgg_deploy.precision import Precision, Quantization
 
 SMALL = Product(16, 8, 2)
@@ -71,8 +71,10 @@ def test_quantized_or_not_a_product_answers_alike(precision: str, tmp_path: Path
 
 def test_the_peak_is_that_of_what_was_measured() -> None:
     pytest.importorskip("openvino")
-    peak = measure_peak(open_engine, "int8", products=(SMALL,), threads=1, repetitions=3)
-    assert peak is not None
+    probe = open_best_probe(open_engine, "int8", products=(SMALL,), threads=1, repetitions=1)
+    assert probe is not None
+    with probe:
+        peak = probe.peak([probe.seconds() for _ in range(3)])
     assert (peak.precision, peak.product, len(peak.seconds)) == ("int8", SMALL, 3)
     assert peak.runtime.startswith("openvino")
     assert peak.gflops_per_s == pytest.approx(SMALL.gflop / sorted(peak.seconds)[1])
@@ -105,9 +107,10 @@ def test_without_openvino_there_is_no_peak_in_int8_and_it_is_said() -> None:
 @pytest.mark.usefixtures("without_openvino")
 def test_without_openvino_floating_point_is_measured_in_onnx_runtime() -> None:
     pytest.importorskip("onnxruntime")
-    peak = measure_peak(open_engine, "float32", products=(SMALL,), threads=1, repetitions=1)
-    assert peak is not None
-    assert peak.runtime.startswith("onnxruntime")
+    probe = open_best_probe(open_engine, "float32", products=(SMALL,), threads=1, repetitions=1)
+    assert probe is not None
+    with probe:
+        assert probe.runtime.startswith("onnxruntime")
 
 
 def test_a_cpu_without_bfloat16_has_no_peak_in_it() -> None:
