@@ -17,7 +17,7 @@ from engines import open_engine
 from vgg_deploy.engine import ContextManaged, Engine, EngineInfo, Floats, Images, Scores
 from vgg_deploy.errors import UsageError
 from vgg_deploy.peak import open_best_probe
-from vgg_deploy.predict import Failure, predict
+from vgg_deploy.prediction import Failure, predict
 from vgg_deploy.protocols import Protocol
 
 

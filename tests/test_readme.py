@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from train.__main__ import command as train_command
 from vgg_deploy.cli import cli
@@ -63,3 +67,24 @@ def test_every_file_that_the_readme_links_to_exists() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_public_names_are_what_they_say_in_whatever_order_they_are_imported() -> None:
+    """A module of the package of the same name would take a name's place as soon as it is imported."""
+    import vgg_deploy
+
+    modules = {path.stem for path in (ROOT / "vgg_deploy").iterdir()}
+    assert modules.isdisjoint(vgg_deploy.__all__)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    Image.new("RGB", (70, 50), "red").save(tmp_path / "a.jpg")
+    shutil.copy(ROOT / "tests/data/tiny.onnx", tmp_path / "model.onnx")
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("a.jpg [(ClassName(")
+    assert second == "b.jpg no such file"

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from engines.trt.options import BuildOptions
     from export import export
     from vgg_deploy.evaluation import evaluate
-    from vgg_deploy.predict import Failure, Prediction, predict
+    from vgg_deploy.prediction import Failure, Prediction, predict
 
 # The public API, loaded on first use: importing vgg_deploy imports neither torch nor a runtime.
 _HOMES = {
     "open_engine": "engines",
-    "predict": "vgg_deploy.predict",
-    "Prediction": "vgg_deploy.predict",
-    "Failure": "vgg_deploy.predict",
+    "predict": "vgg_deploy.prediction",
+    "Prediction": "vgg_deploy.prediction",
+    "Failure": "vgg_deploy.prediction",
     "evaluate": "vgg_deploy.evaluation",
     "export": "export",
     "build": "engines.trt.build",

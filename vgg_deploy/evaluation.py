@@ -20,7 +20,7 @@ from vgg_deploy.errors import UsageError
 from vgg_deploy.manifest import Rescaling
 from vgg_deploy.metrics import top_k_error
 from vgg_deploy.posterior_cache import Known, PosteriorCache
-from vgg_deploy.predict import Failure, predict
+from vgg_deploy.prediction import Failure, predict
 from vgg_deploy.protocols import Protocol
 
 NOMINAL_SIZE = (375, 500)  # of an ImageNet photo: height and width, for counting a protocol's views
@@ -137,7 +137,7 @@ def evaluate(
         progress: called after each image.
 
     Raises:
-        UsageError: a cache without `model`; see also `vgg_deploy.predict.predict`.
+        UsageError: a cache without `model`; see also `vgg_deploy.prediction.predict`.
         EngineError: the engine failed; what came before is in the cache.
         OutputError: the cache cannot be read or written.
     """

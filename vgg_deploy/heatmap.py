@@ -9,7 +9,7 @@ from vgg_deploy.engine import Floats, Images
 from vgg_deploy.errors import UsageError
 from vgg_deploy.images import rescaled_size
 from vgg_deploy.manifest import Manifest
-from vgg_deploy.predict import Prediction, ScoreMap
+from vgg_deploy.prediction import Prediction, ScoreMap
 from vgg_deploy.spec import TOTAL_STRIDE
 
 # Dark blue, blue, green, yellow, red at 0, 1/4, 1/2, 3/4 and 1: low scores to high.

@@ -13,7 +13,7 @@ from vgg_deploy.contest import Contestant, Effort, Result, Turn, in_turn, result
 from vgg_deploy.engine import Engine, EngineInfo, Floats, Images
 from vgg_deploy.images import rescaled_size
 from vgg_deploy.peak import PeakProbe
-from vgg_deploy.predict import Failure, predict
+from vgg_deploy.prediction import Failure, predict
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.timing import BatchShape, Latency
 

@@ -17,7 +17,7 @@ from vgg_deploy.errors import UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.images import decode, mirrored
 from vgg_deploy.manifest import Manifest, Rescaling
-from vgg_deploy.predict import predict
+from vgg_deploy.prediction import predict
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import NetworkSpec
 

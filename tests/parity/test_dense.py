@@ -29,7 +29,7 @@ from vgg_deploy.engine import Engine
 from vgg_deploy.images import decode, mirrored, rescale, rescaled_size
 from vgg_deploy.manifest import PAPER_NORMALIZATION
 from vgg_deploy.parity import THRESHOLDS
-from vgg_deploy.predict import Prediction, predict
+from vgg_deploy.prediction import Prediction, predict
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import CONFIGURATIONS, TOTAL_STRIDE
 

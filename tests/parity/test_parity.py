@@ -25,7 +25,7 @@ from vgg_deploy.metrics import margins, top_k_error
 from vgg_deploy.onnx_file import read_manifest
 from vgg_deploy.parity import THRESHOLDS, Parity, compare
 from vgg_deploy.precision import Quantization
-from vgg_deploy.predict import Prediction, predict
+from vgg_deploy.prediction import Prediction, predict
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
 

@@ -24,7 +24,7 @@ from vgg_deploy.engine import Engine, Images
 from vgg_deploy.images import decode, find_images, rescale
 from vgg_deploy.parity import THRESHOLDS, compare
 from vgg_deploy.plan import BACKENDS
-from vgg_deploy.predict import Prediction, predict
+from vgg_deploy.prediction import Prediction, predict
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu

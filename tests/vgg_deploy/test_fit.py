@@ -15,7 +15,7 @@ from vgg_deploy.errors import UsageError
 from vgg_deploy.fit import check_fit, view_refusal
 from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.plan import PlanManifest, Profile, shapes_of
-from vgg_deploy.predict import Failure, Prediction, predict
+from vgg_deploy.prediction import Failure, Prediction, predict
 from vgg_deploy.protocols import Protocol, choose_protocol
 from vgg_deploy.spec import NetworkSpec
 

@@ -13,7 +13,7 @@ from vgg_deploy.errors import UsageError
 from vgg_deploy.heatmap import class_evidence, overlay
 from vgg_deploy.images import rescaled_size
 from vgg_deploy.manifest import Manifest
-from vgg_deploy.predict import Prediction, ScoreMap
+from vgg_deploy.prediction import Prediction, ScoreMap
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import NetworkSpec
 from vgg_deploy.views import View

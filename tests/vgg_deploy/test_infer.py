@@ -27,7 +27,7 @@ from vgg_deploy.classes import ClassName
 from vgg_deploy.engine import FakeEngine, Images
 from vgg_deploy.errors import EngineError
 from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
-from vgg_deploy.predict import Prediction, predict
+from vgg_deploy.prediction import Prediction, predict
 from vgg_deploy.protocols import choose_protocol
 from vgg_deploy.spec import NetworkSpec
 

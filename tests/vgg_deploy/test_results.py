@@ -15,7 +15,7 @@ import pytest
 
 from vgg_deploy.classes import ClassName
 from vgg_deploy.errors import OutputError
-from vgg_deploy.predict import Failure, Prediction
+from vgg_deploy.prediction import Failure, Prediction
 from vgg_deploy.results import Csv, JsonLines, LineStream, Text
 
 CLASSES = (

@@ -14,7 +14,7 @@ from PIL import Image
 from vgg_deploy.engine import FakeEngine
 from vgg_deploy.images import mirrored, rescale, rescaled_size
 from vgg_deploy.manifest import Manifest, Rescaling
-from vgg_deploy.predict import Prediction, predict
+from vgg_deploy.prediction import Prediction, predict
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import NetworkSpec
 from vgg_deploy.views import View, merged

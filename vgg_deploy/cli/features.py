@@ -168,7 +168,7 @@ def _describe(engine: Engine, paths: list[Path], protocol: Protocol) -> tuple[li
     import numpy as np
 
     from vgg_deploy.errors import ImageError
-    from vgg_deploy.predict import Failure, predict
+    from vgg_deploy.prediction import Failure, predict
 
     kept, rows = [], []
     with progress("describing", len(paths)) as advance:

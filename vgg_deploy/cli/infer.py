@@ -17,7 +17,7 @@ from vgg_deploy.cli.tables import notice, progress
 
 if TYPE_CHECKING:
     from vgg_deploy.engine import Engine
-    from vgg_deploy.predict import Failure, Prediction
+    from vgg_deploy.prediction import Failure, Prediction
     from vgg_deploy.results import Writer
 
 
@@ -106,7 +106,7 @@ def command(
     from vgg_deploy.fit import check_fit
     from vgg_deploy.images import MAX_VIEW_PIXELS, find_images
     from vgg_deploy.plan import PLAN_SUFFIXES, sidecar_of
-    from vgg_deploy.predict import Failure, predict
+    from vgg_deploy.prediction import Failure, predict
     from vgg_deploy.protocols import choose_protocol
     from vgg_deploy.results import Csv, JsonLines, LineStream, Text
 
@@ -219,7 +219,7 @@ class _Tally:
 
     def count(self, result: Prediction | Failure) -> None:
         from vgg_deploy.metrics import top_k
-        from vgg_deploy.predict import Failure
+        from vgg_deploy.prediction import Failure
 
         truth = None if self._truth is None else next(self._truth)
         if isinstance(result, Failure):

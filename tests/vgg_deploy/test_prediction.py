@@ -16,7 +16,7 @@ from vgg_deploy.engine import FakeEngine
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.images import Decoded, decode, decode_reduced, mirrored, rescale
 from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
-from vgg_deploy.predict import Failure, Prediction, predict
+from vgg_deploy.prediction import Failure, Prediction, predict
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.spec import NetworkSpec
 
@@ -301,7 +301,7 @@ def test_batches_do_not_depend_on_how_long_decoding_or_running_takes(
 ) -> None:
     sizes = [SQUARE, TALL, SQUARE, WIDE, None, SQUARE, TALL, SQUARE, SQUARE, (70, 64), SQUARE, TALL] * 2
     paths = pictures(*sizes)
-    import vgg_deploy.predict as module
+    import vgg_deploy.prediction as module
 
     def seen(delay: Callable[[int], float], latency_s: float, decoders: int) -> list[tuple[float, ...]]:
         def slow_decode(path: Path, short_side: int | None) -> Decoded:
