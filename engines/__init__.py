@@ -32,7 +32,7 @@ def open_engine(
 
     Args:
         path: the file.
-        runtime: onnxruntime or openvino; auto: the fastest that is installed for this file on this machine, with the reason among
+        runtime: onnxruntime, openvino or ncnn; auto: the fastest that is installed for this file on this machine, with the reason among
             `info.notices`. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
         device: cpu, cuda or cuda:N; None: the CPU for an ONNX file, the first GPU for a plan. Never another one than was
             asked for.

@@ -9,6 +9,7 @@ from engines.settings import Settings
 from vgg_deploy.errors import MissingDependencyError, UsageError
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.plan import BACKENDS
+from vgg_deploy.precision import Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,16 @@ class Runtime:
         module: the vendor's module.
         extra: the extra that installs it.
         devices: kinds of device it can run on.
+        quantized: whether it runs INT8 files.
+        bf16: whether it computes in bfloat16 on CPUs that do so.
     """
 
     home: str
     module: str
     extra: str
-    devices: tuple[str, ...]
+    devices: tuple[str, ...] = ("cpu",)
+    quantized: bool = True
+    bf16: bool = False
 
     @property
     def installed(self) -> bool:
@@ -34,7 +39,8 @@ class Runtime:
 
 RUNTIMES = {
     "onnxruntime": Runtime("engines.ort", "onnxruntime", "cpu", ("cpu", "cuda")),
-    "openvino": Runtime("engines.ov", "openvino", "cpu", ("cpu",)),
+    "openvino": Runtime("engines.ov", "openvino", "cpu", bf16=True),
+    "ncnn": Runtime("engines.ncnn.run", "ncnn", "cpu", quantized=False),
 }
 
 
@@ -67,11 +73,19 @@ def choose_runtime(runtime: str, settings: Settings, manifest: Manifest | None =
         )
     if not chosen.installed:
         raise MissingDependencyError(chosen.module, _extra(chosen, settings), f"--runtime {runtime}")
-    if settings.bf16 and runtime != "openvino":
+    if settings.bf16 and not chosen.bf16:
         raise UsageError(
-            f"{runtime} does not compute in bfloat16 on CPUs; use --runtime openvino, or leave --allow-bf16 out"
+            f"{runtime} does not compute in bfloat16 on CPUs here; use --runtime openvino, or leave --allow-bf16 out"
         )
+    if _quantization(manifest) is not None and not chosen.quantized:
+        raise UsageError(f"{runtime} computes in floating point here, and the file is INT8; use --runtime openvino")
     return Choice(runtime)
+
+
+def _quantization(manifest: Manifest | None) -> Quantization | None:
+    """Of a file that has INT8 layers."""
+    quantization = None if manifest is None else manifest.precision.quantization
+    return quantization if quantization is not None and quantization.layers else None
 
 
 def _extra(runtime: Runtime, settings: Settings) -> str:
@@ -79,41 +93,56 @@ def _extra(runtime: Runtime, settings: Settings) -> str:
 
 
 def _fastest(settings: Settings, manifest: Manifest | None) -> Choice:
-    usable = [name for name, each in RUNTIMES.items() if each.installed and settings.kind in each.devices]
-    if not usable:
-        raise MissingDependencyError(
-            "an ONNX runtime (onnxruntime or openvino)",
-            "gpu" if settings.kind == "cuda" else "cpu",
-            f"running on {settings.device}",
-        )
-    if settings.bf16 and "openvino" not in usable:
-        raise MissingDependencyError("openvino", "cpu", "--allow-bf16")
-    if len(usable) == 1:
-        return Choice(usable[0], f"{usable[0]} is the only one installed" if settings.kind == "cpu" else None)
-    return Choice(*_preference(settings, manifest))
-
-
-def _preference(settings: Settings, manifest: Manifest | None) -> tuple[str, str]:
-    """The faster of the two on CPUs, with the reason; the figures are those of benchmarks/results."""
-    quantization = None if manifest is None else manifest.precision.quantization
+    ranked = _by_speed(settings, manifest)
+    first = next(iter(ranked))
+    for name, reason in ranked.items():
+        if RUNTIMES[name].installed:
+            return Choice(
+                name, reason if name == first else f"{first} would be faster for this file, and is not installed"
+            )
     if settings.bf16:
-        return "openvino", "it alone computes in bfloat16"
-    if quantization is not None and quantization.layers:
-        if quantization.target == "tensorrt":
-            return "openvino", "it runs the INT8 of a file made for TensorRT as INT8, onnxruntime does not"
-        return "openvino", "the faster one for INT8 on the CPUs that were measured"
-    return (
-        "onnxruntime",
-        "as fast as openvino in floating point on the CPUs that were measured, and new image sizes cost it nothing",
+        raise MissingDependencyError("openvino", "cpu", "--allow-bf16")
+    raise MissingDependencyError(
+        "an ONNX runtime (onnxruntime, openvino or ncnn)",
+        _extra(RUNTIMES[first], settings),
+        f"running on {settings.device}",
     )
+
+
+def _by_speed(settings: Settings, manifest: Manifest | None) -> dict[str, str | None]:
+    """The runtimes that can run a file, the fastest first, with what makes it so; the figures are those of benchmarks/results."""
+    if settings.kind != "cpu":
+        return {"onnxruntime": None}
+    if settings.bf16:
+        return {"openvino": "it alone computes in bfloat16"}
+    quantization = _quantization(manifest)
+    if quantization is not None and quantization.target == "tensorrt":
+        return {
+            "openvino": "it runs the INT8 of a file made for TensorRT as INT8, onnxruntime does not",
+            "onnxruntime": None,
+        }
+    if quantization is not None:
+        return {"openvino": "the faster one for INT8 on the CPUs that were measured", "onnxruntime": None}
+    others: dict[str, str | None] = {
+        "onnxruntime": "as fast as openvino in floating point on the CPUs that were measured, and new image sizes cost it nothing",
+        "openvino": None,
+    }
+    if manifest is not None and manifest.spec is None:  # another exporter's graph
+        return others
+    return {
+        "ncnn": "its Winograd convolutions are the fastest in floating point on the CPUs that were measured",
+        **others,
+    }
 
 
 def pairing_notices(runtime: str, settings: Settings, manifest: Manifest | None) -> tuple[str, ...]:
     """What a user should know who runs a file's INT8 in a runtime that it was not made for."""
-    quantization = None if manifest is None else manifest.precision.quantization
-    if quantization is None or not quantization.layers or (runtime, settings.kind) != ("onnxruntime", "cpu"):
-        return ()
-    if quantization.target == "onnxruntime":
+    quantization = _quantization(manifest)
+    if (
+        quantization is None
+        or quantization.target == "onnxruntime"
+        or (runtime, settings.kind) != ("onnxruntime", "cpu")
+    ):
         return ()
     remedy = (
         "--runtime openvino runs them as INT8"

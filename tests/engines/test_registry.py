@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,18 +81,20 @@ def test_its_answers_depend_on_what_is_seen(tiny_model: Path, images: Images) ->
 def test_auto_takes_what_is_installed_and_says_why(without: Callable[..., None], tiny_model: Path) -> None:
     assert choose_runtime("auto", Settings()).runtime in RUNTIMES
     assert choose_runtime("openvino", Settings()) == Choice("openvino")
-    without("onnxruntime")
+    without("onnxruntime", "ncnn")
     assert choose_runtime("auto", Settings()).runtime == "openvino"
     with open_engine(tiny_model) as engine:
         assert engine.info.runtime.startswith("openvino")
-        assert engine.info.notices == ("runtime openvino: openvino is the only one installed",)
+        assert engine.info.notices == ("runtime openvino: ncnn would be faster for this file, and is not installed",)
     with open_engine(tiny_model, runtime="openvino") as engine:
         assert engine.info.notices == ()
 
 
 def test_auto_computes_bfloat16_in_openvino_alone(without: Callable[..., None], tiny_model: Path) -> None:
     assert choose_runtime("auto", Settings(bf16=True)).runtime == "openvino"
-    with pytest.raises(UsageError, match="onnxruntime does not compute in bfloat16 on CPUs; use --runtime openvino"):
+    with pytest.raises(
+        UsageError, match="onnxruntime does not compute in bfloat16 on CPUs here; use --runtime openvino"
+    ):
         open_engine(tiny_model, runtime="onnxruntime", allow_bf16=True)
     with pytest.raises(UsageError, match="bfloat16 is for CPUs here, and device is cuda:0"):
         open_engine(tiny_model, device="cuda:0", allow_bf16=True)
@@ -130,14 +133,14 @@ def test_answers_do_not_depend_on_how_many_requests_share_the_threads(
 
 
 def test_nothing_installed_names_the_extra(without: Callable[..., None], tiny_model: Path) -> None:
-    without("onnxruntime", "openvino")
+    without(*RUNTIMES)
     with pytest.raises(MissingDependencyError, match=r"pip install 'vgg-deploy\[cpu\]'"):
         open_engine(tiny_model)
     with pytest.raises(MissingDependencyError, match=r"pip install 'vgg-deploy\[gpu\]'"):
         open_engine(tiny_model, device="cuda")
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
 def test_a_runtime_asked_for_and_not_installed_names_the_extra(
     runtime: str, without: Callable[..., None], tiny_model: Path
 ) -> None:
@@ -217,7 +220,10 @@ def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str,
     [
         ({"runtime": "onnxruntime"}, "is a TensorRT plan, and onnxruntime runs ONNX files: leave the runtime out"),
         ({"runtime": "openvino"}, "is a TensorRT plan, and openvino runs ONNX files"),
-        ({"runtime": "tflite"}, "runtime is 'tflite'; expected auto, onnxruntime, openvino, tensorrt, tensorrt-rtx"),
+        (
+            {"runtime": "tflite"},
+            "runtime is 'tflite'; expected auto, onnxruntime, openvino, ncnn, tensorrt, tensorrt-rtx",
+        ),
         (
             {"device": "cpu"},
             "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N; on the CPU, run the ONNX",
@@ -305,9 +311,14 @@ def test_auto_takes_the_faster_one_for_each_precision_and_says_which_and_why(qua
         assert engine.info.runtime.startswith("openvino")
         assert engine.info.notices == ("runtime openvino: the faster one for INT8 on the CPUs that were measured",)
     with open_engine(quantized("tensorrt", ())) as engine:
-        assert engine.info.runtime.startswith("onnxruntime")
+        assert engine.info.runtime.startswith("ncnn")
         (notice,) = engine.info.notices
-    assert notice.startswith("runtime onnxruntime: as fast as openvino in floating point")
+    assert notice.startswith("runtime ncnn: its Winograd convolutions are the fastest in floating point")
+
+
+def test_auto_gives_a_graph_of_another_exporter_to_a_runtime_that_takes_any(tiny_model: Path) -> None:
+    foreign = replace(read_manifest(tiny_model), spec=None)
+    assert choose_runtime("auto", Settings(), foreign).runtime == "onnxruntime"
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
@@ -317,7 +328,8 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
     path = quantized("tensorrt")
     if runtime == "auto":
         without("openvino")
-    chosen = ("runtime onnxruntime: onnxruntime is the only one installed",) if runtime == "auto" else ()
+    missing = "runtime onnxruntime: openvino would be faster for this file, and is not installed"
+    chosen = (missing,) if runtime == "auto" else ()
     with open_engine(path, runtime=runtime) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
         *said, notice = engine.info.notices
@@ -327,6 +339,14 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
     assert "VGG-16 took 1.2 times the time of FP32; in openvino a quarter of it" in notice
     assert ("pip install openvino" if runtime == "auto" else "--runtime openvino") in notice
     assert "export it with --target onnxruntime" in notice
+
+
+def test_an_int8_file_is_refused_by_ncnn_with_what_runs_it(quantized: Callable[..., Path]) -> None:
+    pytest.importorskip("ncnn")
+    with pytest.raises(
+        UsageError, match="ncnn computes in floating point here, and the file is INT8; use --runtime openvino"
+    ):
+        open_engine(quantized("tensorrt"), runtime="ncnn")
 
 
 def test_an_int8_file_on_cuda_is_no_matter_for_a_notice(quantized: Callable[..., Path]) -> None:
@@ -370,14 +390,12 @@ def test_opening_by_a_string_works_as_by_a_path(tiny_model: Path) -> None:
 
 
 def test_importing_the_registry_imports_no_runtime() -> None:
-    program = (
-        "import sys, engines; print([name for name in ('onnxruntime', 'openvino', 'torch') if name in sys.modules])"
-    )
+    program = "import sys, engines; print([name for name in (*engines.RUNTIMES, 'torch') if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60
     )
     assert ast.literal_eval(done.stdout) == []
-    assert engines.RUNTIMES.keys() == {"onnxruntime", "openvino"}
+    assert engines.RUNTIMES.keys() == {"onnxruntime", "openvino", "ncnn"}
 
 
 def test_every_output_of_the_file_is_among_the_engines(tiny_model: Path) -> None:

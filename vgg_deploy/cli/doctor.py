@@ -13,7 +13,7 @@ from vgg_deploy.cli.tables import print_table
 # The packages of each extra.
 _PACKAGES = {
     "base": ("numpy", "Pillow", "click", "rich", "onnx"),
-    "cpu": ("onnxruntime", "openvino"),
+    "cpu": ("onnxruntime", "openvino", "ncnn"),
     "gpu": ("onnxruntime-gpu", "tensorrt", "polygraphy"),
     "rtx": ("tensorrt-rtx",),
     "gpu, rtx": ("cuda-python",),

@@ -96,7 +96,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--runtime",
             default="auto",
             show_default=True,
-            type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
+            type=click.Choice(["auto", "onnxruntime", "openvino", "ncnn", "tensorrt", "tensorrt-rtx"]),
             help="What computes. auto: for an ONNX file the fastest that is installed for it, which is said; for a plan what built it.",
         ),
         click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu; cuda:0 for a plan]"),

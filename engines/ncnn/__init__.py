@@ -1,0 +1,1 @@
+"""ncnn: a network's convolutions by Winograd's minimal filtering, on CPUs."""

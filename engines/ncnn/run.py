@@ -1,0 +1,168 @@
+"""ncnn, on the CPU, in FP32: its 3x3 convolutions are Winograd's, which take about a quarter of the multiplications."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import ncnn
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from engines.ncnn.network import Network, UntranslatedError, translate
+from engines.settings import Settings
+from vgg_deploy.engine import ContextManaged, EngineInfo, Floats, Images, Scores, check_images
+from vgg_deploy.errors import EngineError
+from vgg_deploy.manifest import Manifest
+
+_FLOAT32 = np.zeros(1, np.float32)  # says so, before the weight of a convolution
+
+
+class NcnnEngine(ContextManaged):
+    """An ONNX file in ncnn; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
+
+    def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
+        self._path = path
+        self._network, loaded = _load(path, settings)
+        self._net: ncnn.Net | None = loaded
+        precision = str(manifest.precision)
+        if manifest.precision.arithmetic == "float16":
+            precision += ", computed in float32"
+        assert manifest.shapes is not None  # read_manifest sets them
+        self.info = EngineInfo(
+            runtime=f"ncnn {ncnn.__version__}",
+            device="cpu",
+            precision=precision,
+            outputs=tuple(self._network.outputs),
+            shapes=manifest.shapes,
+            concurrency=settings.requests,
+            threads=settings.total_threads,
+            manifest=manifest,
+            notices=notices,
+        )
+
+    def run(self, images: Images) -> Scores:
+        check_images(images, self.info.shapes)
+        net = self._net
+        if net is None:
+            raise EngineError(f"{self._path} was closed; open it again")
+        answers = [self._answer(net, image) for image in images]
+        return Scores.from_outputs({name: np.stack([answer[name] for answer in answers]) for name in answers[0]})
+
+    def _answer(self, net: ncnn.Net, image: Images) -> dict[str, Floats]:
+        extractor = net.create_extractor()
+        extractor.input(self._network.image, _normalized(image, self._network))
+        # An output that others are computed from is taken before them, so that it is there still.
+        return {name: _extracted(extractor, blob, image) for name, blob in self._network.outputs.items()}
+
+    def close(self) -> None:
+        self._net = None
+
+
+def _normalized(image: Images, network: Network) -> ncnn.Mat:
+    height, width = image.shape[:2]
+    pixels = ncnn.Mat.from_pixels(np.ascontiguousarray(image), ncnn.Mat.PixelType.PIXEL_RGB, width, height)
+    pixels.substract_mean_normalize(network.mean, [1 / value for value in network.std])
+    return pixels
+
+
+def _extracted(extractor: ncnn.Extractor, blob: str, image: Images) -> Floats:
+    status, values = extractor.extract(blob)
+    if status != 0:
+        height, width = image.shape[:2]
+        raise EngineError(f"ncnn failed on {height} x {width} at {blob} (status {status}); is there enough memory?")
+    return np.array(values, dtype=np.float32)
+
+
+class _Stream(ncnn.DataReader):  # type: ignore[misc]  # the vendor has no types
+    """Gives ncnn the weights one after the other, each copied once: to where it keeps them."""
+
+    def __init__(self, weights: Iterator[Floats]) -> None:
+        super().__init__()
+        self._weights = weights
+
+    def read(self, buffer: object, size: int) -> int:
+        weight = next(self._weights, None)
+        if weight is None or weight.nbytes != size:
+            return 0
+        ctypes.memmove(_address(buffer, None), weight.ctypes.data, size)
+        return size
+
+
+_address = ctypes.pythonapi.PyCapsule_GetPointer
+_address.restype, _address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+
+def _load(path: Path, settings: Settings) -> tuple[Network, ncnn.Net]:
+    try:
+        model = onnx.load(path)
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        network = translate(model, lambda name: numpy_helper.to_array(tensors[name]))
+        net = ncnn.Net()
+        _configure(net.opt, settings)
+        weights = _in_ncnns_order(network, lambda name: numpy_helper.to_array(tensors[name]))
+        refused = net.load_param_mem(network.text) or net.load_model(_Stream(weights))
+    except UntranslatedError as error:
+        raise EngineError(f"ncnn refused {path}: {error}") from error
+    except Exception as error:  # the vendor's and onnx's are of many kinds
+        raise EngineError(f"ncnn refused {path}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    if refused:
+        raise EngineError(f"ncnn refused {path}: its weights do not fit its layers, or there is too little memory")
+    return network, net
+
+
+def _configure(options: ncnn.Option, settings: Settings) -> None:
+    options.num_threads = max(1, settings.total_threads // settings.requests)
+    options.use_vulkan_compute = False
+    # On CPUs that have them it would store activations in half precision, unasked.
+    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+    options.use_bf16_packed = options.use_bf16_storage = False
+
+
+def _in_ncnns_order(network: Network, values: Callable[[str], Floats]) -> Iterator[Floats]:
+    for weight, bias in network.weights:
+        yield _FLOAT32
+        for name in (weight, bias):
+            array = np.ascontiguousarray(values(name), np.float32)
+            # Its ReLU makes 0 of NaN: answers would look sound.
+            if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+                raise UntranslatedError(f"{name} has values that are not finite: the weights are damaged")
+            yield array
+
+
+def open_model(path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> NcnnEngine:
+    """Opens an ONNX file; the device is always the CPU here. See `engines.open_engine`."""
+    return NcnnEngine(path, manifest, settings, notices)
+
+
+def availability(device: str) -> str:
+    """In a few words, how ncnn can use `device` (always cpu) here."""
+    return f"ncnn {ncnn.__version__}"
+
+
+def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
+    """Milliseconds by node's name, of each of some calls by themselves.
+
+    ncnn has no profile: each layer's output is asked for in turn, twice; the second time it is there, and what handing it over
+    costs is taken off.
+    """
+    network, net = _load(path, replace(settings, requests=1))
+    runs: list[dict[str, float]] = []
+    for _ in range(1 + repetitions):  # the first is left out
+        times: dict[str, float] = {}
+        for image in images:
+            extractor = net.create_extractor()
+            extractor.input(network.image, _normalized(image, network))
+            for blob, node in network.blobs:
+                begin = time.perf_counter()
+                _extracted(extractor, blob, image)
+                middle = time.perf_counter()
+                _extracted(extractor, blob, image)
+                cost = 1000 * (2 * middle - begin - time.perf_counter())
+                times[node] = times.get(node, 0.0) + max(0.0, cost)
+        runs.append(times)
+    return runs[1:]

@@ -1,0 +1,141 @@
+"""What ncnn is given of an ONNX file, and what it is not given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from engines import open_engine
+from engines.settings import Settings
+from vgg_deploy.engine import Images
+from vgg_deploy.errors import EngineError, UsageError
+
+pytest.importorskip("ncnn")
+
+
+@pytest.fixture
+def changed(tiny_model: Path, tmp_path: Path) -> Callable[[Callable[[onnx.ModelProto], None]], Path]:
+    """The tiny model with something done to it."""
+
+    def make(change: Callable[[onnx.ModelProto], None]) -> Path:
+        model, path = onnx.load(tiny_model), tmp_path / "changed.onnx"
+        change(model)
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
+def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(each for each in model.graph.node if each.name == name)
+
+
+def attribute(name: str, **values: list[int]) -> Callable[[onnx.ModelProto], None]:
+    """A change of a node's attributes."""
+
+    def change(model: onnx.ModelProto) -> None:
+        found = node(model, name)
+        kept = [each for each in found.attribute if each.name not in values]
+        del found.attribute[:]
+        found.attribute.extend([*kept, *(helper.make_attribute(key, value) for key, value in values.items())])
+
+    return change
+
+
+def weight(name: str, value: float) -> Callable[[onnx.ModelProto], None]:
+    """A change of one weight."""
+
+    def change(model: onnx.ModelProto) -> None:
+        tensor = next(each for each in model.graph.initializer if each.name == name)
+        values = numpy_helper.to_array(tensor).copy()
+        values.flat[1] = value
+        tensor.raw_data = values.tobytes()
+
+    return change
+
+
+def unnormalized(model: onnx.ModelProto) -> None:
+    node(model, "subtract_mean").op_type = "Add"
+
+
+def rounded(model: onnx.ModelProto) -> None:
+    """conv2_1 reads what was rounded to FP16."""
+    reader = node(model, "conv2_1")
+    half = helper.make_node("Cast", [reader.input[0]], ["half"], name="half", to=TensorProto.FLOAT16)
+    back = helper.make_node("Cast", ["half"], ["back"], name="back", to=TensorProto.FLOAT)
+    reader.input[0] = "back"
+    place = list(model.graph.node).index(reader)
+    model.graph.node.insert(place, back)
+    model.graph.node.insert(place, half)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (attribute("conv2_1", strides=[2, 1]), "node conv2_1 is not a convolution as vgg-deploy export writes them"),
+        (attribute("conv2_1", pads=[1, 1, 0, 0]), "node conv2_1 is not a convolution as"),
+        (attribute("conv2_1", pads=[1, 1, 1, 1], group=2), "node conv2_1 is not a convolution as"),  # type: ignore[arg-type]
+        (attribute("pool1", pads=[0, 0, 1, 1]), "node pool1 is not a pooling as vgg-deploy export writes them"),
+        (attribute("pool1", ceil_mode=1), "node pool1 is not a pooling as"),  # type: ignore[arg-type]
+        (attribute("transpose", perm=[0, 3, 2, 1]), "it normalizes its input by Cast, Sub, Transpose, not as"),
+        (unnormalized, "it normalizes its input by Cast, Add, Transpose, not as vgg-deploy export writes it"),
+        (rounded, "node back is there to round to FP16, and everything is computed in float32 here"),
+        (weight("conv2_1.weight", np.nan), "conv2_1.weight has values that are not finite: the weights are damaged"),
+        (weight("fc8.bias", np.inf), "fc8.bias has values that are not finite"),
+    ],
+)
+def test_what_it_would_compute_otherwise_is_refused_and_named(
+    change: Callable[[onnx.ModelProto], None], reason: str, changed: Callable[..., Path]
+) -> None:
+    path = changed(change)
+    with pytest.raises(EngineError, match=f"ncnn refused {path}: {reason}"):
+        open_engine(path, runtime="ncnn")
+
+
+def test_large_finite_weights_are_no_damage(changed: Callable[..., Path]) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        for index in (0, 1, 2):  # their sum is past float32's range
+            tensor = next(each for each in model.graph.initializer if each.name == "conv2_1.weight")
+            values = numpy_helper.to_array(tensor).copy()
+            values.flat[index] = 3e38
+            tensor.raw_data = values.tobytes()
+
+    open_engine(changed(change), runtime="ncnn").close()
+
+
+def test_bfloat16_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="ncnn does not compute in bfloat16 on CPUs here; use --runtime openvino"):
+        open_engine(tiny_model, runtime="ncnn", allow_bf16=True)
+
+
+def test_a_std_divides(changed: Callable[..., Path], images: Images) -> None:
+    def divide(model: onnx.ModelProto) -> None:
+        reader = node(model, "transpose")
+        std = numpy_helper.from_array(np.array([58.4, 57.1, 57.4], np.float32), "std_rgb")
+        model.graph.initializer.append(std)
+        place = list(model.graph.node).index(reader)
+        model.graph.node.insert(
+            place, helper.make_node("Div", [reader.input[0], "std_rgb"], ["divide_std"], name="divide_std")
+        )
+        reader.input[0] = "divide_std"
+
+    path = changed(divide)
+    with open_engine(path, runtime="ncnn") as ours, open_engine(path, runtime="onnxruntime") as theirs:
+        expected = theirs.run(images)
+        np.testing.assert_allclose(ours.run(images).probabilities, expected.probabilities, atol=1e-6)
+
+
+def test_each_layer_with_a_cost_is_timed_by_its_nodes_name(tiny_model: Path, images: Images) -> None:
+    from engines.ncnn.run import layer_times
+
+    runs = layer_times(tiny_model, Settings(threads=1), images, 2)
+    assert len(runs) == 2
+    for times in runs:
+        assert {"conv1_1", "pool1", "fc6", "fc8"} <= times.keys()
+        assert all(time >= 0 for time in times.values())
+        assert sum(times.values()) > 0
