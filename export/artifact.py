@@ -21,9 +21,10 @@ from vgg_deploy.engine import Images
 from vgg_deploy.errors import ModelFileError, OutputError
 from vgg_deploy.files import whole_file
 from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange
-from vgg_deploy.onnx_file import encoded_varint, read_header, read_manifest
+from vgg_deploy.onnx_file import read_header, read_manifest
 from vgg_deploy.onnx_layers import layer_types
 from vgg_deploy.precision import Precision, Quantization
+from vgg_deploy.protobuf import encoded_key
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of onnx.proto
 
@@ -169,19 +170,14 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
     sizes = [tensor.ByteSize() for tensor in tensors]
-    length = len(graph) + sum(len(_field(_INITIALIZER, size)) + size for size in sizes)
+    length = len(graph) + sum(len(encoded_key(_INITIALIZER, size)) + size for size in sizes)
     with path.open("wb") as file:
-        file.write(model.SerializeToString() + _field(_GRAPH, length) + graph)
+        file.write(model.SerializeToString() + encoded_key(_GRAPH, length) + graph)
         for tensor, size in zip(tensors, sizes, strict=True):
             data = tensor.raw_data
             tensor.ClearField("raw_data")
-            file.write(_field(_INITIALIZER, size) + tensor.SerializeToString() + _field(_RAW_DATA, len(data)))
+            file.write(encoded_key(_INITIALIZER, size) + tensor.SerializeToString() + encoded_key(_RAW_DATA, len(data)))
             file.write(data)
-
-
-def _field(number: int, length: int) -> bytes:
-    """What stands before a protobuf field of `length` bytes."""
-    return encoded_varint(number << 3 | 2) + encoded_varint(length)
 
 
 def _check(path: Path, manifest: Manifest) -> None:

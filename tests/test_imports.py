@@ -11,10 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("vgg_deploy", "train", "export", "engines")
-RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_lean", "tensorrt_dispatch", "pycuda")
+RUNTIMES = (
+    "onnxruntime",
+    "openvino",
+    "ncnn",
+    "tensorrt",
+    "tensorrt_rtx",
+    "tensorrt_lean",
+    "tensorrt_dispatch",
+    "pycuda",
+)
 
 # Imports each module that is named and tells, of each, which of the forbidden ones are loaded from then on that were not
 # before, and why it could not be imported, where a package of others is absent.
@@ -164,6 +174,38 @@ def test_help_loads_neither_numpy_nor_any_runtime(command: str | None) -> None:
     )
     assert finished.returncode == 0, finished.stderr
     assert "Usage: vgg-deploy" in finished.stdout
+
+
+INFER = """
+import sys
+sys.argv = ["vgg-deploy", "infer", *sys.argv[1:]]
+from vgg_deploy.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+loaded = [name for name in ("torch", "onnx", "google.protobuf", "rich") if name in sys.modules]
+assert not loaded, loaded
+"""
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_infer_loads_neither_torch_nor_onnx_nor_what_draws_a_progress_bar(runtime: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (96, 80), "grey").save(picture)
+    model = ROOT / "tests" / "data" / "tiny.onnx"
+    finished = subprocess.run(
+        [sys.executable, "-c", INFER, str(picture), "--engine", str(model), "--runtime", runtime, "--csv", "-"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert len(finished.stdout.splitlines()) == 2
 
 
 def test_the_public_names_are_loaded_on_first_use() -> None:

@@ -15,7 +15,7 @@ from vgg_deploy import records
 from vgg_deploy.errors import ManifestError, UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.manifest import Manifest
-from vgg_deploy.onnx_file import PRODUCER, described, manifest_text, read_header, read_manifest
+from vgg_deploy.onnx_file import PRODUCER, look_into, read_header, read_manifest
 from vgg_deploy.onnx_layers import layer_types
 from vgg_deploy.plan import PLAN_SUFFIXES, PLAN_VERSION, VERSION_KEY, PlanManifest, mismatch, read_plan, sidecar_of
 from vgg_deploy.precision import FLOAT32, INT8, differences
@@ -121,15 +121,14 @@ def _plan(path: Path) -> Artifact:
 
 
 def _onnx(path: Path) -> Artifact:
-    header = read_header(path)
-    text = manifest_text(header)
-    layers, constants = layer_types(header), {tensor.name for tensor in header.graph.initializer}
+    file, header = look_into(path), read_header(path)
+    layers = layer_types(header)
     contradictions: tuple[str, ...] = ()
     manifest = None
-    if text is not None:
-        stated, manifest = Manifest.from_json(text, str(path)), read_manifest(path)
+    if file.manifest is not None:
+        stated, manifest = Manifest.from_json(file.manifest, str(path)), read_manifest(path)
         contradictions = (*_changes(path, stated, manifest), *_type_contradictions(path, manifest, layers))
-    elif header.producer_name == PRODUCER:
+    elif file.producer == PRODUCER:
         contradictions = (f"{path} was written by vgg_deploy, and its manifest is missing: export it again",)
     opset = next((entry.version for entry in header.opset_import if entry.domain in ("", "ai.onnx")), "?")
     producer = f"{header.producer_name} {header.producer_version}".strip() or "an unnamed tool"
@@ -139,8 +138,8 @@ def _onnx(path: Path) -> Artifact:
         sha256=sha256_of(path),
         weight_bytes=sum(map(_tensor_bytes, header.graph.initializer)),
         layers=layers,
-        inputs={value.name: described(value) for value in header.graph.input if value.name not in constants},
-        outputs={value.name: described(value) for value in header.graph.output},
+        inputs={value.name: str(value) for value in file.inputs},
+        outputs={value.name: str(value) for value in file.outputs},
         made_by=f"{producer}, opset {opset}",
         manifest=manifest,
         plan=None,

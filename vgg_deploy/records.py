@@ -7,6 +7,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from vgg_deploy.errors import ManifestError, UsageError
@@ -83,19 +84,16 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ManifestError(f"{where} is {value!r:.80}; expected an object")
-        hints = typing.get_type_hints(kind)
         found: dict[str, Any] = {}
-        for item in dataclasses.fields(kind):
-            if not item.init:
-                continue
-            if item.name not in value and type(None) in typing.get_args(hints[item.name]):
+        for item, hint in _hinted_fields(kind):
+            if item.name not in value and type(None) in typing.get_args(hint):
                 found[item.name] = None
                 continue
             if item.name not in value and item.metadata.get("may_be_missing"):
                 continue
             if item.name not in value:
                 raise ManifestError(f"{where}.{item.name} is missing")
-            found[item.name] = _decode(hints[item.name], value[item.name], f"{where}.{item.name}")
+            found[item.name] = _decode(hint, value[item.name], f"{where}.{item.name}")
         return kind(**found)
     if origin is tuple:
         if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
@@ -110,3 +108,10 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ManifestError(f"{where} is {value!r:.80}; expected {kind.__name__}")
     return float(value) if kind is float else value
+
+
+@lru_cache  # a manifest has a thousand classes
+def _hinted_fields(kind: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    """The fields that a dataclass is made from, with their types."""
+    hints = typing.get_type_hints(kind)
+    return [(item, hints[item.name]) for item in dataclasses.fields(kind) if item.init]

@@ -26,7 +26,8 @@ from vgg_deploy.manifest import (
     Manifest,
     ShapeRange,
 )
-from vgg_deploy.onnx_file import manifest_text, read_header, read_manifest
+from vgg_deploy.onnx_file import look_into, read_header, read_manifest
+from vgg_deploy.protobuf import encoded_key
 from vgg_deploy.spec import NetworkSpec
 
 LABELS = "ant\nbee\ncat\n"
@@ -158,7 +159,7 @@ def test_a_manifest_comes_back_with_the_shapes_that_the_file_states(ours: Path, 
     read = read_manifest(ours)
     free = ShapeRange(AxisRange(1), AxisRange(32), AxisRange(32))
     assert read == manifest.with_(shapes=free, outputs=("probabilities",))
-    text = manifest_text(read_header(ours))
+    text = look_into(ours).manifest
     assert text is not None
     assert json.loads(text)["classes"][2] == {"id": "2", "label": "2"}
 
@@ -208,6 +209,53 @@ def test_damage_anywhere_is_one_of_our_errors_or_none(ours: Path) -> None:
             read_manifest(ours)
 
 
+def test_damage_in_a_header_is_one_of_our_errors_or_leaves_what_onnx_reads_too(tmp_path: Path) -> None:
+    data, random = foreign().SerializeToString(), np.random.default_rng(3)
+    path = tmp_path / "model.onnx"
+    agreed = 0
+    for _ in range(1500):
+        damaged = bytearray(data)
+        damaged[int(random.integers(len(data)))] = int(random.integers(256))
+        path.write_bytes(damaged)
+        with contextlib.suppress(ModelFileError):
+            file = look_into(path)
+            with contextlib.suppress(ModelFileError):  # nodes are not looked at as closely by us
+                graph = read_header(path).graph
+                assert [value.element for value in file.outputs] == [
+                    value.type.tensor_type.elem_type for value in graph.output
+                ]
+                assert [value.shape for value in file.outputs] == [
+                    tuple(axis.dim_value if axis.dim_value > 0 else None for axis in value.type.tensor_type.shape.dim)
+                    for value in graph.output
+                ]
+                agreed += 1
+    assert agreed > 100
+
+
+def test_a_header_cut_off_anywhere_or_of_other_bytes_is_one_of_our_errors(tmp_path: Path) -> None:
+    data, path = foreign().SerializeToString(), tmp_path / "model.onnx"
+    for cut in range(len(data)):
+        path.write_bytes(data[:cut])
+        with pytest.raises(ModelFileError, match=r"model\.onnx "):
+            read_manifest(path, LABELS)
+
+
+def test_text_that_is_not_utf_8_is_no_other_text_and_no_raw_error(tmp_path: Path) -> None:
+    data = foreign().SerializeToString()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data.replace(b"image_0", b"im\xffge_0"))
+    assert read_manifest(path, LABELS).outputs == ("probabilities",)
+    path.write_bytes(data.replace(b"probabilities", b"prob\xe9bilities"))
+    with pytest.raises(ModelFileError, match=r"no output named probabilities \(it has prob\\xe9bilities\)"):
+        read_manifest(path, LABELS)
+
+
+def test_a_manifest_that_is_not_utf_8_is_refused(ours: Path) -> None:
+    ours.write_bytes(ours.read_bytes().replace(b'"classes": [{"id": "0"', b'"classes": [{"id": "\xe9"'))
+    with pytest.raises(ManifestError, match="its manifest is not JSON"):
+        read_manifest(ours)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -248,6 +296,11 @@ def test_a_missing_file_or_a_folder_is_bad_use(tmp_path: Path) -> None:
         read_manifest(tmp_path / "absent.onnx")
     with pytest.raises(UsageError, match="is not a file; name an ONNX file"):
         read_manifest(tmp_path)
+
+
+def field(number: int, body: bytes) -> bytes:
+    """A protobuf field that is a message."""
+    return encoded_key(number, len(body)) + body
 
 
 def external(model: onnx.ModelProto, location: str) -> onnx.TensorProto:
@@ -308,6 +361,45 @@ def test_weights_that_hide_elsewhere_in_the_model_are_refused_too(where: str, se
         read_manifest(saved(model, secret.parent / "models" / "model.onnx"), LABELS)
 
 
+def test_every_place_that_is_stated_for_a_weight_is_looked_at(secret: Path) -> None:
+    folder = secret.parent / "models"
+    (folder / "weights").write_bytes(bytes(4))
+    for first, second in (("weights", "../secret"), ("../secret", "weights")):
+        model = foreign()
+        tensor = external(model, first)
+        tensor.external_data.add(key="location", value=second)
+        model.graph.initializer.append(tensor)
+        with pytest.raises(ModelFileError, match="outside the model's folder: refused"):
+            read_manifest(saved(model, folder / "model.onnx"), LABELS)
+
+
+def test_a_weight_that_comes_in_two_parts_is_one(secret: Path) -> None:
+    # Protobuf puts together what a file gives twice of a field that is there once: here a Constant's tensor.
+    place, tensor = TensorProto(), TensorProto(name="hidden")
+    place.external_data.add(key="location", value="../secret")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="model.onnx")
+    halves = [onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=half) for half in (place, tensor)]
+    attribute = b"".join(half.SerializeToString() for half in halves)
+    node = onnx.NodeProto(op_type="Constant", output=["hidden"]).SerializeToString() + field(5, attribute)
+    model = foreign().SerializeToString() + field(7, field(1, node))
+    path = secret.parent / "models" / "model.onnx"
+    path.write_bytes(model)
+    assert onnx.load(path, load_external_data=False).graph.node[-1].attribute[0].t.name == "hidden"
+    with pytest.raises(ModelFileError, match=r"weights of hidden are said to be in '\.\./secret'"):
+        read_manifest(path, LABELS)
+
+
+def test_graphs_within_graphs_are_looked_through_however_deep_they_are(secret: Path) -> None:
+    node = helper.make_node("Constant", [], ["hidden"], value=external(foreign(), "../secret")).SerializeToString()
+    for _ in range(2000):  # an If in an If; onnx itself gives up after 30
+        node = field(5, field(6, field(1, node)))
+    path = secret.parent / "models" / "model.onnx"
+    path.write_bytes(foreign().SerializeToString() + field(7, field(1, node)))
+    with pytest.raises(ModelFileError, match="outside the model's folder: refused"):
+        read_manifest(path, LABELS)
+
+
 def test_weights_in_a_folder_below_the_models_are_accepted(secret: Path) -> None:
     folder = secret.parent / "models"
     (folder / "sub").mkdir()
@@ -364,6 +456,7 @@ def test_a_foreign_model_without_labels_asks_for_them(tmp_path: Path) -> None:
             r"its input is float \[\?, 3, 224, 224\]; how it wants",
         ),
         (foreign(kind=TensorProto.FLOAT), r"its input is float \[\?, \?, \?, 3\]"),
+        (foreign(kind=99), r"its input is type 99 \[\?, \?, \?, 3\]"),
         (foreign(image=("n", 3, "h", "w")), r"its input is uint8 \[\?, 3, \?, \?\]"),
         (foreign(image=("h", "w", 3)), r"its input is uint8 \[\?, \?, 3\]"),
         (foreign(image=("n", "h", "w", "c")), r"its input is uint8 \[\?, \?, \?, \?\]"),
