@@ -6,7 +6,6 @@ import bisect
 import ctypes
 import json
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +149,8 @@ def _driver_present() -> bool:
 
 def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node's name, of each of some calls by themselves on the CPU, from ONNX Runtime's own profile."""
+    import tempfile
+
     options = _options(replace(settings, requests=1))
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _FUNCTION_NODE, _NODE_ATTRIBUTE = 7, 5
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)  # one; several
 _SPARSE_VALUES, _SPARSE_INDICES = 1, 2
-TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
+TENSOR_NAME, TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 KEY, VALUE = 1, 2  # of an entry
 
 _EXTERNAL = 1  # of TensorProto.DataLocation
@@ -36,7 +36,7 @@ def external_data(model: Message, path: Path) -> Iterator[str]:
         # Of several numbers or places, runtimes may take another one than we would: all are looked at.
         if all(number & 0xFFFF_FFFF != _EXTERNAL for number in tensor.numbers(_TENSOR_LOCATION)):
             continue
-        entries = tensor.messages(_TENSOR_EXTERNAL)
+        entries = tensor.messages(TENSOR_EXTERNAL)
         for location in [each.text(VALUE, "strict") for each in entries if each.text(KEY) == "location"] or [""]:
             try:
                 target = (folder / location).resolve()

@@ -61,6 +61,10 @@ class Message:
         except UnicodeDecodeError as error:
             raise NotProtobufError("a text that is not UTF-8") from error
 
+    def data(self, field: int) -> memoryview:
+        """Bytes, where they lie; the last ones, which count. None: empty."""
+        return next(reversed(self._bodies(field)), memoryview(b""))
+
     def numbers(self, field: int) -> list[int]:
         """All of them, as int64."""
         return [value - (value >> 63 << 64) for value in self._found.get(field, ()) if isinstance(value, int)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from vgg_deploy.engine import Floats
+Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
 
 _MAGIC = 7767517  # the first line of ncnn's text format
 _RELU = 1  # `activation_type` of a layer with weights
@@ -55,12 +57,12 @@ class _Layer:
     weights: tuple[str, str] | None = None
 
 
-def translate(model: onnx.ModelProto, values: Callable[[str], Floats]) -> Network:
+def translate(model: onnx.ModelProto, weights: Weights) -> Network:
     """The network of an ONNX file in floating point. Casts are left out: everything is computed in float32.
 
     Args:
         model: the file; its weights are not looked at, only their shapes.
-        values: of an initializer, by name.
+        weights: the values of its initializers, by name.
 
     Raises:
         UntranslatedError: a node or an attribute that has no counterpart here; quantized layers among them.
@@ -68,7 +70,7 @@ def translate(model: onnx.ModelProto, values: Callable[[str], Floats]) -> Networ
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     nodes = list(model.graph.node)
     (image,) = (value.name for value in model.graph.input if value.name not in shapes)
-    mean, std, place = _normalization(nodes, image, values)
+    mean, std, place = _normalization(nodes, image, weights)
     wanted = [output.name for output in model.graph.output]
     layers, alias = _layers(nodes[place:], shapes)
     start = nodes[place - 1].output[0]
@@ -93,7 +95,7 @@ def translate(model: onnx.ModelProto, values: Callable[[str], Floats]) -> Networ
 
 
 def _normalization(
-    nodes: list[onnx.NodeProto], image: str, values: Callable[[str], Floats]
+    nodes: list[onnx.NodeProto], image: str, weights: Weights
 ) -> tuple[tuple[float, ...], tuple[float, ...], int]:
     """Mean and std of the nodes before the network, and how many they are: bytes to floats, Sub, maybe Div, channels first."""
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -103,7 +105,7 @@ def _normalization(
             break
         seen.append(node.op_type)
         if node.op_type in ("Sub", "Div"):
-            constant = tuple(float(value) for value in values(node.input[1]).reshape(-1))
+            constant = tuple(float(value) for value in weights.get(node.input[1], ()))
             if len(constant) != 3:
                 break
             mean, std = (constant, std) if node.op_type == "Sub" else (mean, constant)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import ncnn
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-from engines.ncnn.network import Network, UntranslatedError, translate
+from engines.ncnn.network import Network, UntranslatedError, Weights, translate
 from engines.settings import Settings
 from vgg_deploy.engine import ContextManaged, EngineInfo, Floats, Images, Scores, check_images
 from vgg_deploy.errors import EngineError
 from vgg_deploy.manifest import Manifest
+from vgg_deploy.onnx_file import mapped_weights, read_header
 
 _FLOAT32 = np.zeros(1, np.float32)  # says so, before the weight of a convolution
 
@@ -99,17 +98,13 @@ _address.restype, _address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes
 
 def _load(path: Path, settings: Settings) -> tuple[Network, ncnn.Net]:
     try:
-        model = onnx.load(path)
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        network = translate(model, lambda name: numpy_helper.to_array(tensors[name]))
+        weights = mapped_weights(path)
+        network = translate(read_header(path), weights)
         net = ncnn.Net()
         _configure(net.opt, settings)
-        weights = _in_ncnns_order(network, lambda name: numpy_helper.to_array(tensors[name]))
-        refused = net.load_param_mem(network.text) or net.load_model(_Stream(weights))
+        refused = net.load_param_mem(network.text) or net.load_model(_Stream(_in_ncnns_order(network, weights)))
     except UntranslatedError as error:
         raise EngineError(f"ncnn refused {path}: {error}") from error
-    except Exception as error:  # the vendor's and onnx's are of many kinds
-        raise EngineError(f"ncnn refused {path}: {str(error).splitlines()[0] if str(error) else error!r}") from error
     if refused:
         raise EngineError(f"ncnn refused {path}: its weights do not fit its layers, or there is too little memory")
     return network, net
@@ -123,11 +118,11 @@ def _configure(options: ncnn.Option, settings: Settings) -> None:
     options.use_bf16_packed = options.use_bf16_storage = False
 
 
-def _in_ncnns_order(network: Network, values: Callable[[str], Floats]) -> Iterator[Floats]:
+def _in_ncnns_order(network: Network, weights: Weights) -> Iterator[Floats]:
     for weight, bias in network.weights:
         yield _FLOAT32
         for name in (weight, bias):
-            array = np.ascontiguousarray(values(name), np.float32)
+            array = weights[name].astype(np.float32, copy=False)
             # Its ReLU makes 0 of NaN: answers would look sound.
             if not (np.isfinite(array.min()) and np.isfinite(array.max())):
                 raise UntranslatedError(f"{name} has values that are not finite: the weights are damaged")
