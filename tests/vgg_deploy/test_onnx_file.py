@@ -536,7 +536,7 @@ def test_reading_leaves_no_file_open(ours: Path) -> None:
         read_manifest(ours)
         with pytest.raises(ModelFileError):
             read_manifest(broken)
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - what other tests opened may be closed meanwhile
 
 
 @pytest.mark.parametrize("external", [False, True])
