@@ -46,8 +46,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# On the network and photos of ../shared/data or of $$VGG_DEPLOY_TEST_DATA, where there are some: make bench BENCH='--images DIR'
+# names others.
 bench: $(VENV)/.dev
-	for table in single shapes multiscale protocols growth pipeline pairing; do $(BIN)/python -m benchmarks.$$table || exit; done
+	for table in single shapes multiscale protocols growth pipeline pairing; do $(BIN)/python -m benchmarks.$$table $(BENCH) || exit; done
 
 # What the paper says of training, eight minutes more.
 bench-initialisation: $(VENV)/.dev

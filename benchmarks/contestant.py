@@ -20,7 +20,7 @@ PAUSE_S = 0.05
 HOW = (
     "Each contestant has a process of its own, which sleeps while another has its turn; they take turns, repetition by "
     "repetition. A figure is the median, with the lowest and the highest in brackets; a ratio is the median of the ratios within "
-    "each repetition."
+    "each repetition, ± its standard error."
 )
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # inherited by the contestants

@@ -5,6 +5,7 @@ python -m benchmarks.growth
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 import subprocess
@@ -12,24 +13,27 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from benchmarks.agreement import COLUMNS, REFERENCE, Judge, cells, compared, reference
 from benchmarks.contestant import HOW, Contestant, apart
 from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
-from benchmarks.ours import InFlight, Peak, Turn, call
+from benchmarks.ours import CPU_RUNTIMES, InFlight, Peak, Turn, call
 from benchmarks.report import Table, canvas, faster, spread, write
-from benchmarks.straightforward import pytorch
-from benchmarks.subject import Pictures, Setup, pictures, random_checkpoint
+from benchmarks.subject import Setup, pictures, random_checkpoint
+from vgg_deploy.classes import ClassName
 from vgg_deploy.cores import usable_cores
+from vgg_deploy.engine import Floats, Images
 from vgg_deploy.images import decode, resize
-from vgg_deploy.parity import compare
 from vgg_deploy.peak import BFLOAT16
 from vgg_deploy.precision import FLOAT32, INT8
+from vgg_deploy.protocols import Protocol, choose_protocol
 from vgg_deploy.spec import NetworkSpec
 from vgg_deploy.timing import BatchShape
 
@@ -43,29 +47,41 @@ TURN_S = 0.25
 THREADS_SIZE = BatchShape(1, 384, 512)
 
 
-def _image(photos: Pictures, shape: BatchShape, models: Models) -> Any:
-    pixels = decode(photos.spread(1)[0])
+def _image(path: Path, shape: BatchShape, models: Models) -> Images:
+    pixels = decode(path)
     return np.ascontiguousarray(resize(pixels, shape.height, shape.width, models.manifest.rescaling))[None]
 
 
+def _agreement(wanted: Floats, answers: Sequence[Floats], models: Models) -> tuple[str, str]:
+    """Of one image's answers, of which some turns give several."""
+    return cells(
+        compared(
+            np.repeat(wanted, len(answers[0]), axis=0),
+            answers,
+            models.manifest.classes,
+        )
+    )
+
+
 def pixels(
-    models: Models, photos: Pictures, repetitions: int, sizes: Sequence[BatchShape], turn_s: float
+    models: Models, photo: Path, repetitions: int, sizes: Sequence[BatchShape], turn_s: float
 ) -> tuple[Table, Any]:
-    """ms and share of the peak of one image by its size; every answer is compared with PyTorch's."""
+    """ms and share of the peak of one image by its size; every turn's answers are compared with PyTorch's."""
     int8 = models.int8["tensorrt"]
     makes: dict[str, tuple[str, tuple[Any, ...]]] = {
-        "FP32": (FLOAT32, (Turn, call, models.float32)),
-        "BF16": (BFLOAT16, (Turn, call, models.float32, "auto", True)),
-        "INT8": (INT8, (Turn, call, int8, "openvino")),
-        "INT8, several in flight": (INT8, (InFlight, int8, "openvino")),
+        **{
+            f"FP32 on {title}": (FLOAT32, (Turn, call, models.float32, runtime))
+            for runtime, title in CPU_RUNTIMES.items()
+        },
+        "BF16 on OpenVINO": (BFLOAT16, (Turn, call, models.float32, "openvino", True)),
+        "INT8 on OpenVINO": (INT8, (Turn, call, int8, "openvino")),
+        "INT8 on OpenVINO, several in flight": (INT8, (InFlight, int8, "openvino")),
     }
-    table = Table(
-        "Time against pixels", ("image", "engine", "ms an image", "GFLOP/s", "share of the peak", "agrees", "max dp")
-    )
+    table = Table("Time against pixels", ("image", "engine", "ms an image", "GFLOP/s", "share of the peak", *COLUMNS))
     samples: dict[str, Any] = {}
     assert models.manifest.spec is not None
     with ExitStack() as stack:
-        eager = stack.enter_context(Contestant(Turn, pytorch, models.checkpoint))
+        judge = stack.enter_context(Contestant(Turn, reference, models.checkpoint))
         running: dict[str, Contestant] = {}
         for name, (_precision, make) in makes.items():
             try:
@@ -75,48 +91,59 @@ def pixels(
         precisions = {makes[name][0] for name in running}
         probes = {each: stack.enter_context(Contestant(Peak, each)) for each in sorted(precisions)}
         for shape in sizes:
-            image, gflop = _image(photos, shape, models), shape.gflop(models.manifest.spec)
-            wanted = eager(image)[1]
-            found = {
-                name: compare(wanted, contestant(image)[1], [str(shape)], models.manifest.classes)
-                for name, contestant in running.items()
-            }
+            image, gflop = _image(photo, shape, models), shape.gflop(models.manifest.spec)
+            wanted = judge(image)[1]
+            answers: dict[str, list[Floats]] = {name: [contestant(image)[1]] for name, contestant in running.items()}
             times: dict[str, list[float]] = {name: [] for name in running}
             peaks: dict[str, list[float]] = {each: [] for each in probes}
             for _ in range(repetitions):
                 for each, probe in probes.items():
                     peaks[each].append(probe() or float("nan"))
                 for name, contestant in running.items():
-                    times[name].append(statistics.median(contestant(image, turn_s)[0]))
+                    turn, posteriors = contestant(image, turn_s)
+                    times[name].append(statistics.median(turn))
+                    answers[name].append(posteriors)
             for name, row in times.items():
                 rates = [1000 * gflop / ms for ms in row]
                 shares = [rate / peak for rate, peak in zip(rates, peaks[makes[name][0]], strict=True)]
                 judged = name.startswith("INT8") and shape.height * shape.width >= INT8_FROM
                 reached = "reached" if statistics.median(shares) >= INT8_AIM else "missed"
                 share = f"{spread(shares)}{f'; aim {INT8_AIM:g} {reached}' if judged else ''}"
-                agrees = "yes" if found[name].agreement == 1 else "no"
                 size = f"{shape.height}x{shape.width}"
-                table.rows.append(
-                    (
-                        size,
-                        name,
-                        spread(row, 1),
-                        f"{statistics.median(rates):,.0f}",
-                        share,
-                        agrees,
-                        f"{found[name].max_dp:.1g}",
-                    )
-                )
+                figures = (spread(row, 1), f"{statistics.median(rates):,.0f}", share)
+                table.rows.append((size, name, *figures, *_agreement(wanted, answers[name], models)))
                 samples.setdefault(name, {})[size] = {"ms": row, "peak GFLOP/s": peaks[makes[name][0]], "share": shares}
             click.echo(f"{shape}: done", err=True)
     return table, samples
 
 
-def _narrow(path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """A narrow network, for many images.
+
+    Attributes:
+        model: as ONNX.
+        protocol: by which images are scored.
+        classes: of the network.
+        wanted: what is right of the photos, posteriors [photos, classes].
+    """
+
+    model: Path
+    protocol: Protocol
+    classes: tuple[ClassName, ...]
+    wanted: Floats
+
+
+def _narrow(folder: Path, photos: Sequence[Path]) -> Narrow:
     from export import export
+    from train.checkpoint import read, save
 
     spec = NetworkSpec("D", width_divisor=8, crop=128, fc_width=512, classes=10)
-    export(random_checkpoint(spec), path, dynamic=True)
+    found, checkpoint, model = random_checkpoint(spec), folder / "narrow.safetensors", folder / "narrow.onnx"
+    save(checkpoint, found.weights, found.manifest)
+    export(read(checkpoint), model, dynamic=True)
+    protocol = choose_protocol(found.manifest, "dense", mirror=False, free_size=True).protocol
+    return Narrow(model, protocol, found.manifest.classes, Judge(checkpoint)(photos, protocol))
 
 
 _MEASURING = (
@@ -126,49 +153,74 @@ _MEASURING = (
 )
 
 
-def images(folder: Path, photos: Pictures, counts: Sequence[int]) -> tuple[Table, Any]:
-    """Seconds and peak memory of `vgg-deploy infer` in a process of its own, on a narrow network."""
-    model = folder / "narrow.onnx"
-    apart(_narrow, model)
-    table = Table("Time and memory against the number of images", ("images", "ms an image", "peak memory, MB", "more"))
+def _answers(written: Path, classes: Sequence[ClassName]) -> Floats:
+    """The posteriors in a CSV file of `infer --top` of all classes, in its order of images."""
+    place = {name.id: index for index, name in enumerate(classes)}
+    with written.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows = np.full((len(lines), len(classes)), np.nan, np.float32)
+    for row, line in zip(rows, lines, strict=True):
+        for rank in range(1, len(classes) + 1):
+            row[place[line[f"id_{rank}"]]] = float(line[f"probability_{rank}"])
+    return rows
+
+
+def images(folder: Path, photos: Sequence[Path], counts: Sequence[int]) -> tuple[Table, Any]:
+    """Seconds and peak memory of `vgg-deploy infer` in a process of its own, on a narrow network; each answer is compared with PyTorch's."""
+    narrow = apart(_narrow, folder, photos)
+    columns = ("images", "ms an image", "peak memory, MB", "more", *COLUMNS)
+    table = Table("Time and memory against the number of images", columns)
     samples: dict[str, Any] = {}
     for count in counts:
         many = folder / f"images-{count}"
         many.mkdir()
         for index in range(count):
-            path = photos.paths[index % len(photos.paths)]
+            path = photos[index % len(photos)]
             (many / f"{index:05d}{path.suffix}").symlink_to(path.resolve())
-        arguments = ["infer", str(many), "--engine", str(model), "--protocol", "dense", "--no-flip"]
-        arguments += ["--csv", str(folder / f"{count}.csv")]
+        written = folder / f"{count}.csv"
+        arguments = ["infer", str(many), "--engine", str(narrow.model), "--protocol", "dense", "--no-flip"]
+        arguments += ["--csv", str(written), "--top", str(len(narrow.classes))]
         command = [sys.executable, "-c", _MEASURING, sys.executable, "-m", "vgg_deploy", *arguments]
         seconds, megabytes = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         samples[str(count)] = {"seconds": seconds, "peak_mb": megabytes}
         growth = megabytes / samples[str(counts[0])]["peak_mb"] - 1
         reached = "reached" if growth <= MEMORY_AIM else "missed"
         more = "-" if count == counts[0] else f"{growth:+.1%}; aim {MEMORY_AIM:.0%} {reached}"
-        table.rows.append((f"{count:,}", f"{1000 * seconds / count:.1f}", f"{megabytes:.0f}", more))
+        wanted = narrow.wanted[np.arange(count) % len(photos)]
+        agrees = cells(compared(wanted, [_answers(written, narrow.classes)], narrow.classes))
+        table.rows.append((f"{count:,}", f"{1000 * seconds / count:.1f}", f"{megabytes:.0f}", more, *agrees))
         click.echo(f"{count} images: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
     return table, samples
 
 
-def threads(models: Models, photos: Pictures, repetitions: int, turn_s: float) -> tuple[Table, Any]:
-    """ms of one image by the number of threads."""
+def threads(models: Models, photo: Path, repetitions: int, turn_s: float) -> tuple[Table, Any]:
+    """ms of one image by the number of threads; every turn's answers are compared with PyTorch's."""
     cores = usable_cores()
     counts = sorted({cores, *(2**power for power in range(cores.bit_length()) if 2**power <= cores)})
-    columns = ("engine", "threads", "ms an image", "times one thread")
+    columns = ("engine", "threads", "ms an image", "times one thread", *COLUMNS)
     table = Table(f"Time against threads, one image of {THREADS_SIZE.height}x{THREADS_SIZE.width}", columns)
-    image, samples = _image(photos, THREADS_SIZE, models), dict[str, Any]()
-    for name, path in (("FP32", models.float32), ("INT8", models.int8["tensorrt"])):
-        with ExitStack() as stack:
-            running = [stack.enter_context(Contestant(Turn, call, path, "auto", False, count)) for count in counts]
-            for contestant in running:
-                contestant(image)
-            times: list[list[float]] = [[] for _ in counts]
-            for _ in range(repetitions):
-                for contestant, row in zip(running, times, strict=True):
-                    row.append(statistics.median(contestant(image, turn_s)[0]))
-        for count, row in zip(counts, times, strict=True):
-            table.rows.append((name, str(count), spread(row, 1), faster(times[0], row)))
+    image, samples = _image(photo, THREADS_SIZE, models), dict[str, Any]()
+    engines = {f"FP32 on {title}": (models.float32, runtime) for runtime, title in CPU_RUNTIMES.items()}
+    engines["INT8 on OpenVINO"] = (models.int8["tensorrt"], "openvino")
+    with Contestant(Turn, reference, models.checkpoint) as judge:
+        wanted = judge(image)[1]
+    for name, (path, runtime) in engines.items():
+        try:
+            with ExitStack() as stack:
+                running = [stack.enter_context(Contestant(Turn, call, path, runtime, False, count)) for count in counts]
+                answers: list[list[Floats]] = [[contestant(image)[1]] for contestant in running]
+                times: list[list[float]] = [[] for _ in counts]
+                for _ in range(repetitions):
+                    for contestant, row, rows in zip(running, times, answers, strict=True):
+                        turn, posteriors = contestant(image, turn_s)
+                        row.append(statistics.median(turn))
+                        rows.append(posteriors)
+        except Exception as error:  # noqa: BLE001 - a runtime that is not here raises what it likes
+            click.echo(f"{name} is not measured: {str(error).splitlines()[0]}", err=True)
+            continue
+        for count, row, rows in zip(counts, times, answers, strict=True):
+            agrees = _agreement(wanted, rows, models)
+            table.rows.append((name, str(count), spread(row, 1), faster(times[0], row), *agrees))
         samples[name] = dict(zip(map(str, counts), times, strict=True))
     return table, samples
 
@@ -181,7 +233,7 @@ def draw(of_pixels: Any, of_images: Any, of_threads: Any) -> Any:
             times.plot(area, [statistics.median(each["ms"]) for each in sizes.values()], "o-", label=name)
             shares.plot(area, [statistics.median(each["share"]) for each in sizes.values()], "o-", label=name)
         times.set(title="ms an image", xlabel="Mpixel", xscale="log", yscale="log")
-        times.legend(frameon=False)
+        times.legend(frameon=False, fontsize=7)
         shares.set(title="share of the peak", xlabel="Mpixel", xscale="log")
         shares.set_ylim(bottom=0)
         counts = [int(count) for count in of_images]
@@ -193,7 +245,7 @@ def draw(of_pixels: Any, of_images: Any, of_threads: Any) -> Any:
             speed.plot(list(medians), [medians[1] / each for each in medians.values()], "o-", label=name)
         speed.set(title="times one thread", xlabel="threads")
         speed.set_ylim(bottom=0)
-        speed.legend(frameon=False)
+        speed.legend(frameon=False, fontsize=7)
         return drawing
 
 
@@ -207,15 +259,18 @@ def main(setup: Setup, repetitions: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = pictures(setup, folder)
-        models = prepare(folder, setup, photos.others(photos.spread(1)))
-        of_pixels = pixels(models, photos, repetitions, sizes, turn_s)
-        of_threads = threads(models, photos, repetitions, turn_s)
-        of_images = images(folder, photos, counts)
+        drawn = photos.draw(1)
+        models = prepare(folder, setup, drawn.calibration)
+        of_pixels = pixels(models, drawn.measured[0], repetitions, sizes, turn_s)
+        of_threads = threads(models, drawn.measured[0], repetitions, turn_s)
+        of_images = images(folder, photos.paths, counts)
     setting = (
-        f"{models.words}; one of {photos.words}, in memory, {repetitions} repetitions. {HOW} The peak is that of the best large 1x1 convolution in the "
-        "same precision, measured in the same repetitions; answers are compared with PyTorch eager's. Several in flight: an engine of "
-        f"`requests=None`. Against the number of images: `vgg-deploy infer` in a process of its own, start-up included, on {photos.words}, "
-        "again and again; D at an eighth of its width, one scale, no mirrors."
+        f"{models.words}; {drawn.words}, in memory, {repetitions} repetitions. {HOW} The peak is that of the best large 1x1 convolution in the "
+        "same precision, measured in the same repetitions; convolutions by Winograd's algorithm, which need fewer products than are counted, "
+        "can pass it. Several in flight: an engine of `requests=None`. Against the number of images: `vgg-deploy infer` in a process of its own, "
+        f"start-up included, on {len(photos.paths)} {photos.words}, again and again; D at an eighth of its width, random weights, one scale, "
+        f"no mirrors. Agreement and max dp: with {REFERENCE} on the same image, of the turn that was furthest off; of `infer`, each line of "
+        "its CSV, which has seven digits."
     )
     (table_p, samples_p), (table_i, samples_i), (table_t, samples_t) = of_pixels, of_images, of_threads
     text = write(

@@ -38,8 +38,7 @@ def prepare(folder: Path, setup: Setup, calibration: Sequence[Path] = ()) -> Mod
     """Exports the network that is measured into `folder`, in a process of its own.
 
     Args:
-        calibration: images of which a sample gives the ranges of INT8; not those that are then measured on. None: no
-            file in INT8.
+        calibration: images of which a sample gives the ranges of INT8; not those that are then measured on. Empty: no file in INT8.
     """
     models: Models = apart(_export, folder, setup, list(calibration))
     return models

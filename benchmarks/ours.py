@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.straightforward import Run
-from engines import open_engine
+from engines import RUNTIMES, open_engine
 from vgg_deploy.engine import ContextManaged, Engine, EngineInfo, Floats, Images, Scores
 from vgg_deploy.errors import UsageError
 from vgg_deploy.peak import open_best_probe
 from vgg_deploy.prediction import Failure, predict
 from vgg_deploy.protocols import Protocol
+
+_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # others are called what they are in the registry
+# The registry's runtimes that compute on CPUs, which all do in FP32, and their names in tables.
+CPU_RUNTIMES = {name: _TITLES.get(name, name) for name, runtime in RUNTIMES.items() if "cpu" in runtime.devices}
 
 
 def opened(path: Path, **options: Any) -> Engine:
@@ -35,34 +38,36 @@ def opened(path: Path, **options: Any) -> Engine:
 
 
 class _Recording(ContextManaged):
-    """An engine that keeps the batches it is given, so that a bare loop can run the very same."""
+    """An engine that keeps the batches it is given with its answers, so that a bare loop can run the very same."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self.batches = engine, list[Images]()
+        self._engine, self.batches = engine, list[tuple[Images, Floats]]()
 
     @property
     def info(self) -> EngineInfo:
         return self._engine.info
 
     def run(self, images: Images) -> Scores:
-        self.batches.append(images.copy())
-        return self._engine.run(images)
+        scores = self._engine.run(images)
+        self.batches.append((images.copy(), scores.probabilities))
+        return scores
 
 
 class Stream:
     """For a `Contestant`: image files -> seconds from the first file to the last answer, and the answers [n, classes].
 
-    The first call keeps the batches; with `bare`, a later one only runs these again, as many in flight: seconds and no answers.
+    The first call keeps the batches; with `bare`, a later one only runs these again, as many in flight: seconds, and the largest
+    difference of any posterior from the first call's.
     """
 
     def __init__(self, path: Path, options: dict[str, Any], protocol: Protocol) -> None:
         self._engine = opened(path, **{"requests": None, **options})
         self._protocol = protocol
-        self._batches: list[Images] = []
+        self._batches: list[tuple[Images, Floats]] = []
 
-    def __call__(self, paths: Sequence[Path], bare: bool = False) -> tuple[float, Floats | None]:
+    def __call__(self, paths: Sequence[Path], bare: bool = False) -> tuple[float, Floats | float]:
         if bare:
-            return self._bare(), None
+            return self._bare()
         engine = self._engine if self._batches else _Recording(self._engine)
         began = time.perf_counter()
         results = list(predict(engine, paths, self._protocol))
@@ -74,11 +79,14 @@ class Stream:
             raise ValueError(f"{failed[0].path}: {failed[0].reason}")
         return seconds, np.stack([result.probabilities for result in results if not isinstance(result, Failure)])
 
-    def _bare(self) -> float:
+    def _bare(self) -> tuple[float, float]:
+        batches = [images for images, _posteriors in self._batches]
         with ThreadPoolExecutor(self._engine.info.concurrency) as pool:
             began = time.perf_counter()
-            deque(pool.map(self._engine.run, self._batches), maxlen=0)
-            return time.perf_counter() - began
+            answers = list(pool.map(self._engine.run, batches))
+            seconds = time.perf_counter() - began
+        pairs = zip(answers, self._batches, strict=True)
+        return seconds, max(float(np.abs(scores.probabilities - rows).max()) for scores, (_images, rows) in pairs)
 
 
 def call(path: Path, runtime: str = "auto", allow_bf16: bool = False, threads: int | None = None) -> Run:
@@ -120,7 +128,8 @@ class Peak:
 
 
 class InFlight:
-    """For a `Contestant`: as `Turn`, for calls of a streaming engine, as many in flight as it takes: ms a batch, and the posteriors."""
+    """For a `Contestant`: as `Turn`, for calls of a streaming engine, as many in flight as it takes: ms a batch, and the posteriors of
+    the last calls, one after the other."""
 
     def __init__(self, path: Path, runtime: str) -> None:
         self._engine = opened(path, runtime=runtime, requests=None)
@@ -132,4 +141,4 @@ class InFlight:
             began = time.perf_counter()
             scores = list(self._pool.map(self._engine.run, [images] * calls))
             times.append(1000 * (time.perf_counter() - began) / calls)
-        return times, scores[0].probabilities
+        return times, np.concatenate([each.probabilities for each in scores])

@@ -2,8 +2,8 @@
 
     python -m benchmarks.pairing
 
-On the VGG-16 and the photos of the folder that VGG_DEPLOY_TEST_DATA names; without it on random weights and generated pictures,
-which cost the same.
+On the VGG-16 and the photos of the data folder (benchmarks/data.py); without it on random weights and generated pictures, which
+cost the same.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.agreement import COLUMNS, REFERENCE, cells, compared, reference
 from benchmarks.contestant import HOW, Contestant
 from benchmarks.models import prepare
 from benchmarks.options import setup_options
-from benchmarks.ours import Turn, call
-from benchmarks.report import Figure, spread, write
-from benchmarks.straightforward import pytorch
+from benchmarks.ours import CPU_RUNTIMES, Turn, call
+from benchmarks.report import Table, faster, spread, write
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.engine import Floats, Images
 from vgg_deploy.images import decode, rescale
-from vgg_deploy.parity import compare
-from vgg_deploy.timing import Ratio, interleaved
+from vgg_deploy.timing import interleaved
 
 SCALE = 256
-RUNTIMES = ("onnxruntime", "openvino")
+INT8_RUNTIMES = ("onnxruntime", "openvino")
 
 
 def _views(contestant: Contestant, views: list[Images]) -> tuple[float, Floats]:
@@ -47,36 +46,45 @@ def main(setup: Setup, repetitions: int, count: int) -> None:
     repetitions, count = (1, 2) if setup.quick else (repetitions, count)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        photos = pictures(setup, folder)
-        paths = photos.spread(count)
-        models = prepare(folder, setup, photos.others(paths))
+        drawn = pictures(setup, folder).draw(count)
+        models = prepare(folder, setup, drawn.calibration)
         rescaling = models.manifest.rescaling
-        views = [np.ascontiguousarray(rescale(decode(path), SCALE, rescaling))[None] for path in paths]
-        files = {"FP32": models.float32} | {f"INT8 for {target}": path for target, path in models.int8.items()}
-        pairs = {
-            (what, runtime): stack.enter_context(Contestant(Turn, call, path, runtime))
-            for what, path in files.items()
-            for runtime in RUNTIMES
+        views = [np.ascontiguousarray(rescale(decode(path), SCALE, rescaling))[None] for path in drawn.measured]
+        pairs = {("FP32", runtime): models.float32 for runtime in CPU_RUNTIMES}
+        pairs |= {
+            (f"INT8 for {target}", runtime): path for target, path in models.int8.items() for runtime in INT8_RUNTIMES
         }
-        names = [path.name for path in paths]
-        with Contestant(Turn, pytorch, models.checkpoint) as eager:
-            wanted = _views(eager, views)[1]
-        # The first run of a shape costs more, and does not count.
-        first = {pair: _views(contestant, views)[1] for pair, contestant in pairs.items()}
-        samples = interleaved(
-            repetitions, *(lambda contestant=each: _views(contestant, views)[0] for each in pairs.values())
-        )
-    figures = []
-    for (pair, rows), times in zip(first.items(), samples, strict=True):
-        parity = compare(wanted, rows, names, models.manifest.classes)
-        agreeing = f"agrees {round(parity.agreement * parity.views)} of {parity.views}, max dp {parity.max_dp:.1g}"
-        value = f"{spread(times, 0)} ms, {Ratio.of(samples[0], times).median:.2f}x; {agreeing}"
-        figures.append(Figure(f"{pair[0]} in {pair[1]}", value, "", tuple(times)))
+        with Contestant(Turn, reference, models.checkpoint) as judge:
+            wanted = _views(judge, views)[1]
+        running: dict[tuple[str, str], Contestant] = {}
+        reasons: list[str] = []
+        answers: dict[tuple[str, str], list[Floats]] = {}
+        for pair, path in pairs.items():
+            try:
+                running[pair] = stack.enter_context(Contestant(Turn, call, path, pair[1]))
+                # The first run of a shape costs more, and does not count.
+                answers[pair] = [_views(running[pair], views)[1]]
+            except Exception as error:  # noqa: BLE001 - a runtime that is not here raises what it likes
+                running.pop(pair, None)
+                reasons.append(f"{pair[0]} in {CPU_RUNTIMES[pair[1]]} was not measured: {str(error).splitlines()[0]}.")
+
+        def turn(pair: tuple[str, str]) -> float:
+            ms, rows = _views(running[pair], views)
+            answers[pair].append(rows)
+            return ms
+
+        samples = interleaved(repetitions, *(lambda pair=pair: turn(pair) for pair in running))
+    table = Table("", ("file", "runtime", "ms", "times the first line", *COLUMNS), notes=tuple(reasons))
+    for pair, times in zip(running, samples, strict=True):
+        parity = compared(wanted, answers[pair], models.manifest.classes)
+        title = CPU_RUNTIMES[pair[1]]
+        table.rows.append((pair[0], title, spread(times, 0), faster(samples[0], times), *cells(parity)))
     setting = (
-        f"{models.words}, {len(paths)} {photos.words}, batch 1, whole images at Q={SCALE}; {repetitions} repetitions; speed as a ratio "
-        f"to the first line. {HOW} Agreement and max dp: with PyTorch eager."
+        f"{models.words}, {drawn.words}, batch 1, whole images at Q={SCALE}; {repetitions} repetitions. {HOW} Agreement and max dp: with "
+        f"{REFERENCE} on the same images, of the repetition that was furthest off."
     )
-    click.echo(write("pairing", "INT8 targets and runtimes", setting, figures, out=setup.out))
+    record = {f"{what} in {runtime}": times for (what, runtime), times in zip(running, samples, strict=True)}
+    click.echo(write("pairing", "INT8 targets and runtimes", setting, tables=[table], samples=record, out=setup.out))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,13 +68,21 @@ def spread(samples: Sequence[float], digits: int = 2, unit: str = "") -> str:
 
 
 def faster(first: Sequence[float], other: Sequence[float], aim: float | None = None) -> str:
-    """How many times as fast as one with times `first` a contestant with times `other` is, and whether that reaches its aim."""
+    """How many times as fast one with times `other` is as one with times `first`: "1.02 ± 0.01 (0.99-1.04); aim 1 reached".
+
+    ± is the median's standard error. An aim within two of them is not decided: "reached, within the noise".
+    """
     ratio = Ratio.of(first, other)
     digits = 3 if aim is not None and aim <= 1 else 2
-    text = f"{ratio.median:.{digits}f} ({ratio.lowest:.{digits}f}-{ratio.highest:.{digits}f})"
-    if aim is None:
-        return text
-    return f"{text}; aim {aim:g} {'reached' if ratio.median >= aim else 'missed'}"
+    error = "" if math.isnan(ratio.error) else f" ± {ratio.error:.{digits}f}"
+    text = f"{ratio.median:.{digits}f}{error} ({ratio.lowest:.{digits}f}-{ratio.highest:.{digits}f})"
+    return text if aim is None else f"{text}; {verdict(ratio, aim)}"
+
+
+def verdict(ratio: Ratio, aim: float) -> str:
+    """Whether a ratio reaches its aim, in words."""
+    noise = ", within the noise" if abs(ratio.median - aim) <= 2 * ratio.error else ""
+    return f"aim {aim:g} {'reached' if ratio.median >= aim else 'missed'}{noise}"
 
 
 def write(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 from PIL import Image
 
+from benchmarks.data import BESIDE, DATA_VARIABLE, data_folder
 from vgg_deploy.classes import numbered_classes
 from vgg_deploy.files import Source
 from vgg_deploy.images import find_images
@@ -20,7 +21,6 @@ from vgg_deploy.spec import NetworkSpec
 if TYPE_CHECKING:  # torch is not for every process that reads this
     from train.checkpoint import Checkpoint
 
-DATA_VARIABLE = "VGG_DEPLOY_TEST_DATA"
 PICTURES = 90  # generated where there are no photographs
 SIZES = ((500, 375), (375, 500), (500, 333), (400, 400))  # width and height of common photographs
 
@@ -45,9 +45,11 @@ class Setup:
 
     @property
     def data(self) -> Path | None:
-        """The folder that VGG_DEPLOY_TEST_DATA names."""
-        named = os.environ.get(DATA_VARIABLE)
-        return Path(named) if named else None
+        """The folder of real data, where there is one; see `benchmarks.data`."""
+        folder = data_folder()
+        if folder is not None and not folder.is_dir():
+            raise click.UsageError(f"{DATA_VARIABLE} names {folder}, which is not a folder")
+        return folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +115,52 @@ class Pictures:
         step = max(1, len(self.paths) // count)
         return self.paths[::step][:count]
 
-    def others(self, chosen: Collection[Path]) -> list[Path]:
-        """All but these; all where there are no others."""
-        return [path for path in self.paths if path not in chosen] or self.paths
+    def draw(self, count: int, besides: Collection[Path] = ()) -> Drawn:
+        """`count` of them to measure on, at most half, and the others for calibration, of which none is measured on.
+
+        Args:
+            besides: further images that answers are compared on.
+        """
+        measured = self.spread(min(count, max(1, len(self.paths) // 2)))
+        kept = {path.resolve() for path in (*measured, *besides)}
+        others = [path for path in self.paths if path.resolve() not in kept]
+        words = f"{len(measured)} {self.words}" + (
+            "" if others else ", on which INT8 was calibrated too: there are no others"
+        )
+        return Drawn(measured, others or self.paths, words)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Images for one benchmark.
+
+    Attributes:
+        measured: what is timed.
+        calibration: what gives INT8 its ranges.
+        words: what was measured on.
+    """
+
+    measured: list[Path]
+    calibration: list[Path]
+    words: str
 
 
 def pictures(setup: Setup, folder: Path) -> Pictures:
-    """The images that are asked for, or the photos of the data folder, or pictures generated in `folder`."""
+    """The images that are asked for, or the photos of the data folder, or pictures generated in `folder`; says where there are none."""
     images = setup.images or (setup.data and setup.data / "photos")
     if images is not None:
-        return Pictures(list(find_images([str(images)])), f"photographs of {images.name}/")
+        return Pictures(list(find_images([str(images)])), f"photographs of {images.resolve().name}/")
+    click.echo(
+        f"no {BESIDE.parent.name}/{BESIDE.name}, no {DATA_VARIABLE} and no --images: on generated pictures", err=True
+    )
     return Pictures(generated_pictures(folder / "pictures"), "generated pictures (noise and scanned digits)")
 
 
-def verification(setup: Setup, photos: Pictures) -> Pictures:
-    """Images to compare answers on: of the network's own classes, of which it is sure, where there are some; else the photos."""
+def verification(setup: Setup, count: int) -> list[Path]:
+    """Up to `count` labelled images of the network's own classes, of which it is sure, for comparing more answers than are timed;
+    none where there are none."""
     folder = network(setup).labelled
-    if folder is None:
-        return photos
-    return Pictures(list(find_images([str(folder)])), "labelled images of the network's classes")
+    return [] if folder is None or count == 0 else Pictures(list(find_images([str(folder)])), "").spread(count)
 
 
 def generated_pictures(folder: Path) -> list[Path]:

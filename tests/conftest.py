@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.data import DATA_VARIABLE, data_folder
 from vgg_deploy.classes import numbered_classes
 from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.spec import NetworkSpec
-
-DATA_VARIABLE = "VGG_DEPLOY_TEST_DATA"
 
 # Before torch is imported: narrow networks are computed faster by one thread than by several that wait for each other (ten
 # times where the machine is busy).
@@ -128,10 +127,10 @@ def vgg_deploy_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real images and weights that $VGG_DEPLOY_TEST_DATA names."""
-    named = os.environ.get(DATA_VARIABLE)
-    if not named:
-        pytest.skip(f"{DATA_VARIABLE} is not set: it names a folder of real images and weights")
-    if not Path(named).is_dir():
-        pytest.skip(f"{DATA_VARIABLE} names {named}, which is not a folder")
-    return Path(named)
+    """The folder of real images and weights: $VGG_DEPLOY_TEST_DATA, or ../shared/data."""
+    folder = data_folder()
+    if folder is None:
+        pytest.skip(f"there is no ../shared/data, and {DATA_VARIABLE} names no other folder of real images and weights")
+    if not folder.is_dir():
+        pytest.skip(f"{DATA_VARIABLE} names {folder}, which is not a folder")
+    return folder

@@ -17,19 +17,24 @@ from vgg_deploy.engine import PROBABILITIES, Images, Scores, check_images
 from vgg_deploy.errors import EngineError
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
+_KEPT = 8  # forms of a function that torch keeps (2.4 to 2.15: recompile_limit, before cache_size_limit)
 
 
 class Compiled(Reference):
-    """A checkpoint in PyTorch, float32, compiled: the first call, and the second size of images, take long.
+    """A checkpoint in PyTorch, float32, compiled: the first call of each shape takes long.
 
     Args:
         checkpoint, device, fine: see `Reference`.
+        any_size: from the second shape on, compile one form for all, as torch does where nothing is asked, which is slower than one
+            of its own; without it, each shape gets its own, as for one who knows his shapes.
 
     Raises:
         EngineError: no C++ compiler, which torch.compile needs on the CPU.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", fine: bool = False) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: str = "cpu", fine: bool = False, any_size: bool = False
+    ) -> None:
         wanted = [os.environ["CXX"]] if os.environ.get("CXX") else list(_COMPILERS)
         if device == "cpu" and not any(map(shutil.which, wanted)):
             raise EngineError(
@@ -38,7 +43,9 @@ class Compiled(Reference):
             )
         super().__init__(checkpoint, device=device, fine=fine)
         self.info = dataclasses.replace(self.info, runtime=f"{self.info.runtime} compiled", outputs=(PROBABILITIES,))
-        self._compiled = torch.compile(self._posteriors)
+        torch.compiler.reset()  # what another engine compiled would count among the forms that torch keeps
+        self._any_size, self._shapes = any_size, set[tuple[int, ...]]()
+        self._compiled = torch.compile(self._posteriors, dynamic=None if any_size else False)
 
     def _posteriors(self, pixels: Tensor) -> Tensor:
         assert self._network is not None
@@ -50,6 +57,11 @@ class Compiled(Reference):
         if self._network is None:
             raise EngineError("this engine was closed; make another")
         pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
+        if not self._any_size and images.shape not in self._shapes:
+            if len(self._shapes) == _KEPT:  # past these torch would run a new shape uncompiled, with a warning
+                torch.compiler.reset()
+                self._shapes.clear()
+            self._shapes.add(images.shape)
         try:
             with torch.inference_mode():
                 probabilities = self._compiled(pixels)

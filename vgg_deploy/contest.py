@@ -169,7 +169,7 @@ def result_of(
     """
     info = one.engine.info
     classes: tuple[ClassName, ...] = info.manifest.classes
-    parity = compare(*answers, [str(index) for index in range(len(answers[0]))], classes)
+    parity = compare(*answers, [str(index) for index in range(1, len(answers[0]) + 1)], classes)
     failures = (*failed, *parity.failures(thresholds_between(against, info)))
     peak = None if info.plan is not None else peaks.get(arithmetic(info))  # plans run elsewhere than what was probed
     return Result(

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from vgg_deploy.cores import usable_cores
 
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch", "torchvision", "tensorrt", "tensorrt-rtx")
+_RUNTIMES = (
+    *("onnxruntime", "onnxruntime-gpu", "openvino", "ncnn"),
+    *("torch", "torchvision", "tensorrt", "tensorrt-rtx"),
+)
 _INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "amx_int8": "AMX"}
 _PACKAGES = ("vgg-deploy", "numpy", "Pillow", "onnx", *_RUNTIMES)
 

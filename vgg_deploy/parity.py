@@ -48,6 +48,10 @@ THRESHOLDS = {
 }
 
 
+# A view whose leading class led by less than this, and by less than `Thresholds.max_dp`, is a near-tie: rounding may turn it.
+NEAR_TIE = 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class NamedView:
     """An image to compare on: uint8 [h, w, 3], and what it is called in reports."""
@@ -85,13 +89,19 @@ class Parity:
     flips: tuple[Flip, ...]
 
     def failures(self, thresholds: Thresholds) -> tuple[str, ...]:
-        """What does not hold, in words; empty where all does."""
+        """What does not hold, in words; empty where all does.
+
+        The agreement that is asked for allows a share of flips. Where there are so few views that one flip passes it, flips of
+        near-ties do not count: of 16 images a single one would be 6 %, whatever the network.
+        """
         failed = []
         for name in ("max_dp", "mean_dp", "divergence"):
             value, limit = getattr(self, name), getattr(thresholds, name)
             if not value <= limit:  # false for NaN too
                 failed.append(f"{name} {value:.2g} > {limit:g}" if math.isfinite(value) else f"{name} is {value}")
-        if not self.agreement >= thresholds.agreement:
+        clear = [flip for flip in self.flips if flip.margin >= min(NEAR_TIE, thresholds.max_dp)]
+        excused = self.views * (1 - thresholds.agreement) < 1 and math.isfinite(self.agreement) and not clear
+        if not self.agreement >= thresholds.agreement and not excused:
             failed.append(f"top-1 agreement {self.agreement:.2%} < {thresholds.agreement:.1%}")
         return tuple(failed)
 
@@ -136,6 +146,17 @@ def compare(reference: Floats, candidate: Floats, names: Sequence[str], classes:
         worst=worst,
         flips=flips,
     )
+
+
+def furthest(reference: Floats, candidates: Sequence[Floats]) -> Floats:
+    """Of several posteriors over the same views, at least one, those with the largest difference from the reference; NaN is the largest."""
+
+    def distance(rows: Floats) -> float:
+        if rows.shape != reference.shape:
+            return math.inf
+        return float(np.nan_to_num(np.abs(reference - rows), nan=math.inf).max())
+
+    return max(candidates, key=distance)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from vgg_deploy.errors import UsageError
 from vgg_deploy.images import centre_box, rescaled_size
 from vgg_deploy.manifest import Manifest, Rescaling, TrainScale
+from vgg_deploy.spec import NetworkSpec
 from vgg_deploy.views import Box, View, centre_square, corners_and_centre, merged, regular_grid, three_squares
 
 PAPER_CROP = 224  # for which the Q's of other papers' protocols are given
@@ -120,6 +121,15 @@ class Protocol:
         if len(parts) == 1:
             return merged(parts[0])
         return merged(replace(view, weight=1 / len(part)) for part in parts for view in part)
+
+    def macs(self, spec: NetworkSpec, height: int, width: int, rescaling: Rescaling) -> int:
+        """Multiply-accumulates of all views of an image of height x width pixels; views below the network's crop are not scored."""
+        total = 0
+        for view in self.views(height, width, rescaling):
+            rows, columns = view.size(height, width, rescaling)
+            if min(rows, columns) >= spec.crop:
+                total += spec.macs(rows, columns)
+        return total
 
     @property
     def parts(self) -> tuple[Protocol, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vgg_deploy.contest import Contestant, Effort, Result, Turn, in_turn, result_of
 from vgg_deploy.engine import Engine, EngineInfo, Floats, Images
-from vgg_deploy.images import rescaled_size
+from vgg_deploy.parity import furthest
 from vgg_deploy.peak import PeakProbe
 from vgg_deploy.prediction import Failure, predict
 from vgg_deploy.protocols import Protocol
@@ -24,19 +25,25 @@ def race(
     batches: Sequence[Images],
     effort: Effort,
     *,
+    pictures: int | None = None,
     reference: Engine | None = None,
     probes: Mapping[str, PeakProbe] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Result]:
     """Times calls on batches of one shape; all contestants get the same batch in the same repetition.
 
+    Every batch is answered before, as it is then timed: by an engine that takes several calls at once, with as many side by side.
+    Of those answers, which may differ, the ones furthest from what is right are compared.
+
     Args:
         batches: uint8 [n, h, w, 3] each; posteriors over all of them are compared.
+        pictures: how many of the batches' images there are, the first ones; those that fill up the last batch are not compared. None: all.
         reference: what is right; None: the first contestant.
         probes: by precision, what measures the machine's peak in it, between the contestants.
         progress: called after each contestant's comparison, and after each repetition's part.
     """
-    answered, first_s, turns = [], [], []
+    answered: list[list[Floats]] = []
+    first_s, turns = [], []
     with ThreadPoolExecutor(max(one.engine.info.concurrency for one in contestants)) as pool:
         for one in contestants:
             times, rows = [], []
@@ -44,12 +51,17 @@ def race(
                 began = time.perf_counter()
                 rows.append(one.engine.run(batch).probabilities)
                 times.append(time.perf_counter() - began)
-            answered.append(np.concatenate(rows[:-1]))
             first_s.append(times[0])
-            call = _side_by_side(pool, one.engine, batches)
-            turns.append(Turn(call, times[-1] if one.engine.info.concurrency == 1 else call(0)))
+            call = _SideBySide(pool, one.engine, batches)
+            found = [np.concatenate(rows[:-1])[:pictures]]
+            if call.count > 1:
+                found += [lane[:pictures] for lane in call.answers()]
+            answered.append(found)
+            turns.append(Turn(call, times[-1] if call.count == 1 else call(0)))
             progress()
-        right = answered[0] if reference is None else np.concatenate([reference.run(b).probabilities for b in batches])
+        right = answered[0][0]
+        if reference is not None:
+            right = np.concatenate([reference.run(batch).probabilities for batch in batches])[:pictures]
         measured, peaks = in_turn(turns, effort, probes or {}, progress)
     side = [one.engine.info.concurrency for one in contestants]
     per_picture = [[s / (shape.images * n) for s in samples] for samples, n in zip(measured, side, strict=True)]
@@ -65,28 +77,44 @@ def race(
                 (per_picture[0], per_picture[index]),
                 None if spec is None else side[index] * shape.gflop(spec),
                 peaks,
-                (right, answered[index]),
+                (right, furthest(right, answered[index])),
                 (contestants[0].engine if reference is None else reference).info,
             )
         )
     return results
 
 
-def _side_by_side(pool: ThreadPoolExecutor, engine: Engine, batches: Sequence[Images]) -> Callable[[int], float]:
+class _SideBySide:
     """Seconds of one call, or of as many at once as the engine computes side by side."""
-    count = engine.info.concurrency
 
-    def call(repetition: int) -> float:
-        batch = batches[repetition % len(batches)]
+    def __init__(self, pool: ThreadPoolExecutor, engine: Engine, batches: Sequence[Images]) -> None:
+        self._pool, self._engine, self._batches = pool, engine, batches
+        self.count = engine.info.concurrency
+
+    def __call__(self, repetition: int) -> float:
+        batch = self._batches[repetition % len(self._batches)]
         began = time.perf_counter()
-        if count == 1:
-            engine.run(batch)
-        else:
-            for _scores in pool.map(engine.run, [batch] * count):
-                pass
+        self._run(batch)
         return time.perf_counter() - began
 
-    return call
+    def answers(self) -> list[Floats]:
+        """Posteriors over all batches, of each of the calls that are computed side by side."""
+        lanes = zip(*(self._run(batch) for batch in self._batches), strict=True)
+        return [np.concatenate(rows) for rows in lanes]
+
+    def _run(self, batch: Images) -> list[Floats]:
+        if self.count == 1:
+            return [self._engine.run(batch).probabilities]
+        return [scores.probabilities for scores in self._pool.map(self._engine.run, [batch] * self.count)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Over all images: its seconds, posteriors [images, classes] with NaN where there is no answer, and the reasons."""
+
+    seconds: float
+    posteriors: Floats
+    failed: tuple[str, ...]
 
 
 def race_protocol(
@@ -100,48 +128,50 @@ def race_protocol(
     probes: Mapping[str, PeakProbe] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Result]:
-    """Times passes over images, decode to answer, as `predict` makes them; otherwise as `race`.
+    """Times passes over images, decode to answer, as `predict` makes them; otherwise as `race`. Every pass's answers count.
 
     Args:
         sizes: height and width of each image.
     """
 
-    def run(engine: Engine) -> tuple[float, Floats, tuple[str, ...]]:
+    def run(engine: Engine) -> _Pass:
         began = time.perf_counter()
         answers = list(predict(engine, paths, protocol))
         seconds = time.perf_counter() - began
         blank = np.full(len(engine.info.manifest.classes), np.nan, np.float32)
         failed = tuple(f"{a.path.name}: {a.reason}" for a in answers if isinstance(a, Failure))
-        return seconds, np.stack([blank if isinstance(a, Failure) else a.probabilities for a in answers]), failed
+        return _Pass(seconds, np.stack([blank if isinstance(a, Failure) else a.probabilities for a in answers]), failed)
 
-    first = []
+    passes: list[list[_Pass]] = []
     for one in contestants:
-        first.append(run(one.engine))
+        passes.append([run(one.engine)])
         progress()
-    right = first[0][1] if reference is None else run(reference)[1]
+    right = passes[0][0].posteriors if reference is None else run(reference).posteriors
 
-    def timed(engine: Engine) -> Callable[[int], float]:
-        return lambda _repetition: run(engine)[0]
+    def timed(engine: Engine, made: list[_Pass]) -> Callable[[int], float]:
+        def call(_repetition: int) -> float:
+            made.append(run(engine))
+            return made[-1].seconds
 
-    turns = [
-        Turn(timed(one.engine), seconds) for one, (seconds, _rows, _failed) in zip(contestants, first, strict=True)
-    ]
+        return call
+
+    turns = [Turn(timed(one.engine, made), made[0].seconds) for one, made in zip(contestants, passes, strict=True)]
     measured, peaks = in_turn(turns, effort, probes or {}, progress)
     results = []
     for index, one in enumerate(contestants):
-        seconds, rows, failed = first[index]
+        made = passes[index]
         results.append(
             result_of(
                 one,
                 str(protocol),
-                seconds,
+                made[0].seconds,
                 Latency(len(paths), tuple(turns[index].seconds)),
                 ([s / len(paths) for s in measured[0]], [s / len(paths) for s in measured[index]]),
                 _protocol_gflop(one.engine.info, sizes, protocol),
                 peaks,
-                (right, rows),
+                (right, furthest(right, [each.posteriors for each in made])),
                 (contestants[0].engine if reference is None else reference).info,
-                failed,
+                tuple(dict.fromkeys(text for each in made for text in each.failed)),
             )
         )
     return results
@@ -149,18 +179,7 @@ def race_protocol(
 
 def _protocol_gflop(info: EngineInfo, sizes: Sequence[tuple[int, int]], protocol: Protocol) -> float | None:
     """Work of all views of all images, as the network has it."""
-    spec, rescaling = info.manifest.spec, info.manifest.rescaling
+    spec = info.manifest.spec
     if spec is None:
         return None
-    total = 0.0
-    for height, width in sizes:
-        for view in protocol.views(height, width, rescaling):
-            if view.side is not None:
-                rows = columns = view.side
-            elif view.box is not None:
-                rows, columns = view.box[2:]
-            else:
-                rows, columns = rescaled_size(height, width, view.short_side, rescaling.rounding)
-            if min(rows, columns) >= spec.crop:
-                total += BatchShape(1, rows, columns).gflop(spec)
-    return total
+    return sum(2 * protocol.macs(spec, *size, info.manifest.rescaling) for size in sizes) / 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.spec import NetworkSpec
@@ -28,6 +28,18 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> tu
     """Median, lowest and highest of the ratios of each pair."""
     ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def standard_error(samples: Sequence[float]) -> float:
+    """Of the median of some samples, from their median absolute deviation, which a few disturbed ones do not move; NaN for one.
+
+    Of normal noise, 1.4826 deviations are its sigma, and the median's own is 1.2533 sigma / sqrt(n).
+    """
+    if len(samples) < 2:
+        return math.nan
+    middle = statistics.median(samples)
+    deviation = statistics.median(abs(sample - middle) for sample in samples)
+    return 1.2533 * 1.4826 * deviation / math.sqrt(len(samples))
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
@@ -125,16 +137,22 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as fast as another a contestant is: the median of the ratios within each repetition, lowest and highest."""
+    """How many times as fast as another a contestant is: the median of the ratios within each repetition, lowest and highest.
+
+    Attributes:
+        error: standard error of the median; NaN for one repetition.
+    """
 
     median: float
     lowest: float
     highest: float
+    error: float = field(default=math.nan, compare=False)
 
     @staticmethod
     def of(first: Sequence[float], other: Sequence[float]) -> Ratio:
         """Of a contestant with times `other` to one with times `first`, taken in the same repetitions; above 1: faster."""
-        return Ratio(*paired_ratio(first, other))
+        error = standard_error([a / b for a, b in zip(first, other, strict=True)])
+        return Ratio(*paired_ratio(first, other), error)
 
     def __str__(self) -> str:
         return f"{self.median:.2f}x ({self.lowest:.2f} to {self.highest:.2f})"

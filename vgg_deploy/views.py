@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from vgg_deploy.engine import Images
-from vgg_deploy.images import centre_box, resize
+from vgg_deploy.images import centre_box, rescaled_size, resize
 from vgg_deploy.manifest import Rescaling
 
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -31,6 +31,12 @@ class View:
     mirror: bool
     side: int | None = None
     weight: float = 1.0
+
+    def size(self, height: int, width: int, rescaling: Rescaling) -> tuple[int, int]:
+        """Its rows and columns, of an image of height x width pixels."""
+        if self.side is not None:
+            return self.side, self.side
+        return rescaled_size(height, width, self.short_side, rescaling.rounding) if self.box is None else self.box[2:]
 
     def cut(self, rescaled: Images, rescaling: Rescaling) -> Images:
         """Its pixels, uint8 [h, w, 3], of the image as rescaled to `short_side`; not mirrored yet."""

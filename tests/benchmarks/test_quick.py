@@ -10,19 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.agreement import COLUMNS
+
 ROOT = Path(__file__).parents[2]
+NAMES = ("single", "shapes", "multiscale", "protocols", "growth", "pipeline", "pairing")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["single", "shapes", "multiscale", "protocols", "growth", "pipeline", "pairing"])
-def test_a_benchmark_runs_without_data_and_writes_where_it_is_told(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs_without_data_and_tells_of_each_line_that_is_timed_how_it_agrees(
+    name: str, tmp_path: Path
+) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     pytest.importorskip("torch")
-    environment = {key: value for key, value in os.environ.items() if key != "VGG_DEPLOY_TEST_DATA"}
+    environment = {**os.environ, "VGG_DEPLOY_TEST_DATA": ""}
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--width-divisor", "8", "--out", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
+    assert "no shared/data, no VGG_DEPLOY_TEST_DATA and no --images: on generated pictures" in ended.stderr
     record = json.loads((tmp_path / f"{name}.json").read_text())
     text = (tmp_path / f"{name}.md").read_text()
     assert "generated pictures" in text
@@ -31,6 +37,17 @@ def test_a_benchmark_runs_without_data_and_writes_where_it_is_told(name: str, tm
     assert str(ROOT) not in text + json.dumps(record)
     if f"({name}.svg)" in text:
         assert (tmp_path / f"{name}.svg").read_bytes().startswith(b"<?xml")
+    for table in record["tables"]:
+        if table["title"] == "The worst shape":  # rows of the other table
+            continue
+        places = [index for index, column in enumerate(table["columns"]) if column.startswith(COLUMNS)]
+        assert len(places) in (2, 4)
+        for row in table["rows"]:
+            if "not measured" in row[1] or row[0].startswith("start-up"):
+                continue
+            cells = [row[place] for place in places]
+            assert all(" of " in cell for cell in cells[::2]), row
+            assert all(0 <= float(cell) <= 1 for cell in cells[1::2]), row
 
 
 def test_what_is_tried_quickly_does_not_replace_the_results() -> None:

@@ -17,6 +17,29 @@ from train.reference import Reference
 from vgg_deploy.errors import EngineError
 
 
+@pytest.mark.parametrize(("any_size", "dynamic"), [(False, False), (True, None)])
+def test_each_shape_is_compiled_for_itself_unless_there_are_many(
+    any_size: bool, dynamic: bool | None, narrow_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    asked: list[object] = []
+
+    def seeing(function: Callable[..., object], **options: object) -> Callable[..., object]:
+        asked.append(options["dynamic"])
+        return function
+
+    monkeypatch.setattr(torch, "compile", seeing)
+    monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/c++")
+    path = narrow_checkpoint("A")
+    with Compiled(read(path), any_size=any_size) as compiled, Reference(read(path)) as reference:
+        for width in range(64, 75):
+            images = np.full((1, 64, width, 3), width, np.uint8)
+            difference = compiled.run(images).probabilities - reference.run(images).probabilities
+            assert np.abs(difference).max() < 1e-6
+    assert asked == [dynamic]
+
+
 def test_without_a_compiler_one_line_says_what_to_do(
     narrow_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,7 +53,7 @@ def test_what_the_compiler_raises_is_one_line(
 ) -> None:
     import torch
 
-    def broken(_function: object) -> object:
+    def broken(_function: object, **_options: object) -> object:
         def call(_pixels: object) -> None:
             raise RuntimeError("\nCppCompileError: C++ compile error\n\nCommand: ...\n")
 

@@ -97,6 +97,25 @@ def test_calls_side_by_side_count_as_many_images(manifest: Manifest, batches: li
     assert min(two.latency.seconds) / 4 <= min(two.turns) <= max(two.turns) <= max(two.latency.seconds) / 4
 
 
+def test_of_calls_side_by_side_the_one_furthest_off_is_compared(manifest: Manifest, batches: list[Images]) -> None:
+    answered: list[int] = []
+
+    def third_is_wrong(images: Images) -> np.ndarray:
+        answered.append(len(images))
+        return shifted(0.3 if len(answered) == 7 else 0)(images)  # three batches alone, the first again, then pairs
+
+    double = FakeEngine(manifest, third_is_wrong, concurrency=2)
+    right = FakeEngine(manifest, shifted(0))
+    _first, second = race([Contestant("right", right), Contestant("double", double)], SHAPE, batches, TWICE)
+    assert second.parity.max_dp == pytest.approx(0.3)
+    assert second.failures
+
+
+def test_images_that_fill_up_the_last_batch_are_not_compared(manifest: Manifest, batches: list[Images]) -> None:
+    (result,) = race([Contestant("a", FakeEngine(manifest))], SHAPE, batches, TWICE, pictures=5)
+    assert result.parity.views == 5
+
+
 def test_the_peak_is_measured_in_the_same_repetitions(manifest: Manifest, batches: list[Images]) -> None:
     def open_product(_path: Path, **_options: object) -> FakeEngine:
         small = manifest.with_(spec=None, normalization=None)
@@ -192,6 +211,21 @@ def test_a_protocol_is_timed_from_the_files_on(manifest: Manifest, photos: list[
     assert spec is not None
     work = 2 * (2 * (spec.macs(64, 80) + spec.macs(72, 90)) + spec.macs(64, 64) + spec.macs(72, 72))
     assert first.gflop == pytest.approx(2 * work / 1e9)
+
+
+def test_an_answer_that_changes_in_a_later_pass_is_a_failure(manifest: Manifest, photos: list[Path]) -> None:
+    calls: list[int] = []
+
+    def drifting(images: Images) -> np.ndarray:
+        calls.append(len(images))
+        return shifted(0.3 if len(calls) > 12 else 0)(images)
+
+    contestants = [
+        Contestant("right", FakeEngine(manifest, shifted(0))),
+        Contestant("b", FakeEngine(manifest, drifting)),
+    ]
+    _first, second = race_protocol(contestants, photos, [(80, 100), (100, 80), (64, 64)], PROTOCOL, TWICE)
+    assert second.parity.max_dp == pytest.approx(0.3)
 
 
 def test_who_gives_no_answer_for_an_image_has_failed(manifest: Manifest, photos: list[Path]) -> None:

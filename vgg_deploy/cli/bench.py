@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.bench_entries import PEERS, entries_of, peer_names
+from vgg_deploy.cli.bench_entries import entries_of, peer_names
 from vgg_deploy.cli.bench_report import as_json, plot_report, print_report
 from vgg_deploy.cli.bench_run import Request
-from vgg_deploy.cli.engines import EngineOptions
+from vgg_deploy.cli.engines import ONNX, EngineOptions, kind_of
 from vgg_deploy.cli.eval_report import check_plot, write_text
 from vgg_deploy.cli.options import comma_integers, engine_options, plan_options
 from vgg_deploy.cli.outputs import check_outputs
@@ -61,7 +61,8 @@ def _shapes(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
     "peers",
     callback=peer_names,
     metavar="PEER,...",
-    help=f"Put beside the models: {', '.join(PEERS)}. The runtimes run the first MODEL, torch the --reference.",
+    help="Put beside the models: torch, torch-compile, which run the --reference, or runtimes of ONNX files, such as onnxruntime "
+    "and openvino, which run the first MODEL.",
 )
 @click.option(
     "--reference",
@@ -135,6 +136,9 @@ def command(
             require_writable(path)
     options = EngineOptions(weight_facts(**facts), runtime, device, threads, cuda_api, trust, 1, allow_bf16)
     entries, right = entries_of(models, peers, reference, options)
+    if requests is not None and not any(kind_of(entry.path) == ONNX for entry in entries):
+        kinds = " and ".join(dict.fromkeys(kind_of(entry.path) for entry in entries))
+        raise click.UsageError(f"--requests is for ONNX files on the CPU, and here is only {kinds}: leave it out")
     report = Request(
         entries,
         right,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vgg_deploy.manifest import Manifest
 
 TORCH, TORCH_COMPILE = "torch", "torch-compile"
-PEERS = (TORCH, TORCH_COMPILE, "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +41,15 @@ class Entry:
     compiled: bool = False
     beside: Manifest | None = None
 
-    def open(self, requests: int | None, say: Callable[[str], None] = notice) -> Engine:
-        """Its engine; `requests` as in `engines.open_engine`, for ONNX files."""
+    def open(self, requests: int | None, say: Callable[[str], None] = notice, *, any_size: bool = False) -> Engine:
+        """Its engine; `requests` as in `engines.open_engine`, for ONNX files; `any_size`: for images of many sizes, of which
+        torch.compile is not to compile each for itself."""
         if self.beside is not None and kind_of(self.path) == CHECKPOINT:
-            return self._open_in_torch(self.beside)
+            return self._open_in_torch(self.beside, any_size)
         options = self.options if kind_of(self.path) != ONNX else replace(self.options, requests=requests)
         return open_any(self.path, options, lambda text: say(f"{self.name}: {text}"))
 
-    def _open_in_torch(self, beside: Manifest) -> Engine:
+    def _open_in_torch(self, beside: Manifest, any_size: bool) -> Engine:
         import torch
 
         from train.compiled import Compiled
@@ -62,7 +62,7 @@ class Entry:
         device = self.options.device or "cpu"
         fine = beside.spec is not None and beside.spec.fine
         return (
-            Compiled(checkpoint, device=device, fine=fine)
+            Compiled(checkpoint, device=device, fine=fine, any_size=any_size)
             if self.compiled
             else Reference(checkpoint, device=device, fine=fine)
         )
@@ -70,10 +70,15 @@ class Entry:
 
 def peer_names(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
     """'torch,openvino' -> the peers' names, each once."""
-    names = tuple(dict.fromkeys((value or "").split(","))) if value else ()
+    if not value:
+        return ()
+    from engines import RUNTIMES
+
+    known = (TORCH, TORCH_COMPILE, *RUNTIMES)
+    names = tuple(dict.fromkeys(value.split(",")))
     for name in names:
-        if name not in PEERS:
-            raise click.BadParameter(f"{name!r}; expected {', '.join(PEERS)}, with commas between")
+        if name not in known:
+            raise click.BadParameter(f"{name!r}; expected {', '.join(known)}, with commas between")
     return names
 
 

@@ -46,6 +46,12 @@ def print_report(report: Report) -> None:
     for one in report.layers:
         _print_layers(one)
     for result in report.results:
+        for flip in result.parity.flips:
+            click.echo(
+                f"flipped in {result.contestant}, {result.work}: image {flip.view}: {flip.reference.label} -> "
+                f"{flip.candidate.label}, by a margin of {flip.margin:.2g}"
+            )
+    for result in report.results:
         if result.failures:
             click.echo(f"FAILED {result.contestant}, {result.work}: {'; '.join(result.failures)}")
 
@@ -152,7 +158,12 @@ def _result_as_json(one: Result) -> dict[str, Any]:
         "images_per_s": latency.images_per_s,
         "samples_ms": [round(1000 * seconds, 4) for seconds in latency.seconds],
         "turns_ms_per_image": [round(1000 * seconds, 4) for seconds in one.turns],
-        "ratio_to_first": {"median": one.ratio.median, "lowest": one.ratio.lowest, "highest": one.ratio.highest},
+        "ratio_to_first": {
+            "median": one.ratio.median,
+            "lowest": one.ratio.lowest,
+            "highest": one.ratio.highest,
+            "standard_error": _number(one.ratio.error),
+        },
         "gflop_per_sample": one.gflop,
         "gflops_per_s": one.gflops_per_s,
         "share_of_peak": one.share_of_peak,
@@ -172,6 +183,15 @@ def _result_as_json(one: Result) -> dict[str, Any]:
             "max_dp": _number(parity.max_dp),
             "mean_dp": _number(parity.mean_dp),
             "divergence": _number(parity.divergence),
+            "flips": [
+                {
+                    "image": int(flip.view),
+                    "reference": flip.reference.label,
+                    "candidate": flip.candidate.label,
+                    "margin": flip.margin,
+                }
+                for flip in parity.flips
+            ],
         },
         "failures": list(one.failures),
     }

@@ -75,28 +75,27 @@ class Request:
         paths, pictures = _readable(self.paths, self.limit)
         results: list[Result] = []
         layers: list[Layers] = []
-        with self._opened(self.requests or 1, say=notice) as (contestants, reference):
-            infos = {one.name: one.engine.info for one in contestants}
-            shapes = self._shapes(contestants[0].engine.info)
-            for shape in shapes:
-                _check_shape(contestants, shape)
-            first = shapes[0] if shapes else _crop(contestants[0].engine.info)
-            footprints = {entry.name: self._footprint(entry, first) for entry in self.entries}
-            if shapes:
-                with self._probes([one.engine for one in contestants]) as probes:
-                    for shape in shapes:
-                        results += _race(contestants, shape, pictures, self.effort, reference, probes)
-            if self.layers:
-                layers = [
-                    found
-                    for entry in self.entries
-                    for shape in shapes
-                    if (found := self._layers(entry, infos[entry.name], shape, pictures)) is not None
-                ]
-        if self.protocol is not None:
-            with self._opened(self.requests, say=lambda _text: None) as (contestants, reference):
-                infos = infos or {one.name: one.engine.info for one in contestants}
-                results += self._race_protocol(contestants, reference, paths, pictures)
+        with ExitStack() as kept:
+            with self._opened(self.requests or 1, say=notice) as (contestants, reference):
+                infos = {one.name: one.engine.info for one in contestants}
+                shapes = self._shapes(contestants[0].engine.info)
+                for shape in shapes:
+                    _check_shape(contestants, shape)
+                first = shapes[0] if shapes else _crop(contestants[0].engine.info)
+                footprints = {entry.name: self._footprint(entry, first) for entry in self.entries}
+                probes = kept.enter_context(self._probes([one.engine for one in contestants]))
+                for shape in shapes:
+                    results += _race(contestants, shape, pictures, self.effort, reference, probes)
+                if self.layers:
+                    layers = [
+                        found
+                        for entry in self.entries
+                        for shape in shapes
+                        if (found := self._layers(entry, infos[entry.name], shape, pictures)) is not None
+                    ]
+            if self.protocol is not None:
+                with self._opened(self.requests, say=lambda _text: None, any_size=True) as (contestants, reference):
+                    results += self._race_protocol(contestants, reference, probes, paths, pictures)
         words = (
             f"{len(pictures)} images" if self.paths else f"{len(pictures)} made-up pictures (--images names real ones)"
         )
@@ -105,13 +104,14 @@ class Request:
 
     @contextmanager
     def _opened(
-        self, requests: int | None, say: Callable[[str], None]
+        self, requests: int | None, say: Callable[[str], None], *, any_size: bool = False
     ) -> Iterator[tuple[list[Contestant], Engine | None]]:
         from vgg_deploy.contest import Contestant
 
         with ExitStack() as stack:
             contestants = [
-                Contestant(entry.name, stack.enter_context(entry.open(requests, say))) for entry in self.entries
+                Contestant(entry.name, stack.enter_context(entry.open(requests, say, any_size=any_size)))
+                for entry in self.entries
             ]
             reference = None
             if self.reference is not None:
@@ -165,6 +165,9 @@ class Request:
         from vgg_deploy.layer_times import by_layer
 
         home = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].home)
+        if not hasattr(home, "layer_times"):
+            notice(f"--layers: {entry.name} runs in {info.runtime}, which gives no profile")
+            return None
         settings = Settings("cpu", self.options.threads, 1, info.bf16)
         batch = batches_of(pictures[: shape.images], shape, info.manifest.rescaling)[0]
         with progress(f"layers of {entry.name}", None):
@@ -175,6 +178,7 @@ class Request:
         self,
         contestants: list[Contestant],
         reference: Engine | None,
+        probes: dict[str, PeakProbe],
         paths: list[Path],
         pictures: Sequence[Images],
     ) -> list[Result]:
@@ -194,10 +198,7 @@ class Request:
             except UsageError as error:
                 raise UsageError(f"{one.name}: {error}") from error
         sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
-        with (
-            self._probes([one.engine for one in contestants]) as probes,
-            progress(f"{choice.protocol.name}, {len(paths)} images", None) as advance,
-        ):
+        with progress(f"{choice.protocol.name}, {len(paths)} images", None) as advance:
             return race_protocol(
                 contestants,
                 paths,
@@ -221,9 +222,20 @@ def _race(
     from vgg_deploy.batches import batches_of
     from vgg_deploy.race import race
 
+    if len(pictures) < shape.images:
+        notice(f"{shape}: there are {len(pictures)} images, which fill a batch by repetition; each is compared once")
     batches = batches_of(pictures, shape, contestants[0].engine.info.manifest.rescaling)
     with progress(str(shape), None) as advance:
-        return race(contestants, shape, batches, effort, reference=reference, probes=probes, progress=advance)
+        return race(
+            contestants,
+            shape,
+            batches,
+            effort,
+            pictures=len(pictures),
+            reference=reference,
+            probes=probes,
+            progress=advance,
+        )
 
 
 def _crop(info: EngineInfo) -> BatchShape:
