@@ -6,10 +6,11 @@ import importlib
 from pathlib import Path
 
 from engines.choice import RUNTIMES as RUNTIMES
-from engines.choice import choose_runtime, pairing_notices
+from engines.choice import Choice, choose_runtime, pairing_notices
 from engines.settings import Settings, streaming_requests
 from vgg_deploy.engine import Engine
-from vgg_deploy.errors import EngineError, UsageError
+from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
+from vgg_deploy.manifest import Manifest
 from vgg_deploy.onnx_file import read_manifest
 from vgg_deploy.plan import BACKENDS, PLAN_SUFFIXES
 
@@ -68,7 +69,18 @@ def open_engine(
     if trust or cuda_api != DEFAULT_CUDA_API:
         raise UsageError(f"{path} is no plan; trust and cuda_api are for TensorRT plans alone, leave them out")
     manifest = read_manifest(path, labels)
-    choice = choose_runtime(runtime, settings, manifest)
+    unable: dict[str, str] = {}
+    while True:
+        choice = choose_runtime(runtime, settings, manifest, unable)
+        try:
+            return _open_in(choice, path, manifest, settings)
+        except UnsupportedModelError as error:
+            if runtime != "auto":
+                raise
+            unable[choice.runtime] = error.reason
+
+
+def _open_in(choice: Choice, path: Path, manifest: Manifest, settings: Settings) -> Engine:
     try:
         home = importlib.import_module(RUNTIMES[choice.runtime].home)
     except (ImportError, OSError) as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from engines.settings import Settings
-from vgg_deploy.errors import MissingDependencyError, UsageError
+from vgg_deploy.errors import EngineError, MissingDependencyError, UsageError
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.plan import BACKENDS
 from vgg_deploy.precision import Quantization
@@ -52,14 +54,19 @@ class Choice:
     reason: str | None = None
 
 
-def choose_runtime(runtime: str, settings: Settings, manifest: Manifest | None = None) -> Choice:
+def choose_runtime(
+    runtime: str, settings: Settings, manifest: Manifest | None = None, unable: Mapping[str, str] = MappingProxyType({})
+) -> Choice:
     """The runtime that `auto` means for a file on this machine, or `runtime` itself if it can be used.
+
+    Args:
+        unable: runtimes that were found unable to run this file, with the reason; `auto` takes another.
 
     Raises:
         UsageError: unknown, not installed, or without this kind of device or precision.
     """
     if runtime == "auto":
-        return _fastest(settings, manifest)
+        return _fastest(settings, manifest, unable)
     if runtime in BACKENDS:
         raise UsageError(
             f"{runtime} runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend {runtime} makes one"
@@ -92,14 +99,21 @@ def _extra(runtime: Runtime, settings: Settings) -> str:
     return "gpu" if settings.kind == "cuda" else runtime.extra
 
 
-def _fastest(settings: Settings, manifest: Manifest | None) -> Choice:
+def _fastest(settings: Settings, manifest: Manifest | None, unable: Mapping[str, str]) -> Choice:
     ranked = _by_speed(settings, manifest)
     first = next(iter(ranked))
     for name, reason in ranked.items():
-        if RUNTIMES[name].installed:
-            return Choice(
-                name, reason if name == first else f"{first} would be faster for this file, and is not installed"
-            )
+        if not RUNTIMES[name].installed or name in unable:
+            continue
+        if first in unable:
+            reason = f"{first}, which would be faster, cannot run this file: {unable[first]}"
+        elif name != first:
+            reason = f"{first} would be faster for this file, and is not installed"
+        return Choice(name, reason)
+    if unable:
+        raise EngineError(
+            f"no runtime can run this file: {'; '.join(f'{name}: {why}' for name, why in unable.items())}"
+        )
     if settings.bf16:
         raise MissingDependencyError("openvino", "cpu", "--allow-bf16")
     raise MissingDependencyError(

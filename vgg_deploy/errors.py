@@ -11,6 +11,7 @@
     |   `-- PreflightError                it was found out before the build; all that stands against it
     |-- PlanError                  a TensorRT plan that is damaged, not what its manifest says, or not for this machine
     |-- EngineError                a runtime refused the model or failed while it ran
+    |   `-- UnsupportedModelError         the model has something that this runtime cannot compute; another may
     |-- TrainingError              training cannot start or go on
     `-- OutputError                a result could not be written
 
@@ -72,6 +73,14 @@ class PlanError(VGGDeployError):
 
 class EngineError(VGGDeployError):
     """A runtime refused the model or failed while it ran."""
+
+
+class UnsupportedModelError(EngineError):
+    """The model in a file has something that a runtime cannot compute, and another may: `reason`, in words."""
+
+    def __init__(self, runtime: str, path: object, reason: str) -> None:
+        super().__init__(f"{runtime} refused {path}: {reason}")
+        self.reason = reason
 
 
 class TrainingError(VGGDeployError):

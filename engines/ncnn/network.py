@@ -200,7 +200,7 @@ def _parameters(
         return {0: 0, 1: 1}  # over the only axis
     if operator == "Relu":
         return {}
-    hint = "; it computes in floating point" if operator.endswith("QuantizeLinear") else "; use --runtime onnxruntime"
+    hint = "; it computes in floating point" if operator.endswith("QuantizeLinear") else ""
     raise UntranslatedError(f"node {name} is {operator}, for which there is no layer here{hint}")
 
 

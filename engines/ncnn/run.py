@@ -13,8 +13,8 @@ import numpy as np
 
 from engines.ncnn.network import Network, UntranslatedError, Weights, translate
 from engines.settings import Settings
-from vgg_deploy.engine import ContextManaged, EngineInfo, Floats, Images, Scores, check_images
-from vgg_deploy.errors import EngineError
+from vgg_deploy.engine import ACTIVATION, ContextManaged, EngineInfo, Floats, Images, Scores, check_images
+from vgg_deploy.errors import EngineError, UnsupportedModelError
 from vgg_deploy.manifest import Manifest
 from vgg_deploy.onnx_file import mapped_weights, read_header
 
@@ -56,10 +56,19 @@ class NcnnEngine(ContextManaged):
         extractor = net.create_extractor()
         extractor.input(self._network.image, _normalized(image, self._network))
         # An output that others are computed from is taken before them, so that it is there still.
-        return {name: _extracted(extractor, blob, image) for name, blob in self._network.outputs.items()}
+        answer = {name: _extracted(extractor, blob, image) for name, blob in self._network.outputs.items()}
+        return {
+            name: values[:, None, None] if _lost_its_position(name, values) else values
+            for name, values in answer.items()
+        }
 
     def close(self) -> None:
         self._net = None
+
+
+def _lost_its_position(name: str, values: Floats) -> bool:
+    """A layer's activation has rows and columns, also where they are one: the spatial mean, and what follows it."""
+    return name.startswith(ACTIVATION) and values.ndim == 1
 
 
 def _normalized(image: Images, network: Network) -> ncnn.Mat:
@@ -104,7 +113,7 @@ def _load(path: Path, settings: Settings) -> tuple[Network, ncnn.Net]:
         _configure(net.opt, settings)
         refused = net.load_param_mem(network.text) or net.load_model(_Stream(_in_ncnns_order(network, weights)))
     except UntranslatedError as error:
-        raise EngineError(f"ncnn refused {path}: {error}") from error
+        raise UnsupportedModelError("ncnn", path, str(error)) from error
     if refused:
         raise EngineError(f"ncnn refused {path}: its weights do not fit its layers, or there is too little memory")
     return network, net

@@ -97,6 +97,14 @@ def test_what_it_would_compute_otherwise_is_refused_and_named(
         open_engine(path, runtime="ncnn")
 
 
+def test_auto_gives_what_it_cannot_run_to_another_runtime_and_says_why(changed: Callable[..., Path]) -> None:
+    with open_engine(changed(attribute("pool1", ceil_mode=1))) as engine:  # type: ignore[arg-type]
+        assert engine.info.runtime.startswith("onnxruntime")
+        (notice,) = engine.info.notices
+    reason = "node pool1 is not a pooling as vgg-deploy export writes them"
+    assert notice == f"runtime onnxruntime: ncnn, which would be faster, cannot run this file: {reason}"
+
+
 def test_large_finite_weights_are_no_damage(changed: Callable[..., Path]) -> None:
     def change(model: onnx.ModelProto) -> None:
         for index in (0, 1, 2):  # their sum is past float32's range

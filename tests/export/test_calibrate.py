@@ -228,7 +228,7 @@ def opened(narrow_checkpoint: Callable[..., Path]) -> Iterator[Callable[..., Any
         variants.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("runtime", list(RUNTIMES))
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])  # ncnn is given no ReduceMax
 @pytest.mark.parametrize("score_map", [False, True])
 @pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 def test_ranges_are_those_of_pytorchs_activations(

@@ -136,6 +136,15 @@ def test_nan_fails_and_the_layer_where_it_begins_is_named(layer: str, exported: 
     assert f"first layer astray: {layer}, by nan" in done.out
 
 
+def test_a_runtime_in_which_nan_would_be_lost_names_the_weight(exported: Exported, verify: Command) -> None:
+    pytest.importorskip("ncnn")
+    path = exported(dynamic=True).path
+    alter(path, "conv4_1.weight", lambda weight: weight * np.nan)
+    done = verify(path, "--runtime", "ncnn")
+    assert done.code == 1
+    assert "conv4_1.weight has values that are not finite: the weights are damaged" in done.err
+
+
 def test_a_checkpoint_that_was_trained_with_another_normalization_than_the_file_says_is_caught(
     exported: Exported, verify: Command, narrow_checkpoint: Callable[..., Path]
 ) -> None:

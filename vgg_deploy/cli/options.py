@@ -104,7 +104,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--allow-bf16",
             is_flag=True,
-            help="Compute in bfloat16 on CPUs that do so: about twice as fast as FP32; answers change as FP16's do.",
+            help="Compute in bfloat16 on CPUs that do so; answers change as FP16's do.",
         ),
     )
     return _with_options(command, options)
