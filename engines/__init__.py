@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 from engines.choice import RUNTIMES as RUNTIMES
 from engines.choice import Choice, choose_runtime, pairing_notices
-from engines.settings import Settings, streaming_requests
+from engines.settings import NO_BF16, Settings, streaming_requests
 from vgg_deploy.engine import Engine
 from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
 from vgg_deploy.manifest import Manifest
@@ -70,22 +71,29 @@ def open_engine(
         raise UsageError(f"{path} is no plan; trust and cuda_api are for TensorRT plans alone, leave them out")
     manifest = read_manifest(path, labels)
     unable: dict[str, str] = {}
+    said: tuple[str, ...] = ()
     while True:
         choice = choose_runtime(runtime, settings, manifest, unable)
         try:
-            return _open_in(choice, path, manifest, settings)
+            engine = _open_in(choice, path, manifest, settings, said)
         except UnsupportedModelError as error:
             if runtime != "auto":
                 raise
             unable[choice.runtime] = error.reason
+            continue
+        if runtime != "auto" or engine.info.bf16 == settings.bf16:
+            return engine
+        # In what this CPU computes instead another runtime may be faster.
+        engine.close()
+        settings, said = replace(settings, bf16=False), (NO_BF16,)
 
 
-def _open_in(choice: Choice, path: Path, manifest: Manifest, settings: Settings) -> Engine:
+def _open_in(choice: Choice, path: Path, manifest: Manifest, settings: Settings, said: tuple[str, ...]) -> Engine:
     try:
         home = importlib.import_module(RUNTIMES[choice.runtime].home)
     except (ImportError, OSError) as error:
         raise EngineError(f"{choice.runtime} is installed and cannot be loaded: {error}") from error
-    notices = pairing_notices(choice.runtime, settings, manifest)
+    notices = (*said, *pairing_notices(choice.runtime, settings, manifest))
     if choice.reason is not None:
         notices = (f"runtime {choice.runtime}: {choice.reason}", *notices)
     engine: Engine = home.open_model(path, manifest, settings, notices)

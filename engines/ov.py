@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from engines.settings import Settings
+from engines.settings import NO_BF16, Settings
 from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.errors import EngineError
 from vgg_deploy.manifest import Manifest
@@ -46,7 +46,7 @@ class OpenVINOEngine(ContextManaged):
             raise EngineError(f"openvino refused {path}: {_reason(error)}") from error
         bf16 = properties[_PRECISION] == "bf16"
         if settings.bf16 and not bf16:
-            notices = (*notices, "this CPU does not compute in bfloat16: --allow-bf16 has no effect")
+            notices = (*notices, NO_BF16)
         precision = str(manifest.precision)
         if bf16:
             precision += ", floating point computed in bfloat16"

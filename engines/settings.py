@@ -12,6 +12,8 @@ from vgg_deploy.errors import UsageError
 # decoding makes wait. VGG-16 on two cores: as fast as one call of two threads where nothing else runs, 20 % faster where much does.
 STREAMING_REQUESTS = 2
 
+NO_BF16 = "this CPU does not compute in bfloat16: --allow-bf16 has no effect"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -24,6 +24,7 @@ from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.fit import check_fit, view_refusal
 from vgg_deploy.images import MAX_VIEW_PIXELS, decode_reduced, mirrored, rescale
 from vgg_deploy.manifest import Rescaling
+from vgg_deploy.memory import given_back
 from vgg_deploy.metrics import top_k
 from vgg_deploy.protocols import Protocol, choose_protocol
 from vgg_deploy.views import View
@@ -118,7 +119,8 @@ def predict(
     running = ThreadPoolExecutor(engine.info.concurrency, thread_name_prefix="engine")
     try:
         scheduler = _Scheduler(engine, running, batch, keep_score_maps)
-        for prepared in _ahead(decoding, prepare, (Path(path) for path in paths), ahead=max(4, 2 * batch)):
+        ahead = _ahead(decoding, prepare, (Path(path) for path in paths), ahead=max(4, 2 * batch))
+        for prepared in given_back(ahead):
             yield from scheduler.add(prepared)
             yield from scheduler.finished()
         yield from scheduler.flush()

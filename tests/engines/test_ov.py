@@ -101,6 +101,18 @@ def test_a_cpu_without_bfloat16_computes_in_fp32_and_says_so(
         assert "this CPU does not compute in bfloat16: --allow-bf16 has no effect" in engine.info.notices
 
 
+def test_auto_takes_what_is_faster_in_fp32_on_a_cpu_without_bfloat16(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_names: ["FP32", "INT8"])
+    with open_engine(tiny_model) as plain, open_engine(tiny_model, allow_bf16=True) as engine:
+        assert engine.info.runtime == plain.info.runtime
+        assert engine.info.notices == (
+            *plain.info.notices,
+            "this CPU does not compute in bfloat16: --allow-bf16 has no effect",
+        )
+
+
 def test_fp16_on_the_cpu_is_said_to_be_computed_in_fp32(tiny_model: Path, tmp_path: Path) -> None:
     model = onnx.load(tiny_model)
     entry = model.metadata_props[0]

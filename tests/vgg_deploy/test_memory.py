@@ -1,42 +1,39 @@
-"""Memory that is given back."""
+"""Memory that is given back in long runs."""
 
 from __future__ import annotations
 
 import ctypes
-import os
+import itertools
 from types import SimpleNamespace
 
 import pytest
 
-from vgg_deploy.cli.memory import give_back_what_is_freed
+from vgg_deploy.memory import given_back
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """What glibc is told. Really told, it would stay so for all tests."""
-    told: list[tuple[int, int]] = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(mallopt=lambda *words: told.append(words)))
-    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
-        monkeypatch.delenv(name)
-    return told
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What glibc is asked."""
+    asked: list[int] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(malloc_trim=asked.append))
+    return asked
 
 
-def test_glibc_is_told_where_onnx_runtime_computes(calls: list[tuple[int, int]]) -> None:
-    give_back_what_is_freed("onnxruntime 1.32.0")
-    assert calls == [(-3, 65536)]
+def test_items_pass_as_they_come() -> None:
+    source = iter(range(5))
+    passing = given_back(source)
+    assert next(passing) == 0
+    assert next(source) == 1  # nothing was taken ahead
+    assert list(passing) == [2, 3, 4]
+    assert list(given_back([])) == []
 
 
-@pytest.mark.parametrize("runtime", ["openvino 2026.4.1", "tensorrt 11.4", "fake"])
-def test_other_runtimes_are_left_as_they_are(runtime: str, calls: list[tuple[int, int]]) -> None:
-    give_back_what_is_freed(runtime)
-    assert calls == []
-
-
-@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"])
-def test_a_setting_from_outside_stays(name: str, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "1")
-    give_back_what_is_freed("onnxruntime 1.32.0")
-    assert calls == []
+@pytest.mark.parametrize(("step", "times"), [(0.1, 10), (0.5, 50), (3.0, 100)])
+def test_once_a_second_is_enough(step: float, times: int, calls: list[int]) -> None:
+    ticks = itertools.count()
+    list(given_back(range(100), lambda: next(ticks) * step))
+    assert len(calls) == pytest.approx(times, abs=1)
+    assert set(calls) <= {0}
 
 
 @pytest.mark.parametrize("failure", [OSError, AttributeError, TypeError])
@@ -45,4 +42,5 @@ def test_another_c_library_is_no_matter(failure: type[Exception], monkeypatch: p
         raise failure
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    give_back_what_is_freed("onnxruntime 1.32.0")
+    ticks = itertools.count()
+    assert list(given_back([1, 2, 3], lambda: float(next(ticks)))) == [1, 2, 3]

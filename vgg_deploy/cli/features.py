@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.cli.engines import EngineOptions, open_any
-from vgg_deploy.cli.memory import give_back_what_is_freed
 from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, stream_options
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
@@ -103,7 +102,6 @@ def command(
     ).for_each([model])
     with open_any(model, options) as engine:
         info = engine.info
-        give_back_what_is_freed(info.runtime)
         if FEATURES not in info.outputs:
             raise UsageError(f"{model} has no output features: export it with --features")
         choice = choose_protocol(info.manifest, None, scales, mirror, free_size=info.shapes.free, built_for=info.scales)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.memory import give_back_what_is_freed
 from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, read_labels, stream_options
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
@@ -137,7 +136,6 @@ def command(
             )
         )
         info = engine.info
-        give_back_what_is_freed(info.runtime)
         choice = choose_protocol(
             info.manifest, protocol, scales, mirror, free_size=info.shapes.free, built_for=info.scales
         )
