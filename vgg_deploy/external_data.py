@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vgg_deploy.errors import ModelFileError
-from vgg_deploy.protobuf import Message
+from vgg_deploy.protobuf import Message, NotProtobufError
 
 # Field numbers of onnx.proto, by message.
 MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
@@ -14,7 +14,7 @@ GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _FUNCTION_NODE, _NODE_ATTRIBUTE = 7, 5
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)  # one; several
 _SPARSE_VALUES, _SPARSE_INDICES = 1, 2
-TENSOR_NAME, TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
+TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 KEY, VALUE = 1, 2  # of an entry
 
 _EXTERNAL = 1  # of TensorProto.DataLocation
@@ -33,10 +33,10 @@ def external_data(model: Message, path: Path) -> Iterator[str]:
     """
     folder = path.parent.resolve()
     for tensor in _tensors(model):
-        # Of several numbers or places, runtimes may take another one than we would: all are looked at.
-        if all(number & 0xFFFF_FFFF != _EXTERNAL for number in tensor.numbers(_TENSOR_LOCATION)):
+        # Of several places, too, runtimes may take another one than we would: all are looked at.
+        if not _is_external(tensor):
             continue
-        entries = tensor.messages(TENSOR_EXTERNAL)
+        entries = tensor.messages(_TENSOR_EXTERNAL)
         for location in [each.text(VALUE, "strict") for each in entries if each.text(KEY) == "location"] or [""]:
             try:
                 target = (folder / location).resolve()
@@ -50,6 +50,27 @@ def external_data(model: Message, path: Path) -> Iterator[str]:
             if not present:
                 raise ModelFileError(f"{path}: its weights are in {location}, which is not beside it; copy both files")
             yield location
+
+
+def external_place(tensor: Message) -> tuple[str, int, int | None] | None:
+    """The file of a tensor's data, relative to its model's folder, where they begin, and their length in bytes (None: to the end);
+    None for a tensor that has them itself.
+
+    Raises:
+        NotProtobufError: an offset or a length that is no number.
+    """
+    if not _is_external(tensor):
+        return None
+    entries = {each.text(KEY): each.text(VALUE) for each in tensor.messages(_TENSOR_EXTERNAL)}
+    offset, length = entries.get("offset", "0"), entries.get("length")
+    if not offset.isdecimal() or not (length or "0").isdecimal():
+        raise NotProtobufError(f"weights at {offset}, of {length} bytes")
+    return entries.get("location", ""), int(offset), None if length is None else int(length)
+
+
+def _is_external(tensor: Message) -> bool:
+    # Of several numbers runtimes may take another one than we would.
+    return any(number & 0xFFFF_FFFF == _EXTERNAL for number in tensor.numbers(_TENSOR_LOCATION))
 
 
 def _tensors(model: Message) -> Iterator[Message]:

@@ -11,10 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from vgg_deploy.classes import classes_from_labels
 from vgg_deploy.engine import PROBABILITIES
@@ -24,7 +21,6 @@ from vgg_deploy.external_data import (
     GRAPH_NODE,
     KEY,
     MODEL_GRAPH,
-    TENSOR_EXTERNAL,
     TENSOR_NAME,
     VALUE,
     external_data,
@@ -40,12 +36,10 @@ PRODUCER = "vgg_deploy"  # the `producer_name` of our files
 # Field numbers of onnx.proto, by message.
 _MODEL_PRODUCER, _MODEL_OPSET, _MODEL_METADATA = 2, 8, 14
 _GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
-_TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_RAW = 2, 4, 9
 _TENSOR_DATA = frozenset({4, 5, 6, 7, 9, 10, 11})  # float, int32, string, int64, raw, double, uint64 data
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _ELEMENT, _SHAPE, _SHAPE_AXIS, _AXIS_SIZE = 1, 2, 1, 1, 2, 1, 1
 
-_FLOAT, _UINT8, _HALF = 1, 2, 10  # of TensorProto.DataType
-_MAPPED_TYPES: dict[int, np.dtype[Any]] = {_FLOAT: np.dtype("<f4"), _HALF: np.dtype("<f2")}
+_FLOAT, _UINT8 = 1, 2  # of TensorProto.DataType
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +99,8 @@ def look_into(path: Path) -> OnnxFile:
         UsageError: no such file.
         ModelFileError: empty, cut off, or not ONNX; external data outside the file's folder, or missing.
     """
-    with _mapped(path) as data:
-        return _described(data, path)
+    with mapped(path) as data:
+        return described(data, path)
 
 
 def read_header(path: Path, keep_below: int = 0) -> onnx.ModelProto:
@@ -119,8 +113,8 @@ def read_header(path: Path, keep_below: int = 0) -> onnx.ModelProto:
     """
     from onnx import ModelProto
 
-    with _mapped(path) as data:
-        _described(data, path)
+    with mapped(path) as data:
+        described(data, path)
         stripped = _without_data(data, keep_below)
     try:
         model: onnx.ModelProto = ModelProto.FromString(stripped)
@@ -130,7 +124,7 @@ def read_header(path: Path, keep_below: int = 0) -> onnx.ModelProto:
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
+def mapped(path: Path) -> Iterator[memoryview]:
     """The bytes of a file, while they are read as an ONNX model; what is wrong with them becomes a ModelFileError."""
     if not path.is_file():
         raise UsageError(f"{path}: no such model" if not path.exists() else f"{path} is not a file; name an ONNX file")
@@ -148,7 +142,8 @@ def _mapped(path: Path) -> Iterator[memoryview]:
         raise ModelFileError(f"{path} is not an ONNX file, or it is damaged") from error
 
 
-def _described(data: memoryview, path: Path) -> OnnxFile:
+def described(data: memoryview, path: Path) -> OnnxFile:
+    """What a mapped ONNX file says of itself; see `look_into`."""
     model = Message(data)
     graph = model.message(MODEL_GRAPH)
     if GRAPH_NODE not in graph:
@@ -188,34 +183,6 @@ def _graph_without_data(graph: memoryview, keep_below: int) -> bytes:
         else:
             parts.append(bytes(whole))
     return b"".join(parts)
-
-
-def mapped_weights(path: Path) -> dict[str, npt.NDArray[np.floating[Any]]]:
-    """The weights of an ONNX file by name, flat, float32 or float16, where they lie in the file: nothing is read before it is used.
-
-    Raises what `look_into` does, and ModelFileError for weights of another type, or of a form that cannot be mapped.
-    """
-    with _mapped(path) as data:
-        _described(data, path)
-        tensors = Message(data).message(MODEL_GRAPH).messages(GRAPH_INITIALIZER)
-        return {tensor.text(TENSOR_NAME): _mapped_weight(tensor, path) for tensor in tensors}
-
-
-def _mapped_weight(tensor: Message, path: Path) -> npt.NDArray[np.floating[Any]]:
-    kind = _MAPPED_TYPES.get(tensor.number(_TENSOR_TYPE))
-    if kind is None:
-        raise ModelFileError(f"{path}: {tensor.text(TENSOR_NAME)} is neither float32 nor float16")
-    entries = {entry.text(KEY): entry.text(VALUE) for entry in tensor.messages(TENSOR_EXTERNAL)}
-    if "location" in entries:
-        offset, length = int(entries.get("offset", "0")), entries.get("length")
-        with (path.parent / entries["location"]).open("rb") as file:
-            raw = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        raw = raw[offset:] if length is None else raw[offset : offset + int(length)]
-    else:
-        raw = tensor.data(_TENSOR_RAW) if _TENSOR_RAW in tensor else tensor.data(_TENSOR_FLOATS)
-    if len(raw) % kind.itemsize:
-        raise ModelFileError(f"{path}: {tensor.text(TENSOR_NAME)} is cut off; copy or export it again")
-    return np.frombuffer(raw, kind)
 
 
 def external_files(path: Path) -> tuple[Path, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
+_FLOAT32 = struct.Struct("<f")
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
@@ -28,7 +30,7 @@ class Message:
     __slots__ = ("_found",)
 
     def __init__(self, *parts: memoryview) -> None:
-        self._found: dict[int, list[memoryview | int]] = {}
+        self._found: dict[int, list[memoryview | int | float]] = {}
         for part in parts:
             for field, _whole, value in fields(part):
                 if value is not None:
@@ -65,6 +67,31 @@ class Message:
         """Bytes, where they lie; the last ones, which count. None: empty."""
         return next(reversed(self._bodies(field)), memoryview(b""))
 
+    def texts(self, field: int) -> tuple[str, ...]:
+        """All of them, as `text` reads one."""
+        return tuple(str(body, "utf-8", "backslashreplace") for body in self._bodies(field))
+
+    def packed(self, field: int) -> tuple[int, ...]:
+        """All numbers of a repeated field, as int64, written one by one or packed.
+
+        Raises:
+            CutOffError, NotProtobufError: packed ones end within a number.
+        """
+        found: list[int] = []
+        for value in self._found.get(field, ()):
+            if isinstance(value, int):
+                found.append(value)
+            elif isinstance(value, memoryview):
+                position = 0
+                while position < len(value):
+                    number, position = _varint(value, position)
+                    found.append(number)
+        return tuple(number - (number >> 63 << 64) for number in found)
+
+    def float32(self, field: int) -> float:
+        """The last one, which counts; 0 where there is none."""
+        return next((value for value in reversed(self._found.get(field, [])) if isinstance(value, float)), 0.0)
+
     def numbers(self, field: int) -> list[int]:
         """All of them, as int64."""
         return [value - (value >> 63 << 64) for value in self._found.get(field, ()) if isinstance(value, int)]
@@ -77,8 +104,8 @@ class Message:
         return [value for value in self._found.get(field, ()) if isinstance(value, memoryview)]
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | int | None]]:
-    """Number of each field, the field whole, and its value: the bytes of one with a length, a number of 0 to 2^64 - 1, or None.
+def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | int | float | None]]:
+    """Number of each field, the field whole, and its value: the bytes of one with a length, an int of 0 to 2^64 - 1, a float32, or None.
 
     Raises:
         CutOffError, NotProtobufError: the bytes are no whole message.
@@ -87,14 +114,15 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | 
     while position < end:
         start = position
         key, position = _varint(message, position)
-        field, wire = key >> 3, key & 7
-        value: memoryview | int | None = None
+        field, wire, start_of_value = key >> 3, key & 7, position
+        value: memoryview | int | float | None = None
         if wire == _VARINT:
             value, position = _varint(message, position)
         elif wire == _FIXED64:
             position += 8
         elif wire == _FIXED32:
             position += 4
+            value = _FLOAT32.unpack(message[start_of_value:position])[0] if position <= end else None
         elif wire == _LENGTH:
             length, position = _varint(message, position)
             if position + length > end:

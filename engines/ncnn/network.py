@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper
+
+from vgg_deploy.onnx_graph import Attribute, Graph, Node
 
 Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
 
@@ -18,7 +18,10 @@ _MAGIC = 7767517  # the first line of ncnn's text format
 _RELU = 1  # `activation_type` of a layer with weights
 _MAX, _MEAN = 0, 1  # `pooling_type`
 _VALID = 1  # `pad_mode` of a pooling: no window hangs over the edge
-_TO_CHANNELS_FIRST = [0, 3, 1, 2]
+_TO_CHANNELS_FIRST = (0, 3, 1, 2)
+_LRN = {"size": 0, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}  # ONNX's defaults, in the order of ncnn's parameters
+
+_FLOAT, _FLOAT16 = 1, 10  # of TensorProto.DataType
 
 
 class UntranslatedError(Exception):
@@ -35,7 +38,7 @@ class Network:
         image: the blob that takes an image, float32 [3, height, width], normalized.
         mean, std: of the image's channels, in units of 0..255.
         outputs: the blob of each output of the ONNX file, in the order in which they are computed.
-        blobs: the blobs that layers give, in order, each named as the node whose tensor it is.
+        blobs: the blobs that layers give, in order, each with the node that it is of.
     """
 
     text: str
@@ -57,159 +60,167 @@ class _Layer:
     weights: tuple[str, str] | None = None
 
 
-def translate(model: onnx.ModelProto, weights: Weights) -> Network:
+def translate(graph: Graph) -> Network:
     """The network of an ONNX file in floating point. Casts are left out: everything is computed in float32.
-
-    Args:
-        model: the file; its weights are not looked at, only their shapes.
-        weights: the values of its initializers, by name.
 
     Raises:
         UntranslatedError: a node or an attribute that has no counterpart here; quantized layers among them.
     """
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    nodes = list(model.graph.node)
-    (image,) = (value.name for value in model.graph.input if value.name not in shapes)
-    mean, std, place = _normalization(nodes, image, weights)
-    wanted = [output.name for output in model.graph.output]
-    layers, alias = _layers(nodes[place:], shapes)
-    start = nodes[place - 1].output[0]
-    given = {start, *(layer.result for layer in layers)}
+    for node in graph.nodes:
+        if not node.inputs or not node.outputs or node.domain not in ("", "ai.onnx"):
+            raise _unknown(node)
+    if len(graph.inputs) != 1:
+        raise UntranslatedError(f"it has {len(graph.inputs)} inputs")
+    mean, std, place = _normalization(graph)
+    layers, alias = _layers(graph.nodes[place:], graph.weights)
+    image = graph.nodes[place - 1].outputs[0]
+    given = {image, *(layer.result for layer in layers)}
     for layer in layers:
         if layer.source not in given:
             raise UntranslatedError(f"node {layer.node} reads {layer.source}, which is no layer's output")
-    outputs = {name: alias.get(name, name) for name in wanted}
+    outputs = {name: alias.get(name, name) for name in graph.outputs}
     if not given.issuperset(outputs.values()):
         raise UntranslatedError(f"{', '.join(sorted(set(outputs.values()) - given))} is no layer's output")
     layers = _fused(layers, set(outputs.values()))
-    order = {layer.result: index for index, layer in enumerate(layers)}
+    # Numbers for names, which may hold what ncnn's text cannot.
+    blobs = {image: "0", **{layer.result: str(number) for number, layer in enumerate(layers, start=1)}}
     return Network(
-        text=_text(start, layers),
+        text=_text(image, layers, blobs),
         weights=tuple(layer.weights for layer in layers if layer.weights is not None),
-        image=start,
+        image=blobs[image],
         mean=mean,
         std=std,
-        outputs=dict(sorted(outputs.items(), key=lambda output: order.get(output[1], -1))),
-        blobs=tuple((layer.result, layer.node) for layer in layers),
+        outputs={name: blobs[tensor] for name, tensor in sorted(outputs.items(), key=lambda each: int(blobs[each[1]]))},
+        blobs=tuple((blobs[layer.result], layer.node) for layer in layers),
     )
 
 
-def _normalization(
-    nodes: list[onnx.NodeProto], image: str, weights: Weights
-) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+def _unknown(node: Node) -> UntranslatedError:
+    hint = "; it computes in floating point" if node.operator.endswith("QuantizeLinear") else ""
+    return UntranslatedError(f"node {node.name} is {node.operator}, for which there is no layer here{hint}")
+
+
+def _normalization(graph: Graph) -> tuple[tuple[float, ...], tuple[float, ...], int]:
     """Mean and std of the nodes before the network, and how many they are: bytes to floats, Sub, maybe Div, channels first."""
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    seen, tensor = [], image
-    for count, node in enumerate(nodes, start=1):
-        if node.input[0] != tensor:
+    seen, tensor = [], graph.inputs[0]
+    for count, node in enumerate(graph.nodes, start=1):
+        if node.inputs[0] != tensor:
             break
-        seen.append(node.op_type)
-        if node.op_type in ("Sub", "Div"):
-            constant = tuple(float(value) for value in weights.get(node.input[1], ()))
-            if len(constant) != 3:
+        seen.append(node.operator)
+        if node.operator in ("Sub", "Div"):
+            constant = tuple(float(value) for value in graph.weights.get(node.inputs[-1], np.zeros(0)).reshape(-1))
+            if len(node.inputs) != 2 or len(constant) != 3:
                 break
-            mean, std = (constant, std) if node.op_type == "Sub" else (mean, constant)
-        if node.op_type == "Transpose":
-            if _attributes(node).get("perm") != _TO_CHANNELS_FIRST or seen not in (
+            mean, std = (constant, std) if node.operator == "Sub" else (mean, constant)
+        if node.operator == "Transpose":
+            if node.attributes.get("perm") != _TO_CHANNELS_FIRST or seen not in (
                 ["Cast", "Sub", "Transpose"],
                 ["Cast", "Sub", "Div", "Transpose"],
             ):
                 break
             return mean, std, count
-        tensor = node.output[0]
+        tensor = node.outputs[0]
     raise UntranslatedError(
         f"it normalizes its input by {', '.join(seen) or 'nothing'}, not as vgg-deploy export writes it"
     )
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
-
-
-def _layers(nodes: list[onnx.NodeProto], shapes: dict[str, tuple[int, ...]]) -> tuple[list[_Layer], dict[str, str]]:
+def _layers(nodes: Sequence[Node], weights: Weights) -> tuple[list[_Layer], dict[str, str]]:
     """The nodes as layers; and for tensors that a node only hands on, the tensor that they are."""
     layers: list[_Layer] = []
     alias: dict[str, str] = {}
     halved: set[str] = set()
     flat: set[str] = set()  # tensors of one position, which have no rows and columns in ncnn
     for node in nodes:
-        name, attributes = node.name or node.output[0], _attributes(node)
-        source, result = alias.get(node.input[0], node.input[0]), node.output[0]
-        if node.op_type == "Cast":
-            if attributes["to"] == TensorProto.FLOAT and node.input[0] in halved:
+        source, result = alias.get(node.inputs[0], node.inputs[0]), node.outputs[0]
+        if node.operator == "Cast":
+            kind = node.attributes.get("to")
+            if kind == _FLOAT and node.inputs[0] in halved:
                 raise UntranslatedError(
-                    f"node {name} is there to round to FP16, and everything is computed in float32 here"
+                    f"node {node.name} is there to round to FP16, and everything is computed in float32 here"
                 )
-            if attributes["to"] == TensorProto.FLOAT16 and source not in halved:
+            if kind not in (_FLOAT, _FLOAT16):
+                raise UntranslatedError(f"node {node.name} casts to what is neither float32 nor float16")
+            if kind == _FLOAT16:
                 halved.add(result)
-            elif attributes["to"] not in (TensorProto.FLOAT, TensorProto.FLOAT16):
-                raise UntranslatedError(f"node {name} casts to {TensorProto.DataType.Name(attributes['to'])}")
             alias[result] = source
-        elif node.op_type in ("Flatten", "Identity"):  # one value for each channel is flat in ncnn as it is
+        elif node.operator == "Identity" or (node.operator == "Flatten" and source in flat and _axis(node) == 1):
             alias[result] = source
+        elif node.operator == "Conv":
+            layers.append(_convolution(node, source, result, weights, on_one_position=source in flat))
         else:
-            parameters = _parameters(node.op_type, name, attributes, [shapes.get(each) for each in node.input[1:]])
-            kind = _KINDS[node.op_type]
-            weights = (node.input[1], node.input[2]) if kind == "Convolution" else None
-            if node.op_type == "GlobalAveragePool" or source in flat:
-                flat.add(result)
-            if kind == "Convolution" and source in flat:
-                kind, parameters = "InnerProduct", _on_one_position(name, parameters)
-            layers.append(_Layer(kind, name, source, result, parameters, weights))
+            kind, parameters = _without_weights(node, on_one_position=source in flat)
+            layers.append(_Layer(kind, node.name, source, result, parameters))
+        if node.operator == "GlobalAveragePool" or source in flat:
+            flat.add(result)
     return layers, alias
 
 
-_KINDS = {
-    "Conv": "Convolution",
-    "Relu": "ReLU",
-    "MaxPool": "Pooling",
-    "GlobalAveragePool": "Pooling",
-    "LRN": "LRN",
-    "Softmax": "Softmax",
-}
+def _axis(node: Node) -> Attribute:
+    return node.attributes.get("axis", 1 if node.operator == "Flatten" else -1)
 
 
-def _parameters(
-    operator: str, name: str, attributes: dict[str, Any], constants: list[tuple[int, ...] | None]
-) -> dict[int, float]:
-    """ncnn's numbered parameters of a layer."""
-    if operator == "Conv":
-        weight = constants[0] if constants else None
-        kernel, pads = attributes.get("kernel_shape", []), attributes.get("pads", [0] * 4)
-        dilations, strides = attributes.get("dilations", [1, 1]), attributes.get("strides", [1, 1])
-        plain = weight is not None and len(weight) == 4 and len(constants) == 2 and list(weight[2:]) == list(kernel)
+def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_one_position: bool) -> _Layer:
+    kernel, bias = (weights.get(name) for name in (*node.inputs[1:3], "", "")[:2])
+    size, pads = node.attributes.get("kernel_shape"), _same(node, "pads", 4, 0)
+    dilation, stride = _same(node, "dilations", 2, 1), _same(node, "strides", 2, 1)
+    if (
+        kernel is None
+        or bias is None
+        or kernel.ndim != 4
+        or bias.shape != kernel.shape[:1]
+        or size not in (None, kernel.shape[2:])
+        or kernel.shape[2] != kernel.shape[3]
+        or len(node.inputs) != 3
+        or node.attributes.get("group", 1) != 1
+        or node.attributes.get("auto_pad", "NOTSET") != "NOTSET"
+        or pads is None
+        or dilation is None
+        or stride is None
+        or (on_one_position and (kernel.shape[2], pads, stride) != (1, 0, 1))
+    ):
+        raise UntranslatedError(f"node {node.name} is not a convolution as vgg-deploy export writes them")
+    names = node.inputs[1], node.inputs[2]
+    if on_one_position:
+        return _Layer("InnerProduct", node.name, source, result, {0: len(bias), 1: 1, 2: kernel.size}, names)
+    parameters = {0: len(bias), 1: kernel.shape[2], 2: dilation, 3: stride, 4: pads, 5: 1, 6: kernel.size}
+    return _Layer("Convolution", node.name, source, result, parameters, names)
+
+
+def _same(node: Node, name: str, count: int, default: int) -> int | None:
+    """An attribute of so many equal numbers, not below 0; None for anything else."""
+    values = node.attributes.get(name, (default,) * count)
+    if not isinstance(values, tuple) or len(values) != count or len(set(values)) != 1 or values[0] < 0:
+        return None
+    return values[0]
+
+
+def _without_weights(node: Node, *, on_one_position: bool) -> tuple[str, dict[int, float]]:
+    """ncnn's kind of layer, and its numbered parameters."""
+    attributes = node.attributes
+    if node.operator == "Relu":
+        return "ReLU", {}
+    if node.operator == "GlobalAveragePool" and not on_one_position:
+        return "Pooling", {0: _MEAN, 4: 1}
+    if node.operator == "Softmax" and on_one_position and _axis(node) in (1, -1):
+        return "Softmax", {0: 0, 1: 1}  # over the only axis
+    if node.operator == "MaxPool" and not on_one_position:
+        kernel, stride = _same(node, "kernel_shape", 2, 0), _same(node, "strides", 2, 1)
+        defaults = (_same(node, "pads", 4, 0), _same(node, "dilations", 2, 1), attributes.get("ceil_mode", 0))
         if (
-            not plain
-            or attributes.get("group", 1) != 1
-            or any(len(set(each)) != 1 for each in (kernel, pads, dilations, strides))
+            not kernel
+            or not stride
+            or defaults != (0, 1, 0)
+            or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
         ):
-            raise UntranslatedError(f"node {name} is not a convolution as vgg-deploy export writes them")
-        assert weight is not None
-        count = weight[0] * weight[1] * weight[2] * weight[3]
-        return {0: weight[0], 1: kernel[0], 2: dilations[0], 3: strides[0], 4: pads[0], 5: 1, 6: count}
-    if operator == "MaxPool":
-        kernel, strides = attributes["kernel_shape"], attributes.get("strides", [1, 1])
-        if len({*kernel}) != 1 or len({*strides}) != 1 or attributes.keys() - {"kernel_shape", "strides"}:
-            raise UntranslatedError(f"node {name} is not a pooling as vgg-deploy export writes them")
-        return {0: _MAX, 1: kernel[0], 2: strides[0], 5: _VALID}
-    if operator == "GlobalAveragePool":
-        return {0: _MEAN, 4: 1}
-    if operator == "LRN":
-        return {0: 0, 1: attributes["size"], 2: attributes["alpha"], 3: attributes["beta"], 4: attributes["bias"]}
-    if operator == "Softmax":
-        return {0: 0, 1: 1}  # over the only axis
-    if operator == "Relu":
-        return {}
-    hint = "; it computes in floating point" if operator.endswith("QuantizeLinear") else ""
-    raise UntranslatedError(f"node {name} is {operator}, for which there is no layer here{hint}")
-
-
-def _on_one_position(name: str, convolution: dict[int, float]) -> dict[int, float]:
-    if convolution[1] != 1:
-        raise UntranslatedError(
-            f"node {name} is a convolution of {convolution[1]} x {convolution[1]} over one position"
-        )
-    return {0: convolution[0], 1: convolution[5], 2: convolution[6]}
+            raise UntranslatedError(f"node {node.name} is not a pooling as vgg-deploy export writes them")
+        return "Pooling", {0: _MAX, 1: kernel, 2: stride, 5: _VALID}
+    if node.operator == "LRN" and not on_one_position:
+        values = [attributes.get(name, default) for name, default in _LRN.items()]
+        if all(isinstance(value, int | float) for value in values):
+            return "LRN", {0: 0, **dict(enumerate(values, start=1))}  # type: ignore[arg-type]
+    raise _unknown(node)
 
 
 def _fused(layers: list[_Layer], outputs: set[str]) -> list[_Layer]:
@@ -233,22 +244,23 @@ def _fused(layers: list[_Layer], outputs: set[str]) -> list[_Layer]:
     return fused
 
 
-def _text(start: str, layers: list[_Layer]) -> str:
+def _text(image: str, layers: list[_Layer], blobs: dict[str, str]) -> str:
     """In ncnn's text format, where a blob that several layers read is split into as many."""
     readers = Counter(layer.source for layer in layers)
     handed: Counter[str] = Counter()
-    lines, blobs = [f"Input {start} 0 1 {start}"], 1
-    for result, layer in [(start, None), *((layer.result, layer) for layer in layers)]:
+    lines, count = [f"Input image 0 1 {blobs[image]}"], 1
+    for result, layer in [(image, None), *((layer.result, layer) for layer in layers)]:
+        blob = blobs[result]
         if layer is not None:
-            source = layer.source
-            if readers[source] > 1:
+            source = blobs[layer.source]
+            if readers[layer.source] > 1:
                 handed[source] += 1
                 source = f"{source}/{handed[source] - 1}"
             parameters = " ".join(f"{number}={value!r}" for number, value in layer.parameters.items())
-            lines.append(f"{layer.kind} {layer.node} 1 1 {source} {result} {parameters}".rstrip())
-            blobs += 1
+            lines.append(f"{layer.kind} layer{blob} 1 1 {source} {blob} {parameters}".rstrip())
+            count += 1
         if readers[result] > 1:
-            copies = [f"{result}/{index}" for index in range(readers[result])]
-            lines.append(f"Split {result}/split 1 {len(copies)} {result} {' '.join(copies)}")
-            blobs += len(copies)
-    return "\n".join([str(_MAGIC), f"{len(lines)} {blobs}", *lines, ""])
+            copies = [f"{blob}/{index}" for index in range(readers[result])]
+            lines.append(f"Split split{blob} 1 {len(copies)} {blob} {' '.join(copies)}")
+            count += len(copies)
+    return "\n".join([str(_MAGIC), f"{len(lines)} {count}", *lines, ""])

@@ -16,7 +16,7 @@ from engines.settings import Settings
 from vgg_deploy.engine import ACTIVATION, ContextManaged, EngineInfo, Floats, Images, Scores, check_images
 from vgg_deploy.errors import EngineError, UnsupportedModelError
 from vgg_deploy.manifest import Manifest
-from vgg_deploy.onnx_file import mapped_weights, read_header
+from vgg_deploy.onnx_graph import read_graph
 
 _FLOAT32 = np.zeros(1, np.float32)  # says so, before the weight of a convolution
 
@@ -82,7 +82,7 @@ def _extracted(extractor: ncnn.Extractor, blob: str, image: Images) -> Floats:
     status, values = extractor.extract(blob)
     if status != 0:
         height, width = image.shape[:2]
-        raise EngineError(f"ncnn failed on {height} x {width} at {blob} (status {status}); is there enough memory?")
+        raise EngineError(f"ncnn failed on {height} x {width} (status {status}): is there enough memory?")
     return np.array(values, dtype=np.float32)
 
 
@@ -101,26 +101,28 @@ class _Stream(ncnn.DataReader):  # type: ignore[misc]  # the vendor has no types
         return size
 
 
-_address = ctypes.pythonapi.PyCapsule_GetPointer
-_address.restype, _address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+_address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 def _load(path: Path, settings: Settings) -> tuple[Network, ncnn.Net]:
     try:
-        weights = mapped_weights(path)
-        network = translate(read_header(path), weights)
+        graph = read_graph(path)
+        network = translate(graph)
         net = ncnn.Net()
         _configure(net.opt, settings)
-        refused = net.load_param_mem(network.text) or net.load_model(_Stream(_in_ncnns_order(network, weights)))
+        if net.load_param_mem(network.text) != 0:
+            raise UntranslatedError("it does not take these layers")
+        if net.load_model(_Stream(_in_ncnns_order(network, graph.weights))) != 0:
+            raise EngineError(f"ncnn could not load the weights of {path}: is there enough memory?")
     except UntranslatedError as error:
         raise UnsupportedModelError("ncnn", path, str(error)) from error
-    if refused:
-        raise EngineError(f"ncnn refused {path}: its weights do not fit its layers, or there is too little memory")
     return network, net
 
 
 def _configure(options: ncnn.Option, settings: Settings) -> None:
-    options.num_threads = max(1, settings.total_threads // settings.requests)
+    options.num_threads = -(-settings.total_threads // settings.requests)  # no core is idle where there is a rest
     options.use_vulkan_compute = False
     # On CPUs that have them it would store activations in half precision, unasked.
     options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False

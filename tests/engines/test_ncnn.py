@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,15 @@ def unnormalized(model: onnx.ModelProto) -> None:
     node(model, "subtract_mean").op_type = "Add"
 
 
+def without_bias(model: onnx.ModelProto) -> None:
+    del node(model, "conv2_1").input[2]
+
+
+def constant(model: onnx.ModelProto) -> None:
+    value = numpy_helper.from_array(np.zeros(1, np.float32))
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["constant"], name="constant", value=value))
+
+
 def rounded(model: onnx.ModelProto) -> None:
     """conv2_1 reads what was rounded to FP16."""
     reader = node(model, "conv2_1")
@@ -84,6 +94,11 @@ def rounded(model: onnx.ModelProto) -> None:
         (attribute("pool1", ceil_mode=1), "node pool1 is not a pooling as"),  # type: ignore[arg-type]
         (attribute("transpose", perm=[0, 3, 2, 1]), "it normalizes its input by Cast, Sub, Transpose, not as"),
         (unnormalized, "it normalizes its input by Cast, Add, Transpose, not as vgg-deploy export writes it"),
+        (attribute("conv2_1", auto_pad=b"SAME_UPPER"), "node conv2_1 is not a convolution as"),  # type: ignore[arg-type]
+        (attribute("softmax", axis=0), "node softmax is Softmax, for which there is no layer here"),  # type: ignore[arg-type]
+        (attribute("scores", axis=0), "node scores is Flatten, for which there is no layer here"),  # type: ignore[arg-type]
+        (without_bias, "node conv2_1 is not a convolution as"),
+        (constant, "node constant is Constant, for which there is no layer here"),
         (rounded, "node back is there to round to FP16, and everything is computed in float32 here"),
         (weight("conv2_1.weight", np.nan), "conv2_1.weight has values that are not finite: the weights are damaged"),
         (weight("fc8.bias", np.inf), "fc8.bias has values that are not finite"),
@@ -103,6 +118,38 @@ def test_auto_gives_what_it_cannot_run_to_another_runtime_and_says_why(changed: 
         (notice,) = engine.info.notices
     reason = "node pool1 is not a pooling as vgg-deploy export writes them"
     assert notice == f"runtime onnxruntime: ncnn, which would be faster, cannot run this file: {reason}"
+
+
+def test_names_that_its_text_cannot_hold_are_no_matter(changed: Callable[..., Path], images: Images) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        for reader in model.graph.node:
+            names = [f"a b\n{name}" if name.startswith("relu") else name for name in reader.input]
+            reader.input[:] = names
+            reader.output[:] = [f"a b\n{name}" if name.startswith("relu") else name for name in reader.output]
+
+    path = changed(rename)
+    with open_engine(path, runtime="ncnn") as ours, open_engine(path, runtime="onnxruntime") as theirs:
+        np.testing.assert_allclose(ours.run(images).probabilities, theirs.run(images).probabilities, atol=1e-6)
+
+
+def test_constants_that_nothing_reads_and_defaults_written_out_are_no_matter(
+    changed: Callable[..., Path], images: Images, tiny_model: Path
+) -> None:
+    def resave(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(np.arange(3), "shape"))
+        attribute("pool1", pads=[0] * 4, dilations=[1, 1], ceil_mode=0)(model)  # type: ignore[arg-type]
+        attribute("conv2_1", auto_pad=b"NOTSET", group=1)(model)  # type: ignore[arg-type]
+
+    with open_engine(changed(resave), runtime="ncnn") as engine, open_engine(tiny_model, runtime="ncnn") as original:
+        np.testing.assert_array_equal(engine.run(images).probabilities, original.run(images).probabilities)
+
+
+def test_threads_that_two_requests_cannot_share_evenly_give_the_same_answers(tiny_model: Path, images: Images) -> None:
+    with open_engine(tiny_model, runtime="ncnn", threads=1) as one:
+        expected = one.run(images).probabilities
+    with open_engine(tiny_model, runtime="ncnn", threads=3, requests=2) as engine, ThreadPoolExecutor(2) as pool:
+        for scores in pool.map(engine.run, [images] * 6):
+            np.testing.assert_allclose(scores.probabilities, expected, atol=1e-6)
 
 
 def test_large_finite_weights_are_no_damage(changed: Callable[..., Path]) -> None:

@@ -26,7 +26,7 @@ from vgg_deploy.manifest import (
     Manifest,
     ShapeRange,
 )
-from vgg_deploy.onnx_file import look_into, mapped_weights, read_header, read_manifest
+from vgg_deploy.onnx_file import look_into, read_header, read_manifest
 from vgg_deploy.protobuf import encoded_key
 from vgg_deploy.spec import NetworkSpec
 
@@ -537,25 +537,3 @@ def test_reading_leaves_no_file_open(ours: Path) -> None:
         with pytest.raises(ModelFileError):
             read_manifest(broken)
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - what other tests opened may be closed meanwhile
-
-
-@pytest.mark.parametrize("external", [False, True])
-def test_mapped_weights_are_those_of_the_file_and_are_not_read_before_they_are_used(
-    external: bool, ours: Path, tmp_path: Path
-) -> None:
-    model, path = onnx.load(ours), tmp_path / "copy.onnx"
-    expected = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    onnx.save(model, path, save_as_external_data=external, location="copy.weights", size_threshold=0)
-    found = mapped_weights(path)
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values.reshape(-1))
-        assert not found[name].flags.owndata
-
-
-def test_weights_that_are_not_floating_point_are_not_mapped(ours: Path, tmp_path: Path) -> None:
-    model, path = onnx.load(ours), tmp_path / "changed.onnx"
-    model.graph.initializer.append(numpy_helper.from_array(np.arange(3), "indices"))
-    onnx.save(model, path)
-    with pytest.raises(ModelFileError, match="indices is neither float32 nor float16"):
-        mapped_weights(path)
