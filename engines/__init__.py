@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from engines.choice import RUNTIMES as RUNTIMES
-from engines.choice import Choice, choose_runtime, pairing_notices
+from engines.choice import choose_runtime, pairing_notices
 from engines.settings import NO_BF16, Settings, streaming_requests
 from vgg_deploy.engine import Engine
 from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
-from vgg_deploy.manifest import Manifest
 from vgg_deploy.onnx_file import read_manifest
 from vgg_deploy.plan import BACKENDS, PLAN_SUFFIXES
 
@@ -75,29 +74,27 @@ def open_engine(
     while True:
         choice = choose_runtime(runtime, settings, manifest, unable)
         try:
-            engine = _open_in(choice, path, manifest, settings, said)
+            home = importlib.import_module(RUNTIMES[choice.runtime].home)
+        except (ImportError, OSError) as error:
+            if runtime != "auto":
+                raise EngineError(f"{choice.runtime} is installed and cannot be loaded: {error}") from error
+            unable[choice.runtime] = f"it is installed and cannot be loaded: {error}"
+            continue
+        if runtime == "auto" and settings.bf16 and not home.computes_bf16():
+            # In what this CPU computes instead another runtime may be faster.
+            settings, said = replace(settings, bf16=False), (NO_BF16,)
+            continue
+        notices = (*said, *pairing_notices(choice.runtime, settings, manifest))
+        if choice.reason is not None:
+            notices = (f"runtime {choice.runtime}: {choice.reason}", *notices)
+        try:
+            engine: Engine = home.open_model(path, manifest, settings, notices)
         except UnsupportedModelError as error:
             if runtime != "auto":
                 raise
             unable[choice.runtime] = error.reason
-            continue
-        if runtime != "auto" or engine.info.bf16 == settings.bf16:
+        else:
             return engine
-        # In what this CPU computes instead another runtime may be faster.
-        engine.close()
-        settings, said = replace(settings, bf16=False), (NO_BF16,)
-
-
-def _open_in(choice: Choice, path: Path, manifest: Manifest, settings: Settings, said: tuple[str, ...]) -> Engine:
-    try:
-        home = importlib.import_module(RUNTIMES[choice.runtime].home)
-    except (ImportError, OSError) as error:
-        raise EngineError(f"{choice.runtime} is installed and cannot be loaded: {error}") from error
-    notices = (*said, *pairing_notices(choice.runtime, settings, manifest))
-    if choice.reason is not None:
-        notices = (f"runtime {choice.runtime}: {choice.reason}", *notices)
-    engine: Engine = home.open_model(path, manifest, settings, notices)
-    return engine
 
 
 def _open_plan(

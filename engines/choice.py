@@ -106,14 +106,13 @@ def _fastest(settings: Settings, manifest: Manifest | None, unable: Mapping[str,
         if not RUNTIMES[name].installed or name in unable:
             continue
         if first in unable:
-            reason = f"{first}, which would be faster, cannot run this file: {unable[first]}"
+            reason = f"{first}, which would be faster, cannot: {unable[first]}"
         elif name != first:
             reason = f"{first} would be faster for this file, and is not installed"
         return Choice(name, reason)
     if unable:
-        raise EngineError(
-            f"no runtime can run this file: {'; '.join(f'{name}: {why}' for name, why in unable.items())}"
-        )
+        tried = [f"{name}: {unable.get(name, 'not installed')}" for name in ranked]
+        raise EngineError(f"no runtime can run this file: {'; '.join(tried)}")
     if settings.bf16:
         raise MissingDependencyError("openvino", "cpu", "--allow-bf16")
     raise MissingDependencyError(
@@ -136,7 +135,10 @@ def _by_speed(settings: Settings, manifest: Manifest | None) -> dict[str, str | 
             "onnxruntime": None,
         }
     if quantization is not None:
-        return {"openvino": "the faster one for INT8 on the CPUs that were measured", "onnxruntime": None}
+        return {
+            "onnxruntime": "the file is made for it; as fast as openvino on the CPUs that were measured, and new image sizes cost it nothing",
+            "openvino": None,
+        }
     others: dict[str, str | None] = {
         "onnxruntime": "as fast as openvino in floating point on the CPUs that were measured, and new image sizes cost it nothing",
         "openvino": None,

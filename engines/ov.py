@@ -40,7 +40,7 @@ class OpenVINOEngine(ContextManaged):
     def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
         try:
             core = openvino.Core()
-            properties = _properties(core, settings)
+            properties = _properties(settings)
             compiled = core.compile_model(core.read_model(path), "CPU", properties)
         except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"openvino refused {path}: {_reason(error)}") from error
@@ -96,9 +96,14 @@ class OpenVINOEngine(ContextManaged):
         self._compiled = None
 
 
-def _properties(core: openvino.Core, settings: Settings) -> dict[str, object]:
+def computes_bf16() -> bool:
+    """Whether this CPU computes in bfloat16."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _properties(settings: Settings) -> dict[str, object]:
     """What a model is compiled with."""
-    bf16 = settings.bf16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    bf16 = settings.bf16 and computes_bf16()
     # Unasked, OpenVINO computes FP32 and FP16 files in BF16 on CPUs that have it.
     properties: dict[str, object] = {_PRECISION: "bf16" if bf16 else "f32"}
     if settings.requests == 1:
@@ -135,7 +140,7 @@ def layer_times(path: Path, settings: Settings, images: Images, repetitions: int
     """Milliseconds by node's name, of each of some calls by themselves, from OpenVINO's own counters."""
     try:
         core = openvino.Core()
-        properties = {**_properties(core, replace(settings, requests=1)), "PERF_COUNT": True}
+        properties = {**_properties(replace(settings, requests=1)), "PERF_COUNT": True}
         request = core.compile_model(core.read_model(path), "CPU", properties).create_infer_request()
         request.infer([np.ascontiguousarray(images)])  # the first run of a shape costs more
         runs = []

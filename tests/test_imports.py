@@ -189,7 +189,7 @@ assert not loaded, loaded
 """
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "ncnn"])
 def test_infer_loads_neither_torch_nor_onnx_nor_what_draws_a_progress_bar(runtime: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(runtime) is None:
         pytest.skip(f"{runtime} is not installed")

@@ -87,7 +87,7 @@ def predict(
     reduced_decoding: bool = False,
     decoders: int | None = None,
 ) -> Iterator[Prediction | Failure]:
-    """Classifies images, in order, each with its result or its failure.
+    """Classifies images, in order, each with its result or its failure. Once a second freed memory is given back to the system.
 
     Args:
         engine: any; its manifest names classes, rescaling and defaults.

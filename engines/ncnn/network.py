@@ -36,6 +36,7 @@ class Network:
         text: the layers.
         weights: names of the initializers, in the order in which ncnn reads them; a bias follows its convolution's weight.
         image: the blob that takes an image, float32 [3, height, width], normalized.
+        normalization: the last of the nodes that are not among the layers, because they normalize the image.
         mean, std: of the image's channels, in units of 0..255.
         outputs: the blob of each output of the ONNX file, in the order in which they are computed.
         blobs: the blobs that layers give, in order, each with the node that it is of.
@@ -44,6 +45,7 @@ class Network:
     text: str
     weights: tuple[tuple[str, str], ...]
     image: str
+    normalization: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     outputs: dict[str, str]
@@ -88,6 +90,7 @@ def translate(graph: Graph) -> Network:
         text=_text(image, layers, blobs),
         weights=tuple(layer.weights for layer in layers if layer.weights is not None),
         image=blobs[image],
+        normalization=graph.nodes[place - 1].name,
         mean=mean,
         std=std,
         outputs={name: blobs[tensor] for name, tensor in sorted(outputs.items(), key=lambda each: int(blobs[each[1]]))},

@@ -117,7 +117,7 @@ def test_auto_gives_what_it_cannot_run_to_another_runtime_and_says_why(changed: 
         assert engine.info.runtime.startswith("onnxruntime")
         (notice,) = engine.info.notices
     reason = "node pool1 is not a pooling as vgg-deploy export writes them"
-    assert notice == f"runtime onnxruntime: ncnn, which would be faster, cannot run this file: {reason}"
+    assert notice == f"runtime onnxruntime: ncnn, which would be faster, cannot: {reason}"
 
 
 def test_names_that_its_text_cannot_hold_are_no_matter(changed: Callable[..., Path], images: Images) -> None:

@@ -308,12 +308,34 @@ def test_auto_takes_openvino_for_a_file_that_was_quantized_for_tensorrt(quantize
 def test_auto_takes_the_faster_one_for_each_precision_and_says_which_and_why(quantized: Callable[..., Path]) -> None:
     pytest.importorskip("openvino")
     with open_engine(quantized("onnxruntime")) as engine:
-        assert engine.info.runtime.startswith("openvino")
-        assert engine.info.notices == ("runtime openvino: the faster one for INT8 on the CPUs that were measured",)
+        assert engine.info.runtime.startswith("onnxruntime")
+        (notice,) = engine.info.notices
+    assert notice.startswith("runtime onnxruntime: the file is made for it; as fast as openvino")
     with open_engine(quantized("tensorrt", ())) as engine:
         assert engine.info.runtime.startswith("ncnn")
         (notice,) = engine.info.notices
     assert notice.startswith("runtime ncnn: its Winograd convolutions are the fastest in floating point")
+
+
+def test_auto_passes_over_a_runtime_that_cannot_be_loaded_and_says_why(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ncnn")
+    importer = importlib.import_module
+
+    def import_module(name: str) -> Any:
+        if name == RUNTIMES["ncnn"].home:
+            raise ImportError("libgomp")
+        return importer(name)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with open_engine(tiny_model) as engine:
+        assert engine.info.runtime.startswith("onnxruntime")
+        (notice,) = engine.info.notices
+    expected = "ncnn, which would be faster, cannot: it is installed and cannot be loaded: libgomp"
+    assert notice == f"runtime onnxruntime: {expected}"
+    with pytest.raises(EngineError, match="ncnn is installed and cannot be loaded: libgomp"):
+        open_engine(tiny_model, runtime="ncnn")
 
 
 def test_auto_gives_a_graph_of_another_exporter_to_a_runtime_that_takes_any(tiny_model: Path) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from engines import open_engine
+from engines import RUNTIMES, open_engine
 from export.half import rounding_copy
 from export.taps import with_activations
 from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
 @pytest.mark.parametrize("outputs", [{}, {"score_map": True, "features": True}])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_every_layers_activation_is_the_one_pytorch_computes(

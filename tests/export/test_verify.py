@@ -21,7 +21,7 @@ from vgg_deploy.spec import CONFIGURATIONS
 
 Exported = Callable[..., Any]
 Command = Callable[..., Any]
-RUNTIMES = ("onnxruntime", "openvino")
+RUNTIMES = ("onnxruntime", "openvino", "ncnn")
 
 
 def alter(path: Path, tensor: str, change: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines import RUNTIMES
 from engines.settings import Settings
 from vgg_deploy.layer_times import by_layer, layer_of
 from vgg_deploy.onnx_file import read_manifest
@@ -76,10 +77,10 @@ def test_a_foreign_model_has_times_without_work() -> None:
     assert (only.layer, only.ms, only.gflop, only.gflops_per_s) == ("conv1_1", 2.0, None, None)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
 def test_each_runtime_tells_of_the_layers_of_a_real_model(runtime: str) -> None:
     pytest.importorskip(runtime)
-    home = importlib.import_module({"onnxruntime": "engines.ort", "openvino": "engines.ov"}[runtime])
+    home = importlib.import_module(RUNTIMES[runtime].home)
     images = np.zeros((2, 40, 48, 3), np.uint8)
     runs = home.layer_times(TINY, Settings(threads=1), images, 3)
     assert len(runs) == 3

@@ -15,7 +15,7 @@ from vgg_deploy.memory import given_back
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What glibc is asked."""
     asked: list[int] = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(malloc_trim=asked.append))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(malloc_trim=lambda pad: asked.append(pad)))
     return asked
 
 

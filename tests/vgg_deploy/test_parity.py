@@ -109,15 +109,14 @@ def test_one_number_that_is_none_fails_and_is_the_worst(side: str, value: float,
 
 
 @pytest.mark.parametrize(
-    ("lead", "views", "fails"),
-    [(0.02, 16, False), (0.2, 16, True), (0.02, 66, False), (0.02, 134, True)],
+    ("lead", "views", "flipped", "fails"),
+    [(0.02, 16, 1, False), (0.2, 16, 1, True), (0.02, 16, 2, True), (0.02, 66, 1, False), (0.02, 134, 3, True)],
 )
 def test_where_one_flip_passes_the_share_that_of_a_near_tie_does_not_count(
-    lead: float, views: int, fails: bool
+    lead: float, views: int, flipped: int, fails: bool
 ) -> None:
     reference = np.tile(np.array([0.5 + lead / 2, 0.5 - lead / 2, 0, 0], np.float32), (views, 1))
     candidate = reference.copy()
-    flipped = 1 if views < 67 else 3  # of 134 views INT8's share allows two
     candidate[:flipped] = candidate[:flipped, [1, 0, 2, 3]]
     parity = compared(reference, candidate)
     assert len(parity.flips) == flipped

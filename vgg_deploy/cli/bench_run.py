@@ -165,9 +165,6 @@ class Request:
         from vgg_deploy.layer_times import by_layer
 
         home = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].home)
-        if not hasattr(home, "layer_times"):
-            notice(f"--layers: {entry.name} runs in {info.runtime}, which gives no profile")
-            return None
         settings = Settings("cpu", self.options.threads, 1, info.bf16)
         batch = batches_of(pictures[: shape.images], shape, info.manifest.rescaling)[0]
         with progress(f"layers of {entry.name}", None):
