@@ -23,7 +23,9 @@ from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
 from benchmarks.report import Table, spread, write
 from benchmarks.subject import Setup, pictures
-from vgg_deploy.engine import Floats
+from engines import RUNTIMES
+from vgg_deploy.engine import PROBABILITIES, Floats
+from vgg_deploy.onnx_graph import read_graph
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.timing import interleaved, paired_ratio
 
@@ -53,7 +55,46 @@ import openvino
 model = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 print(model([images])["probabilities"][0].tolist())
 """,
+    "ncnn": _DECODE
+    + """
+import json
+import ncnn
+import os
+wanted = json.load(open(sys.argv[1] + ".json"))
+net = ncnn.Net()
+net.opt.num_threads = os.cpu_count()
+net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+net.opt.use_bf16_packed = net.opt.use_bf16_storage = False
+net.load_param(sys.argv[1] + ".param")
+net.load_model(sys.argv[1] + ".bin")
+height, width = images.shape[1:3]
+pixels = ncnn.Mat.from_pixels(images[0], ncnn.Mat.PixelType.PIXEL_RGB, width, height)
+pixels.substract_mean_normalize(wanted["mean"], [1 / each for each in wanted["std"]])
+extractor = net.create_extractor()
+extractor.input(wanted["image"], pixels)
+print(np.array(extractor.extract(wanted["output"])[1]).tolist())
+""",
 }
+
+
+def _in_ncnns_form(model: Path) -> None:
+    """What the bare script of ncnn opens, beside the ONNX file: it does not take that itself."""
+    from engines.ncnn.network import translate
+    from engines.ncnn.run import in_ncnns_order
+
+    graph = read_graph(model)
+    network = translate(graph)
+    Path(f"{model}.param").write_text(network.text)
+    with Path(f"{model}.bin").open("wb") as file:
+        for weight in in_ncnns_order(network, graph.weights):
+            file.write(weight.tobytes())
+    told = {
+        "mean": network.mean,
+        "std": network.std,
+        "image": network.image,
+        "output": network.outputs[PROBABILITIES],
+    }
+    Path(f"{model}.json").write_text(json.dumps(told))
 
 
 def _run(*arguments: str) -> tuple[float, str]:
@@ -144,12 +185,18 @@ def main(setup: Setup, repetitions: int) -> None:
         add(*start_up(repetitions))
         for what, model, runtime in (
             ("FP32 in ONNX Runtime", models.float32, "onnxruntime"),
+            ("FP32 in ncnn", models.float32, "ncnn"),
             ("INT8 in OpenVINO", models.int8["tensorrt"], "openvino"),
         ):
+            if not RUNTIMES[runtime].installed:
+                click.echo(f"{what} is not measured: it is not installed", err=True)
+                continue
+            if runtime == "ncnn":
+                _in_ncnns_form(model)
             add(*first_answer(what, model, runtime, image, wanted, models, repetitions))
     setting = (
         f"{models.words}; {drawn.words}, whole at Q={scale}. The bare script imports Pillow and the runtime, decodes, opens the "
-        "file and runs it once; its answer is the same. Medians of "
+        "file and runs it once; its answer is the same. ncnn's opens the same network in ncnn's own form, which it was written in before. Medians of "
         f"{repetitions} interleaved repetitions, each in a fresh process with the files in the page cache, with the lowest and the highest; "
         f"ratios are of pairs. Agreement and max dp: with {REFERENCE} on the same view, of the answer that was furthest off. Throughput, the "
         "bare engine loop and memory: [multiscale](multiscale.md) and [growth](growth.md)."

@@ -114,7 +114,7 @@ def _load(path: Path, settings: Settings) -> tuple[Network, ncnn.Net]:
         _configure(net.opt, settings)
         if net.load_param_mem(network.text) != 0:
             raise UntranslatedError("it does not take these layers")
-        if net.load_model(_Stream(_in_ncnns_order(network, graph.weights))) != 0:
+        if net.load_model(_Stream(in_ncnns_order(network, graph.weights))) != 0:
             raise EngineError(f"ncnn could not load the weights of {path}: is there enough memory?")
     except UntranslatedError as error:
         raise UnsupportedModelError("ncnn", path, str(error)) from error
@@ -129,7 +129,12 @@ def _configure(options: ncnn.Option, settings: Settings) -> None:
     options.use_bf16_packed = options.use_bf16_storage = False
 
 
-def _in_ncnns_order(network: Network, weights: Weights) -> Iterator[Floats]:
+def in_ncnns_order(network: Network, weights: Weights) -> Iterator[Floats]:
+    """The bytes of ncnn's weight file: before each layer's weight what type it is of, behind it the bias.
+
+    Raises:
+        UntranslatedError: a weight is NaN or infinite.
+    """
     for weight, bias in network.weights:
         yield _FLOAT32
         for name in (weight, bias):
