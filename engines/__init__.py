@@ -76,6 +76,8 @@ def open_engine(
         try:
             home = importlib.import_module(RUNTIMES[choice.runtime].home)
         except (ImportError, OSError) as error:
+            if _interrupted(error):
+                raise KeyboardInterrupt from error
             if runtime != "auto":
                 raise EngineError(f"{choice.runtime} is installed and cannot be loaded: {error}") from error
             unable[choice.runtime] = f"it is installed and cannot be loaded: {error}"
@@ -95,6 +97,13 @@ def open_engine(
             unable[choice.runtime] = error.reason
         else:
             return engine
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an import ended by Ctrl-C, which is an ImportError where a runtime's own code initializes itself (ncnn, onnxruntime)."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _open_plan(

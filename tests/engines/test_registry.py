@@ -338,6 +338,20 @@ def test_auto_passes_over_a_runtime_that_cannot_be_loaded_and_says_why(
         open_engine(tiny_model, runtime="ncnn")
 
 
+@pytest.mark.parametrize("runtime", ["auto", "ncnn"])
+def test_ctrl_c_while_a_runtime_initializes_itself_is_no_failure_of_it(
+    runtime: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ncnn")
+
+    def import_module(name: str) -> Any:
+        raise ImportError(f"initialization of {name} failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(KeyboardInterrupt):
+        open_engine(tiny_model, runtime=runtime)
+
+
 def test_auto_gives_a_graph_of_another_exporter_to_a_runtime_that_takes_any(tiny_model: Path) -> None:
     foreign = replace(read_manifest(tiny_model), spec=None)
     assert choose_runtime("auto", Settings(), foreign).runtime == "onnxruntime"
