@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import onnx
 import torch
 
 import vgg_deploy
+from export.beside import weights_beside
 from export.graph import INPUT, GraphOptions, build_graph
 from export.half import HEADROOM, LARGEST_HALF, measure_activations, overflowing_layers, unrepresentable_layers
 from train.checkpoint import Checkpoint
@@ -56,6 +58,7 @@ def export(
     calibration: Iterable[Images] | None = None,
     quantization: Quantization | None = None,
     largest: Mapping[str, float] | None = None,
+    external_data: bool = False,
 ) -> Exported:
     """Folds the FC layers into convolutions (section 3.2) and writes the network as ONNX, whole or not at all.
 
@@ -70,6 +73,7 @@ def export(
             layers that would overflow FP16 stay FP32.
         quantization: layers in INT8 and their ranges, from `export.int8.Calibration`; with `half`, the rest is FP16.
         largest: with `half`, the largest activations where they are known; `calibration` is then not needed.
+        external_data: keep the weights in a file of their own beside it, which runtimes map.
 
     Raises:
         OutputError: it cannot be written.
@@ -102,10 +106,13 @@ def export(
     )
     model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
     try:
-        with whole_file(path) as temporary:
+        with ExitStack() as stack:
+            if external_data:
+                stack.enter_context(weights_beside(model, path))
+            temporary = stack.enter_context(whole_file(path))
             write_model(model, temporary)
             del model
-            _check(temporary, manifest)
+            _check(temporary, manifest, external_data)
     except ValueError as error:  # protobuf's limit of 2 GB
         raise OutputError(f"cannot write {path}: {error}") from error
     return Exported(path, manifest, tuple(notices))
@@ -174,16 +181,18 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     with path.open("wb") as file:
         file.write(model.SerializeToString() + encoded_key(_GRAPH, length) + graph)
         for tensor, size in zip(tensors, sizes, strict=True):
-            data = tensor.raw_data
+            inside, data = tensor.HasField("raw_data"), tensor.raw_data
             tensor.ClearField("raw_data")
-            file.write(encoded_key(_INITIALIZER, size) + tensor.SerializeToString() + encoded_key(_RAW_DATA, len(data)))
-            file.write(data)
+            file.write(encoded_key(_INITIALIZER, size) + tensor.SerializeToString())
+            if inside:
+                file.write(encoded_key(_RAW_DATA, len(data)))
+                file.write(data)
 
 
-def _check(path: Path, manifest: Manifest) -> None:
+def _check(path: Path, manifest: Manifest, external_data: bool) -> None:
     """Holds the written file against what was asked for: valid ONNX, the manifest, free or fixed axes, and types."""
     # By its path, or as a full check, onnx (1.23) would hold the weights three times; the next line is what is left of that.
-    onnx.checker.check_model(path.read_bytes())
+    onnx.checker.check_model(path if external_data else path.read_bytes())
     header = read_header(path)
     onnx.shape_inference.infer_shapes(header, check_type=True, strict_mode=True)
     written = read_manifest(path)
