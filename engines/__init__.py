@@ -1,4 +1,4 @@
-"""Engines: one file per vendor SDK, and the registry that opens them."""
+"""Engines: one file or folder per vendor SDK, and the registry that opens them."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from train.checkpoint import Checkpoint
 from train.reference import Reference
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import ModelFileError, OutputError
+from vgg_deploy.external_data import GRAPH_INITIALIZER, MODEL_GRAPH
 from vgg_deploy.files import whole_file
 from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange
 from vgg_deploy.onnx_file import read_header, read_manifest
@@ -28,7 +29,7 @@ from vgg_deploy.onnx_layers import layer_types
 from vgg_deploy.precision import Precision, Quantization
 from vgg_deploy.protobuf import encoded_key
 
-_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # field numbers of onnx.proto
+_RAW_DATA = 9  # field number of a tensor, in onnx.proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +178,13 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
     sizes = [tensor.ByteSize() for tensor in tensors]
-    length = len(graph) + sum(len(encoded_key(_INITIALIZER, size)) + size for size in sizes)
+    length = len(graph) + sum(len(encoded_key(GRAPH_INITIALIZER, size)) + size for size in sizes)
     with path.open("wb") as file:
-        file.write(model.SerializeToString() + encoded_key(_GRAPH, length) + graph)
+        file.write(model.SerializeToString() + encoded_key(MODEL_GRAPH, length) + graph)
         for tensor, size in zip(tensors, sizes, strict=True):
             inside, data = tensor.HasField("raw_data"), tensor.raw_data
             tensor.ClearField("raw_data")
-            file.write(encoded_key(_INITIALIZER, size) + tensor.SerializeToString())
+            file.write(encoded_key(GRAPH_INITIALIZER, size) + tensor.SerializeToString())
             if inside:
                 file.write(encoded_key(_RAW_DATA, len(data)))
                 file.write(data)

@@ -29,7 +29,7 @@ def weights_beside(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
         OutputError: the file cannot be written.
     """
     former = _former(path)
-    tensors = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= _LEAST]
+    tensors = [tensor for tensor in model.graph.initializer if tensor.ByteSize() >= _LEAST]
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.raw_data)
@@ -38,9 +38,10 @@ def weights_beside(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
     with whole_file(beside) as temporary, temporary.open("wb") as file:
         for tensor in tensors:
             file.seek(-(-file.tell() // _ALIGNMENT) * _ALIGNMENT)
-            _place(tensor, beside.name, file.tell())
-            file.write(tensor.raw_data)
+            data = tensor.raw_data  # each time that it is asked for it is copied
             tensor.ClearField("raw_data")
+            _place(tensor, beside.name, file.tell(), len(data))
+            file.write(data)
     try:
         yield beside
     except BaseException:
@@ -51,9 +52,9 @@ def weights_beside(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
         each.unlink(missing_ok=True)
 
 
-def _place(tensor: TensorProto, name: str, offset: int) -> None:
+def _place(tensor: TensorProto, name: str, offset: int, length: int) -> None:
     tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", name), ("offset", offset), ("length", len(tensor.raw_data))):
+    for key, value in (("location", name), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
 
 

@@ -29,8 +29,8 @@ def given_back(items: Iterable[Item], clock: Callable[[], float] = time.monotoni
 def _trim() -> Callable[[int], object]:
     """glibc's malloc_trim, or nothing: musl, macOS and Windows have none."""
     try:
-        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
-        trim.argtypes = [ctypes.c_size_t]  # type: ignore[attr-defined]
+        trim = ctypes.CDLL(None).malloc_trim
+        trim.argtypes = [ctypes.c_size_t]
     except (OSError, AttributeError, TypeError):
         return lambda _pad: None
     return trim

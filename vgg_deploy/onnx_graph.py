@@ -63,9 +63,9 @@ def read_graph(path: Path) -> Graph:
     with mapped(path) as data:
         file = described(data, path)
         graph = Message(data).message(MODEL_GRAPH)
-        weights = {}
+        weights, files = {}, dict[str, memoryview]()
         for tensor in graph.messages(GRAPH_INITIALIZER):
-            values = _values(tensor, path)
+            values = _values(tensor, path.parent, files)
             if values is not None:
                 weights[tensor.text(TENSOR_NAME)] = values
         return Graph(
@@ -98,7 +98,8 @@ def _attribute(attribute: Message) -> Attribute:
     return attribute.packed(_ATTRIBUTE_INTEGERS) if kind == _INTEGERS else None
 
 
-def _values(tensor: Message, path: Path) -> npt.NDArray[np.floating[Any]] | None:
+def _values(tensor: Message, folder: Path, files: dict[str, memoryview]) -> npt.NDArray[np.floating[Any]] | None:
+    """A weight; `files` are those beside the model that are mapped."""
     kind, shape = _TYPES.get(tensor.number(_TENSOR_TYPE)), tensor.packed(_TENSOR_DIMENSIONS)
     if kind is None:
         return None
@@ -107,8 +108,10 @@ def _values(tensor: Message, path: Path) -> npt.NDArray[np.floating[Any]] | None
         data = tensor.data(_TENSOR_RAW) if _TENSOR_RAW in tensor else tensor.data(_TENSOR_FLOATS)
     else:
         location, offset, length = place
-        with (path.parent / location).open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if location not in files:
+            with (folder / location).open("rb") as file:
+                files[location] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        data = files[location]
         data = data[offset : len(data) if length is None else offset + length]
     if min(shape, default=1) < 0 or len(data) != math.prod(shape) * kind.itemsize:
         return None

@@ -220,9 +220,10 @@ def _without_weights(node: Node, *, on_one_position: bool) -> tuple[str, dict[in
             raise UntranslatedError(f"node {node.name} is not a pooling as vgg-deploy export writes them")
         return "Pooling", {0: _MAX, 1: kernel, 2: stride, 5: _VALID}
     if node.operator == "LRN" and not on_one_position:
-        values = [attributes.get(name, default) for name, default in _LRN.items()]
-        if all(isinstance(value, int | float) for value in values):
-            return "LRN", {0: 0, **dict(enumerate(values, start=1))}  # type: ignore[arg-type]
+        given = (attributes.get(name, default) for name, default in _LRN.items())
+        values = [value for value in given if isinstance(value, int | float)]
+        if len(values) == len(_LRN):
+            return "LRN", {0: 0, **dict(enumerate(values, start=1))}
     raise _unknown(node)
 
 

@@ -122,7 +122,7 @@ def _load(path: Path, settings: Settings) -> tuple[Network, ncnn.Net]:
 
 
 def _configure(options: ncnn.Option, settings: Settings) -> None:
-    options.num_threads = -(-settings.total_threads // settings.requests)  # no core is idle where there is a rest
+    options.num_threads = settings.total_threads // settings.requests  # a rest is left to decoding
     options.use_vulkan_compute = False
     # On CPUs that have them it would store activations in half precision, unasked.
     options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False

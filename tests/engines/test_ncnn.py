@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,7 @@ def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     return next(each for each in model.graph.node if each.name == name)
 
 
-def attribute(name: str, **values: list[int]) -> Callable[[onnx.ModelProto], None]:
+def attribute(name: str, **values: Any) -> Callable[[onnx.ModelProto], None]:
     """A change of a node's attributes."""
 
     def change(model: onnx.ModelProto) -> None:
@@ -89,14 +90,14 @@ def rounded(model: onnx.ModelProto) -> None:
     [
         (attribute("conv2_1", strides=[2, 1]), "node conv2_1 is not a convolution as vgg-deploy export writes them"),
         (attribute("conv2_1", pads=[1, 1, 0, 0]), "node conv2_1 is not a convolution as"),
-        (attribute("conv2_1", pads=[1, 1, 1, 1], group=2), "node conv2_1 is not a convolution as"),  # type: ignore[arg-type]
+        (attribute("conv2_1", pads=[1, 1, 1, 1], group=2), "node conv2_1 is not a convolution as"),
         (attribute("pool1", pads=[0, 0, 1, 1]), "node pool1 is not a pooling as vgg-deploy export writes them"),
-        (attribute("pool1", ceil_mode=1), "node pool1 is not a pooling as"),  # type: ignore[arg-type]
+        (attribute("pool1", ceil_mode=1), "node pool1 is not a pooling as"),
         (attribute("transpose", perm=[0, 3, 2, 1]), "it normalizes its input by Cast, Sub, Transpose, not as"),
         (unnormalized, "it normalizes its input by Cast, Add, Transpose, not as vgg-deploy export writes it"),
-        (attribute("conv2_1", auto_pad=b"SAME_UPPER"), "node conv2_1 is not a convolution as"),  # type: ignore[arg-type]
-        (attribute("softmax", axis=0), "node softmax is Softmax, for which there is no layer here"),  # type: ignore[arg-type]
-        (attribute("scores", axis=0), "node scores is Flatten, for which there is no layer here"),  # type: ignore[arg-type]
+        (attribute("conv2_1", auto_pad=b"SAME_UPPER"), "node conv2_1 is not a convolution as"),
+        (attribute("softmax", axis=0), "node softmax is Softmax, for which there is no layer here"),
+        (attribute("scores", axis=0), "node scores is Flatten, for which there is no layer here"),
         (without_bias, "node conv2_1 is not a convolution as"),
         (constant, "node constant is Constant, for which there is no layer here"),
         (rounded, "node back is there to round to FP16, and everything is computed in float32 here"),
@@ -113,7 +114,7 @@ def test_what_it_would_compute_otherwise_is_refused_and_named(
 
 
 def test_auto_gives_what_it_cannot_run_to_another_runtime_and_says_why(changed: Callable[..., Path]) -> None:
-    with open_engine(changed(attribute("pool1", ceil_mode=1))) as engine:  # type: ignore[arg-type]
+    with open_engine(changed(attribute("pool1", ceil_mode=1))) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
         (notice,) = engine.info.notices
     reason = "node pool1 is not a pooling as vgg-deploy export writes them"
@@ -137,8 +138,8 @@ def test_constants_that_nothing_reads_and_defaults_written_out_are_no_matter(
 ) -> None:
     def resave(model: onnx.ModelProto) -> None:
         model.graph.initializer.append(numpy_helper.from_array(np.arange(3), "shape"))
-        attribute("pool1", pads=[0] * 4, dilations=[1, 1], ceil_mode=0)(model)  # type: ignore[arg-type]
-        attribute("conv2_1", auto_pad=b"NOTSET", group=1)(model)  # type: ignore[arg-type]
+        attribute("pool1", pads=[0] * 4, dilations=[1, 1], ceil_mode=0)(model)
+        attribute("conv2_1", auto_pad=b"NOTSET", group=1)(model)
 
     with open_engine(changed(resave), runtime="ncnn") as engine, open_engine(tiny_model, runtime="ncnn") as original:
         np.testing.assert_array_equal(engine.run(images).probabilities, original.run(images).probabilities)
