@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import torch
 
-import vgg_deploy
 from export.beside import weights_beside
 from export.graph import INPUT, GraphOptions, build_graph
 from export.half import HEADROOM, LARGEST_HALF, measure_activations, overflowing_layers, unrepresentable_layers
@@ -28,6 +27,7 @@ from vgg_deploy.onnx_file import read_header, read_manifest
 from vgg_deploy.onnx_layers import layer_types
 from vgg_deploy.precision import Precision, Quantization
 from vgg_deploy.protobuf import encoded_key
+from vgg_deploy.version import __version__
 
 _RAW_DATA = 9  # field number of a tensor, in onnx.proto
 
@@ -122,7 +122,7 @@ def export(
 def tool_versions() -> dict[str, str]:
     """What an artifact was made with."""
     return {
-        "vgg_deploy": vgg_deploy.__version__,
+        "vgg_deploy": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnx": onnx.__version__,

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-import vgg_deploy
 from export.chain import FLOAT, HALF, NUMPY_TYPES, NodeChain
 from export.qdq import SPATIAL_MEAN, Quantizers
 from vgg_deploy.engine import FEATURES, PROBABILITIES, SCORE_MAP, Floats
@@ -23,6 +22,7 @@ from vgg_deploy.manifest import Normalization
 from vgg_deploy.onnx_file import PRODUCER
 from vgg_deploy.precision import Quantization
 from vgg_deploy.spec import Layer, NetworkSpec
+from vgg_deploy.version import __version__
 
 OPSET = 20
 IR_VERSION = 9  # of ONNX 1.15, the first with opset 20: older runtimes read it too
@@ -183,7 +183,7 @@ def _empty_model(spec: NetworkSpec, options: GraphOptions) -> onnx.ModelProto:
         SCORE_MAP: (batch[0], spec.classes, rows, columns),
         FEATURES: (batch[0], spec.fc_width),
     }
-    model = onnx.ModelProto(ir_version=IR_VERSION, producer_name=PRODUCER, producer_version=vgg_deploy.__version__)
+    model = onnx.ModelProto(ir_version=IR_VERSION, producer_name=PRODUCER, producer_version=__version__)
     model.opset_import.append(helper.make_opsetid("", OPSET))
     model.graph.name = spec.common_name
     model.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, (*batch, 3)))

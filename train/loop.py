@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-import vgg_deploy
 from train.batches import Batches
 from train.checkpoint import save
 from train.curves import draw
@@ -34,6 +33,7 @@ from train.survey import surveyed
 from train.views import CentreCrops, TrainCrops
 from vgg_deploy.errors import TrainingError
 from vgg_deploy.manifest import Manifest, Normalization, Rescaling
+from vgg_deploy.version import __version__
 
 GPU_STEPS_A_LOOK = 20  # a look at the loss makes a GPU wait; on the CPU it costs nothing, and each step is looked at
 CURVES_INTERVAL_S = 60.0  # between drawings while training goes on
@@ -240,7 +240,7 @@ def _publish(session: _Session, learner: Learner, position: Position) -> None:
         train_scale=recipe.train_scale,
         mirror=recipe.mirror,
         rescaling=Rescaling(),
-        tools={"vgg_deploy": vgg_deploy.__version__, "torch": str(torch.__version__), "Pillow": PIL.__version__},
+        tools={"vgg_deploy": __version__, "torch": str(torch.__version__), "Pillow": PIL.__version__},
         training={
             "recipe": recipe.as_json(),
             "images": {"train": len(data.train), "val": len(data.val)},

@@ -16,8 +16,8 @@ from typing import NoReturn
 
 import click
 
-import vgg_deploy
 from vgg_deploy.cli.run import run_command
+from vgg_deploy.version import __version__
 
 # Command -> the module whose `command` it is, and the line that `--help` shows.
 _COMMANDS = {
@@ -52,7 +52,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(vgg_deploy.__version__, prog_name="vgg-deploy")
+@click.version_option(__version__, prog_name="vgg-deploy")
 def cli() -> None:
     """VGG networks from training to production, with parity proved at each step.
 
@@ -70,7 +70,7 @@ def main() -> NoReturn:
 
 def _own_packages_first() -> None:
     """A folder may have a train.py or an export/ of its own, and be on the path (PYTHONPATH=., python -m): ours are meant."""
-    home = Path(vgg_deploy.__file__).resolve().parent.parent
+    home = Path(__file__).resolve().parents[2]
     for name in ("train", "export", "engines"):
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != home:

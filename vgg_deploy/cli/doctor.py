@@ -67,10 +67,10 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
 def _machine() -> None:
     import os
 
-    import vgg_deploy
+    from vgg_deploy.version import __version__
 
     click.echo(
-        f"vgg_deploy {vgg_deploy.__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores\n"
+        f"vgg_deploy {__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores\n"
     )
     rows = [(package, _version(package) or "-", extra) for extra, packages in _PACKAGES.items() for package in packages]
     print_table(("package", "version", "extra"), rows, left=(0, 1, 2))
