@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.straightforward import Run
-from vgg_deploy.classes import ClassName
 from vgg_deploy.engine import Floats
+from vgg_deploy.network.classes import ClassName
 from vgg_deploy.parity import Parity, compare, furthest
 from vgg_deploy.prediction import Failure, predict
 from vgg_deploy.protocols import Protocol

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.contestant import apart
 from benchmarks.subject import Setup, network
-from vgg_deploy.manifest import Manifest
+from vgg_deploy.network.manifest import Manifest
 
 CALIBRATION_IMAGES = 32
 
@@ -55,7 +55,7 @@ def _export(folder: Path, setup: Setup, calibration: list[Path]) -> Models:
     from export.int8 import Variants, calibrate
     from export.sample import draw
     from train.checkpoint import read, save
-    from vgg_deploy.precision import TARGETS
+    from vgg_deploy.network.precision import TARGETS
     from vgg_deploy.protocols import choose_protocol
 
     measured = network(setup)

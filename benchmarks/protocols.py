@@ -24,7 +24,7 @@ from benchmarks.subject import Setup, network, pictures
 from vgg_deploy.engine import Floats
 from vgg_deploy.evaluation import NOMINAL_SIZE, Errors, errors, evaluate, fused, labelled
 from vgg_deploy.images import find_images
-from vgg_deploy.manifest import Manifest
+from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.parity import Parity
 from vgg_deploy.protocols import Protocol, choose_protocol
 

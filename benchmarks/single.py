@@ -25,9 +25,9 @@ from benchmarks.straightforward import onnxruntime_session, openvino_model, pyto
 from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.engine import Floats, Images
 from vgg_deploy.images import decode, resize
+from vgg_deploy.network.precision import FLOAT32, INT8
 from vgg_deploy.parity import Parity
 from vgg_deploy.peak import BFLOAT16
-from vgg_deploy.precision import FLOAT32, INT8
 from vgg_deploy.timing import BatchShape
 
 # Shapes, and labelled images on which answers are compared beside those of the batch that is timed.

@@ -14,7 +14,7 @@ import numpy as np
 from engines.settings import Settings
 from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.manifest import Manifest
+from vgg_deploy.network.manifest import Manifest
 
 # Without this, onnxruntime from 1.29 on sends events of each session to its maker. It is read at the import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

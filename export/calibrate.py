@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from export.qdq import observed_inputs
 from vgg_deploy.engine import ACTIVATION, Floats, Images, Scores
 from vgg_deploy.errors import VGGDeployError
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.spec import NetworkSpec
 
 Span = tuple[float, float]
 

@@ -18,9 +18,9 @@ from export.sample import Sample
 from train.checkpoint import Checkpoint
 from vgg_deploy.engine import Engine
 from vgg_deploy.files import Source
-from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, ShapeRange
-from vgg_deploy.precision import Precision, Quantization
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, ShapeRange
+from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.spec import NetworkSpec
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from export.chain import NUMPY_TYPES, NodeChain
 from export.quantize import activation_levels, quantized_bias, quantized_weights
 from vgg_deploy.engine import Floats
-from vgg_deploy.precision import Quantization
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.precision import Quantization
+from vgg_deploy.network.spec import NetworkSpec
 
 SPATIAL_MEAN = "spatial_mean"  # the node before fc8 where fc8 runs on the mean
 

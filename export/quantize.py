@@ -35,7 +35,7 @@ def activation_levels(span: tuple[float, float], target: str, dtype: Any = np.fl
 
     Args:
         span: smallest and largest value to be represented.
-        target: see `vgg_deploy.precision.Quantization`.
+        target: see `vgg_deploy.network.precision.Quantization`.
         dtype: of the scale.
     """
     low, high = span

@@ -13,7 +13,7 @@ from vgg_deploy.engine import Images
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.images import decode, mirrored, rescale
-from vgg_deploy.manifest import Rescaling
+from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.protocols import Protocol
 
 

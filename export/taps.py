@@ -6,7 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from vgg_deploy.engine import ACTIVATION
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.spec import NetworkSpec
 
 
 def with_activations(model: onnx.ModelProto, spec: NetworkSpec) -> onnx.ModelProto:

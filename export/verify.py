@@ -19,7 +19,7 @@ from export.taps import with_activations
 from vgg_deploy.engine import Engine, Floats
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.images import centre_box, decode, rescale
-from vgg_deploy.manifest import Manifest
+from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.parity import (
     THRESHOLDS,
     NamedView,

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from benchmarks.data import DATA_VARIABLE, data_folder
-from vgg_deploy.classes import numbered_classes
-from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.classes import numbered_classes
+from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 # Before torch is imported: narrow networks are computed faster by one thread than by several that wait for each other (ten
 # times where the machine is busy).

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from train.place import Place
     from train.processes import Processes
     from train.recipe import Recipe
-    from vgg_deploy.manifest import Normalization
-    from vgg_deploy.spec import NetworkSpec
+    from vgg_deploy.network.manifest import Normalization
+    from vgg_deploy.network.spec import NetworkSpec
 
 BUILT_IN, IMAGENET = "digits", "imagenet"
 CHANCE_MARGIN = 1.2  # times the largest class's share: up to there, validation may be luck
@@ -138,7 +138,7 @@ def _recipe(digits: bool, choices: dict[str, Any]) -> Recipe:
     """The digits' recipe or the paper's, with what was chosen instead of its own."""
     from train.recipe import DIGITS, Recipe
     from vgg_deploy.cli.options import chosen_normalization
-    from vgg_deploy.spec import NetworkSpec
+    from vgg_deploy.network.spec import NetworkSpec
 
     given = chosen_normalization(*(choices.pop(name, None) for name in ("normalization", "mean", "std")))
     sizes = {"arch": "configuration", "width_divisor": "width_divisor", "fc_width": "fc_width"}
@@ -173,7 +173,7 @@ def _weights(
     path = Path(weights)
     if weights == IMAGENET:
         from train.pretrained import cached
-        from vgg_deploy.manifest import TORCHVISION_NORMALIZATION
+        from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
 
         path, given = cached(configuration or "D"), TORCHVISION_NORMALIZATION
     manifest = read(path, Facts(configuration, given)).manifest

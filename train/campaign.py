@@ -24,7 +24,7 @@ from train.recipe import FROM_A, LEARNING_RATE_FACTOR, Recipe
 from train.recipe_file import recipe_text
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import whole_file
-from vgg_deploy.manifest import TrainScale
+from vgg_deploy.network.manifest import TrainScale
 
 SURVEYS, RECIPE = "surveys", "recipe.toml"
 

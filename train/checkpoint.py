@@ -20,11 +20,11 @@ from torch import Tensor
 
 from train.foreign import identify
 from train.model import fc_weight_shape
-from vgg_deploy.classes import classes_from_labels, numbered_classes
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source, sha256_of, whole_file
-from vgg_deploy.manifest import MANIFEST_KEY, Manifest, Normalization, TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.classes import classes_from_labels, numbered_classes
+from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Normalization, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 # The common evaluation of ImageNet networks rescales to 256 for a 224 crop; for weights that do not say their S.
 ASSUMED_S_OVER_CROP = (256, 224)

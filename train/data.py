@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.classes import ClassName
 from vgg_deploy.errors import UsageError
 from vgg_deploy.images import find_images
+from vgg_deploy.network.classes import ClassName
 
 
 @dataclass(frozen=True, slots=True)

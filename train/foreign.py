@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vgg_deploy.errors import CheckpointError, UsageError
-from vgg_deploy.spec import BASE_WIDTH, CONFIGURATIONS, TOTAL_STRIDE, NetworkSpec
+from vgg_deploy.network.spec import BASE_WIDTH, CONFIGURATIONS, TOTAL_STRIDE, NetworkSpec
 
 BATCH_NORM_EPSILON = 1e-5  # torchvision's and timm's
 

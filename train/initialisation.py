@@ -11,10 +11,10 @@ from torch import Tensor
 from train.checkpoint import Checkpoint, Facts, read
 from train.model import GAUSSIAN, GLOROT, VGG, random_initialisation
 from train.recipe import FROM_A, Recipe
-from vgg_deploy.classes import ClassName, numbered_classes
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.manifest import Normalization
+from vgg_deploy.network.classes import ClassName, numbered_classes
+from vgg_deploy.network.manifest import Normalization
 
 # Section 3.1: "the first four convolutional layers and the last three fully-connected layers". A's first four have the shapes
 # of the deeper networks' layers of the same names, and of no others.

@@ -18,7 +18,7 @@ from train.processes import Processes
 from train.recipe import Recipe
 from train.reference import normalize
 from vgg_deploy.errors import TrainingError
-from vgg_deploy.manifest import Normalization
+from vgg_deploy.network.manifest import Normalization
 
 
 class Learner:

@@ -32,7 +32,7 @@ from train.state import Position, State
 from train.survey import surveyed
 from train.views import CentreCrops, TrainCrops
 from vgg_deploy.errors import TrainingError
-from vgg_deploy.manifest import Manifest, Normalization, Rescaling
+from vgg_deploy.network.manifest import Manifest, Normalization, Rescaling
 from vgg_deploy.version import __version__
 
 GPU_STEPS_A_LOOK = 20  # a look at the loss makes a GPU wait; on the CPU it costs nothing, and each step is looked at

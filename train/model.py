@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vgg_deploy.spec import Layer, NetworkSpec
+from vgg_deploy.network.spec import Layer, NetworkSpec
 
 # Krizhevsky et al. 2012: n=5, k=2, alpha=1e-4, beta=0.75 over the plain sum of squares. PyTorch and ONNX divide the sum by n,
 # so their alpha is 5e-4.

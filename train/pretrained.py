@@ -12,7 +12,7 @@ from torchvision import models
 from train.checkpoint import Checkpoint, Facts, foreign
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.manifest import TORCHVISION_NORMALIZATION, TrainScale
+from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, TrainScale
 
 _WEIGHTS = {
     "A": models.VGG11_Weights.IMAGENET1K_V1,

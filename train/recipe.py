@@ -10,8 +10,8 @@ from typing import Any
 
 from train.model import GAUSSIAN, GLOROT, random_initialisation
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import Normalization, TrainScale, Triple
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import Normalization, TrainScale, Triple
+from vgg_deploy.network.spec import NetworkSpec
 
 LEARNING_RATE_FACTOR = 0.1  # "decreased by a factor of 10"
 PAPER_TRAIN_SCALE = TrainScale(256, 256)  # for crops of 224 pixels

@@ -10,7 +10,7 @@ from typing import Any
 
 from train.recipe import Recipe
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import TrainScale
+from vgg_deploy.network.manifest import TrainScale
 
 _WHOLE, _NUMBER, _TEXT, _SWITCH = "a whole number", "a number", "a text", "true or false"
 _SCALE, _RGB = "S, or [Smin, Smax]", "[R, G, B] in units of 0..255"

@@ -23,7 +23,7 @@ from vgg_deploy.engine import (
     check_images,
 )
 from vgg_deploy.errors import EngineError
-from vgg_deploy.manifest import AxisRange, Normalization, ShapeRange
+from vgg_deploy.network.manifest import AxisRange, Normalization, ShapeRange
 
 
 def normalize(images: Tensor, normalization: Normalization) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from train.figures import NOTHING, Epoch, Total
 from train.views import Colours
-from vgg_deploy import records
 from vgg_deploy.errors import CheckpointError, ManifestError
 from vgg_deploy.files import whole_file
-from vgg_deploy.manifest import MANIFEST_KEY, Normalization
+from vgg_deploy.network import records
+from vgg_deploy.network.manifest import MANIFEST_KEY, Normalization
 
 STATE_VERSION = 1
 

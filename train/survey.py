@@ -21,7 +21,7 @@ from train.recipe import Recipe
 from train.views import NO_SHIFT, Colours, Views
 from vgg_deploy.engine import Images
 from vgg_deploy.files import whole_file
-from vgg_deploy.manifest import Rescaling, Triple
+from vgg_deploy.network.manifest import Rescaling, Triple
 
 SURVEY_BATCH = 64  # images that a worker hands over at once
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vgg_deploy.engine import Images
 from vgg_deploy.images import resize
-from vgg_deploy.manifest import Rescaling
+from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.timing import BatchShape
 
 _PICTURE_SIZE = (375, 500)  # most of ImageNet's photographs

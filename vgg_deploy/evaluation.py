@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.classes import ClassName, class_of_folder
 from vgg_deploy.engine import Engine, Floats
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import Rescaling
 from vgg_deploy.metrics import top_k_error
+from vgg_deploy.network.classes import ClassName, class_of_folder
+from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.posterior_cache import Known, PosteriorCache
 from vgg_deploy.prediction import Failure, predict
 from vgg_deploy.protocols import Protocol

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.manifest import Rescaling
+from vgg_deploy.network.manifest import Rescaling
 
 # What a folder search takes for an image. A file named on the command line is tried whatever its ending.
 SUFFIXES = frozenset(

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.timing import BatchShape
 
 INPUT, OTHER = "input", "other"

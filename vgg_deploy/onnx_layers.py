@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from vgg_deploy.precision import FLOAT16, FLOAT32, INT8
+from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
 UNKNOWN = "unknown"
 _TYPES: dict[int, str] = {TensorProto.FLOAT: FLOAT32, TensorProto.FLOAT16: FLOAT16}

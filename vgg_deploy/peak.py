@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from vgg_deploy.engine import PROBABILITIES, ContextManaged, Engine, EngineInfo
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.precision import FLOAT16, FLOAT32, INT8
+from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 from vgg_deploy.timing import Latency, interleaved
 
 BFLOAT16 = "bfloat16"

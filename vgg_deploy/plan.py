@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgg_deploy import records
 from vgg_deploy.errors import ManifestError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of, whole_file
-from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network import records
+from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
 
 PLAN_VERSION = 1
 VERSION_KEY = "plan_version"  # `version` is the backend's

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.images import centre_box, rescaled_size
-from vgg_deploy.manifest import Manifest, Rescaling, TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import Manifest, Rescaling, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views import Box, View, centre_square, corners_and_centre, merged, regular_grid, three_squares
 
 PAPER_CROP = 224  # for which the Q's of other papers' protocols are given

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.spec import NetworkSpec
 
 
 def interleaved(repetitions: int, *contestants: Callable[[], float]) -> list[list[float]]:

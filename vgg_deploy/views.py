@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from vgg_deploy.engine import Images
 from vgg_deploy.images import centre_box, rescaled_size, resize
-from vgg_deploy.manifest import Rescaling
+from vgg_deploy.network.manifest import Rescaling
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 

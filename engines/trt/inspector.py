@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engines.trt.backend import Backend, logger
-from vgg_deploy.precision import FLOAT16, FLOAT32, INT8
+from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
 # What stands in "Format/Datatype", from the widest type to the narrowest.
 _TYPES = ((r"float|fp32", FLOAT32), (r"half|fp16", FLOAT16), (r"int8", INT8))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.trt.backend import Backend, logger
-from vgg_deploy.precision import FLOAT16, FLOAT32, INT8
+from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from engines.trt.backend import Backend
-from vgg_deploy.manifest import Manifest
+from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.onnx_layers import node_name
 from vgg_deploy.plan import Profile, Shape
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from engines.trt.options import BuildOptions
 from vgg_deploy.errors import BuildError, UsageError
-from vgg_deploy.manifest import AxisRange, Manifest
+from vgg_deploy.network.manifest import AxisRange, Manifest
 from vgg_deploy.plan import Profile, Shape
 from vgg_deploy.prediction import DEVICE_BATCH
 from vgg_deploy.protocols import choose_protocol

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.agreement import cells, compared
 from benchmarks.report import faster
-from vgg_deploy.classes import numbered_classes
+from vgg_deploy.network.classes import numbered_classes
 
 CLASSES = numbered_classes(3)
 WANTED = np.array([[0.8, 0.1, 0.1], [0.42, 0.4, 0.18], [0.1, 0.1, 0.8]], np.float32)

@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime")
 from benchmarks import multiscale
 from benchmarks.multiscale import Line, table, warm_passes
 from benchmarks.ours import Stream
-from vgg_deploy.classes import numbered_classes
+from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.parity import compare
 
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from export.graph import GraphOptions, build_graph
-from vgg_deploy.manifest import PAPER_NORMALIZATION, Normalization
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Normalization
+from vgg_deploy.network.spec import NetworkSpec
 
 
 @pytest.fixture(scope="session")

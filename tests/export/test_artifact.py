@@ -22,10 +22,10 @@ import vgg_deploy
 from engines import open_engine
 from export import export as export_checkpoint
 from export.graph import GraphOptions, build_graph
-from vgg_deploy.classes import ClassName
 from vgg_deploy.errors import ModelFileError, OutputError, VGGDeployError
 from vgg_deploy.files import sha256_of
-from vgg_deploy.manifest import (
+from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.manifest import (
     MANIFEST_KEY,
     TORCHVISION_NORMALIZATION,
     AxisRange,
@@ -34,8 +34,8 @@ from vgg_deploy.manifest import (
     ShapeRange,
     TrainScale,
 )
+from vgg_deploy.network.spec import CONFIGURATIONS
 from vgg_deploy.onnx_file import read_manifest
-from vgg_deploy.spec import CONFIGURATIONS
 
 Exported = Callable[..., Any]
 
@@ -320,11 +320,11 @@ from pathlib import Path
 import torch
 from train.checkpoint import Checkpoint, read, save
 from train.model import VGG
-from vgg_deploy.classes import numbered_classes
+from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.files import Source
-from vgg_deploy.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
-from vgg_deploy.precision import Quantization
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
+from vgg_deploy.network.precision import Quantization
+from vgg_deploy.network.spec import NetworkSpec
 
 folder, half = Path(sys.argv[1]), sys.argv[2] == "half"
 path = folder / "vgg16.safetensors"

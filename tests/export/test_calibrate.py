@@ -16,7 +16,7 @@ from export.calibrate import BINS, LEVELS, Extremes, Histogram, entropy, measure
 from export.int8 import Variants
 from vgg_deploy.engine import Images, Scores
 from vgg_deploy.errors import VGGDeployError
-from vgg_deploy.precision import METHODS
+from vgg_deploy.network.precision import METHODS
 
 ONE = np.ones((1, 2), np.float32)
 

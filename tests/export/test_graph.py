@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from export.graph import GraphOptions, build_graph, relu_name
-from vgg_deploy.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization
-from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 Graphs = Callable[..., onnx.ModelProto]

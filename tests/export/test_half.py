@@ -25,9 +25,9 @@ from export.quantize import quantized_weights
 from export.taps import with_activations
 from vgg_deploy.engine import Scores
 from vgg_deploy.errors import VGGDeployError
-from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION
-from vgg_deploy.precision import Quantization
-from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION
+from vgg_deploy.network.precision import Quantization
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 
 def scores_of(model: onnx.ModelProto, folder: Path, images: np.ndarray) -> Scores:

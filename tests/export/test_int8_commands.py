@@ -19,12 +19,12 @@ from PIL import Image
 
 import export.sensitivity
 from engines import open_engine
-from vgg_deploy.classes import ClassName
 from vgg_deploy.files import sha256_of
-from vgg_deploy.manifest import Manifest, Rescaling, TrainScale
+from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.manifest import Manifest, Rescaling, TrainScale
+from vgg_deploy.network.precision import METHODS, TARGETS, Quantization
 from vgg_deploy.onnx_file import read_header, read_manifest
 from vgg_deploy.onnx_layers import layer_types
-from vgg_deploy.precision import METHODS, TARGETS, Quantization
 from vgg_deploy.protocols import choose_protocol
 
 Command = Callable[..., Any]
@@ -170,7 +170,7 @@ def test_a_layer_that_would_overflow_fp16_gives_fp32_beside_int8(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    from vgg_deploy.manifest import MANIFEST_KEY
+    from vgg_deploy.network.manifest import MANIFEST_KEY
 
     weights = narrow_checkpoint("A")
     manifest, tensors = str(_manifest_of(weights)), load_file(weights)
@@ -194,7 +194,7 @@ def test_a_layer_that_would_overflow_fp16_gives_fp32_beside_int8(
 def _manifest_of(weights: Path) -> str:
     import safetensors
 
-    from vgg_deploy.manifest import MANIFEST_KEY
+    from vgg_deploy.network.manifest import MANIFEST_KEY
 
     with safetensors.safe_open(weights, framework="numpy") as file:
         return str(file.metadata()[MANIFEST_KEY])

@@ -16,10 +16,10 @@ from vgg_deploy.engine import FakeEngine, Floats, Images
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.images import decode, mirrored
-from vgg_deploy.manifest import Manifest, Rescaling
+from vgg_deploy.network.manifest import Manifest, Rescaling
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.prediction import predict
 from vgg_deploy.protocols import Protocol
-from vgg_deploy.spec import NetworkSpec
 
 DENSE = Protocol("dense", (64,), None, False)
 PYRAMID = Protocol("multiscale", (64, 73, 96), None, True)

@@ -19,14 +19,14 @@ from export.int8 import Calibration, Variants, calibrate
 from export.qdq import observed_inputs
 from export.sample import Sample
 from export.sensitivity import RANKING_IMAGES, Budget, HeldOut, Judge, Sensitivity
-from vgg_deploy.classes import ClassName
 from vgg_deploy.engine import Engine, FakeEngine, Floats, Images
 from vgg_deploy.errors import UsageError, VGGDeployError
-from vgg_deploy.manifest import Manifest, Rescaling
+from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.manifest import Manifest, Rescaling
+from vgg_deploy.network.precision import TARGETS, Quantization
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.parity import NamedView
-from vgg_deploy.precision import TARGETS, Quantization
 from vgg_deploy.protocols import Protocol
-from vgg_deploy.spec import NetworkSpec
 
 DENSE = Protocol("dense", (73,), None, False)
 

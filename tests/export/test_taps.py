@@ -13,7 +13,7 @@ import pytest
 from engines import RUNTIMES, open_engine
 from export.half import rounding_copy
 from export.taps import with_activations
-from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))

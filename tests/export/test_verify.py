@@ -16,8 +16,8 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION
-from vgg_deploy.spec import CONFIGURATIONS
+from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION
+from vgg_deploy.network.spec import CONFIGURATIONS
 
 Exported = Callable[..., Any]
 Command = Callable[..., Any]

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.gpu
 
 from train.checkpoint import Facts, read  # noqa: E402
 from train.reference import Reference  # noqa: E402
-from vgg_deploy.manifest import PAPER_NORMALIZATION, TrainScale  # noqa: E402
+from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TrainScale  # noqa: E402
 
 PRECISIONS = {"float32": (), "float16": ("--fp16",), "int8": ("--int8", "--fp16")}
 CROP, SCALES, BATCH = 64, (64, 96), 4

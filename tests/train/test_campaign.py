@@ -15,7 +15,7 @@ from train.checkpoint import read
 from train.learner import Learner
 from train.runs import newest_finished
 from vgg_deploy.errors import TrainingError
-from vgg_deploy.manifest import TrainScale
+from vgg_deploy.network.manifest import TrainScale
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -25,16 +25,16 @@ from torch import Tensor
 
 from train.checkpoint import Facts, read, save
 from train.model import VGG
-from vgg_deploy.classes import ClassName, numbered_classes
 from vgg_deploy.errors import CheckpointError, ManifestError, OutputError, UsageError
-from vgg_deploy.manifest import (
+from vgg_deploy.network.classes import ClassName, numbered_classes
+from vgg_deploy.network.manifest import (
     PAPER_NORMALIZATION,
     TORCHVISION_NORMALIZATION,
     Manifest,
     Rescaling,
     TrainScale,
 )
-from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 PAPER = Facts(normalization=PAPER_NORMALIZATION)
 

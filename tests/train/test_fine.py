@@ -19,7 +19,7 @@ from export import export
 from train.checkpoint import read
 from train.model import VGG, folded
 from train.reference import Reference
-from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 
 def images(count: int, height: int, width: int) -> np.ndarray:

@@ -17,8 +17,8 @@ from train.foreign import identify
 from train.reference import Reference, normalize
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.manifest import TORCHVISION_NORMALIZATION
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
+from vgg_deploy.network.spec import NetworkSpec
 
 TORCHVISION = Facts(normalization=TORCHVISION_NORMALIZATION)
 SOURCE = Source("weights.pth", "0" * 64)
@@ -264,7 +264,7 @@ def test_another_network_is_refused(tensors: dict[str, Tensor]) -> None:
 
 def test_the_real_weights_know_their_ten_classes(test_data: Path) -> None:
     from vgg_deploy.images import decode
-    from vgg_deploy.manifest import PAPER_NORMALIZATION
+    from vgg_deploy.network.manifest import PAPER_NORMALIZATION
 
     labels = (test_data / "imagenette_labels.txt").read_text()
     checkpoint = read(

@@ -13,10 +13,10 @@ import torch
 from train.checkpoint import read
 from train.initialisation import FROM_A_LAYERS, initial
 from train.recipe import Recipe
-from vgg_deploy.classes import ClassName, numbered_classes
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import TORCHVISION_NORMALIZATION, TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.classes import ClassName, numbered_classes
+from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 Checkpoints = Callable[..., Path]
 NAMES = tuple(ClassName(name, name) for name in "abcde")

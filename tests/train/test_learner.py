@@ -16,8 +16,8 @@ from train.processes import ALONE
 from train.recipe import Recipe
 from train.reference import normalize
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import Normalization, TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import Normalization, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

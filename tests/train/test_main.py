@@ -14,7 +14,7 @@ import pytest
 
 from train.checkpoint import read
 from train.runs import newest_finished
-from vgg_deploy.manifest import TrainScale
+from vgg_deploy.network.manifest import TrainScale
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -11,7 +11,7 @@ import torch
 
 from train.dropout import masks
 from train.model import GAUSSIAN, GLOROT, VGG, fc_weight_shape, folded, random_initialisation
-from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 Network = Callable[..., VGG]
 

@@ -13,8 +13,8 @@ from torchvision.models import VGG11_Weights
 from train.foreign import identify
 from train.pretrained import imagenet
 from vgg_deploy.errors import CheckpointError, UsageError
-from vgg_deploy.manifest import TORCHVISION_NORMALIZATION, TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 NAMES = {"A": "vgg11-8a719046.pth", "B": "vgg13-19584684.pth", "D": "vgg16-397923af.pth", "E": "vgg19-dcbb9e9d.pth"}
 

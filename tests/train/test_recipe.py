@@ -8,8 +8,8 @@ import pytest
 
 from train.recipe import DIGITS, Recipe
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 PAPER = Recipe(NetworkSpec("D"))
 

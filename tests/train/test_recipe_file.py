@@ -9,8 +9,8 @@ import pytest
 from train.recipe import DIGITS, Recipe
 from train.recipe_file import FIELDS, read_recipe, recipe_text
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 
 def written(path: Path, text: str) -> Path:

@@ -16,8 +16,8 @@ from train.model import VGG, folded
 from train.reference import Reference, normalize
 from vgg_deploy.errors import UsageError
 from vgg_deploy.images import decode
-from vgg_deploy.manifest import TORCHVISION_NORMALIZATION
-from vgg_deploy.spec import CONFIGURATIONS
+from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
+from vgg_deploy.network.spec import CONFIGURATIONS
 
 
 @pytest.fixture

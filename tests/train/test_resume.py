@@ -26,8 +26,8 @@ from train.place import Place
 from train.recipe import Recipe
 from train.runs import Run
 from vgg_deploy.errors import CheckpointError
-from vgg_deploy.manifest import TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -21,8 +21,8 @@ from train.survey import survey, surveyed
 from train.views import Colours, TrainCrops
 from vgg_deploy.errors import ImageError
 from vgg_deploy.images import decode, rescale
-from vgg_deploy.manifest import Rescaling, TrainScale
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import Rescaling, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 MakeFolder = Callable[..., Path]
 RECIPE = Recipe(NetworkSpec("A", 64, crop=32, fc_width=4, classes=2), train_scale=TrainScale(40, 40), batch=3)

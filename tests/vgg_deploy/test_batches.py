@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vgg_deploy.batches import batches_of, fitted, smooth_pictures
-from vgg_deploy.manifest import Rescaling
+from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.timing import BatchShape
 
 

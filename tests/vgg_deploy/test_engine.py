@@ -11,8 +11,8 @@ import pytest
 
 from vgg_deploy.engine import ACTIVATION, Engine, FakeEngine, Scores, check_images
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.spec import NetworkSpec
 
 FREE = ShapeRange(AxisRange(1), AxisRange(64), AxisRange(64))
 FIXED = ShapeRange(AxisRange(1, 4), AxisRange(64, 64), AxisRange(64, 64))

@@ -21,14 +21,14 @@ from PIL import Image
 
 import engines
 import vgg_deploy
-from vgg_deploy.classes import numbered_classes
 from vgg_deploy.cli.engines import model_fingerprint
 from vgg_deploy.engine import FakeEngine, Images
 from vgg_deploy.evaluation import errors, evaluate, fused, labelled
-from vgg_deploy.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
+from vgg_deploy.network.classes import numbered_classes
+from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.paper import ROWS
 from vgg_deploy.protocols import PROTOCOLS, choose_protocol
-from vgg_deploy.spec import NetworkSpec
 
 pytest.importorskip("onnxruntime")
 
@@ -920,7 +920,7 @@ def test_names_that_the_terminal_cannot_show_do_not_stop_the_table(data: Path, t
 
 
 def full_width(configuration: str) -> Manifest:
-    from vgg_deploy.manifest import PAPER_NORMALIZATION
+    from vgg_deploy.network.manifest import PAPER_NORMALIZATION
 
     return Manifest(numbered_classes(1000), NetworkSpec(configuration), PAPER_NORMALIZATION, TrainScale(256, 512))
 

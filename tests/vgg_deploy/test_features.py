@@ -17,7 +17,7 @@ import engines
 import vgg_deploy
 from vgg_deploy.engine import FakeEngine
 from vgg_deploy.images import decode, rescale
-from vgg_deploy.manifest import MANIFEST_KEY, Manifest, Rescaling
+from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Rescaling
 
 pytest.importorskip("onnxruntime")
 

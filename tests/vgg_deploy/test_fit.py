@@ -13,11 +13,11 @@ from tests.engines.trt.fake_machine import described
 from vgg_deploy.engine import EngineInfo, FakeEngine
 from vgg_deploy.errors import UsageError
 from vgg_deploy.fit import check_fit, view_refusal
-from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.plan import PlanManifest, Profile, shapes_of
 from vgg_deploy.prediction import Failure, Prediction, predict
 from vgg_deploy.protocols import Protocol, choose_protocol
-from vgg_deploy.spec import NetworkSpec
 
 # The largest of the first is below the smallest of the second.
 GAP = (

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgg_deploy.classes import numbered_classes
 from vgg_deploy.errors import UsageError
 from vgg_deploy.heatmap import class_evidence, overlay
 from vgg_deploy.images import rescaled_size
-from vgg_deploy.manifest import Manifest
+from vgg_deploy.network.classes import numbered_classes
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.prediction import Prediction, ScoreMap
 from vgg_deploy.protocols import Protocol
-from vgg_deploy.spec import NetworkSpec
 from vgg_deploy.views import View
 
 CROP = 64

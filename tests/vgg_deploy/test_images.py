@@ -25,7 +25,7 @@ from vgg_deploy.images import (
     rescale,
     rescaled_size,
 )
-from vgg_deploy.manifest import Rescaling
+from vgg_deploy.network.manifest import Rescaling
 
 RED, GREEN, BLUE, YELLOW = (230, 20, 20), (20, 200, 20), (20, 20, 230), (220, 220, 20)
 

@@ -23,13 +23,13 @@ from PIL import Image
 import engines
 import vgg_deploy
 from export.graph import GraphOptions, build_graph
-from vgg_deploy.classes import ClassName
 from vgg_deploy.engine import FakeEngine, Images
 from vgg_deploy.errors import EngineError
-from vgg_deploy.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
+from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.prediction import Prediction, predict
 from vgg_deploy.protocols import choose_protocol
-from vgg_deploy.spec import NetworkSpec
 
 WORDS = ("tench", "English springer", "cassette player", "chain saw", "church")
 CLASSES = tuple(ClassName(f"n0000000{index}", word) for index, word in enumerate(WORDS))

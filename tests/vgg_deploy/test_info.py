@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)

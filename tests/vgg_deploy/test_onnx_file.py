@@ -16,9 +16,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import GraphOptions, build_graph
-from vgg_deploy.classes import ClassName
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
-from vgg_deploy.manifest import (
+from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.manifest import (
     MANIFEST_KEY,
     PAPER_NORMALIZATION,
     TORCHVISION_NORMALIZATION,
@@ -26,9 +26,9 @@ from vgg_deploy.manifest import (
     Manifest,
     ShapeRange,
 )
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.onnx_file import look_into, read_header, read_manifest
 from vgg_deploy.protobuf import encoded_key
-from vgg_deploy.spec import NetworkSpec
 
 LABELS = "ant\nbee\ncat\n"
 

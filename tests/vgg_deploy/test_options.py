@@ -10,7 +10,7 @@ import pytest
 
 from vgg_deploy.cli.options import chosen_normalization, comma_integers, read_labels, rgb_triple, train_scale
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization, TrainScale
+from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization, TrainScale
 
 
 def parsed(parser: Any, value: str | None) -> Any:

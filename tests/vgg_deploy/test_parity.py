@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vgg_deploy.classes import ClassName, numbered_classes
 from vgg_deploy.engine import ContextManaged, EngineInfo, FakeEngine, Images, Scores
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import Manifest
+from vgg_deploy.network.classes import ClassName, numbered_classes
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.parity import (
     THRESHOLDS,
     LayerError,
@@ -25,7 +26,6 @@ from vgg_deploy.parity import (
     layer_errors,
     posteriors,
 )
-from vgg_deploy.spec import NetworkSpec
 
 CLASSES = numbered_classes(4)
 LOOSE = Thresholds(max_dp=0.5, mean_dp=0.1, divergence=0.1, agreement=0.9, layer=0.1)

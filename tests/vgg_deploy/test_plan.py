@@ -12,9 +12,9 @@ import pytest
 
 from vgg_deploy.errors import ManifestError, OutputError, PlanError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.plan import PlanManifest, Profile, mismatch, read_plan, shapes_of, sidecar_of, write_plan
-from vgg_deploy.precision import Precision, Quantization
 
 PROFILES = (
     Profile((64,), (1, 64, 64), (4, 64, 85), (8, 128, 128)),

@@ -14,13 +14,13 @@ from PIL import Image
 from vgg_deploy.contest import Contestant, Effort, thresholds_between
 from vgg_deploy.engine import FakeEngine, Images, Scores
 from vgg_deploy.errors import UsageError
-from vgg_deploy.manifest import Manifest
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.precision import Precision
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.parity import THRESHOLDS
 from vgg_deploy.peak import PeakProbe, Product
-from vgg_deploy.precision import Precision
 from vgg_deploy.protocols import Protocol
 from vgg_deploy.race import race, race_protocol
-from vgg_deploy.spec import NetworkSpec
 from vgg_deploy.timing import BatchShape
 
 SHAPE = BatchShape(2, 64, 96)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgg_deploy.classes import ClassName
 from vgg_deploy.errors import OutputError
+from vgg_deploy.network.classes import ClassName
 from vgg_deploy.prediction import Failure, Prediction
 from vgg_deploy.results import Csv, JsonLines, LineStream, Text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.timing import BatchShape, Latency, Ratio, interleaved, paired_ratio, percentile
 
 

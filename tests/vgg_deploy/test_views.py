@@ -13,10 +13,10 @@ from PIL import Image
 
 from vgg_deploy.engine import FakeEngine
 from vgg_deploy.images import mirrored, rescale, rescaled_size
-from vgg_deploy.manifest import Manifest, Rescaling
+from vgg_deploy.network.manifest import Manifest, Rescaling
+from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.prediction import Prediction, predict
 from vgg_deploy.protocols import Protocol
-from vgg_deploy.spec import NetworkSpec
 from vgg_deploy.views import View, merged
 
 LANDSCAPE, PORTRAIT, SQUARE = (375, 500), (500, 375), (300, 300)  # height, width

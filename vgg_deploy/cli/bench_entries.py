@@ -17,7 +17,7 @@ from vgg_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from vgg_deploy.engine import Engine
-    from vgg_deploy.manifest import Manifest
+    from vgg_deploy.network.manifest import Manifest
 
 TORCH, TORCH_COMPILE = "torch", "torch-compile"
 
@@ -128,8 +128,8 @@ def _manifest(path: Path, labels: str | None) -> Manifest:
         return plan.manifest
     if kind_of(path) == ONNX:
         return read_manifest(path, labels)
-    from vgg_deploy.classes import numbered_classes
-    from vgg_deploy.manifest import Manifest, TrainScale
+    from vgg_deploy.network.classes import numbered_classes
+    from vgg_deploy.network.manifest import Manifest, TrainScale
 
     return Manifest(numbered_classes(1), None, None, TrainScale(1, 1))  # of a checkpoint: each knows of itself
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from export.sample import Sample
     from export.sensitivity import Budget, Judge, Sensitivity
     from train.checkpoint import Checkpoint
-    from vgg_deploy.manifest import Manifest
-    from vgg_deploy.precision import Quantization
+    from vgg_deploy.network.manifest import Manifest
+    from vgg_deploy.network.precision import Quantization
 
 INT8_IMAGES, HALF_IMAGES = 128, 32  # --calibration-images where it is not given
 LEAST_IMAGES = 2  # for INT8: the range of one says nothing of the others
@@ -61,7 +61,7 @@ class Int8Request:
         folder: of the calibration images.
         images: how many calibrate.
         held_out: how many others the result is judged on; 0: it is not judged.
-        method, target: see `vgg_deploy.precision.Quantization`.
+        method, target: see `vgg_deploy.network.precision.Quantization`.
         score_map, half, dynamic, fine: of the export.
     """
 

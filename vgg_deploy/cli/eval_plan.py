@@ -57,8 +57,8 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 
 def check_same_classes(names: Sequence[str], infos: Sequence[EngineInfo]) -> None:
     """Raises UsageError where networks' posteriors mean other classes, or come in another order: they cannot be fused."""
-    from vgg_deploy.classes import first_other_class
     from vgg_deploy.errors import UsageError
+    from vgg_deploy.network.classes import first_other_class
 
     first = infos[0].manifest.classes
     for name, info in zip(names[1:], infos[1:], strict=True):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vgg_deploy.engine import Images
-    from vgg_deploy.manifest import Manifest
+    from vgg_deploy.network.manifest import Manifest
 
 
 @click.command("export")

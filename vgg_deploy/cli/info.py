@@ -7,7 +7,7 @@ import json
 import click
 
 from vgg_deploy.cli.options import comma_integers
-from vgg_deploy.spec import CONFIGURATIONS, NetworkSpec, stacked_3x3_weights
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec, stacked_3x3_weights
 
 
 @click.command("info")

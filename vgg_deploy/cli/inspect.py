@@ -13,7 +13,7 @@ from vgg_deploy.cli.tables import notice, print_table
 
 if TYPE_CHECKING:
     from vgg_deploy.artifact import Artifact
-    from vgg_deploy.manifest import Manifest
+    from vgg_deploy.network.manifest import Manifest
     from vgg_deploy.plan import PlanManifest
 
 _FEW = 6  # class labels that are shown; the manifest has all
@@ -62,7 +62,7 @@ def _echo(text: str) -> None:
 
 
 def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
-    from vgg_deploy.precision import summary
+    from vgg_deploy.network.precision import summary
 
     manifest, plan = artifact.manifest, artifact.plan
     yield "file", f"{artifact.path}, {_megabytes(artifact.size)}, {_megabytes(artifact.weight_bytes)} of weights"

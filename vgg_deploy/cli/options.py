@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.classes import read_labels as read_labels
+from vgg_deploy.network.classes import read_labels as read_labels
 
 if TYPE_CHECKING:
-    from vgg_deploy.manifest import Normalization, TrainScale
+    from vgg_deploy.network.manifest import Normalization, TrainScale
 
 
 def comma_integers(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -44,7 +44,7 @@ def rgb_triple(_ctx: click.Context, parameter: click.Parameter, value: str | Non
 def train_scale(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> TrainScale | None:
     """'256' or '256,512' -> S."""
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.manifest import TrainScale
+    from vgg_deploy.network.manifest import TrainScale
 
     numbers = comma_integers(_ctx, parameter, value)
     if numbers is None:
@@ -66,7 +66,7 @@ def chosen_normalization(
         UsageError: torchvision's with another mean or std; numbers in units of 0..1.
     """
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.manifest import NORMALIZATIONS, Normalization
+    from vgg_deploy.network.manifest import NORMALIZATIONS, Normalization
 
     if name == "torchvision" and (mean or std):
         raise UsageError("--normalization torchvision has its own mean and std; give --mean and --std without it")

@@ -26,7 +26,7 @@ from vgg_deploy.errors import MissingDependencyError, UsageError
 if TYPE_CHECKING:
     from export.verify import Stage, Views
     from vgg_deploy.engine import Engine
-    from vgg_deploy.manifest import Manifest
+    from vgg_deploy.network.manifest import Manifest
 
 
 @click.command("verify")

@@ -13,11 +13,11 @@ import click
 from vgg_deploy.cli.options import chosen_normalization, read_labels, rgb_triple, train_scale
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError
-from vgg_deploy.spec import CONFIGURATIONS
+from vgg_deploy.network.spec import CONFIGURATIONS
 
 if TYPE_CHECKING:
     from train.checkpoint import Checkpoint
-    from vgg_deploy.manifest import Manifest, Normalization, TrainScale
+    from vgg_deploy.network.manifest import Manifest, Normalization, TrainScale
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 
@@ -121,7 +121,7 @@ def describes_itself(path: Path) -> bool:
     require_torch(f"reading {path}")
     import safetensors
 
-    from vgg_deploy.manifest import MANIFEST_KEY
+    from vgg_deploy.network.manifest import MANIFEST_KEY
 
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -173,8 +173,8 @@ def named_checkpoint(weights: str | None, facts: WeightFacts, runs: Path) -> Che
 def _imagenet(facts: WeightFacts) -> Checkpoint:
     require_torch("taking torchvision's weights", "torchvision")
     from train.pretrained import imagenet
-    from vgg_deploy.classes import classes_from_labels
     from vgg_deploy.errors import UsageError
+    from vgg_deploy.network.classes import classes_from_labels
 
     if facts.normalization is not None or facts.train_scale is not None:
         raise UsageError(

@@ -16,10 +16,10 @@ from engines.trt.build import build
 from engines.trt.options import BuildOptions
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.manifest import TrainScale
+from vgg_deploy.network.manifest import TrainScale
+from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8, Precision
+from vgg_deploy.network.spec import CONFIGURATIONS
 from vgg_deploy.plan import mismatch, read_plan
-from vgg_deploy.precision import FLOAT16, FLOAT32, INT8, Precision
-from vgg_deploy.spec import CONFIGURATIONS
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 

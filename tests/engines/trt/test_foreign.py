@@ -12,7 +12,7 @@ import pytest
 from engines.trt.build import build
 from engines.trt.options import BuildOptions
 from vgg_deploy.errors import BuildError, PreflightError, UsageError
-from vgg_deploy.precision import INT8
+from vgg_deploy.network.precision import INT8
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from vgg_deploy.classes import ClassName, numbered_classes
 from vgg_deploy.errors import ManifestError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.manifest import (
+from vgg_deploy.network.classes import ClassName, numbered_classes
+from vgg_deploy.network.manifest import (
     MANIFEST_VERSION,
     PAPER_NORMALIZATION,
     TORCHVISION_NORMALIZATION,
@@ -24,8 +24,8 @@ from vgg_deploy.manifest import (
     ShapeRange,
     TrainScale,
 )
-from vgg_deploy.precision import Precision, Quantization
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.spec import NetworkSpec
 
 
 @pytest.fixture

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vgg_deploy.classes import ClassName, class_of_folder, classes_from_labels, first_other_class, numbered_classes
 from vgg_deploy.errors import UsageError
+from vgg_deploy.network.classes import (
+    ClassName,
+    class_of_folder,
+    classes_from_labels,
+    first_other_class,
+    numbered_classes,
+)
 
 BY_WORDNET = (
     ClassName("n01440764", "tench"),

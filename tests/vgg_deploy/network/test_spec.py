@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.spec import CONFIGURATIONS, TABLE_1, NetworkSpec, stacked_3x3_weights
+from vgg_deploy.network.spec import CONFIGURATIONS, TABLE_1, NetworkSpec, stacked_3x3_weights
 
 PARAMETERS = {
     "A": 132_863_336,

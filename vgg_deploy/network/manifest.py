@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vgg_deploy import records
-from vgg_deploy.classes import ClassName
 from vgg_deploy.errors import ManifestError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.precision import Precision
-from vgg_deploy.spec import NetworkSpec
+from vgg_deploy.network import records
+from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.precision import Precision
+from vgg_deploy.network.spec import NetworkSpec
 
 MANIFEST_VERSION = 1
 MANIFEST_KEY = "vgg_deploy"  # in ONNX metadata_props and in safetensors metadata
