@@ -13,7 +13,7 @@ from vgg_deploy.engine import Floats
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.parity import Parity, compare, furthest
 from vgg_deploy.prediction import Failure, predict
-from vgg_deploy.protocols import Protocol
+from vgg_deploy.views.protocols import Protocol
 
 REFERENCE = "PyTorch in FP32 (train/reference.py)"
 COLUMNS = ("top-1 agreement", "max dp")

@@ -29,13 +29,13 @@ from benchmarks.report import Table, canvas, faster, spread, write
 from benchmarks.subject import Setup, pictures, random_checkpoint
 from vgg_deploy.cores import usable_cores
 from vgg_deploy.engine import Floats, Images
-from vgg_deploy.images import decode, resize
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import FLOAT32, INT8
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.peak import BFLOAT16
-from vgg_deploy.protocols import Protocol, choose_protocol
 from vgg_deploy.timing import BatchShape
+from vgg_deploy.views.images import decode, resize
+from vgg_deploy.views.protocols import Protocol, choose_protocol
 
 SIZES = tuple(
     BatchShape(1, *size) for size in ((224, 224), (384, 512), (512, 512), (512, 768), (768, 768), (1024, 1024))

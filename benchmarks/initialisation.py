@@ -22,8 +22,8 @@ from benchmarks.report import Figure, write
 from train.checkpoint import read
 from train.reference import Reference
 from vgg_deploy.evaluation import errors, evaluate, labelled
-from vgg_deploy.images import find_images
-from vgg_deploy.protocols import choose_protocol
+from vgg_deploy.views.images import find_images
+from vgg_deploy.views.protocols import choose_protocol
 
 _TRAIN = ("-m", "train", "--data", "digits")
 SEEDS = 3  # trainings of each S: their differences are of few images

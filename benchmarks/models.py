@@ -56,7 +56,7 @@ def _export(folder: Path, setup: Setup, calibration: list[Path]) -> Models:
     from export.sample import draw
     from train.checkpoint import read, save
     from vgg_deploy.network.precision import TARGETS
-    from vgg_deploy.protocols import choose_protocol
+    from vgg_deploy.views.protocols import choose_protocol
 
     measured = network(setup)
     found = measured.checkpoint()

@@ -26,8 +26,8 @@ from benchmarks.straightforward import onnxruntime_session, openvino_model, prog
 from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.engine import Floats
 from vgg_deploy.parity import Parity
-from vgg_deploy.protocols import Protocol
 from vgg_deploy.timing import Ratio
+from vgg_deploy.views.protocols import Protocol
 
 PROTOCOL = Protocol("multiscale", (224, 256, 288), None, True)
 PYTORCH = "PyTorch eager FP32"

@@ -17,7 +17,7 @@ from vgg_deploy.engine import ContextManaged, Engine, EngineInfo, Floats, Images
 from vgg_deploy.errors import UsageError
 from vgg_deploy.peak import open_best_probe
 from vgg_deploy.prediction import Failure, predict
-from vgg_deploy.protocols import Protocol
+from vgg_deploy.views.protocols import Protocol
 
 _TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # others are called what they are in the registry
 # The registry's runtimes that compute on CPUs, which all do in FP32, and their names in tables.

@@ -24,8 +24,8 @@ from benchmarks.ours import CPU_RUNTIMES, Turn, call
 from benchmarks.report import Table, faster, spread, write
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.engine import Floats, Images
-from vgg_deploy.images import decode, rescale
 from vgg_deploy.timing import interleaved
+from vgg_deploy.views.images import decode, rescale
 
 SCALE = 256
 INT8_RUNTIMES = ("onnxruntime", "openvino")

@@ -26,8 +26,8 @@ from benchmarks.subject import Setup, pictures
 from engines import RUNTIMES
 from vgg_deploy.engine import PROBABILITIES, Floats
 from vgg_deploy.onnx_graph import read_graph
-from vgg_deploy.protocols import Protocol
 from vgg_deploy.timing import interleaved, paired_ratio
+from vgg_deploy.views.protocols import Protocol
 
 HELP_AIM_S = 0.4
 FIRST_ANSWER_AIM = 1.2

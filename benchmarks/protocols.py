@@ -23,10 +23,10 @@ from benchmarks.report import Table, canvas, spread, write
 from benchmarks.subject import Setup, network, pictures
 from vgg_deploy.engine import Floats
 from vgg_deploy.evaluation import NOMINAL_SIZE, Errors, errors, evaluate, fused, labelled
-from vgg_deploy.images import find_images
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.parity import Parity
-from vgg_deploy.protocols import Protocol, choose_protocol
+from vgg_deploy.views.images import find_images
+from vgg_deploy.views.protocols import Protocol, choose_protocol
 
 NAMES = ("center", "dense", "multiscale", "50-crop", "150-crop", "multiscale+150-crop")
 BASE = "dense"

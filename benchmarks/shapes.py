@@ -23,8 +23,8 @@ from benchmarks.report import Table, faster, spread, verdict, write
 from benchmarks.straightforward import onnxruntime_session, openvino_model
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.engine import Floats, Images
-from vgg_deploy.images import decode, mirrored, resize
 from vgg_deploy.timing import BatchShape, Ratio
+from vgg_deploy.views.images import decode, mirrored, resize
 
 SHAPES = tuple(
     BatchShape(*shape)

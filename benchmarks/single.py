@@ -24,11 +24,11 @@ from benchmarks.report import Table, canvas, faster, spread, write
 from benchmarks.straightforward import onnxruntime_session, openvino_model, pytorch, torchvision_vgg16
 from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.engine import Floats, Images
-from vgg_deploy.images import decode, resize
 from vgg_deploy.network.precision import FLOAT32, INT8
 from vgg_deploy.parity import Parity
 from vgg_deploy.peak import BFLOAT16
 from vgg_deploy.timing import BatchShape
+from vgg_deploy.views.images import decode, resize
 
 # Shapes, and labelled images on which answers are compared beside those of the batch that is timed.
 SHAPES = {

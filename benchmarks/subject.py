@@ -13,10 +13,10 @@ from PIL import Image
 
 from benchmarks.data import BESIDE, DATA_VARIABLE, data_folder
 from vgg_deploy.files import Source
-from vgg_deploy.images import find_images
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.views.images import find_images
 
 if TYPE_CHECKING:  # torch is not for every process that reads this
     from train.checkpoint import Checkpoint

@@ -12,9 +12,9 @@ import numpy as np
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.images import decode, mirrored, rescale
 from vgg_deploy.network.manifest import Rescaling
-from vgg_deploy.protocols import Protocol
+from vgg_deploy.views.images import decode, mirrored, rescale
+from vgg_deploy.views.protocols import Protocol
 
 
 @dataclass(frozen=True, slots=True)

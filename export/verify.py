@@ -18,7 +18,6 @@ from export.half import rounding_copy
 from export.taps import with_activations
 from vgg_deploy.engine import Engine, Floats
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.images import centre_box, decode, rescale
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.parity import (
     THRESHOLDS,
@@ -30,6 +29,7 @@ from vgg_deploy.parity import (
     posteriors,
 )
 from vgg_deploy.plan import PLAN_SUFFIXES
+from vgg_deploy.views.images import centre_box, decode, rescale
 
 # Sizes at which images are compared, above the crop: no multiple of 32, and never the size of an export.
 SIZES_ABOVE_CROP = (0, 37, 101)

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.images import find_images
 from vgg_deploy.network.classes import ClassName
+from vgg_deploy.views.images import find_images
 
 
 @dataclass(frozen=True, slots=True)

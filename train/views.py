@@ -13,8 +13,8 @@ from train.data import ImageSet
 from train.recipe import Recipe
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import ImageError
-from vgg_deploy.images import MAX_DECODED_PIXELS, centre_box, decode, mirrored, rescale
 from vgg_deploy.network.manifest import Rescaling, Triple
+from vgg_deploy.views.images import MAX_DECODED_PIXELS, centre_box, decode, mirrored, rescale
 
 Key = tuple[int, int]  # epoch, index: all that the chance of a crop depends on, apart from the seed
 Sample = tuple[npt.NDArray[Any], int, int, Triple]  # view, class, index, RGB shift

@@ -21,7 +21,7 @@ from vgg_deploy.network.classes import ClassName, class_of_folder
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.posterior_cache import Known, PosteriorCache
 from vgg_deploy.prediction import Failure, predict
-from vgg_deploy.protocols import Protocol
+from vgg_deploy.views.protocols import Protocol
 
 NOMINAL_SIZE = (375, 500)  # of an ImageNet photo: height and width, for counting a protocol's views
 
@@ -131,7 +131,7 @@ def evaluate(
     Args:
         engine: any.
         paths: image files.
-        protocol: see `vgg_deploy.protocols.choose_protocol`.
+        protocol: see `vgg_deploy.views.protocols.choose_protocol`.
         cache: posteriors that are known; new ones are put there as they come.
         model: fingerprint of the engine's weights; the cache needs it.
         progress: called after each image.

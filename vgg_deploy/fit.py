@@ -5,8 +5,8 @@ from __future__ import annotations
 from vgg_deploy.engine import EngineInfo
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import ShapeRange
-from vgg_deploy.protocols import KINDS, Protocol
 from vgg_deploy.rebuild import refusal
+from vgg_deploy.views.protocols import KINDS, Protocol
 
 
 def check_fit(info: EngineInfo, protocol: Protocol) -> None:

@@ -7,10 +7,10 @@ from PIL import Image
 
 from vgg_deploy.engine import Floats, Images
 from vgg_deploy.errors import UsageError
-from vgg_deploy.images import rescaled_size
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import TOTAL_STRIDE
 from vgg_deploy.prediction import Prediction, ScoreMap
+from vgg_deploy.views.images import rescaled_size
 
 # Dark blue, blue, green, yellow, red at 0, 1/4, 1/2, 3/4 and 1: low scores to high.
 _COLOURS = np.array([[20, 20, 90], [30, 110, 220], [60, 190, 110], [250, 220, 60], [220, 30, 30]], np.float64)

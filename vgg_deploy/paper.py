@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.protocols import Protocol
+from vgg_deploy.views.protocols import Protocol
 
 _256, _384, _JITTER = TrainScale(256, 256), TrainScale(384, 384), TrainScale(256, 512)
 _NEAR_256, _NEAR_384, _WIDE = (224, 256, 288), (352, 384, 416), (256, 384, 512)

@@ -21,13 +21,13 @@ from vgg_deploy.cores import usable_cores
 from vgg_deploy.engine import Engine, EngineInfo, Floats, Images, Scores
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.fit import check_fit, view_refusal
-from vgg_deploy.images import MAX_VIEW_PIXELS, decode_reduced, mirrored, rescale
 from vgg_deploy.memory import given_back
 from vgg_deploy.metrics import top_k
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Rescaling
-from vgg_deploy.protocols import Protocol, choose_protocol
-from vgg_deploy.views import View
+from vgg_deploy.views.images import MAX_VIEW_PIXELS, decode_reduced, mirrored, rescale
+from vgg_deploy.views.protocols import Protocol, choose_protocol
+from vgg_deploy.views.view import View
 
 # Views in a batch: one and its mirror. More did not make networks faster on CPUs, and each view of 384x512 takes about 120 MB;
 # and where few images have the same shape, batches of many sizes are many shapes, each of which costs OpenVINO once.
@@ -96,7 +96,7 @@ def predict(
         batch: views of one shape in one call, at most; less where the engine takes less. None: `CPU_BATCH` or `DEVICE_BATCH`.
         keep_score_maps: give `Prediction.score_maps`; the engine must have the output.
         max_view_pixels: an image that would be rescaled to more is a failure.
-        reduced_decoding: decode large JPEGs at a reduced size, see `vgg_deploy.images.decode_reduced`; changes posteriors.
+        reduced_decoding: decode large JPEGs at a reduced size, see `vgg_deploy.views.images.decode_reduced`; changes posteriors.
         decoders: threads that decode and rescale; None: as many as compute, at most 8.
 
     Raises, as the first result is asked for or later:

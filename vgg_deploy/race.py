@@ -15,8 +15,8 @@ from vgg_deploy.engine import Engine, EngineInfo, Floats, Images
 from vgg_deploy.parity import furthest
 from vgg_deploy.peak import PeakProbe
 from vgg_deploy.prediction import Failure, predict
-from vgg_deploy.protocols import Protocol
 from vgg_deploy.timing import BatchShape, Latency
+from vgg_deploy.views.protocols import Protocol
 
 
 def race(

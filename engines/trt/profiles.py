@@ -12,7 +12,7 @@ from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.network.manifest import AxisRange, Manifest
 from vgg_deploy.plan import Profile, Shape
 from vgg_deploy.prediction import DEVICE_BATCH
-from vgg_deploy.protocols import choose_protocol
+from vgg_deploy.views.protocols import choose_protocol
 
 MAX_BATCH, MAX_ASPECT = 8, 2.0
 _PHOTO = Fraction(4, 3)

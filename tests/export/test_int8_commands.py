@@ -25,7 +25,7 @@ from vgg_deploy.network.manifest import Manifest, Rescaling, TrainScale
 from vgg_deploy.network.precision import METHODS, TARGETS, Quantization
 from vgg_deploy.onnx_file import read_header, read_manifest
 from vgg_deploy.onnx_layers import layer_types
-from vgg_deploy.protocols import choose_protocol
+from vgg_deploy.views.protocols import choose_protocol
 
 Command = Callable[..., Any]
 Checkpoints = Callable[..., Path]

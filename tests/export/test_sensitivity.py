@@ -26,7 +26,7 @@ from vgg_deploy.network.manifest import Manifest, Rescaling
 from vgg_deploy.network.precision import TARGETS, Quantization
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.parity import NamedView
-from vgg_deploy.protocols import Protocol
+from vgg_deploy.views.protocols import Protocol
 
 DENSE = Protocol("dense", (73,), None, False)
 

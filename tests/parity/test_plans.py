@@ -21,10 +21,10 @@ from engines.trt.build import build
 from engines.trt.lane import SHAPES as KEPT
 from engines.trt.options import BuildOptions
 from vgg_deploy.engine import Engine, Images
-from vgg_deploy.images import decode, find_images, rescale
 from vgg_deploy.parity import THRESHOLDS, compare
 from vgg_deploy.plan import BACKENDS
 from vgg_deploy.prediction import Prediction, predict
+from vgg_deploy.views.images import decode, find_images, rescale
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu

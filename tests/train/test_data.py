@@ -16,9 +16,9 @@ from train.recipe import Recipe
 from train.survey import survey
 from train.views import CentreCrops, TrainCrops
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.images import decode, rescale
 from vgg_deploy.network.manifest import ClassName, Rescaling, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.views.images import decode, rescale
 
 MakeFolder = Callable[..., Path]
 RECIPE = Recipe(NetworkSpec("A", 64, crop=32, fc_width=4, classes=2), train_scale=TrainScale(32, 48), batch=3)

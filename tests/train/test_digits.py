@@ -8,7 +8,7 @@ import pytest
 from train import digits
 from train.data import read_folder
 from vgg_deploy.errors import OutputError, UsageError
-from vgg_deploy.images import decode
+from vgg_deploy.views.images import decode
 
 
 @pytest.fixture(scope="module")

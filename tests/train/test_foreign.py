@@ -263,8 +263,8 @@ def test_another_network_is_refused(tensors: dict[str, Tensor]) -> None:
 
 
 def test_the_real_weights_know_their_ten_classes(test_data: Path) -> None:
-    from vgg_deploy.images import decode
     from vgg_deploy.network.manifest import PAPER_NORMALIZATION
+    from vgg_deploy.views.images import decode
 
     labels = (test_data / "imagenette_labels.txt").read_text()
     checkpoint = read(

@@ -21,9 +21,9 @@ from train.recipe import DIGITS, Recipe
 from train.reference import Reference
 from train.runs import Run
 from vgg_deploy.errors import ImageError, OutputError, TrainingError
-from vgg_deploy.images import centre_box, decode, rescale
 from vgg_deploy.network.manifest import TrainScale
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.views.images import centre_box, decode, rescale
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

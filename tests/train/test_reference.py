@@ -15,9 +15,9 @@ from train.checkpoint import Checkpoint, read
 from train.model import VGG, folded
 from train.reference import Reference, normalize
 from vgg_deploy.errors import UsageError
-from vgg_deploy.images import decode
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
 from vgg_deploy.network.spec import CONFIGURATIONS
+from vgg_deploy.views.images import decode
 
 
 @pytest.fixture

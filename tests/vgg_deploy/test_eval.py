@@ -28,7 +28,7 @@ from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.paper import ROWS
-from vgg_deploy.protocols import PROTOCOLS, choose_protocol
+from vgg_deploy.views.protocols import PROTOCOLS, choose_protocol
 
 pytest.importorskip("onnxruntime")
 

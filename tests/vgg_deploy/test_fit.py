@@ -17,7 +17,7 @@ from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.plan import PlanManifest, Profile, shapes_of
 from vgg_deploy.prediction import Failure, Prediction, predict
-from vgg_deploy.protocols import Protocol, choose_protocol
+from vgg_deploy.views.protocols import Protocol, choose_protocol
 
 # The largest of the first is below the smallest of the second.
 GAP = (

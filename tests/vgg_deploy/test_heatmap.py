@@ -10,13 +10,13 @@ import pytest
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.heatmap import class_evidence, overlay
-from vgg_deploy.images import rescaled_size
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.prediction import Prediction, ScoreMap
-from vgg_deploy.protocols import Protocol
-from vgg_deploy.views import View
+from vgg_deploy.views.images import rescaled_size
+from vgg_deploy.views.protocols import Protocol
+from vgg_deploy.views.view import View
 
 CROP = 64
 

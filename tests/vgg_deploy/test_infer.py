@@ -29,7 +29,7 @@ from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.prediction import Prediction, predict
-from vgg_deploy.protocols import choose_protocol
+from vgg_deploy.views.protocols import choose_protocol
 
 WORDS = ("tench", "English springer", "cassette player", "chain saw", "church")
 CLASSES = tuple(ClassName(f"n0000000{index}", word) for index, word in enumerate(WORDS))

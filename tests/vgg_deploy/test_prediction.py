@@ -14,11 +14,11 @@ from PIL import Image
 
 from vgg_deploy.engine import FakeEngine
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.images import Decoded, decode, decode_reduced, mirrored, rescale
 from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.prediction import Failure, Prediction, predict
-from vgg_deploy.protocols import Protocol
+from vgg_deploy.views.images import Decoded, decode, decode_reduced, mirrored, rescale
+from vgg_deploy.views.protocols import Protocol
 
 DENSE = Protocol("dense", (64,), None, False)
 MULTISCALE = Protocol("multiscale", (64, 73, 96), None, True)

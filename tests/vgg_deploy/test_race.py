@@ -19,9 +19,9 @@ from vgg_deploy.network.precision import Precision
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.parity import THRESHOLDS
 from vgg_deploy.peak import PeakProbe, Product
-from vgg_deploy.protocols import Protocol
 from vgg_deploy.race import race, race_protocol
 from vgg_deploy.timing import BatchShape
+from vgg_deploy.views.protocols import Protocol
 
 SHAPE = BatchShape(2, 64, 96)
 TWICE = Effort(repetitions=2)

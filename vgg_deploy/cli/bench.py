@@ -115,8 +115,8 @@ def command(
     """
     from vgg_deploy.contest import Effort
     from vgg_deploy.files import require_writable
-    from vgg_deploy.images import find_images
-    from vgg_deploy.protocols import PROTOCOLS
+    from vgg_deploy.views.images import find_images
+    from vgg_deploy.views.protocols import PROTOCOLS
 
     if repetitions is not None and seconds is not None:
         raise click.UsageError("--repetitions and --seconds both say how long to measure; give one")

@@ -180,8 +180,8 @@ class Request:
         pictures: Sequence[Images],
     ) -> list[Result]:
         from vgg_deploy.fit import check_fit
-        from vgg_deploy.protocols import choose_protocol
         from vgg_deploy.race import race_protocol
+        from vgg_deploy.views.protocols import choose_protocol
 
         info = contestants[0].engine.info
         choice = choose_protocol(
@@ -262,7 +262,7 @@ def _readable(paths: list[Path], limit: int) -> tuple[list[Path], list[Images]]:
 
     from vgg_deploy.batches import smooth_pictures
     from vgg_deploy.errors import ImageError
-    from vgg_deploy.images import decode
+    from vgg_deploy.views.images import decode
 
     if not paths:
         notice("no --images: measured and compared on made-up pictures, whose answers mean little")

@@ -85,8 +85,8 @@ def check_count(option: str, value: int | None) -> None:
 def draw_sample(folder: Path, count: int, manifest: Manifest, *, dynamic: bool) -> Sample:
     """Images for calibration, seen as inference will see them: the pyramid of Q and the mirrors, or the central crop."""
     from export.sample import draw
-    from vgg_deploy.images import find_images
-    from vgg_deploy.protocols import choose_protocol
+    from vgg_deploy.views.images import find_images
+    from vgg_deploy.views.protocols import choose_protocol
 
     paths = list(find_images([str(folder)]))
     protocol = choose_protocol(manifest, None if dynamic else "center", free_size=dynamic).protocol
@@ -103,7 +103,7 @@ def _split(request: Int8Request, manifest: Manifest) -> tuple[Sample, Sample | N
     import dataclasses
 
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.protocols import choose_protocol
+    from vgg_deploy.views.protocols import choose_protocol
 
     wanted = request.images or INT8_IMAGES
     if wanted < LEAST_IMAGES:

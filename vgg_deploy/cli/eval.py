@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vgg_deploy.engine import Engine, EngineInfo
     from vgg_deploy.evaluation import Evaluated, Labelled
     from vgg_deploy.posterior_cache import PosteriorCache
-    from vgg_deploy.protocols import Protocol
+    from vgg_deploy.views.protocols import Protocol
 
 PAPER_IMAGES = 50_000  # ILSVRC-2012's validation set
 
@@ -101,7 +101,7 @@ def command(
 
     A folder names its class by id or label: n01440764, tench and n01440764_tench all do.
     """
-    from vgg_deploy.images import find_images
+    from vgg_deploy.views.images import find_images
 
     if json_path == csv_path == "-":
         raise click.UsageError("--json - and --csv - cannot both have stdout; name a file for one")

@@ -13,7 +13,7 @@ from vgg_deploy.cli.tables import notice
 
 if TYPE_CHECKING:
     from vgg_deploy.engine import EngineInfo
-    from vgg_deploy.protocols import Protocol, ProtocolChoice
+    from vgg_deploy.views.protocols import Protocol, ProtocolChoice
 
 ALL = "all"
 
@@ -24,7 +24,7 @@ def folder_and_protocols(data: tuple[str, ...], protocols: tuple[str, ...]) -> t
     Raises:
         click.UsageError: no folder or several, or a name that is no protocol's.
     """
-    from vgg_deploy.protocols import PROTOCOLS
+    from vgg_deploy.views.protocols import PROTOCOLS
 
     names = (*PROTOCOLS, ALL)
     words = [word for text in protocols for word in text.split(",")] + [word for word in data if word in names]
@@ -93,7 +93,7 @@ def plan_protocols(
         UsageError: an engine does not take a protocol that was named.
     """
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.protocols import PROTOCOLS
+    from vgg_deploy.views.protocols import PROTOCOLS
 
     everything = list(wanted) == [ALL]
     chosen: list[list[ProtocolChoice]] = []
@@ -130,7 +130,7 @@ def _choice(
 ) -> ProtocolChoice:
     from vgg_deploy.errors import UsageError
     from vgg_deploy.fit import check_fit
-    from vgg_deploy.protocols import choose_protocol
+    from vgg_deploy.views.protocols import choose_protocol
 
     try:
         choice = choose_protocol(

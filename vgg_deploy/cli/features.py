@@ -15,7 +15,7 @@ from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:
     from vgg_deploy.engine import Engine, Floats
-    from vgg_deploy.protocols import Protocol
+    from vgg_deploy.views.protocols import Protocol
 
 SPLIT = ("train", "val")  # the folders that an SVM learns from, and is judged on
 SVM_C = 1.0  # of the paper's SVMs no value is printed; descriptors of length 1 need no scaling
@@ -84,8 +84,8 @@ def command(
     from vgg_deploy.evaluation import folder_name
     from vgg_deploy.files import require_writable, whole_file
     from vgg_deploy.fit import check_fit
-    from vgg_deploy.images import find_images
-    from vgg_deploy.protocols import choose_protocol
+    from vgg_deploy.views.images import find_images
+    from vgg_deploy.views.protocols import choose_protocol
 
     path = output or Path("features.npz")
     folders = [str(Path(data) / part) for part in SPLIT] if svm else [data]

@@ -103,11 +103,11 @@ def command(
     from engines import open_engine
     from engines.settings import streaming_requests
     from vgg_deploy.fit import check_fit
-    from vgg_deploy.images import MAX_VIEW_PIXELS, find_images
     from vgg_deploy.plan import PLAN_SUFFIXES, sidecar_of
     from vgg_deploy.prediction import Failure, predict
-    from vgg_deploy.protocols import choose_protocol
     from vgg_deploy.results import Csv, JsonLines, LineStream, Text
+    from vgg_deploy.views.images import MAX_VIEW_PIXELS, find_images
+    from vgg_deploy.views.protocols import choose_protocol
 
     _check_numbers(top, batch, max_view_pixels, json_path, csv_path)
     images = list(find_images(paths))
@@ -262,7 +262,7 @@ class _Heatmaps:
 
         from vgg_deploy.files import whole_file
         from vgg_deploy.heatmap import class_evidence, overlay
-        from vgg_deploy.images import decode
+        from vgg_deploy.views.images import decode
 
         evidence = class_evidence(prediction, int(prediction.probabilities.argmax()), self._manifest)
         picture = overlay(decode(prediction.path), evidence)

@@ -126,7 +126,7 @@ def _manifest(path: Path, labels: str | None) -> Manifest:
 def _sample(images: tuple[str, ...], limit: int) -> list[Path]:
     import random
 
-    from vgg_deploy.images import find_images
+    from vgg_deploy.views.images import find_images
 
     if limit < 1:
         raise UsageError(f"--limit is {limit}; expected 1 or more")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.images import centre_box, rescaled_size
 from vgg_deploy.network.manifest import Manifest, Rescaling, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.views import Box, View, centre_square, corners_and_centre, merged, regular_grid, three_squares
+from vgg_deploy.views.images import centre_box, rescaled_size
+from vgg_deploy.views.view import Box, View, centre_square, corners_and_centre, merged, regular_grid, three_squares
 
 PAPER_CROP = 224  # for which the Q's of other papers' protocols are given
 SCALE_STEP = 32  # section 4.2: a network trained at a fixed S is tested at S - 32, S and S + 32

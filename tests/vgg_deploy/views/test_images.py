@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.images import (
+from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.views.images import (
     MAX_VIEW_PIXELS,
     centre_box,
     decode,
@@ -25,7 +26,6 @@ from vgg_deploy.images import (
     rescale,
     rescaled_size,
 )
-from vgg_deploy.network.manifest import Rescaling
 
 RED, GREEN, BLUE, YELLOW = (230, 20, 20), (20, 200, 20), (20, 20, 230), (220, 220, 20)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from vgg_deploy.engine import Images
-from vgg_deploy.images import centre_box, rescaled_size, resize
 from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.views.images import centre_box, rescaled_size, resize
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.images import rescaled_size
 from vgg_deploy.network.manifest import Manifest, Rescaling, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.protocols import PROTOCOLS, Protocol, choose_protocol, multiscale_defaults, single_scale_default
-from vgg_deploy.views import View
+from vgg_deploy.views.images import rescaled_size
+from vgg_deploy.views.protocols import PROTOCOLS, Protocol, choose_protocol, multiscale_defaults, single_scale_default
+from vgg_deploy.views.view import View
 
 
 @pytest.fixture

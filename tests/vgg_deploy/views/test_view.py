@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from vgg_deploy.engine import FakeEngine
-from vgg_deploy.images import mirrored, rescale, rescaled_size
 from vgg_deploy.network.manifest import Manifest, Rescaling
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.prediction import Prediction, predict
-from vgg_deploy.protocols import Protocol
-from vgg_deploy.views import View, merged
+from vgg_deploy.views.images import mirrored, rescale, rescaled_size
+from vgg_deploy.views.protocols import Protocol
+from vgg_deploy.views.view import View, merged
 
 LANDSCAPE, PORTRAIT, SQUARE = (375, 500), (500, 375), (300, 300)  # height, width
 SHAPES = pytest.mark.parametrize("size", [LANDSCAPE, PORTRAIT, SQUARE], ids=["landscape", "portrait", "square"])

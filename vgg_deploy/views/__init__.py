@@ -1,0 +1,1 @@
+"""Pixels: decoding, rescaling, crops and test protocols."""
