@@ -24,8 +24,8 @@ from benchmarks.options import setup_options
 from benchmarks.report import Table, spread, write
 from benchmarks.subject import Setup, pictures
 from engines import RUNTIMES
+from vgg_deploy.artifacts.onnx_graph import read_graph
 from vgg_deploy.engine import PROBABILITIES, Floats
-from vgg_deploy.onnx_graph import read_graph
 from vgg_deploy.timing import interleaved, paired_ratio
 from vgg_deploy.views.protocols import Protocol
 

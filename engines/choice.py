@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from engines.settings import Settings
+from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.errors import EngineError, MissingDependencyError, UsageError
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Quantization
-from vgg_deploy.plan import BACKENDS
 
 
 @dataclass(frozen=True, slots=True)

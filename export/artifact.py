@@ -18,15 +18,15 @@ from export.graph import INPUT, GraphOptions, build_graph
 from export.half import HEADROOM, LARGEST_HALF, measure_activations, overflowing_layers, unrepresentable_layers
 from train.checkpoint import Checkpoint
 from train.reference import Reference
+from vgg_deploy.artifacts.external_data import GRAPH_INITIALIZER, MODEL_GRAPH
+from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
+from vgg_deploy.artifacts.onnx_layers import layer_types
+from vgg_deploy.artifacts.protobuf import encoded_key
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import ModelFileError, OutputError
-from vgg_deploy.external_data import GRAPH_INITIALIZER, MODEL_GRAPH
 from vgg_deploy.files import whole_file
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange
 from vgg_deploy.network.precision import Precision, Quantization
-from vgg_deploy.onnx_file import read_header, read_manifest
-from vgg_deploy.onnx_layers import layer_types
-from vgg_deploy.protobuf import encoded_key
 from vgg_deploy.version import __version__
 
 _RAW_DATA = 9  # field number of a tensor, in onnx.proto

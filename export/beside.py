@@ -11,9 +11,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from vgg_deploy.artifacts.onnx_file import external_files
 from vgg_deploy.errors import VGGDeployError
 from vgg_deploy.files import whole_file
-from vgg_deploy.onnx_file import external_files
 
 _ALIGNMENT = 65536  # bytes; where a file can be mapped on every system
 _LEAST = 4096  # bytes; smaller tensors stay in the ONNX file

@@ -16,6 +16,7 @@ import onnx
 
 from export.half import rounding_copy
 from export.taps import with_activations
+from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
 from vgg_deploy.engine import Engine, Floats
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.network.manifest import Manifest
@@ -28,7 +29,6 @@ from vgg_deploy.parity import (
     layer_errors,
     posteriors,
 )
-from vgg_deploy.plan import PLAN_SUFFIXES
 from vgg_deploy.views.images import centre_box, decode, rescale
 
 # Sizes at which images are compared, above the crop: no multiple of 32, and never the size of an export.

@@ -11,10 +11,10 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from vgg_deploy.artifacts.plan import PlanManifest
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.network.precision import FLOAT16, FLOAT32
-from vgg_deploy.plan import PlanManifest
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.onnx_graph import Attribute, Graph, Node
+from vgg_deploy.artifacts.onnx_graph import Attribute, Graph, Node
 
 Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
 

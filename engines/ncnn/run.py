@@ -13,10 +13,10 @@ import numpy as np
 
 from engines.ncnn.network import Network, UntranslatedError, Weights, translate
 from engines.settings import Settings
+from vgg_deploy.artifacts.onnx_graph import read_graph
 from vgg_deploy.engine import ACTIVATION, ContextManaged, EngineInfo, Floats, Images, Scores, check_images
 from vgg_deploy.errors import EngineError, UnsupportedModelError
 from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.onnx_graph import read_graph
 
 _FLOAT32 = np.zeros(1, np.float32)  # says so, before the weight of a convolution
 

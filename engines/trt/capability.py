@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from engines.trt.backend import TENSORRT, TENSORRT_RTX
 from engines.trt.cuda import Gpu
-from vgg_deploy.plan import PlanManifest
-from vgg_deploy.rebuild import with_options
+from vgg_deploy.artifacts.build_command import with_options
+from vgg_deploy.artifacts.plan import PlanManifest
 
 AMPERE, TURING = (8, 0), (7, 5)
 _RTX_DEFAULT = ((8, 0), (8, 6), (8, 9))  # and 12.x; TensorRT-RTX 1.7 builds for these unless it is told otherwise

@@ -12,10 +12,10 @@ from engines.trt.backend import TENSORRT, Backend, listening, logger
 from engines.trt.capability import capability_problem, dotted
 from engines.trt.cuda import Cuda, open_cuda
 from engines.trt.gpu import compute_capability
+from vgg_deploy.artifacts.build_command import at_hand, model_of, with_options
+from vgg_deploy.artifacts.plan import BACKENDS, PlanManifest, mismatch, read_plan, sidecar_of
 from vgg_deploy.errors import ManifestError, PlanError, UsageError, VGGDeployError
 from vgg_deploy.network.precision import differences, summary
-from vgg_deploy.plan import BACKENDS, PlanManifest, mismatch, read_plan, sidecar_of
-from vgg_deploy.rebuild import at_hand, model_of, with_options
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.trt.backend import TENSORRT, TENSORRT_RTX
+from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.errors import UsageError
-from vgg_deploy.plan import BACKENDS
 
 HARDWARE = ("none", "ampere+", "same")
 _UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}

@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import Any
 
 from engines.trt.options import BuildOptions
+from vgg_deploy.artifacts.plan import Profile, Shape
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.network.manifest import AxisRange, Manifest
-from vgg_deploy.plan import Profile, Shape
 from vgg_deploy.prediction import DEVICE_BATCH
 from vgg_deploy.views.protocols import choose_protocol
 

@@ -13,14 +13,14 @@ from engines.trt.check import Examination, Request
 from engines.trt.cuda import Cuda
 from engines.trt.lane import Lane
 from engines.trt.loaded import LoadedPlan
+from vgg_deploy.artifacts.build_command import refusal
+from vgg_deploy.artifacts.plan import DECLARED, PlanManifest, Profile, shapes_of, sidecar_of
 from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_bytes
 from vgg_deploy.errors import EngineError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange, TrainScale
 from vgg_deploy.network.precision import summary
-from vgg_deploy.plan import DECLARED, PlanManifest, Profile, shapes_of, sidecar_of
-from vgg_deploy.rebuild import refusal
 
 LANES = 2  # one copies while the other computes
 

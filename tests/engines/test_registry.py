@@ -21,11 +21,11 @@ import engines
 from engines import RUNTIMES, open_engine
 from engines.choice import Choice, choose_runtime, pairing_notices
 from engines.settings import Settings, streaming_requests
+from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
 from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, ModelFileError, UsageError
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Precision, Quantization
-from vgg_deploy.onnx_file import read_header, read_manifest
 
 REPOSITORY = Path(__file__).parent.parent.parent
 

@@ -22,6 +22,7 @@ import vgg_deploy
 from engines import open_engine
 from export import export as export_checkpoint
 from export.graph import GraphOptions, build_graph
+from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.errors import ModelFileError, OutputError, VGGDeployError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network.classes import ClassName
@@ -35,7 +36,6 @@ from vgg_deploy.network.manifest import (
     TrainScale,
 )
 from vgg_deploy.network.spec import CONFIGURATIONS
-from vgg_deploy.onnx_file import read_manifest
 
 Exported = Callable[..., Any]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from engines import RUNTIMES, open_engine
+from vgg_deploy.artifacts.onnx_file import external_files
 from vgg_deploy.errors import ModelFileError
-from vgg_deploy.onnx_file import external_files
 
 Command = Callable[..., Any]
 

@@ -11,8 +11,8 @@ from urllib.error import URLError
 
 import pytest
 
+from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
 from vgg_deploy.network.spec import COMMON_NAMES, CONFIGURATIONS
-from vgg_deploy.onnx_file import read_header, read_manifest
 
 Command = Callable[..., Any]
 Checkpoints = Callable[..., Path]

@@ -19,12 +19,12 @@ from PIL import Image
 
 import export.sensitivity
 from engines import open_engine
+from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
+from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Manifest, Rescaling, TrainScale
 from vgg_deploy.network.precision import METHODS, TARGETS, Quantization
-from vgg_deploy.onnx_file import read_header, read_manifest
-from vgg_deploy.onnx_layers import layer_types
 from vgg_deploy.views.protocols import choose_protocol
 
 Command = Callable[..., Any]

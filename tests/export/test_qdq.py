@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import GraphOptions, build_graph, relu_name
 from export.qdq import observed_inputs
+from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION
 from vgg_deploy.network.precision import TARGETS, Quantization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
-from vgg_deploy.onnx_layers import layer_types
 
 FLOAT, HALF, INT8, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8
 OUTPUTS: list[dict[str, bool]] = [

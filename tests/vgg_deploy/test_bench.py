@@ -17,7 +17,7 @@ from PIL import Image
 
 import vgg_deploy
 from engines import RUNTIMES
-from vgg_deploy.onnx_file import read_manifest
+from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.peak import Product
 from vgg_deploy.timing import BatchShape, percentile
 

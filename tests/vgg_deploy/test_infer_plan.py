@@ -17,7 +17,7 @@ from engines.trt.build import build
 from engines.trt.options import BuildOptions
 from tests.engines.trt.fake_gpu import answer
 from tests.engines.trt.fake_machine import Machine
-from vgg_deploy.plan import sidecar_of
+from vgg_deploy.artifacts.plan import sidecar_of
 from vgg_deploy.views.images import decode
 
 TINY = Path(__file__).parent.parent / "data" / "tiny.onnx"

@@ -11,9 +11,9 @@ import pytest
 
 from engines import RUNTIMES
 from engines.settings import Settings
+from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.layer_times import by_layer, layer_of
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.onnx_file import read_manifest
 from vgg_deploy.timing import BatchShape
 
 TINY = Path(__file__).parent.parent / "data" / "tiny.onnx"

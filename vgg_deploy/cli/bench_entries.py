@@ -121,8 +121,8 @@ def entries_of(
 
 
 def _manifest(path: Path, labels: str | None) -> Manifest:
-    from vgg_deploy.onnx_file import read_manifest
-    from vgg_deploy.plan import read_plan
+    from vgg_deploy.artifacts.onnx_file import read_manifest
+    from vgg_deploy.artifacts.plan import read_plan
 
     if kind_of(path) == PLAN and (plan := read_plan(path)) is not None:
         return plan.manifest

@@ -243,7 +243,7 @@ def _crop(info: EngineInfo) -> BatchShape:
 
 def _check_shape(contestants: Sequence[Contestant], shape: BatchShape) -> None:
     """Raises UsageError where a contestant does not take batches of this shape."""
-    from vgg_deploy.rebuild import refusal
+    from vgg_deploy.artifacts.build_command import refusal
 
     for one in contestants:
         info = one.engine.info

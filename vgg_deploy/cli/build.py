@@ -121,8 +121,8 @@ def command(
 
 
 def _print(built: Built) -> None:
+    from vgg_deploy.artifacts.plan import DECLARED
     from vgg_deploy.network.precision import summary
-    from vgg_deploy.plan import DECLARED
 
     made = built.manifest
     targets = ", ".join(made.compute_capabilities) or "8.0 and later, without 9.0"

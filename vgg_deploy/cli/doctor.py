@@ -48,8 +48,8 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
     import re
 
     from engines.trt.check import Examination, Request
+    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.plan import PLAN_SUFFIXES
 
     match = re.fullmatch(r"cuda(?::(\d+))?", device, re.ASCII)
     if match is None:
@@ -124,7 +124,7 @@ def _torch() -> tuple[str, str, str, str]:
 
 def _tensorrt() -> list[tuple[str, str, str, str]]:
     from engines.trt.availability import availability
-    from vgg_deploy.plan import BACKENDS
+    from vgg_deploy.artifacts.plan import BACKENDS
 
     rows = []
     for name in BACKENDS:

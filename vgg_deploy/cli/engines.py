@@ -19,7 +19,7 @@ CHECKPOINT, PLAN, ONNX = "a checkpoint", "a TensorRT plan", "an ONNX file"
 
 def kind_of(path: Path) -> str:
     """What a file's ending says it is."""
-    from vgg_deploy.plan import PLAN_SUFFIXES
+    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
 
     if path.suffix in CHECKPOINT_SUFFIXES:
         return CHECKPOINT
@@ -55,7 +55,7 @@ class EngineOptions:
         return [self._for(kind_of(path), kinds) for path in paths]
 
     def _for(self, kind: str, kinds: set[str]) -> EngineOptions:
-        from vgg_deploy.plan import BACKENDS
+        from vgg_deploy.artifacts.plan import BACKENDS
 
         options = self
         if self.runtime != "auto":
@@ -134,9 +134,9 @@ def _open_checkpoint(path: Path, options: EngineOptions, say: Callable[[str], No
 
 def model_fingerprint(path: Path) -> str:
     """Of the bytes of an engine's file, and of the files beside it that hold its weights."""
+    from vgg_deploy.artifacts.onnx_file import external_files
     from vgg_deploy.evaluation import fingerprint
     from vgg_deploy.files import sha256_of
-    from vgg_deploy.onnx_file import external_files
 
     beside = external_files(path) if kind_of(path) == ONNX else ()
     return fingerprint(*(sha256_of(file) for file in (path, *beside)))

@@ -122,7 +122,7 @@ def command(
     require_torch("exporting a checkpoint")
     from export import export
     from export.sensitivity import Budget
-    from vgg_deploy.onnx_file import external_files
+    from vgg_deploy.artifacts.onnx_file import external_files
 
     budget = None if max_drop is None and min_agreement is None else Budget(max_drop, min_agreement)
     if held_out is not None and budget is None:

@@ -102,8 +102,8 @@ def command(
     """
     from engines import open_engine
     from engines.settings import streaming_requests
+    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES, sidecar_of
     from vgg_deploy.fit import check_fit
-    from vgg_deploy.plan import PLAN_SUFFIXES, sidecar_of
     from vgg_deploy.prediction import Failure, predict
     from vgg_deploy.results import Csv, JsonLines, LineStream, Text
     from vgg_deploy.views.images import MAX_VIEW_PIXELS, find_images

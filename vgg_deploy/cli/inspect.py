@@ -12,9 +12,9 @@ import click
 from vgg_deploy.cli.tables import notice, print_table
 
 if TYPE_CHECKING:
-    from vgg_deploy.artifact import Artifact
+    from vgg_deploy.artifacts.description import Artifact
+    from vgg_deploy.artifacts.plan import PlanManifest
     from vgg_deploy.network.manifest import Manifest
-    from vgg_deploy.plan import PlanManifest
 
 _FEW = 6  # class labels that are shown; the manifest has all
 
@@ -28,7 +28,7 @@ def command(file: Path, as_json: bool) -> None:
     Precision by layer, shapes, sizes, classes, normalization, S, provenance, and the whole manifest. Exits 1 where the file is
     not what its manifest says.
     """
-    from vgg_deploy.artifact import examine
+    from vgg_deploy.artifacts.description import examine
 
     artifact = examine(file)
     if as_json:

@@ -64,8 +64,8 @@ def command(
     """Prove that ONNX files and plans answer as their reference does, stage by stage; exit 1 where one does not."""
     from engines import RUNTIMES, open_engine
     from export.verify import read_views, rounded_too
-    from vgg_deploy.onnx_file import read_manifest
-    from vgg_deploy.plan import PLAN_SUFFIXES
+    from vgg_deploy.artifacts.onnx_file import read_manifest
+    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
 
     known = weight_facts(**facts)
 
@@ -112,8 +112,8 @@ def command(
 
 def _manifest(path: Path, labels: str | None) -> Manifest:
     """Of an ONNX file, or of a plan."""
-    from vgg_deploy.onnx_file import read_manifest
-    from vgg_deploy.plan import PLAN_SUFFIXES, read_plan
+    from vgg_deploy.artifacts.onnx_file import read_manifest
+    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES, read_plan
 
     if path.suffix not in PLAN_SUFFIXES:
         return read_manifest(path, labels)

@@ -14,12 +14,12 @@ import vgg_deploy
 from engines.trt.backend import Backend
 from engines.trt.build import build
 from engines.trt.options import BuildOptions
+from vgg_deploy.artifacts.plan import mismatch, read_plan
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import TrainScale
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8, Precision
 from vgg_deploy.network.spec import CONFIGURATIONS
-from vgg_deploy.plan import mismatch, read_plan
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 
@@ -156,7 +156,7 @@ def test_a_plan_of_another_precision_than_the_manifest_declares_is_not_written(
 
 
 def test_int8_that_the_file_does_not_have_is_noticed(model: Models, manifest_for: Any, tmp_path: Path) -> None:
-    from vgg_deploy.onnx_file import read_manifest
+    from vgg_deploy.artifacts.onnx_file import read_manifest
 
     stated = read_manifest(model(int8=True)).precision
     path = model(manifest={"precision": stated})

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from vgg_deploy.artifacts.plan import read_plan
 from vgg_deploy.cli.phases import phase_bars
-from vgg_deploy.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 

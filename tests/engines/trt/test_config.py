@@ -14,8 +14,8 @@ from engines.trt.build import build
 from engines.trt.config import configured, save_timing_cache
 from engines.trt.network import Parsed, parse
 from engines.trt.options import BuildOptions
+from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.errors import BuildError, OutputError, UsageError
-from vgg_deploy.plan import Profile
 
 # TensorRT-RTX has timing caches for the sake of TensorRT's interface, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")

@@ -12,8 +12,8 @@ from onnx import TensorProto
 
 from engines.trt.backend import Backend, listening, logger
 from engines.trt.network import layer_types, parse
-from vgg_deploy import onnx_layers
-from vgg_deploy.onnx_file import read_header
+from vgg_deploy.artifacts import onnx_layers
+from vgg_deploy.artifacts.onnx_file import read_header
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from engines.trt.build import build
 from engines.trt.options import BuildOptions
+from vgg_deploy.artifacts.plan import sidecar_of
 from vgg_deploy.errors import BuildError, OutputError, UsageError
-from vgg_deploy.plan import sidecar_of
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from vgg_deploy.artifacts.build_command import at_hand, model_of, refusal, with_options
+from vgg_deploy.artifacts.plan import PlanManifest, Profile, shapes_of
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.plan import PlanManifest, Profile, shapes_of
-from vgg_deploy.rebuild import at_hand, model_of, refusal, with_options
 
 COMMAND = (
     "vgg-deploy build 'my model.onnx' -o 'my model.plan' --scales 224,256 --max-batch 8 --max-aspect 2 --one-profile"

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.external_data import GRAPH_INITIALIZER, GRAPH_NODE, MODEL_GRAPH, TENSOR_NAME, external_place
-from vgg_deploy.onnx_file import described, mapped
-from vgg_deploy.protobuf import Message
+from vgg_deploy.artifacts.external_data import GRAPH_INITIALIZER, GRAPH_NODE, MODEL_GRAPH, TENSOR_NAME, external_place
+from vgg_deploy.artifacts.onnx_file import described, mapped
+from vgg_deploy.artifacts.protobuf import Message
 
 # Field numbers of onnx.proto, by message.
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
@@ -59,7 +59,7 @@ class Graph:
 
 
 def read_graph(path: Path) -> Graph:
-    """The graph of an ONNX file. Raises what `vgg_deploy.onnx_file.look_into` does."""
+    """The graph of an ONNX file. Raises what `vgg_deploy.artifacts.onnx_file.look_into` does."""
     with mapped(path) as data:
         file = described(data, path)
         graph = Message(data).message(MODEL_GRAPH)

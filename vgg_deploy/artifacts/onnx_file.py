@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vgg_deploy.engine import PROBABILITIES
-from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
-from vgg_deploy.external_data import (
+from vgg_deploy.artifacts.external_data import (
     GRAPH_INITIALIZER,
     GRAPH_NODE,
     KEY,
@@ -24,9 +22,11 @@ from vgg_deploy.external_data import (
     VALUE,
     external_data,
 )
+from vgg_deploy.artifacts.protobuf import CutOffError, Message, NotProtobufError, encoded_key, fields
+from vgg_deploy.engine import PROBABILITIES
+from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
-from vgg_deploy.protobuf import CutOffError, Message, NotProtobufError, encoded_key, fields
 
 if TYPE_CHECKING:
     import onnx

@@ -16,6 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import GraphOptions, build_graph
+from vgg_deploy.artifacts.onnx_file import look_into, read_header, read_manifest
+from vgg_deploy.artifacts.protobuf import encoded_key
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import (
@@ -27,8 +29,6 @@ from vgg_deploy.network.manifest import (
     ShapeRange,
 )
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.onnx_file import look_into, read_header, read_manifest
-from vgg_deploy.protobuf import encoded_key
 
 LABELS = "ant\nbee\ncat\n"
 

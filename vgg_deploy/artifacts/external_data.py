@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vgg_deploy.artifacts.protobuf import Message, NotProtobufError
 from vgg_deploy.errors import ModelFileError
-from vgg_deploy.protobuf import Message, NotProtobufError
 
 # Field numbers of onnx.proto, by message.
 MODEL_GRAPH, _MODEL_FUNCTION = 7, 25

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from vgg_deploy.artifacts.onnx_graph import read_graph
 from vgg_deploy.errors import ModelFileError
-from vgg_deploy.onnx_graph import read_graph
 
 
 @pytest.fixture
 def ours() -> Path:
-    return Path(__file__).parent.parent / "data" / "tiny.onnx"
+    return Path(__file__).parents[2] / "data" / "tiny.onnx"
 
 
 def test_nodes_are_those_that_onnx_reads(ours: Path) -> None:

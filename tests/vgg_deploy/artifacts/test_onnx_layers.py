@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.network.precision import differences, summary
-from vgg_deploy.onnx_layers import layer_types
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from vgg_deploy.plan import PlanManifest, Shape
+from vgg_deploy.artifacts.plan import PlanManifest, Shape
 
 _FLAGS = frozenset({"--one-profile", "--verbose"})  # options of `build` without a value
 

@@ -1,0 +1,1 @@
+"""Files: ONNX read without onnx, plans with their sidecars, and external data."""
