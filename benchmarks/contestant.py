@@ -12,7 +12,7 @@ from multiprocessing import get_context, parent_process
 from types import ModuleType
 from typing import Any, cast
 
-from vgg_deploy.engine import ContextManaged
+from vgg_deploy.inference.engine import ContextManaged
 
 # Before a contestant's turn: threads that spin after work have gone to sleep by then (ONNX Runtime's and OpenMP's do in a few ms).
 PAUSE_S = 0.05

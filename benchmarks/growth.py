@@ -28,7 +28,7 @@ from benchmarks.ours import CPU_RUNTIMES, InFlight, Peak, Turn, call
 from benchmarks.report import Table, canvas, faster, spread, write
 from benchmarks.subject import Setup, pictures, random_checkpoint
 from vgg_deploy.cores import usable_cores
-from vgg_deploy.engine import Floats, Images
+from vgg_deploy.inference.engine import Floats, Images
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import FLOAT32, INT8
 from vgg_deploy.network.spec import NetworkSpec

@@ -21,8 +21,8 @@ from benchmarks.options import setup_options
 from benchmarks.ours import Stream
 from benchmarks.report import Table, canvas, spread, write
 from benchmarks.subject import Setup, network, pictures
-from vgg_deploy.engine import Floats
 from vgg_deploy.evaluation import NOMINAL_SIZE, Errors, errors, evaluate, fused, labelled
+from vgg_deploy.inference.engine import Floats
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.parity import Parity
 from vgg_deploy.views.images import find_images

@@ -11,8 +11,8 @@ from engines.choice import choose_runtime, pairing_notices
 from engines.settings import NO_BF16, Settings, streaming_requests
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.artifacts.plan import BACKENDS, PLAN_SUFFIXES
-from vgg_deploy.engine import Engine
 from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
+from vgg_deploy.inference.engine import Engine
 
 DEFAULT_CUDA_API = "cuda-python"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from engines.settings import Settings
-from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.errors import EngineError, UsageError
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
 
 # Without this, onnxruntime from 1.29 on sends events of each session to its maker. It is read at the import.
@@ -34,7 +34,7 @@ _QUIET = 3  # log errors only; its warnings about shapes and casts are not for o
 
 
 class OnnxRuntimeEngine(ContextManaged):
-    """An ONNX file in ONNX Runtime; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
+    """An ONNX file in ONNX Runtime; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads."""
 
     def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
         kind, device = settings.kind, settings.device

@@ -13,8 +13,8 @@ from typing import cast
 import numpy as np
 
 from engines.settings import NO_BF16, Settings
-from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.errors import EngineError
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Images, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
 
 # Its import would send an event to its maker, from a process of its own (2026.4), unless openvino_telemetry cannot be imported.
@@ -35,7 +35,7 @@ _PRECISION = "INFERENCE_PRECISION_HINT"
 
 
 class OpenVINOEngine(ContextManaged):
-    """An ONNX file in OpenVINO; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
+    """An ONNX file in OpenVINO; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads."""
 
     def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
         try:

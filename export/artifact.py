@@ -22,9 +22,9 @@ from vgg_deploy.artifacts.external_data import GRAPH_INITIALIZER, MODEL_GRAPH
 from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.artifacts.protobuf import encoded_key
-from vgg_deploy.engine import Images
 from vgg_deploy.errors import ModelFileError, OutputError
 from vgg_deploy.files import whole_file
+from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange
 from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.version import __version__

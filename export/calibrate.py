@@ -12,8 +12,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.qdq import observed_inputs
-from vgg_deploy.engine import ACTIVATION, Floats, Images, Scores
 from vgg_deploy.errors import VGGDeployError
+from vgg_deploy.inference.engine import ACTIVATION, Floats, Images, Scores
 from vgg_deploy.network.spec import NetworkSpec
 
 Span = tuple[float, float]

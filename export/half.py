@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from vgg_deploy.engine import Floats, Images, Scores
 from vgg_deploy.errors import VGGDeployError
+from vgg_deploy.inference.engine import Floats, Images, Scores
 from vgg_deploy.network.spec import NetworkSpec
 
 LARGEST_HALF = 65504.0

@@ -16,8 +16,8 @@ from export.calibrate import Measured, measure, observe
 from export.graph import GraphOptions, build_graph
 from export.sample import Sample
 from train.checkpoint import Checkpoint
-from vgg_deploy.engine import Engine
 from vgg_deploy.files import Source
+from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, ShapeRange
 from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.network.spec import NetworkSpec

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from export.chain import NUMPY_TYPES, NodeChain
 from export.quantize import activation_levels, quantized_bias, quantized_weights
-from vgg_deploy.engine import Floats
+from vgg_deploy.inference.engine import Floats
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import NetworkSpec
 

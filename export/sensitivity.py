@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from export.int8 import Calibration, Progress, Variants
 from export.sample import Sample
-from vgg_deploy.engine import Floats
 from vgg_deploy.errors import UsageError, VGGDeployError
 from vgg_deploy.evaluation import labelled as by_folders
-from vgg_deploy.metrics import agreement, divergence, top_k_error
+from vgg_deploy.inference.engine import Floats
+from vgg_deploy.inference.posteriors import agreement, divergence, top_k_error
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.parity import NamedView, posteriors

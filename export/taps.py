@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from vgg_deploy.engine import ACTIVATION
+from vgg_deploy.inference.engine import ACTIVATION
 from vgg_deploy.network.spec import NetworkSpec
 
 

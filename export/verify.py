@@ -17,8 +17,8 @@ import onnx
 from export.half import rounding_copy
 from export.taps import with_activations
 from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
-from vgg_deploy.engine import Engine, Floats
 from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.inference.engine import Engine, Floats
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.parity import (
     THRESHOLDS,

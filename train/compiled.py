@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from train.checkpoint import Checkpoint
 from train.reference import Reference, normalize
-from vgg_deploy.engine import PROBABILITIES, Images, Scores, check_images
 from vgg_deploy.errors import EngineError
+from vgg_deploy.inference.engine import PROBABILITIES, Images, Scores, check_images
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
 _KEPT = 8  # forms of a function that torch keeps (2.4 to 2.15: recompile_limit, before cache_size_limit)

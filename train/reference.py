@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from train.checkpoint import Checkpoint
 from train.model import VGG, folded
-from vgg_deploy.engine import (
+from vgg_deploy.errors import EngineError
+from vgg_deploy.inference.engine import (
     FEATURES,
     PROBABILITIES,
     SCORE_MAP,
@@ -22,7 +23,6 @@ from vgg_deploy.engine import (
     Scores,
     check_images,
 )
-from vgg_deploy.errors import EngineError
 from vgg_deploy.network.manifest import AxisRange, Normalization, ShapeRange
 
 

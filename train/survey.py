@@ -19,8 +19,8 @@ from train.processes import ALONE, Processes
 from train.progress import progress
 from train.recipe import Recipe
 from train.views import NO_SHIFT, Colours, Views
-from vgg_deploy.engine import Images
 from vgg_deploy.files import whole_file
+from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling, Triple
 
 SURVEY_BATCH = 64  # images that a worker hands over at once

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from train.data import ImageSet
 from train.recipe import Recipe
-from vgg_deploy.engine import Images
 from vgg_deploy.errors import ImageError
+from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling, Triple
 from vgg_deploy.views.images import MAX_DECODED_PIXELS, centre_box, decode, mirrored, rescale
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from engines.trt.options import BuildOptions
     from export import export
     from vgg_deploy.evaluation import evaluate
-    from vgg_deploy.prediction import Failure, Prediction, predict
+    from vgg_deploy.inference.prediction import Failure, Prediction, predict
 
 # The public API, loaded on first use: importing vgg_deploy imports neither torch nor a runtime.
 _HOMES = {
     "open_engine": "engines",
-    "predict": "vgg_deploy.prediction",
-    "Prediction": "vgg_deploy.prediction",
-    "Failure": "vgg_deploy.prediction",
+    "predict": "vgg_deploy.inference.prediction",
+    "Prediction": "vgg_deploy.inference.prediction",
+    "Failure": "vgg_deploy.inference.prediction",
     "evaluate": "vgg_deploy.evaluation",
     "export": "export",
     "build": "engines.trt.build",

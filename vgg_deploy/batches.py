@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vgg_deploy.engine import Images
+from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.timing import BatchShape
 from vgg_deploy.views.images import resize

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vgg_deploy.engine import Engine, EngineInfo, Floats
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.engine import Engine, EngineInfo, Floats
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 from vgg_deploy.parity import THRESHOLDS, Parity, Thresholds, compare

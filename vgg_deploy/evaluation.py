@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.engine import Engine, Floats
 from vgg_deploy.errors import UsageError
-from vgg_deploy.metrics import top_k_error
+from vgg_deploy.inference.engine import Engine, Floats
+from vgg_deploy.inference.posteriors import top_k_error
+from vgg_deploy.inference.prediction import Failure, predict
 from vgg_deploy.network.classes import ClassName, class_of_folder
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.posterior_cache import Known, PosteriorCache
-from vgg_deploy.prediction import Failure, predict
 from vgg_deploy.views.protocols import Protocol
 
 NOMINAL_SIZE = (375, 500)  # of an ImageNet photo: height and width, for counting a protocol's views
@@ -137,7 +137,7 @@ def evaluate(
         progress: called after each image.
 
     Raises:
-        UsageError: a cache without `model`; see also `vgg_deploy.prediction.predict`.
+        UsageError: a cache without `model`; see also `vgg_deploy.inference.prediction.predict`.
         EngineError: the engine failed; what came before is in the cache.
         OutputError: the cache cannot be read or written.
     """

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vgg_deploy.engine import Engine, Floats, Images
 from vgg_deploy.errors import UsageError
-from vgg_deploy.metrics import agreement, divergence, margins, top_k
+from vgg_deploy.inference.engine import Engine, Floats, Images
+from vgg_deploy.inference.posteriors import agreement, divergence, margins, top_k
 from vgg_deploy.network.classes import ClassName
 
 

@@ -14,15 +14,15 @@ import numpy as np
 from engines.ncnn.network import Network, UntranslatedError, Weights, translate
 from engines.settings import Settings
 from vgg_deploy.artifacts.onnx_graph import read_graph
-from vgg_deploy.engine import ACTIVATION, ContextManaged, EngineInfo, Floats, Images, Scores, check_images
 from vgg_deploy.errors import EngineError, UnsupportedModelError
+from vgg_deploy.inference.engine import ACTIVATION, ContextManaged, EngineInfo, Floats, Images, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
 
 _FLOAT32 = np.zeros(1, np.float32)  # says so, before the weight of a convolution
 
 
 class NcnnEngine(ContextManaged):
-    """An ONNX file in ncnn; see `vgg_deploy.engine.Engine`. `run` is safe from several threads."""
+    """An ONNX file in ncnn; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads."""
 
     def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
         self._path = path

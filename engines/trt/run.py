@@ -15,9 +15,9 @@ from engines.trt.lane import Lane
 from engines.trt.loaded import LoadedPlan
 from vgg_deploy.artifacts.build_command import refusal
 from vgg_deploy.artifacts.plan import DECLARED, PlanManifest, Profile, shapes_of, sidecar_of
-from vgg_deploy.engine import ContextManaged, EngineInfo, Images, Scores, check_bytes
 from vgg_deploy.errors import EngineError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Images, Scores, check_bytes
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange, TrainScale
 from vgg_deploy.network.precision import summary
@@ -26,7 +26,7 @@ LANES = 2  # one copies while the other computes
 
 
 class TrtEngine(ContextManaged):
-    """A plan on a GPU; see `vgg_deploy.engine.Engine`. `run` is safe from several threads.
+    """A plan on a GPU; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads.
 
     Args:
         path: the plan, for messages.

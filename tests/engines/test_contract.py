@@ -1,4 +1,4 @@
-"""What `vgg_deploy.engine.Engine` promises, held against every runtime."""
+"""What `vgg_deploy.inference.engine.Engine` promises, held against every runtime."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from engines import RUNTIMES, open_engine
-from vgg_deploy.engine import Engine, Images, Scores
 from vgg_deploy.errors import EngineError, UsageError
+from vgg_deploy.inference.engine import Engine, Images, Scores
 
 
 @pytest.fixture(params=list(RUNTIMES))

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines import open_engine
 from engines.settings import Settings
-from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError, UsageError
+from vgg_deploy.inference.engine import Images
 
 pytest.importorskip("ncnn")
 

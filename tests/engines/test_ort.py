@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from vgg_deploy.cores import usable_cores
-from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError
+from vgg_deploy.inference.engine import Images
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

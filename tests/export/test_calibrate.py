@@ -14,8 +14,8 @@ import pytest
 from engines import RUNTIMES, open_engine
 from export.calibrate import BINS, LEVELS, Extremes, Histogram, entropy, measure, percentile
 from export.int8 import Variants
-from vgg_deploy.engine import Images, Scores
 from vgg_deploy.errors import VGGDeployError
+from vgg_deploy.inference.engine import Images, Scores
 from vgg_deploy.network.precision import METHODS
 
 ONE = np.ones((1, 2), np.float32)

@@ -23,8 +23,8 @@ from export.half import (
 )
 from export.quantize import quantized_weights
 from export.taps import with_activations
-from vgg_deploy.engine import Scores
 from vgg_deploy.errors import VGGDeployError
+from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec

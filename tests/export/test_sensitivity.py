@@ -19,8 +19,8 @@ from export.int8 import Calibration, Variants, calibrate
 from export.qdq import observed_inputs
 from export.sample import Sample
 from export.sensitivity import RANKING_IMAGES, Budget, HeldOut, Judge, Sensitivity
-from vgg_deploy.engine import Engine, FakeEngine, Floats, Images
 from vgg_deploy.errors import UsageError, VGGDeployError
+from vgg_deploy.inference.engine import Engine, FakeEngine, Floats, Images
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Manifest, Rescaling
 from vgg_deploy.network.precision import TARGETS, Quantization

@@ -22,8 +22,8 @@ from PIL import Image
 import engines
 import vgg_deploy
 from vgg_deploy.cli.engines import model_fingerprint
-from vgg_deploy.engine import FakeEngine, Images
 from vgg_deploy.evaluation import errors, evaluate, fused, labelled
+from vgg_deploy.inference.engine import FakeEngine, Images
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
@@ -692,7 +692,7 @@ SLOW = """
 import sys
 import numpy as np
 import engines
-from vgg_deploy.engine import FakeEngine
+from vgg_deploy.inference.engine import FakeEngine
 
 opened = engines.open_engine
 engines.open_engine = lambda path, **options: FakeEngine(opened(path).info.manifest, latency_s=0.1)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgg_deploy.engine import FakeEngine
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.evaluation import Errors, Evaluated, errors, evaluate, folder_name, fused, labelled
-from vgg_deploy.metrics import top_k
+from vgg_deploy.inference.engine import FakeEngine
+from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import Manifest, Normalization, Rescaling
 from vgg_deploy.network.spec import NetworkSpec

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vgg_deploy.engine import ContextManaged, EngineInfo, FakeEngine, Images, Scores
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, FakeEngine, Images, Scores
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import NetworkSpec

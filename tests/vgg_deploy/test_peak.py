@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from engines import open_engine
-from vgg_deploy.engine import FakeEngine
 from vgg_deploy.errors import EngineError
+from vgg_deploy.inference.engine import FakeEngine
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.precision import Precision, Quantization

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from vgg_deploy.contest import Contestant, Effort, thresholds_between
-from vgg_deploy.engine import FakeEngine, Images, Scores
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.engine import FakeEngine, Images, Scores
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Precision
 from vgg_deploy.network.spec import NetworkSpec

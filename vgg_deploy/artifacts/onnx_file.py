@@ -23,8 +23,8 @@ from vgg_deploy.artifacts.external_data import (
     external_data,
 )
 from vgg_deploy.artifacts.protobuf import CutOffError, Message, NotProtobufError, encoded_key, fields
-from vgg_deploy.engine import PROBABILITIES
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
+from vgg_deploy.inference.engine import PROBABILITIES
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
 

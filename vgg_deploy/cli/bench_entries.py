@@ -16,7 +16,7 @@ from vgg_deploy.cli.weights import describes_itself, known_facts, read_weights, 
 from vgg_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from vgg_deploy.engine import Engine
+    from vgg_deploy.inference.engine import Engine
     from vgg_deploy.network.manifest import Manifest
 
 TORCH, TORCH_COMPILE = "torch", "torch-compile"

@@ -17,7 +17,7 @@ from vgg_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from vgg_deploy.contest import Contestant, Effort, Result
-    from vgg_deploy.engine import Engine, EngineInfo, Images
+    from vgg_deploy.inference.engine import Engine, EngineInfo, Images
     from vgg_deploy.layer_times import LayerTime
     from vgg_deploy.peak import PeakProbe
     from vgg_deploy.timing import BatchShape
@@ -161,7 +161,7 @@ class Request:
         from engines import RUNTIMES
         from engines.settings import Settings
         from vgg_deploy.batches import batches_of
-        from vgg_deploy.engine import SCORE_MAP
+        from vgg_deploy.inference.engine import SCORE_MAP
         from vgg_deploy.layer_times import by_layer
 
         home = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].home)
@@ -179,7 +179,7 @@ class Request:
         paths: list[Path],
         pictures: Sequence[Images],
     ) -> list[Result]:
-        from vgg_deploy.fit import check_fit
+        from vgg_deploy.inference.compatibility import check_fit
         from vgg_deploy.race import race_protocol
         from vgg_deploy.views.protocols import choose_protocol
 

@@ -12,7 +12,7 @@ from vgg_deploy.cli.weights import CHECKPOINT_SUFFIXES, WeightFacts, read_weight
 from vgg_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from vgg_deploy.engine import Engine
+    from vgg_deploy.inference.engine import Engine
 
 CHECKPOINT, PLAN, ONNX = "a checkpoint", "a TensorRT plan", "an ONNX file"
 

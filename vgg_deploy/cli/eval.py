@@ -20,8 +20,8 @@ from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:
-    from vgg_deploy.engine import Engine, EngineInfo
     from vgg_deploy.evaluation import Evaluated, Labelled
+    from vgg_deploy.inference.engine import Engine, EngineInfo
     from vgg_deploy.posterior_cache import PosteriorCache
     from vgg_deploy.views.protocols import Protocol
 

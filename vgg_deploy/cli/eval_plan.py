@@ -12,7 +12,7 @@ import click
 from vgg_deploy.cli.tables import notice
 
 if TYPE_CHECKING:
-    from vgg_deploy.engine import EngineInfo
+    from vgg_deploy.inference.engine import EngineInfo
     from vgg_deploy.views.protocols import Protocol, ProtocolChoice
 
 ALL = "all"
@@ -129,7 +129,7 @@ def _choice(
     name: str, info: EngineInfo, protocol: str, scales: tuple[int, ...] | None, mirror: bool | None
 ) -> ProtocolChoice:
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.fit import check_fit
+    from vgg_deploy.inference.compatibility import check_fit
     from vgg_deploy.views.protocols import choose_protocol
 
     try:

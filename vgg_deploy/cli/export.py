@@ -29,7 +29,7 @@ from vgg_deploy.cli.weights import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vgg_deploy.engine import Images
+    from vgg_deploy.inference.engine import Images
     from vgg_deploy.network.manifest import Manifest
 
 

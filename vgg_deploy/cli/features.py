@@ -14,7 +14,7 @@ from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:
-    from vgg_deploy.engine import Engine, Floats
+    from vgg_deploy.inference.engine import Engine, Floats
     from vgg_deploy.views.protocols import Protocol
 
 SPLIT = ("train", "val")  # the folders that an SVM learns from, and is judged on
@@ -79,11 +79,11 @@ def command(
     """
     import numpy as np
 
-    from vgg_deploy.engine import FEATURES
     from vgg_deploy.errors import UsageError
     from vgg_deploy.evaluation import folder_name
     from vgg_deploy.files import require_writable, whole_file
-    from vgg_deploy.fit import check_fit
+    from vgg_deploy.inference.compatibility import check_fit
+    from vgg_deploy.inference.engine import FEATURES
     from vgg_deploy.views.images import find_images
     from vgg_deploy.views.protocols import choose_protocol
 
@@ -166,7 +166,7 @@ def _describe(engine: Engine, paths: list[Path], protocol: Protocol) -> tuple[li
     import numpy as np
 
     from vgg_deploy.errors import ImageError
-    from vgg_deploy.prediction import Failure, predict
+    from vgg_deploy.inference.prediction import Failure, predict
 
     kept, rows = [], []
     with progress("describing", len(paths)) as advance:

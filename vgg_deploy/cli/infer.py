@@ -15,9 +15,9 @@ from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.tables import notice, progress
 
 if TYPE_CHECKING:
-    from vgg_deploy.engine import Engine
-    from vgg_deploy.prediction import Failure, Prediction
-    from vgg_deploy.results import Writer
+    from vgg_deploy.inference.engine import Engine
+    from vgg_deploy.inference.prediction import Failure, Prediction
+    from vgg_deploy.inference.results import Writer
 
 
 @click.command("infer")
@@ -103,9 +103,9 @@ def command(
     from engines import open_engine
     from engines.settings import streaming_requests
     from vgg_deploy.artifacts.plan import PLAN_SUFFIXES, sidecar_of
-    from vgg_deploy.fit import check_fit
-    from vgg_deploy.prediction import Failure, predict
-    from vgg_deploy.results import Csv, JsonLines, LineStream, Text
+    from vgg_deploy.inference.compatibility import check_fit
+    from vgg_deploy.inference.prediction import Failure, predict
+    from vgg_deploy.inference.results import Csv, JsonLines, LineStream, Text
     from vgg_deploy.views.images import MAX_VIEW_PIXELS, find_images
     from vgg_deploy.views.protocols import choose_protocol
 
@@ -216,8 +216,8 @@ class _Tally:
         self.failed = self._done = self._top_1 = self._top_5 = 0
 
     def count(self, result: Prediction | Failure) -> None:
-        from vgg_deploy.metrics import top_k
-        from vgg_deploy.prediction import Failure
+        from vgg_deploy.inference.posteriors import top_k
+        from vgg_deploy.inference.prediction import Failure
 
         truth = None if self._truth is None else next(self._truth)
         if isinstance(result, Failure):
@@ -246,9 +246,9 @@ class _Heatmaps:
     def __init__(self, folder: Path, images: list[Path], engine: Engine) -> None:
         import os
 
-        from vgg_deploy.engine import SCORE_MAP
         from vgg_deploy.errors import UsageError
         from vgg_deploy.files import make_folder, output_errors
+        from vgg_deploy.inference.engine import SCORE_MAP
 
         if SCORE_MAP not in engine.info.outputs:
             raise UsageError("--heatmaps needs a model with the output score_map: export it with --score-map")
@@ -261,7 +261,7 @@ class _Heatmaps:
         from PIL import Image
 
         from vgg_deploy.files import whole_file
-        from vgg_deploy.heatmap import class_evidence, overlay
+        from vgg_deploy.inference.heatmap import class_evidence, overlay
         from vgg_deploy.views.images import decode
 
         evidence = class_evidence(prediction, int(prediction.probabilities.argmax()), self._manifest)

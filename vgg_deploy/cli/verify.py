@@ -25,7 +25,7 @@ from vgg_deploy.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from export.verify import Stage, Views
-    from vgg_deploy.engine import Engine
+    from vgg_deploy.inference.engine import Engine
     from vgg_deploy.network.manifest import Manifest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from vgg_deploy.engine import Images
+from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.views.images import centre_box, rescaled_size, resize
 

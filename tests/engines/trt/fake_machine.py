@@ -14,9 +14,9 @@ from engines.trt.backend import Backend
 from engines.trt.check import Check, Examination, Request
 from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, FakeTrt
 from vgg_deploy.artifacts.plan import PlanManifest, Profile, shapes_of, sidecar_of
-from vgg_deploy.engine import Images
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, PlanError, UsageError
 from vgg_deploy.files import Source
+from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Manifest, TrainScale
 

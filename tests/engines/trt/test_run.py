@@ -18,8 +18,8 @@ from engines.trt.loaded import LoadedPlan
 from engines.trt.run import TrtEngine, best_profile
 from tests.engines.trt.fake_gpu import FakeCuda, FakeTrt, answer
 from tests.engines.trt.fake_machine import PROFILES, described, noise
-from vgg_deploy.engine import Images, Scores
 from vgg_deploy.errors import EngineError, PlanError, UsageError
+from vgg_deploy.inference.engine import Images, Scores
 
 BOTH = ("tensorrt", "tensorrt-rtx")
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from vgg_deploy.errors import OutputError
+from vgg_deploy.inference.prediction import Failure, Prediction
+from vgg_deploy.inference.results import Csv, JsonLines, LineStream, Text
 from vgg_deploy.network.classes import ClassName
-from vgg_deploy.prediction import Failure, Prediction
-from vgg_deploy.results import Csv, JsonLines, LineStream, Text
 
 CLASSES = (
     ClassName("n01440764", "tench, Tinca tinca"),
@@ -171,7 +171,7 @@ class _FullFile(io.FileIO):
 
 
 def test_a_full_disk_takes_the_half_line_back_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vgg_deploy.results.io.FileIO", _FullFile)
+    monkeypatch.setattr("vgg_deploy.inference.results.io.FileIO", _FullFile)
     path, line = tmp_path / "out.jsonl", '{"path": "thirty-odd characters of it.jpg"}\n'
     with LineStream(str(path)) as stream:
         stream.write(line)
@@ -194,7 +194,7 @@ class _InterruptedFile(io.FileIO):
 
 
 def test_ctrl_c_in_the_middle_of_a_line_takes_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vgg_deploy.results.io.FileIO", _InterruptedFile)
+    monkeypatch.setattr("vgg_deploy.inference.results.io.FileIO", _InterruptedFile)
     with LineStream(str(tmp_path / "out")) as stream:
         stream.write("the first line\n")
         with pytest.raises(KeyboardInterrupt):
@@ -246,6 +246,6 @@ def test_a_refusal_to_open_reads_as_one_line(tmp_path: Path, monkeypatch: pytest
     def refuse(*_arguments: object) -> io.FileIO:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("vgg_deploy.results.io.FileIO", refuse)
+    monkeypatch.setattr("vgg_deploy.inference.results.io.FileIO", refuse)
     with pytest.raises(OutputError, match=r"cannot write .*out\.csv: no permission to write there"):
         LineStream(str(tmp_path / "out.csv"))

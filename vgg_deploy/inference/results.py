@@ -13,7 +13,7 @@ from typing import Protocol, Self
 import click
 
 from vgg_deploy.files import make_folder, output_errors
-from vgg_deploy.prediction import Failure, Prediction
+from vgg_deploy.inference.prediction import Failure, Prediction
 
 Result = Prediction | Failure
 

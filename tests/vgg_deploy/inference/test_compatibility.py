@@ -11,12 +11,12 @@ from PIL import Image
 
 from tests.engines.trt.fake_machine import described
 from vgg_deploy.artifacts.plan import PlanManifest, Profile, shapes_of
-from vgg_deploy.engine import EngineInfo, FakeEngine
 from vgg_deploy.errors import UsageError
-from vgg_deploy.fit import check_fit, view_refusal
+from vgg_deploy.inference.compatibility import check_fit, view_refusal
+from vgg_deploy.inference.engine import EngineInfo, FakeEngine
+from vgg_deploy.inference.prediction import Failure, Prediction, predict
 from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.prediction import Failure, Prediction, predict
 from vgg_deploy.views.protocols import Protocol, choose_protocol
 
 # The largest of the first is below the smallest of the second.

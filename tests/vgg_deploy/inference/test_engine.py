@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vgg_deploy.engine import ACTIVATION, Engine, FakeEngine, Scores, check_images
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.engine import ACTIVATION, Engine, FakeEngine, Scores, check_images
 from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 

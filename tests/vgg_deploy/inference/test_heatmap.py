@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.heatmap import class_evidence, overlay
+from vgg_deploy.inference.heatmap import class_evidence, overlay
+from vgg_deploy.inference.prediction import Prediction, ScoreMap
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.prediction import Prediction, ScoreMap
 from vgg_deploy.views.images import rescaled_size
 from vgg_deploy.views.protocols import Protocol
 from vgg_deploy.views.view import View

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgg_deploy.engine import FakeEngine
 from vgg_deploy.errors import EngineError, UsageError
+from vgg_deploy.inference.engine import FakeEngine
+from vgg_deploy.inference.prediction import Failure, Prediction, predict
 from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.prediction import Failure, Prediction, predict
 from vgg_deploy.views.images import Decoded, decode, decode_reduced, mirrored, rescale
 from vgg_deploy.views.protocols import Protocol
 
@@ -301,7 +301,7 @@ def test_batches_do_not_depend_on_how_long_decoding_or_running_takes(
 ) -> None:
     sizes = [SQUARE, TALL, SQUARE, WIDE, None, SQUARE, TALL, SQUARE, SQUARE, (70, 64), SQUARE, TALL] * 2
     paths = pictures(*sizes)
-    import vgg_deploy.prediction as module
+    import vgg_deploy.inference.prediction as module
 
     def seen(delay: Callable[[int], float], latency_s: float, decoders: int) -> list[tuple[float, ...]]:
         def slow_decode(path: Path, short_side: int | None) -> Decoded:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vgg_deploy.memory import given_back
+from vgg_deploy.inference.memory import given_back
 
 
 @pytest.fixture

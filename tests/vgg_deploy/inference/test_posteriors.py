@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vgg_deploy.metrics import agreement, divergence, margins, top_k, top_k_error
+from vgg_deploy.inference.posteriors import agreement, divergence, margins, top_k, top_k_error
 
 
 def floats(*rows: tuple[float, ...]) -> np.ndarray:

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vgg_deploy.cores import usable_cores
-from vgg_deploy.engine import Engine, EngineInfo, Floats, Images, Scores
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.fit import check_fit, view_refusal
-from vgg_deploy.memory import given_back
-from vgg_deploy.metrics import top_k
+from vgg_deploy.inference.compatibility import check_fit, view_refusal
+from vgg_deploy.inference.engine import Engine, EngineInfo, Floats, Images, Scores
+from vgg_deploy.inference.memory import given_back
+from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.views.images import MAX_VIEW_PIXELS, decode_reduced, mirrored, rescale

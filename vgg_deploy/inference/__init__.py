@@ -1,0 +1,1 @@
+"""From images to posteriors: engines, prediction, results and heatmaps."""
