@@ -21,7 +21,7 @@ import click
 from benchmarks.report import Figure, write
 from train.checkpoint import read
 from train.reference import Reference
-from vgg_deploy.evaluation import errors, evaluate, labelled
+from vgg_deploy.evaluation.error_rates import errors, evaluate, labelled
 from vgg_deploy.views.images import find_images
 from vgg_deploy.views.protocols import choose_protocol
 

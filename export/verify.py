@@ -18,9 +18,7 @@ from export.half import rounding_copy
 from export.taps import with_activations
 from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.inference.engine import Engine, Floats
-from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.parity import (
+from vgg_deploy.evaluation.parity import (
     THRESHOLDS,
     NamedView,
     Parity,
@@ -29,6 +27,8 @@ from vgg_deploy.parity import (
     layer_errors,
     posteriors,
 )
+from vgg_deploy.inference.engine import Engine, Floats
+from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.views.images import centre_box, decode, rescale
 
 # Sizes at which images are compared, above the crop: no multiple of 32, and never the size of an export.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engines.trt.build import build
     from engines.trt.options import BuildOptions
     from export import export
-    from vgg_deploy.evaluation import evaluate
+    from vgg_deploy.evaluation.error_rates import evaluate
     from vgg_deploy.inference.prediction import Failure, Prediction, predict
 
 # The public API, loaded on first use: importing vgg_deploy imports neither torch nor a runtime.
@@ -21,7 +21,7 @@ _HOMES = {
     "predict": "vgg_deploy.inference.prediction",
     "Prediction": "vgg_deploy.inference.prediction",
     "Failure": "vgg_deploy.inference.prediction",
-    "evaluate": "vgg_deploy.evaluation",
+    "evaluate": "vgg_deploy.evaluation.error_rates",
     "export": "export",
     "build": "engines.trt.build",
     "BuildOptions": "engines.trt.options",

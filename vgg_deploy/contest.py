@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vgg_deploy.errors import UsageError
+from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, compare
 from vgg_deploy.inference.engine import Engine, EngineInfo, Floats
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
-from vgg_deploy.parity import THRESHOLDS, Parity, Thresholds, compare
 from vgg_deploy.peak import Peak, PeakProbe, arithmetic
 from vgg_deploy.timing import Latency, Ratio, interleaved
 

@@ -13,8 +13,8 @@ pytest.importorskip("onnxruntime")
 from benchmarks import multiscale
 from benchmarks.multiscale import Line, table, warm_passes
 from benchmarks.ours import Stream
+from vgg_deploy.evaluation.parity import compare
 from vgg_deploy.network.classes import numbered_classes
-from vgg_deploy.parity import compare
 
 
 class Recorder:

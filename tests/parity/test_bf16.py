@@ -9,8 +9,8 @@ import pytest
 
 from engines import open_engine
 from export import export
+from vgg_deploy.evaluation.parity import THRESHOLDS, NamedView, compare, posteriors
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Rescaling
-from vgg_deploy.parity import THRESHOLDS, NamedView, compare, posteriors
 from vgg_deploy.views.images import decode, find_images, mirrored, rescale
 
 pytest.importorskip("torch")

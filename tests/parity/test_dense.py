@@ -25,11 +25,11 @@ from export import export
 from train.checkpoint import Checkpoint, Facts, read
 from train.model import VGG, folded
 from train.reference import Reference, normalize
+from vgg_deploy.evaluation.parity import THRESHOLDS
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.prediction import Prediction, predict
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION
 from vgg_deploy.network.spec import CONFIGURATIONS, TOTAL_STRIDE
-from vgg_deploy.parity import THRESHOLDS
 from vgg_deploy.views.images import decode, mirrored, rescale, rescaled_size
 from vgg_deploy.views.protocols import Protocol
 

@@ -315,7 +315,7 @@ def test_a_model_that_disagrees_is_marked_and_exits_1(
 def test_a_flip_of_a_near_tie_among_few_images_is_told_and_is_no_failure(
     bench: Callable[..., Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vgg_deploy.parity import THRESHOLDS
+    from vgg_deploy.evaluation.parity import THRESHOLDS
 
     model = onnx.load(TINY)
     classes = len(read_manifest(TINY).classes)

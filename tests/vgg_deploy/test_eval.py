@@ -22,12 +22,12 @@ from PIL import Image
 import engines
 import vgg_deploy
 from vgg_deploy.cli.engines import model_fingerprint
-from vgg_deploy.evaluation import errors, evaluate, fused, labelled
+from vgg_deploy.evaluation.error_rates import errors, evaluate, fused, labelled
+from vgg_deploy.evaluation.paper import ROWS
 from vgg_deploy.inference.engine import FakeEngine, Images
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.paper import ROWS
 from vgg_deploy.views.protocols import PROTOCOLS, choose_protocol
 
 pytest.importorskip("onnxruntime")

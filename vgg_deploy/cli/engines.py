@@ -135,7 +135,7 @@ def _open_checkpoint(path: Path, options: EngineOptions, say: Callable[[str], No
 def model_fingerprint(path: Path) -> str:
     """Of the bytes of an engine's file, and of the files beside it that hold its weights."""
     from vgg_deploy.artifacts.onnx_file import external_files
-    from vgg_deploy.evaluation import fingerprint
+    from vgg_deploy.evaluation.error_rates import fingerprint
     from vgg_deploy.files import sha256_of
 
     beside = external_files(path) if kind_of(path) == ONNX else ()

@@ -20,9 +20,9 @@ from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:
-    from vgg_deploy.evaluation import Evaluated, Labelled
+    from vgg_deploy.evaluation.error_rates import Evaluated, Labelled
+    from vgg_deploy.evaluation.posterior_cache import PosteriorCache
     from vgg_deploy.inference.engine import Engine, EngineInfo
-    from vgg_deploy.posterior_cache import PosteriorCache
     from vgg_deploy.views.protocols import Protocol
 
 PAPER_IMAGES = 50_000  # ILSVRC-2012's validation set
@@ -165,9 +165,9 @@ class _Request:
 
     def rows(self, *, paper: bool) -> list[Row]:
         """The rows of every engine, then of all fused."""
-        from vgg_deploy.evaluation import labelled
+        from vgg_deploy.evaluation.error_rates import labelled
+        from vgg_deploy.evaluation.posterior_cache import PosteriorCache
         from vgg_deploy.files import require_writable
-        from vgg_deploy.posterior_cache import PosteriorCache
 
         names = distinct_names(self.models)
         options = self.options.for_each(self.models)
@@ -213,7 +213,7 @@ class _Request:
         cache: PosteriorCache | None,
         said: set[tuple[Path, str]],
     ) -> list[Evaluated]:
-        from vgg_deploy.evaluation import evaluate
+        from vgg_deploy.evaluation.error_rates import evaluate
 
         model = "" if cache is None else model_fingerprint(path)
         found = []
@@ -252,7 +252,7 @@ def _say_where_classes_lie_twice(images: Labelled) -> None:
 
 
 def _say_what_the_paper_has_not(names: Sequence[str], infos: Sequence[EngineInfo], images: int) -> None:
-    from vgg_deploy.paper import unlike_the_papers
+    from vgg_deploy.evaluation.paper import unlike_the_papers
 
     for name, info in zip(names, infos, strict=True):
         if differences := unlike_the_papers(info.manifest):
@@ -277,8 +277,8 @@ def _row(
     *,
     paper: bool,
 ) -> Row:
-    from vgg_deploy.evaluation import errors, fused
-    from vgg_deploy.paper import paper_row
+    from vgg_deploy.evaluation.error_rates import errors, fused
+    from vgg_deploy.evaluation.paper import paper_row
 
     manifests, protocols = [info.manifest for info in infos], [one.protocol for one in evaluated]
     found = errors(fused([one.posteriors for one in evaluated]), images.truth)

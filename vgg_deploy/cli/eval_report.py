@@ -13,8 +13,8 @@ import click
 from vgg_deploy.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from vgg_deploy.evaluation import Errors, Evaluated
-    from vgg_deploy.paper import PaperRow
+    from vgg_deploy.evaluation.error_rates import Errors, Evaluated
+    from vgg_deploy.evaluation.paper import PaperRow
 
 FUSED = "fused"
 PLOT_ENDINGS = (".png", ".svg", ".pdf")

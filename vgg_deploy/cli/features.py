@@ -80,7 +80,7 @@ def command(
     import numpy as np
 
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.evaluation import folder_name
+    from vgg_deploy.evaluation.error_rates import folder_name
     from vgg_deploy.files import require_writable, whole_file
     from vgg_deploy.inference.compatibility import check_fit
     from vgg_deploy.inference.engine import FEATURES
@@ -188,7 +188,7 @@ def _fit_svm(paths: list[list[Path]], descriptors: list[Floats]) -> None:
     import numpy as np
     from sklearn.svm import LinearSVC
 
-    from vgg_deploy.evaluation import folder_name
+    from vgg_deploy.evaluation.error_rates import folder_name
 
     train, val = ([folder_name(path) for path in images] for images in paths)
     _check_classes(train, val)

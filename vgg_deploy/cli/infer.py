@@ -203,7 +203,7 @@ def _as_named(path: Path) -> Path:
 
 def _truth(images: list[Path], engine: Engine) -> Iterator[int]:
     """The class that each image's folder names. All are looked up before the first image is scored."""
-    from vgg_deploy.evaluation import labelled
+    from vgg_deploy.evaluation.error_rates import labelled
 
     return iter(labelled(images, engine.info.manifest.classes).truth.tolist())
 

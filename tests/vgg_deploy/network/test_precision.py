@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from vgg_deploy.errors import ManifestError
+from vgg_deploy.evaluation.parity import THRESHOLDS
 from vgg_deploy.network.precision import METHODS, TARGETS, Precision, Quantization, summary
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.parity import THRESHOLDS
 
 LAYERS = ("conv1_1", "conv1_2", "conv2_1", "fc6", "fc7", "fc8")
 

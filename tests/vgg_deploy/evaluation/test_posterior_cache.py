@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vgg_deploy.errors import OutputError
-from vgg_deploy.posterior_cache import PosteriorCache
+from vgg_deploy.evaluation.posterior_cache import PosteriorCache
 
 ROW = np.array([0.25, 0.5, 0.125, 0.125], np.float32)
 
@@ -180,7 +180,7 @@ def test_two_may_have_it_open_at_once(path: Path) -> None:
 def test_what_was_put_a_second_ago_is_there_after_the_process_was_killed(path: Path) -> None:
     script = (
         "import os, pathlib, sys, time, numpy as np\n"
-        "from vgg_deploy.posterior_cache import PosteriorCache\n"
+        "from vgg_deploy.evaluation.posterior_cache import PosteriorCache\n"
         "cache = PosteriorCache(pathlib.Path(sys.argv[1]))\n"
         "for number in range(4):\n"
         "    cache.put('m', 'p', str(number), np.full(4, 0.25, np.float32), 1.0)\n"

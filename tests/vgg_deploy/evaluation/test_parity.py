@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, FakeEngine, Images, Scores
-from vgg_deploy.network.classes import ClassName, numbered_classes
-from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.parity import (
+from vgg_deploy.evaluation.parity import (
     THRESHOLDS,
     LayerError,
     NamedView,
@@ -26,6 +22,10 @@ from vgg_deploy.parity import (
     layer_errors,
     posteriors,
 )
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, FakeEngine, Images, Scores
+from vgg_deploy.network.classes import ClassName, numbered_classes
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.spec import NetworkSpec
 
 CLASSES = numbered_classes(4)
 LOOSE = Thresholds(max_dp=0.5, mean_dp=0.1, divergence=0.1, agreement=0.9, layer=0.1)

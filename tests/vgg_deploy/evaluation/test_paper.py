@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import pytest
 
+from vgg_deploy.evaluation.paper import ROWS, PaperRow, paper_row, unlike_the_papers
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
-from vgg_deploy.paper import ROWS, PaperRow, paper_row, unlike_the_papers
 from vgg_deploy.views.protocols import PROTOCOLS, Protocol, choose_protocol, multiscale_defaults, single_scale_default
 
 S_256, S_384, JITTER = TrainScale(256, 256), TrainScale(384, 384), TrainScale(256, 512)

@@ -1,0 +1,1 @@
+"""Error rates, parity between engines, cached posteriors and the paper's tables."""
