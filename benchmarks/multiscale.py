@@ -24,9 +24,9 @@ from benchmarks.ours import CPU_RUNTIMES, Stream
 from benchmarks.report import Table, canvas, faster, spread, write
 from benchmarks.straightforward import onnxruntime_session, openvino_model, program, pytorch
 from benchmarks.subject import Setup, pictures, verification
+from vgg_deploy.bench.timing import Ratio
 from vgg_deploy.evaluation.parity import Parity
 from vgg_deploy.inference.engine import Floats
-from vgg_deploy.timing import Ratio
 from vgg_deploy.views.protocols import Protocol
 
 PROTOCOL = Protocol("multiscale", (224, 256, 288), None, True)

@@ -23,8 +23,8 @@ from benchmarks.options import setup_options
 from benchmarks.ours import CPU_RUNTIMES, Turn, call
 from benchmarks.report import Table, faster, spread, write
 from benchmarks.subject import Setup, pictures
+from vgg_deploy.bench.timing import interleaved
 from vgg_deploy.inference.engine import Floats, Images
-from vgg_deploy.timing import interleaved
 from vgg_deploy.views.images import decode, rescale
 
 SCALE = 256

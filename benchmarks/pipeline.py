@@ -25,8 +25,8 @@ from benchmarks.report import Table, spread, write
 from benchmarks.subject import Setup, pictures
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_graph import read_graph
+from vgg_deploy.bench.timing import interleaved, paired_ratio
 from vgg_deploy.inference.engine import PROBABILITIES, Floats
-from vgg_deploy.timing import interleaved, paired_ratio
 from vgg_deploy.views.protocols import Protocol
 
 HELP_AIM_S = 0.4

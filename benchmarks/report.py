@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vgg_deploy.bench.machine import machine, versions
+from vgg_deploy.bench.timing import Ratio
 from vgg_deploy.files import whole_file
-from vgg_deploy.machine import machine, versions
-from vgg_deploy.timing import Ratio
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -18,8 +18,8 @@ from PIL import Image
 import vgg_deploy
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_file import read_manifest
-from vgg_deploy.peak import Product
-from vgg_deploy.timing import BatchShape, percentile
+from vgg_deploy.bench.peak import Product
+from vgg_deploy.bench.timing import BatchShape, percentile
 
 pytest.importorskip("onnxruntime")
 
@@ -31,7 +31,7 @@ QUICK = ("--repetitions", "2", "--threads", "1")
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's real peak takes seconds to find."""
-    monkeypatch.setattr("vgg_deploy.peak.PRODUCTS", (Product(16, 8, 2),))
+    monkeypatch.setattr("vgg_deploy.bench.peak.PRODUCTS", (Product(16, 8, 2),))
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_protocol_is_timed_decode_to_answer(bench: Callable[..., Any], photos:
 def test_shapes_and_a_protocol_together_look_for_the_peak_once(
     bench: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vgg_deploy import peak
+    from vgg_deploy.bench import peak
 
     sought: list[str] = []
     find = peak.open_best_probe

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.cli.bench_entries import Entry
 from vgg_deploy.cli.engines import EngineOptions
 from vgg_deploy.cli.footprint import footprint_of
 from vgg_deploy.cli.weights import WeightFacts
 from vgg_deploy.errors import EngineError
-from vgg_deploy.timing import BatchShape
 
 pytest.importorskip("onnxruntime")
 

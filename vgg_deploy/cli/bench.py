@@ -18,7 +18,7 @@ from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:
-    from vgg_deploy.timing import BatchShape
+    from vgg_deploy.bench.timing import BatchShape
 
 SECONDS = 10.0
 
@@ -27,8 +27,8 @@ def _shapes(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
     """'1x224x224,8x224x224' -> shapes, each once."""
     if value is None:
         return None
+    from vgg_deploy.bench.timing import BatchShape
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.timing import BatchShape
 
     try:
         return tuple(dict.fromkeys(BatchShape.parse(word) for word in value.split(",")))
@@ -113,7 +113,7 @@ def command(
 
     Each MODEL is an ONNX file, a plan or a checkpoint. Exit 1 where one's answers are not the first's, or the reference's.
     """
-    from vgg_deploy.contest import Effort
+    from vgg_deploy.bench.contest import Effort
     from vgg_deploy.files import require_writable
     from vgg_deploy.views.images import find_images
     from vgg_deploy.views.protocols import PROTOCOLS

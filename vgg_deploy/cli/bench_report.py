@@ -11,8 +11,8 @@ import click
 from vgg_deploy.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from vgg_deploy.bench.contest import Result
     from vgg_deploy.cli.bench_run import Layers, Report
-    from vgg_deploy.contest import Result
 
 _COLUMNS = (
     *("contestant", "first run ms", "p50 ms", "p90 ms", "p99 ms", "images/s", "GFLOP/s", "of peak"),
@@ -21,7 +21,7 @@ _COLUMNS = (
 
 
 def print_report(report: Report) -> None:
-    from vgg_deploy.machine import machine
+    from vgg_deploy.bench.machine import machine
 
     host = machine()
     click.echo(
@@ -100,7 +100,7 @@ def _print_layers(one: Layers) -> None:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The whole report; times in the units that names say, shares in 0..1, null for what is not known or no number."""
-    from vgg_deploy.machine import machine, versions
+    from vgg_deploy.bench.machine import machine, versions
 
     return {
         "machine": machine(),

@@ -16,11 +16,11 @@ from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from vgg_deploy.contest import Contestant, Effort, Result
+    from vgg_deploy.bench.contest import Contestant, Effort, Result
+    from vgg_deploy.bench.layer_times import LayerTime
+    from vgg_deploy.bench.peak import PeakProbe
+    from vgg_deploy.bench.timing import BatchShape
     from vgg_deploy.inference.engine import Engine, EngineInfo, Images
-    from vgg_deploy.layer_times import LayerTime
-    from vgg_deploy.peak import PeakProbe
-    from vgg_deploy.timing import BatchShape
 
 SYNTHETIC = 16  # pictures that are made up where there are no images
 PROFILED_CALLS = 5
@@ -106,7 +106,7 @@ class Request:
     def _opened(
         self, requests: int | None, say: Callable[[str], None], *, any_size: bool = False
     ) -> Iterator[tuple[list[Contestant], Engine | None]]:
-        from vgg_deploy.contest import Contestant
+        from vgg_deploy.bench.contest import Contestant
 
         with ExitStack() as stack:
             contestants = [
@@ -128,7 +128,7 @@ class Request:
     def _probes(self, engines: Sequence[Engine]) -> Iterator[dict[str, PeakProbe]]:
         """Of the machine's peak in every precision that an engine computes in."""
         from engines import open_engine
-        from vgg_deploy.peak import arithmetic, open_best_probe
+        from vgg_deploy.bench.peak import arithmetic, open_best_probe
 
         with ExitStack() as stack:
             probes = {}
@@ -142,7 +142,7 @@ class Request:
             yield probes
 
     def _shapes(self, info: EngineInfo) -> tuple[BatchShape, ...]:
-        from vgg_deploy.timing import BatchShape
+        from vgg_deploy.bench.timing import BatchShape
 
         if self.shapes is not None or (self.protocol is not None and not self.layers):
             return self.shapes or ()
@@ -160,9 +160,9 @@ class Request:
             return None
         from engines import RUNTIMES
         from engines.settings import Settings
-        from vgg_deploy.batches import batches_of
+        from vgg_deploy.bench.layer_times import by_layer
+        from vgg_deploy.bench.pictures import batches_of
         from vgg_deploy.inference.engine import SCORE_MAP
-        from vgg_deploy.layer_times import by_layer
 
         home = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].home)
         settings = Settings("cpu", self.options.threads, 1, info.bf16)
@@ -179,8 +179,8 @@ class Request:
         paths: list[Path],
         pictures: Sequence[Images],
     ) -> list[Result]:
+        from vgg_deploy.bench.race import race_protocol
         from vgg_deploy.inference.compatibility import check_fit
-        from vgg_deploy.race import race_protocol
         from vgg_deploy.views.protocols import choose_protocol
 
         info = contestants[0].engine.info
@@ -216,8 +216,8 @@ def _race(
     reference: Engine | None,
     probes: dict[str, PeakProbe],
 ) -> list[Result]:
-    from vgg_deploy.batches import batches_of
-    from vgg_deploy.race import race
+    from vgg_deploy.bench.pictures import batches_of
+    from vgg_deploy.bench.race import race
 
     if len(pictures) < shape.images:
         notice(f"{shape}: there are {len(pictures)} images, which fill a batch by repetition; each is compared once")
@@ -236,7 +236,7 @@ def _race(
 
 
 def _crop(info: EngineInfo) -> BatchShape:
-    from vgg_deploy.timing import BatchShape
+    from vgg_deploy.bench.timing import BatchShape
 
     return BatchShape(info.shapes.batch.minimum, info.shapes.height.minimum, info.shapes.width.minimum)
 
@@ -260,7 +260,7 @@ def _readable(paths: list[Path], limit: int) -> tuple[list[Path], list[Images]]:
     """The images that can be read, and their pixels; made-up pictures where there are no images."""
     import random
 
-    from vgg_deploy.batches import smooth_pictures
+    from vgg_deploy.bench.pictures import smooth_pictures
     from vgg_deploy.errors import ImageError
     from vgg_deploy.views.images import decode
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vgg_deploy.bench.timing import BatchShape
     from vgg_deploy.cli.bench_entries import Entry
-    from vgg_deploy.timing import BatchShape
 
 _SCRIPT = "from vgg_deploy.cli.footprint import main; main()"
 

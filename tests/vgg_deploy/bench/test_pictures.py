@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgg_deploy.batches import batches_of, fitted, smooth_pictures
+from vgg_deploy.bench.pictures import batches_of, fitted, smooth_pictures
+from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.network.manifest import Rescaling
-from vgg_deploy.timing import BatchShape
 
 
 def test_made_up_pictures_are_smooth_and_the_same_each_time() -> None:

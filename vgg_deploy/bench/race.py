@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_deploy.contest import Contestant, Effort, Result, Turn, in_turn, result_of
+from vgg_deploy.bench.contest import Contestant, Effort, Result, Turn, in_turn, result_of
+from vgg_deploy.bench.peak import PeakProbe
+from vgg_deploy.bench.timing import BatchShape, Latency
 from vgg_deploy.evaluation.parity import furthest
 from vgg_deploy.inference.engine import Engine, EngineInfo, Floats, Images
 from vgg_deploy.inference.prediction import Failure, predict
-from vgg_deploy.peak import PeakProbe
-from vgg_deploy.timing import BatchShape, Latency
 from vgg_deploy.views.protocols import Protocol
 
 

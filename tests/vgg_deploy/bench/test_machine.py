@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 import vgg_deploy
-from vgg_deploy.machine import machine, versions
+from vgg_deploy.bench.machine import machine, versions
 
 
 def test_the_machine_is_told_without_its_name() -> None:

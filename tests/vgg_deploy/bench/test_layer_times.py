@@ -12,11 +12,11 @@ import pytest
 from engines import RUNTIMES
 from engines.settings import Settings
 from vgg_deploy.artifacts.onnx_file import read_manifest
-from vgg_deploy.layer_times import by_layer, layer_of
+from vgg_deploy.bench.layer_times import by_layer, layer_of
+from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.timing import BatchShape
 
-TINY = Path(__file__).parent.parent / "data" / "tiny.onnx"
+TINY = Path(__file__).parents[2] / "data" / "tiny.onnx"
 
 
 @pytest.mark.parametrize(

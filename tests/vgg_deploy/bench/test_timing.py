@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from vgg_deploy.bench.timing import BatchShape, Latency, Ratio, interleaved, paired_ratio, percentile
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.timing import BatchShape, Latency, Ratio, interleaved, paired_ratio, percentile
 
 
 def test_contestants_take_turns_and_their_samples_stay_together() -> None:

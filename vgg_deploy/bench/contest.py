@@ -1,5 +1,5 @@
 """Engines against each other in one run: in turn, so that a drift of the machine meets all alike, each beside the machine's peak, and
-held against a reference for what it answers. `vgg_deploy.race` runs them."""
+held against a reference for what it answers. `vgg_deploy.bench.race` runs them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vgg_deploy.bench.peak import Peak, PeakProbe, arithmetic
+from vgg_deploy.bench.timing import Latency, Ratio, interleaved
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, compare
 from vgg_deploy.inference.engine import Engine, EngineInfo, Floats
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
-from vgg_deploy.peak import Peak, PeakProbe, arithmetic
-from vgg_deploy.timing import Latency, Ratio, interleaved
 
 LEAST_REPETITIONS, MOST_REPETITIONS = 3, 1000
 # A turn of a quick engine has several calls, and begins with one that does not count: ONNX Runtime's threads go on spinning for

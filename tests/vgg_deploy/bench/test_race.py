@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgg_deploy.contest import Contestant, Effort, thresholds_between
+from vgg_deploy.bench.contest import Contestant, Effort, thresholds_between
+from vgg_deploy.bench.peak import PeakProbe, Product
+from vgg_deploy.bench.race import race, race_protocol
+from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.parity import THRESHOLDS
 from vgg_deploy.inference.engine import FakeEngine, Images, Scores
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Precision
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.peak import PeakProbe, Product
-from vgg_deploy.race import race, race_protocol
-from vgg_deploy.timing import BatchShape
 from vgg_deploy.views.protocols import Protocol
 
 SHAPE = BatchShape(2, 64, 96)

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.timing import BatchShape
 
 INPUT, OTHER = "input", "other"
 # Runtimes name what they fuse after one of the nodes in it, with words of their own before and behind: the first name that is
