@@ -112,7 +112,7 @@ class Finished:
 def vgg_deploy_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
     """`vgg_deploy_command("info", "--arch", "E")` -> `Finished`; runs the command line in this process."""
     from vgg_deploy.cli import cli
-    from vgg_deploy.cli.run import run_command
+    from vgg_deploy.cli.entry import run_command
 
     def run(*arguments: str) -> Finished:
         monkeypatch.setattr(sys, "argv", ["vgg-deploy", *arguments])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from train.options import options
-from vgg_deploy.cli.run import run_command
+from vgg_deploy.cli.entry import run_command
 from vgg_deploy.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _train(
 def _recipe(digits: bool, choices: dict[str, Any]) -> Recipe:
     """The digits' recipe or the paper's, with what was chosen instead of its own."""
     from train.recipe import DIGITS, Recipe
-    from vgg_deploy.cli.options import chosen_normalization
+    from vgg_deploy.cli.parameters import chosen_normalization
     from vgg_deploy.network.spec import NetworkSpec
 
     given = chosen_normalization(*(choices.pop(name, None) for name in ("normalization", "mean", "std")))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vgg_deploy.cli.options import rgb_triple, train_scale
+from vgg_deploy.cli.parameters import rgb_triple, train_scale
 from vgg_deploy.network.spec import CONFIGURATIONS
 
 RECIPE_OPTIONS = (

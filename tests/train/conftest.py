@@ -46,7 +46,7 @@ def run(
 ) -> Callable[..., tuple[int, str, str]]:
     """run(*arguments) -> exit code, stdout, stderr of python -m train in an empty folder; text is split at blanks."""
     from train.__main__ import command
-    from vgg_deploy.cli.run import run_command
+    from vgg_deploy.cli.entry import run_command
 
     monkeypatch.chdir(tmp_path)
 

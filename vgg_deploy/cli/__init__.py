@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from vgg_deploy.cli.run import run_command
+from vgg_deploy.cli.entry import run_command
 from vgg_deploy.version import __version__
 
 # Command -> the module whose `command` it is, and the line that `--help` shows.
@@ -29,8 +29,8 @@ _COMMANDS = {
     "build": ("vgg_deploy.cli.build", "Build a TensorRT plan of an ONNX file."),
     "inspect": ("vgg_deploy.cli.inspect", "What an ONNX file or a plan is, without a GPU."),
     "infer": ("vgg_deploy.cli.infer", "Classify images by the paper's dense multi-scale test."),
-    "eval": ("vgg_deploy.cli.eval", "Top-1 and top-5 error on labelled images, by test protocol."),
-    "bench": ("vgg_deploy.cli.bench", "Speed, memory and agreement of engines, side by side in one run."),
+    "eval": ("vgg_deploy.cli.eval.command", "Top-1 and top-5 error on labelled images, by test protocol."),
+    "bench": ("vgg_deploy.cli.bench.command", "Speed, memory and agreement of engines, side by side in one run."),
     "features": ("vgg_deploy.cli.features", "Describe images by fc7, for other classifiers."),
     "doctor": ("vgg_deploy.cli.doctor", "What is installed, and which engines can run here."),
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.options import comma_integers
+from vgg_deploy.cli.parameters import comma_integers
 from vgg_deploy.cli.phases import phase_bars
 from vgg_deploy.cli.tables import notice
 

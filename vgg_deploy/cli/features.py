@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.cli.engines import EngineOptions, open_any
-from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, stream_options
 from vgg_deploy.cli.outputs import check_outputs
+from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options, stream_options
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
 

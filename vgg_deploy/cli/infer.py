@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, read_labels, stream_options
 from vgg_deploy.cli.outputs import check_outputs
+from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options, read_labels, stream_options
 from vgg_deploy.cli.tables import notice, progress
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from vgg_deploy.cli.options import comma_integers
+from vgg_deploy.cli.parameters import comma_integers
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec, stacked_3x3_weights
 
 

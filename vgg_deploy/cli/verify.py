@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.options import engine_options
+from vgg_deploy.cli.parameters import engine_options
 from vgg_deploy.cli.tables import notice, print_table, progress
 from vgg_deploy.cli.weights import (
     CHECKPOINT_SUFFIXES,

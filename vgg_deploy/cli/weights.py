@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.options import chosen_normalization, read_labels, rgb_triple, train_scale
+from vgg_deploy.cli.parameters import chosen_normalization, read_labels, rgb_triple, train_scale
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError
 from vgg_deploy.network.spec import CONFIGURATIONS

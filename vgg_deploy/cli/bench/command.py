@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.bench_entries import entries_of, peer_names
-from vgg_deploy.cli.bench_report import as_json, plot_report, print_report
-from vgg_deploy.cli.bench_run import Request
+from vgg_deploy.cli.bench.entries import entries_of, peer_names
+from vgg_deploy.cli.bench.measure import Request
+from vgg_deploy.cli.bench.report import as_json, plot_report, print_report
 from vgg_deploy.cli.engines import ONNX, EngineOptions, kind_of
-from vgg_deploy.cli.eval_report import check_plot, write_text
-from vgg_deploy.cli.options import comma_integers, engine_options, plan_options
+from vgg_deploy.cli.eval.report import check_plot, write_text
 from vgg_deploy.cli.outputs import check_outputs
+from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options
 from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:

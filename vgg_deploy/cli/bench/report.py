@@ -12,7 +12,7 @@ from vgg_deploy.cli.tables import print_table
 
 if TYPE_CHECKING:
     from vgg_deploy.bench.contest import Result
-    from vgg_deploy.cli.bench_run import Layers, Report
+    from vgg_deploy.cli.bench.measure import Layers, Report
 
 _COLUMNS = (
     *("contestant", "first run ms", "p50 ms", "p90 ms", "p99 ms", "images/s", "GFLOP/s", "of peak"),

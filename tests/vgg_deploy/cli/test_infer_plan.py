@@ -20,7 +20,7 @@ from tests.engines.trt.fake_machine import Machine
 from vgg_deploy.artifacts.plan import sidecar_of
 from vgg_deploy.views.images import decode
 
-TINY = Path(__file__).parent.parent / "data" / "tiny.onnx"
+TINY = Path(__file__).parents[2] / "data" / "tiny.onnx"
 
 
 @pytest.fixture

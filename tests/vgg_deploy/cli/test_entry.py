@@ -15,7 +15,7 @@ import click
 import pytest
 
 import vgg_deploy
-from vgg_deploy.cli.run import run_command
+from vgg_deploy.cli.entry import run_command
 from vgg_deploy.errors import (
     CheckpointError,
     EngineError,
@@ -31,7 +31,7 @@ from vgg_deploy.errors import (
 # Prints lines without end, by click and by print; says on stderr when it stops.
 PRINTER = """
 import sys, click
-from vgg_deploy.cli.run import run_command
+from vgg_deploy.cli.entry import run_command
 
 @click.command()
 @click.argument("how")
@@ -45,7 +45,7 @@ run_command(command, "printer")
 """
 SLEEPER = """
 import time, click
-from vgg_deploy.cli.run import run_command
+from vgg_deploy.cli.entry import run_command
 
 @click.command()
 def command():

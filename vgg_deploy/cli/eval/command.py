@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.cli.engines import EngineOptions, model_fingerprint, open_any
-from vgg_deploy.cli.eval_plan import check_same_classes, distinct_names, folder_and_protocols, plan_protocols
-from vgg_deploy.cli.eval_report import Row, as_csv, as_json, check_plot, plot_rows, print_rows, write_text
-from vgg_deploy.cli.options import comma_integers, engine_options, plan_options, stream_options
+from vgg_deploy.cli.eval.plan import check_same_classes, distinct_names, folder_and_protocols, plan_protocols
+from vgg_deploy.cli.eval.report import Row, as_csv, as_json, check_plot, plot_rows, print_rows, write_text
 from vgg_deploy.cli.outputs import check_outputs
+from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options, stream_options
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
 

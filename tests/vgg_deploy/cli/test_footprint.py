@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from vgg_deploy.bench.timing import BatchShape
-from vgg_deploy.cli.bench_entries import Entry
+from vgg_deploy.cli.bench.entries import Entry
+from vgg_deploy.cli.bench.footprint import footprint_of
 from vgg_deploy.cli.engines import EngineOptions
-from vgg_deploy.cli.footprint import footprint_of
 from vgg_deploy.cli.weights import WeightFacts
 from vgg_deploy.errors import EngineError
 
 pytest.importorskip("onnxruntime")
 
-TINY = Path(__file__).parent.parent / "data" / "tiny.onnx"
+TINY = Path(__file__).parents[2] / "data" / "tiny.onnx"
 OPTIONS = EngineOptions(WeightFacts(None, None, None, None), "onnxruntime", None, 1, "cuda-python", False)
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vgg_deploy.bench.timing import BatchShape
-    from vgg_deploy.cli.bench_entries import Entry
+    from vgg_deploy.cli.bench.entries import Entry
 
-_SCRIPT = "from vgg_deploy.cli.footprint import main; main()"
+_SCRIPT = "from vgg_deploy.cli.bench.footprint import main; main()"
 
 
 @dataclass(frozen=True, slots=True)

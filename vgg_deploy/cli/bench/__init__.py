@@ -1,0 +1,1 @@
+"""Speed: timing, contestants that take turns, and the peak of the machine."""
