@@ -15,15 +15,15 @@ from vgg_deploy.inference.prediction import Failure, predict
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.views.protocols import Protocol
 
-REFERENCE = "PyTorch in FP32 (train/reference.py)"
+REFERENCE = "PyTorch in FP32 (train/network/reference.py)"
 COLUMNS = ("top-1 agreement", "max dp")
 NOTHING = ("-", "-")  # where there is no answer to compare
 
 
 def reference(checkpoint: Path) -> Run:
     """For `ours.Turn`: what is right of a batch."""
-    from train.checkpoint import read
-    from train.reference import Reference
+    from train.network.checkpoint import read
+    from train.network.reference import Reference
 
     engine = Reference(read(checkpoint))
     return lambda images: engine.run(images).probabilities
@@ -33,8 +33,8 @@ class Judge:
     """For a `Contestant`: image files and a protocol -> what is right of them, posteriors [n, classes]."""
 
     def __init__(self, checkpoint: Path) -> None:
-        from train.checkpoint import read
-        from train.reference import Reference
+        from train.network.checkpoint import read
+        from train.network.reference import Reference
 
         self._engine = Reference(read(checkpoint))
 

@@ -136,7 +136,7 @@ class Narrow:
 
 def _narrow(folder: Path, photos: Sequence[Path]) -> Narrow:
     from export import export
-    from train.checkpoint import read, save
+    from train.network.checkpoint import read, save
 
     spec = NetworkSpec("D", width_divisor=8, crop=128, fc_width=512, classes=10)
     found, checkpoint, model = random_checkpoint(spec), folder / "narrow.safetensors", folder / "narrow.onnx"

@@ -19,8 +19,8 @@ from pathlib import Path
 import click
 
 from benchmarks.report import Figure, write
-from train.checkpoint import read
-from train.reference import Reference
+from train.network.checkpoint import read
+from train.network.reference import Reference
 from vgg_deploy.evaluation.error_rates import errors, evaluate, labelled
 from vgg_deploy.views.images import find_images
 from vgg_deploy.views.protocols import choose_protocol

@@ -54,7 +54,7 @@ def _export(folder: Path, setup: Setup, calibration: list[Path]) -> Models:
     from export import export
     from export.int8 import Variants, calibrate
     from export.sample import draw
-    from train.checkpoint import read, save
+    from train.network.checkpoint import read, save
     from vgg_deploy.network.precision import TARGETS
     from vgg_deploy.views.protocols import choose_protocol
 

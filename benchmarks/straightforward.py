@@ -21,8 +21,8 @@ def pytorch(checkpoint: Path, compiled: bool = False) -> Run:
     """PyTorch eager, FP32, the FC layers as convolutions; with `compiled`, torch.compile of it."""
     import torch
 
-    from train.checkpoint import read
-    from train.model import VGG, folded
+    from train.network.checkpoint import read
+    from train.network.model import VGG, folded
 
     found = read(checkpoint)
     spec, normalization = found.manifest.spec, found.manifest.normalization
@@ -51,7 +51,7 @@ def torchvision_vgg16(checkpoint: Path) -> Run:
     from torch import nn
     from torchvision.models.vgg import VGG, cfgs, make_layers
 
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     found = read(checkpoint)
     spec, normalization = found.manifest.spec, found.manifest.normalization

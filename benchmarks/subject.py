@@ -19,7 +19,7 @@ from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views.images import find_images
 
 if TYPE_CHECKING:  # torch is not for every process that reads this
-    from train.checkpoint import Checkpoint
+    from train.network.checkpoint import Checkpoint
 
 PICTURES = 90  # generated where there are no photographs
 SIZES = ((500, 375), (375, 500), (500, 333), (400, 400))  # width and height of common photographs
@@ -82,7 +82,7 @@ def network(setup: Setup) -> Network:
 
 
 def _read(path: Path, labels: Path | None) -> Checkpoint:
-    from train.checkpoint import Facts, read
+    from train.network.checkpoint import Facts, read
 
     if labels is None:
         return read(path)
@@ -93,8 +93,8 @@ def random_checkpoint(spec: NetworkSpec) -> Checkpoint:
     """Glorot's weights, for the paper's S in proportion to the crop."""
     import torch
 
-    from train.checkpoint import Checkpoint
-    from train.model import VGG
+    from train.network.checkpoint import Checkpoint
+    from train.network.model import VGG
 
     module = VGG(spec)
     module.initialise("glorot", torch.Generator().manual_seed(0))

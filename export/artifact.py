@@ -16,8 +16,8 @@ import torch
 from export.beside import weights_beside
 from export.graph import INPUT, GraphOptions, build_graph
 from export.half import HEADROOM, LARGEST_HALF, measure_activations, overflowing_layers, unrepresentable_layers
-from train.checkpoint import Checkpoint
-from train.reference import Reference
+from train.network.checkpoint import Checkpoint
+from train.network.reference import Reference
 from vgg_deploy.artifacts.external_data import GRAPH_INITIALIZER, MODEL_GRAPH
 from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
 from vgg_deploy.artifacts.onnx_layers import layer_types
@@ -64,7 +64,7 @@ def export(
     """Folds the FC layers into convolutions (section 3.2) and writes the network as ONNX, whole or not at all.
 
     Args:
-        checkpoint: from `train.checkpoint.read`. Its weights are consumed: read it again to use it further.
+        checkpoint: from `train.network.checkpoint.read`. Its weights are consumed: read it again to use it further.
         path: the file to write.
         dynamic: free batch, height and width; otherwise 1 x crop x crop.
         half: FP16 weights and arithmetic from conv1_1 to fc8.

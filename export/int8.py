@@ -15,7 +15,7 @@ from export.artifact import write_model
 from export.calibrate import Measured, measure, observe
 from export.graph import GraphOptions, build_graph
 from export.sample import Sample
-from train.checkpoint import Checkpoint
+from train.network.checkpoint import Checkpoint
 from vgg_deploy.files import Source
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, ShapeRange

@@ -1,6 +1,6 @@
 """Parity stage by stage: FC form, convolutional form, each exported file, each FP16 file with its rounding.
 
-Engines come from the caller: `open_engine` for files, `train.reference` for a checkpoint. With an ONNX reference nothing here
+Engines come from the caller: `open_engine` for files, `train.network.reference` for a checkpoint. With an ONNX reference nothing here
 needs torch.
 """
 

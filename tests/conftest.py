@@ -51,7 +51,7 @@ def make_weights(spec: NetworkSpec, seed: int = 0) -> dict[str, Any]:
     """
     import torch
 
-    from train.model import fc_weight_shape
+    from train.network.model import fc_weight_shape
 
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -88,7 +88,7 @@ def random_weights() -> Callable[..., dict[str, Any]]:
 def narrow_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """`narrow_checkpoint(configuration, seed=0, manifest={}, **spec fields)` -> a .safetensors file of ours in tmp_path."""
     pytest.importorskip("torch")
-    from train.checkpoint import save
+    from train.network.checkpoint import save
 
     def write(configuration: str = "A", seed: int = 0, manifest: dict[str, Any] | None = None, **fields: Any) -> Path:
         spec = make_spec(configuration, **fields)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from train.options import options
+from train.recipe_options import options
 from vgg_deploy.cli.entry import run_command
 from vgg_deploy.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from train.place import Place
+    from train.execution import Place
     from train.processes import Processes
     from train.recipe import Recipe
     from vgg_deploy.network.manifest import Normalization
@@ -66,8 +66,8 @@ def command(
     for package in ("torch", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "train", "training")
-    from train.metrics import check_tensorboard
     from train.processes import joined
+    from train.runs.metrics_log import check_tensorboard
 
     if tensorboard:
         check_tensorboard()
@@ -90,10 +90,11 @@ def _train(
 ) -> None:
     from rich.console import Console
 
-    from train import digits, runs
     from train.campaign import Campaign
-    from train.data import read_folder
+    from train.data import digits
+    from train.data.folder import read_folder
     from train.recipe_file import read_recipe
+    from train.runs import run as runs
 
     console = Console(stderr=True, quiet=not processes.first)
     if recipe_file is not None:
@@ -168,11 +169,11 @@ def _weights(
     weights: str, configuration: str | None, given: Normalization | None
 ) -> tuple[str, NetworkSpec, Normalization]:
     """The file of the weights to fine-tune, their network, and how their pixels are normalized."""
-    from train.checkpoint import Facts, read
+    from train.network.checkpoint import Facts, read
 
     path = Path(weights)
     if weights == IMAGENET:
-        from train.pretrained import cached
+        from train.network.pretrained import cached
         from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
 
         path, given = cached(configuration or "D"), TORCHVISION_NORMALIZATION
@@ -186,7 +187,7 @@ def _place(device: str, choices: dict[str, Any]) -> Place:
     """Takes its own from the choices."""
     import torch
 
-    from train.place import SAVE_MINUTES, Place
+    from train.execution import SAVE_MINUTES, Place
     from vgg_deploy.cores import usable_cores
 
     on_gpu = device != "cpu" and torch.cuda.is_available()

@@ -13,15 +13,15 @@ from typing import Any
 
 from rich.console import Console
 
-from train import runs
-from train.data import DataFolder
-from train.figures import Epoch, Figures
+from train.data.folder import DataFolder
+from train.execution import Place
 from train.loop import train
-from train.place import Place
 from train.processes import Processes
 from train.progress import say
 from train.recipe import FROM_A, LEARNING_RATE_FACTOR, Recipe
 from train.recipe_file import recipe_text
+from train.runs import run as runs
+from train.runs.figures import Epoch, Figures
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import whole_file
 from vgg_deploy.network.manifest import TrainScale

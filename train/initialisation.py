@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.checkpoint import Checkpoint, Facts, read
-from train.model import GAUSSIAN, GLOROT, VGG, random_initialisation
+from train.network.checkpoint import Checkpoint, Facts, read
+from train.network.model import GAUSSIAN, GLOROT, VGG, random_initialisation
 from train.recipe import FROM_A, Recipe
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import Source

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from train.batches import WORKER_DIED, Batch, worker_error
-from train.dropout import masks
-from train.model import VGG
-from train.place import Place
+from train.data.batches import WORKER_DIED, Batch, worker_error
+from train.execution import Place
+from train.network.dropout import masks
+from train.network.model import VGG
+from train.network.reference import normalize
 from train.processes import Processes
 from train.recipe import Recipe
-from train.reference import normalize
 from vgg_deploy.errors import TrainingError
 from vgg_deploy.network.manifest import Normalization
 

@@ -14,23 +14,23 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from train.batches import Batches
-from train.checkpoint import save
-from train.curves import draw
-from train.data import DataFolder
-from train.figures import Epoch, Figures, Total
+from train.data.batches import Batches
+from train.data.crops import CentreCrops, TrainCrops
+from train.data.folder import DataFolder
+from train.data.survey import surveyed
+from train.execution import Place
 from train.initialisation import initial
 from train.learner import Learner, torch_errors
-from train.metrics import Metrics
-from train.model import VGG
-from train.place import Place
+from train.network.checkpoint import save
+from train.network.model import VGG
 from train.processes import ALONE, Processes
 from train.progress import progress, say
 from train.recipe import Recipe
-from train.runs import Run
-from train.state import Position, State
-from train.survey import surveyed
-from train.views import CentreCrops, TrainCrops
+from train.runs.curves import draw
+from train.runs.figures import Epoch, Figures, Total
+from train.runs.metrics_log import Metrics
+from train.runs.run import Run
+from train.runs.state import Position, State
 from vgg_deploy.errors import TrainingError
 from vgg_deploy.network.manifest import Manifest, Normalization, Rescaling
 from vgg_deploy.version import __version__

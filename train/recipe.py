@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.model import GAUSSIAN, GLOROT, random_initialisation
+from train.network.model import GAUSSIAN, GLOROT, random_initialisation
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import Normalization, TrainScale, Triple
 from vgg_deploy.network.spec import NetworkSpec

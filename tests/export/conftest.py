@@ -61,7 +61,7 @@ def exported(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable
     `checkpoint` has arguments of `narrow_checkpoint`; `change(weights)` may alter the weights in place.
     """
     from export import export
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     def write(
         configuration: str = "A",

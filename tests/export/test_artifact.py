@@ -87,7 +87,7 @@ def test_the_manifest_in_the_file_is_the_checkpoints_and_says_what_was_made(
 def test_the_file_holds_the_graph_as_it_was_built(
     half: bool, exported: Exported, narrow_checkpoint: Callable[..., Path]
 ) -> None:
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     made = exported("A-LRN", half=half, dynamic=True, features=True)
     weights = {name: tensor.numpy() for name, tensor in read(narrow_checkpoint("A-LRN")).weights.items()}
@@ -189,7 +189,7 @@ def files_end_at(size: int) -> Iterator[None]:
 def test_an_older_file_survives_an_export_that_finds_no_room(exported: Exported, tmp_path: Path) -> None:
     path = exported().path
     before, names = path.read_bytes(), sorted(tmp_path.iterdir())
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     checkpoint = read(tmp_path / "vgg11-0.safetensors")
     with files_end_at(10_000), pytest.raises(OutputError, match=r"cannot write .*model\.onnx: File too large"):
@@ -201,7 +201,7 @@ def test_an_older_file_survives_an_export_that_finds_no_room(exported: Exported,
 def test_the_weights_are_consumed_so_that_they_are_not_held_twice(
     narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     checkpoint = read(narrow_checkpoint("A"))
     export_checkpoint(checkpoint, tmp_path / "a.onnx")
@@ -290,8 +290,8 @@ def test_the_graph_normalizes_as_the_checkpoint_was_trained(
     narrow_checkpoint: Callable[..., Path],
     batch: Callable[..., np.ndarray],
 ) -> None:
-    from train.checkpoint import read
-    from train.reference import Reference
+    from train.network.checkpoint import read
+    from train.network.reference import Reference
 
     fields, images = {"normalization": Normalization((10.0, 100.0, 200.0), std)}, batch(2, 66, 95)
     made = exported("B", checkpoint={"manifest": fields}, dynamic=True)
@@ -318,8 +318,8 @@ MEASURED_EXPORT = """
 import sys, time
 from pathlib import Path
 import torch
-from train.checkpoint import Checkpoint, read, save
-from train.model import VGG
+from train.network.checkpoint import Checkpoint, read, save
+from train.network.model import VGG
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale

@@ -213,7 +213,7 @@ def test_memory_does_not_grow_with_the_number_of_images(method: str) -> None:
 @pytest.fixture
 def opened(narrow_checkpoint: Callable[..., Path]) -> Iterator[Callable[..., Any]]:
     """`opened("A", runtime, score_map=..., largest=...)` -> an engine of a narrow network with what calibration reads."""
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     entered: list[Variants] = []
 
@@ -240,8 +240,8 @@ def test_ranges_are_those_of_pytorchs_activations(
     narrow_checkpoint: Callable[..., Path],
 ) -> None:
     pytest.importorskip(RUNTIMES[runtime].module)
-    from train.checkpoint import read
-    from train.reference import Reference
+    from train.network.checkpoint import read
+    from train.network.reference import Reference
 
     images = [batch(1, 64, 64), batch(1, 99, 131, seed=1), batch(1, 150, 70, seed=2)]
     with opened(configuration, runtime, score_map=score_map, largest=True) as engine:

@@ -215,7 +215,7 @@ def test_a_damaged_checkpoint_is_failed_work(vgg_deploy_command: Command, narrow
 @pytest.fixture
 def finished_run(narrow_checkpoint: Checkpoints, in_a_new_folder: Path) -> Callable[..., Path]:
     """`finished_run("name", "B")` -> best.safetensors of a run under runs/ that has just ended."""
-    from train.runs import Run
+    from train.runs.run import Run
 
     def make(name: str, configuration: str, root: str = "runs") -> Path:
         facts = {"recipe": {"spec": {"configuration": configuration}}}

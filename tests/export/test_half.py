@@ -47,9 +47,9 @@ def check_against_torch(
     import torch
     from torch.nn import functional
 
-    from train.checkpoint import read
-    from train.model import LRN, folded
-    from train.reference import normalize
+    from train.network.checkpoint import read
+    from train.network.model import LRN, folded
+    from train.network.reference import normalize
 
     weights = read(checkpoint)
     spec, normalization = weights.manifest.spec, weights.manifest.normalization
@@ -83,7 +83,7 @@ def measured_quantization(checkpoint: Path, images: np.ndarray, kept: tuple[str,
     """Every layer but `kept` in INT8 for TensorRT, with the ranges of these images."""
     from export.calibrate import measure
     from export.int8 import Variants
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     weights = read(checkpoint)
     assert weights.manifest.spec is not None
@@ -124,9 +124,9 @@ def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to
     import torch
     from torch.nn import functional
 
-    from train.checkpoint import read
-    from train.model import LRN, folded
-    from train.reference import normalize
+    from train.network.checkpoint import read
+    from train.network.model import LRN, folded
+    from train.network.reference import normalize
 
     images = batch(1, 97, 131)
     quantization = measured_quantization(narrow_checkpoint(configuration), images, kept, score_map=True)
@@ -199,7 +199,7 @@ def test_the_rounding_copy_gives_what_pytorch_gives_when_it_rounds_weights_and_e
 def test_the_rounding_copy_leaves_layers_kept_in_fp32_exact(
     narrow_checkpoint: Callable[..., Path], batch: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     path, kept, images = narrow_checkpoint("A"), ("conv2_1", "fc6"), batch(1, 80, 96)
     checkpoint = read(path)
@@ -236,8 +236,8 @@ def test_the_rounding_copy_is_fp32_but_for_its_rounding_and_leaves_the_original_
 def test_the_largest_activation_of_each_layer_over_all_batches_is_measured(
     narrow_checkpoint: Callable[..., Path], batch: Callable[..., np.ndarray]
 ) -> None:
-    from train.checkpoint import read
-    from train.reference import Reference
+    from train.network.checkpoint import read
+    from train.network.reference import Reference
 
     batches = [batch(2, 64, 80), batch(1, 90, 70, seed=1)]
     with Reference(read(narrow_checkpoint("A-LRN")), keep_activations=True) as reference:

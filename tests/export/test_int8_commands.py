@@ -234,8 +234,8 @@ def test_calibration_sees_the_pyramid_that_inference_takes_for_this_network(
 def test_further_outputs_are_there_and_right(
     target: str, exports: Callable[..., Any], here: Path, narrow_checkpoint: Checkpoints
 ) -> None:
-    from train.checkpoint import read
-    from train.reference import Reference
+    from train.network.checkpoint import read
+    from train.network.reference import Reference
 
     _done, manifest = exports("--dynamic", "--score-map", "--features", "--target", target)
     assert manifest.outputs == ("probabilities", "score_map", "features")

@@ -269,7 +269,7 @@ def loud_channel(weights: dict[str, Any], layer: str, reader: str, factor: float
 @pytest.fixture
 def judge_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) -> Iterator[Callable[..., Judge]]:
     """`judge_of("A", target, change=None)` -> a judge of a real narrow network, 8 images calibrating and 28 held out."""
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     folders: list[Variants] = []
 
@@ -334,7 +334,7 @@ def test_a_network_that_quantizes_well_keeps_what_its_target_must(target: str, j
 def test_every_progress_bar_is_announced_and_comes_to_its_end(
     narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]
 ) -> None:
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     bars: list[list[Any]] = []
 
@@ -365,7 +365,7 @@ def test_every_progress_bar_is_announced_and_comes_to_its_end(
 
 
 def test_the_checkpoint_is_left_as_it_was(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) -> None:
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     checkpoint = read(narrow_checkpoint("A"))
     before = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}

@@ -28,8 +28,8 @@ def test_every_layers_activation_is_the_one_pytorch_computes(
     batch: Callable[..., np.ndarray],
     tmp_path: Path,
 ) -> None:
-    from train.checkpoint import read
-    from train.reference import Reference
+    from train.network.checkpoint import read
+    from train.network.reference import Reference
 
     made = exported(configuration, dynamic=True, **outputs)
     path, images = tmp_path / "tapped.onnx", batch(2, 70, 101)

@@ -200,7 +200,7 @@ def overflow(layer: str, factor: float) -> Callable[[dict[str, Any]], None]:
 
 @pytest.fixture
 def overflowing_checkpoint(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
-    from train.checkpoint import read, save
+    from train.network.checkpoint import read, save
 
     def write(layer: str) -> Path:
         checkpoint = read(narrow_checkpoint("A"))

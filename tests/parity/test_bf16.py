@@ -15,8 +15,8 @@ from vgg_deploy.views.images import decode, find_images, mirrored, rescale
 
 pytest.importorskip("torch")
 
-from train.checkpoint import Facts, read
-from train.reference import Reference
+from train.network.checkpoint import Facts, read
+from train.network.reference import Reference
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from engines import RUNTIMES, open_engine
 from export import export
-from train.checkpoint import Checkpoint, Facts, read
-from train.model import VGG, folded
-from train.reference import Reference, normalize
+from train.network.checkpoint import Checkpoint, Facts, read
+from train.network.model import VGG, folded
+from train.network.reference import Reference, normalize
 from vgg_deploy.evaluation.parity import THRESHOLDS
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.prediction import Prediction, predict

@@ -35,8 +35,8 @@ from export import export
 from export.calibrate import measure
 from export.half import rounding_copy
 from export.int8 import Variants
-from train.checkpoint import Checkpoint, Facts, read, save
-from train.reference import Reference
+from train.network.checkpoint import Checkpoint, Facts, read, save
+from train.network.reference import Reference
 
 CROP = 64
 # None of them an export's size but the crop; not square, and no multiples of 32 but one.

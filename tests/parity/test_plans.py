@@ -29,8 +29,8 @@ from vgg_deploy.views.images import decode, find_images, rescale
 pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu
 
-from train.checkpoint import Facts, read  # noqa: E402
-from train.reference import Reference  # noqa: E402
+from train.network.checkpoint import Facts, read  # noqa: E402
+from train.network.reference import Reference  # noqa: E402
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TrainScale  # noqa: E402
 
 PRECISIONS = {"float32": (), "float16": ("--fp16",), "int8": ("--int8", "--fp16")}

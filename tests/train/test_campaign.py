@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from train import digits
-from train.checkpoint import read
+from train.data import digits
 from train.learner import Learner
-from train.runs import newest_finished
+from train.network.checkpoint import read
+from train.runs.run import newest_finished
 from vgg_deploy.errors import TrainingError
 from vgg_deploy.network.manifest import TrainScale
 
@@ -185,7 +185,7 @@ def test_a_run_that_another_process_trains_is_left_alone(
     def taken(_folder: Path) -> None:
         raise BlockingIOError
 
-    monkeypatch.setattr("train.runs.Lock", taken)
+    monkeypatch.setattr("train.runs.run.Lock", taken)
     code, _out, err = run("--arch A --data", data_folder(), NARROW, "--out here")
     assert code == 2
     assert "another process trains in here right now" in err

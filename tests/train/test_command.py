@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from train.checkpoint import read
+from train.network.checkpoint import read
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

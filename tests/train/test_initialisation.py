@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from train.checkpoint import read
 from train.initialisation import FROM_A_LAYERS, initial
+from train.network.checkpoint import read
 from train.recipe import Recipe
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.classes import ClassName, numbered_classes
@@ -68,7 +68,7 @@ def test_the_first_four_convolutions_of_a_are_its_first_four():
 
 def test_the_random_rest_is_gaussian_at_full_width(monkeypatch: pytest.MonkeyPatch):
     how: list[str] = []
-    monkeypatch.setattr("train.model.VGG.initialise", lambda self, kind, generator: how.append(kind))
+    monkeypatch.setattr("train.network.model.VGG.initialise", lambda self, kind, generator: how.append(kind))
     with pytest.raises(UsageError, match="no such checkpoint"), torch.device("meta"):
         initial(Recipe(NetworkSpec("B", fc_width=8), initialisation="a:nowhere.safetensors"), NAMES)
     assert how == ["gaussian"]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from train.batches import Batch
+from train.data.batches import Batch
+from train.execution import Place
 from train.learner import Learner
-from train.model import GLOROT, VGG
-from train.place import Place
+from train.network.model import GLOROT, VGG
+from train.network.reference import normalize
 from train.processes import ALONE
 from train.recipe import Recipe
-from train.reference import normalize
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import Normalization, TrainScale
 from vgg_deploy.network.spec import NetworkSpec

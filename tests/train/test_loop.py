@@ -11,15 +11,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from train import digits
-from train.checkpoint import read
-from train.data import read_folder
-from train.figures import Epoch
+from train.data import digits
+from train.data.folder import read_folder
+from train.execution import Place
 from train.loop import train
-from train.place import Place
+from train.network.checkpoint import read
+from train.network.reference import Reference
 from train.recipe import DIGITS, Recipe
-from train.reference import Reference
-from train.runs import Run
+from train.runs.figures import Epoch
+from train.runs.run import Run
 from vgg_deploy.errors import ImageError, OutputError, TrainingError
 from vgg_deploy.network.manifest import TrainScale
 from vgg_deploy.network.spec import NetworkSpec

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from train.checkpoint import read
-from train.runs import newest_finished
+from train.network.checkpoint import read
+from train.runs.run import newest_finished
 from vgg_deploy.network.manifest import TrainScale
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -18,13 +18,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from train.checkpoint import read
-from train.data import DataFolder, read_folder
+from train.data.folder import DataFolder, read_folder
+from train.execution import Place
 from train.learner import Learner
 from train.loop import train
-from train.place import Place
+from train.network.checkpoint import read
 from train.recipe import Recipe
-from train.runs import Run
+from train.runs.run import Run
 from vgg_deploy.errors import CheckpointError
 from vgg_deploy.network.manifest import TrainScale
 from vgg_deploy.network.spec import NetworkSpec
@@ -130,10 +130,10 @@ def test_stopped_in_any_step_it_ends_with_the_same_weights_and_figures(
 @pytest.mark.parametrize(
     ("what", "number"),
     [
-        ("train.state.whole_file", 4),  # a state is half written
+        ("train.runs.state.whole_file", 4),  # a state is half written
         ("train.loop.save", 1),  # the state of epoch 1 is there, and no checkpoint
         ("train.loop.save", 2),  # the best is there, the last is not
-        ("train.runs.whole_file", 2),  # both are there, and the record does not say so
+        ("train.runs.run.whole_file", 2),  # both are there, and the record does not say so
         ("train.loop.draw", 1),  # the last epoch is done, and the run not finished
     ],
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from export.int8 import Calibration, Variants
     from export.sample import Sample
     from export.sensitivity import Budget, Judge, Sensitivity
-    from train.checkpoint import Checkpoint
+    from train.network.checkpoint import Checkpoint
     from vgg_deploy.network.manifest import Manifest
     from vgg_deploy.network.precision import Quantization
 

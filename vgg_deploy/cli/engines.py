@@ -82,7 +82,7 @@ def open_any(path: Path, options: EngineOptions, say: Callable[[str], None] = no
 
     Raises:
         UsageError: an option that is for other kinds of engines, or of a wrong value; see also `engines.open_engine` and
-            `train.checkpoint.read`.
+            `train.network.checkpoint.read`.
     """
     if kind_of(path) == CHECKPOINT:
         return _open_checkpoint(path, options, say)
@@ -127,7 +127,7 @@ def _open_checkpoint(path: Path, options: EngineOptions, say: Callable[[str], No
         torch.set_num_threads(options.threads)
     for text in checkpoint.notices:
         say(text)
-    from train.reference import Reference
+    from train.network.reference import Reference
 
     return Reference(checkpoint, device=device)
 

@@ -175,7 +175,7 @@ def _stages(
                     stages.extend(verification.file(path))
             return stages
         checkpoint = read_weights(reference, facts if describes_itself(reference) else known_facts(facts, manifests[0]))
-        from train.reference import Reference
+        from train.network.reference import Reference
 
         fine = grid_of(dict(zip(models, manifests, strict=True)))
         with Reference(checkpoint, fine=fine) as convolutional, Reference(checkpoint, form="fc") as fc:

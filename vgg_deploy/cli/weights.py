@@ -16,7 +16,7 @@ from vgg_deploy.errors import MissingDependencyError
 from vgg_deploy.network.spec import CONFIGURATIONS
 
 if TYPE_CHECKING:
-    from train.checkpoint import Checkpoint
+    from train.network.checkpoint import Checkpoint
     from vgg_deploy.network.manifest import Manifest, Normalization, TrainScale
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
@@ -24,7 +24,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 
 @dataclass(frozen=True, slots=True)
 class WeightFacts:
-    """What the options say of the weights; see `train.checkpoint.Facts`."""
+    """What the options say of the weights; see `train.network.checkpoint.Facts`."""
 
     configuration: str | None
     normalization: Normalization | None
@@ -145,9 +145,9 @@ def known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
 
 
 def read_weights(path: Path, facts: WeightFacts) -> Checkpoint:
-    """Reads a checkpoint file; see `train.checkpoint.read`."""
+    """Reads a checkpoint file; see `train.network.checkpoint.read`."""
     require_torch(f"reading {path}")
-    from train.checkpoint import Facts, read
+    from train.network.checkpoint import Facts, read
 
     return read(path, Facts(facts.configuration, facts.normalization, facts.labels, facts.train_scale))
 
@@ -155,7 +155,7 @@ def read_weights(path: Path, facts: WeightFacts) -> Checkpoint:
 def named_checkpoint(weights: str | None, facts: WeightFacts, runs: Path) -> Checkpoint:
     """The checkpoint that --weights names, or the newest finished run, or torchvision's."""
     if weights is None:
-        from train.runs import newest_finished
+        from train.runs.run import newest_finished
 
         newest = newest_finished(runs, facts.configuration)
         if newest is None:
@@ -172,7 +172,7 @@ def named_checkpoint(weights: str | None, facts: WeightFacts, runs: Path) -> Che
 
 def _imagenet(facts: WeightFacts) -> Checkpoint:
     require_torch("taking torchvision's weights", "torchvision")
-    from train.pretrained import imagenet
+    from train.network.pretrained import imagenet
     from vgg_deploy.errors import UsageError
     from vgg_deploy.network.classes import classes_from_labels
 

@@ -363,7 +363,7 @@ def test_a_checkpoint_judges_and_takes_part(
     bench: Callable[..., Any], narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     from export import export
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     path = narrow_checkpoint("A")
     export(read(path), tmp_path / "a.onnx", dynamic=True)

@@ -185,7 +185,7 @@ def test_a_checkpoint_and_the_files_exported_from_it_have_the_same_figures(
     evaluated: Callable[..., Any], narrow_checkpoint: Callable[..., Path], tmp_path: Path, manifest: Manifest
 ) -> None:
     from export import export
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     checkpoint = narrow_checkpoint("B", crop=32, manifest={"classes": manifest.classes})
     model = tmp_path / "b.onnx"

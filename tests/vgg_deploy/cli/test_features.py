@@ -115,7 +115,7 @@ def test_a_checkpoint_and_the_file_exported_from_it_describe_alike(
     describe: Callable[..., Any], data: Path, narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     from export import export
-    from train.checkpoint import read
+    from train.network.checkpoint import read
 
     checkpoint = narrow_checkpoint("D", crop=32)
     export(read(checkpoint), tmp_path / "d.onnx", dynamic=True, features=True)

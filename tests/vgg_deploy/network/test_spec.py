@@ -76,7 +76,7 @@ def test_receptive_fields_are_what_a_gradient_reaches(configuration: str, layer:
 @pytest.mark.parametrize("convolutional", [False, True], ids=["fc form", "convolutional form"])
 def test_parameters_are_those_of_the_module_in_pytorch(configuration: str, convolutional: bool) -> None:
     torch = pytest.importorskip("torch")
-    from train.model import VGG
+    from train.network.model import VGG
 
     with torch.device("meta"):
         network = VGG(NetworkSpec(configuration), convolutional=convolutional)
@@ -89,7 +89,7 @@ def test_sizes_and_macs_are_those_that_pytorch_counts(configuration: str, height
     torch = pytest.importorskip("torch")
     from torch.utils.flop_counter import FlopCounterMode
 
-    from train.model import VGG
+    from train.network.model import VGG
 
     spec = NetworkSpec(configuration)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:

@@ -52,8 +52,8 @@ class Entry:
     def _open_in_torch(self, beside: Manifest, any_size: bool) -> Engine:
         import torch
 
-        from train.compiled import Compiled
-        from train.reference import Reference
+        from train.network.compiled import Compiled
+        from train.network.reference import Reference
         from vgg_deploy.cores import usable_cores
 
         torch.set_num_threads(self.options.threads or usable_cores())  # as many as the others have

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from train.checkpoint import Checkpoint
-from train.reference import Reference, normalize
+from train.network.checkpoint import Checkpoint
+from train.network.reference import Reference, normalize
 from vgg_deploy.errors import EngineError
 from vgg_deploy.inference.engine import PROBABILITIES, Images, Scores, check_images
 

@@ -1,6 +1,6 @@
 """Checkpoints: weights in FC form under the paper's names, float32, with their manifest.
 
-Our own are .safetensors files with the manifest in the metadata. Others' are read by `train.foreign`.
+Our own are .safetensors files with the manifest in the metadata. Others' are read by `train.network.foreign`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from train.foreign import identify
-from train.model import fc_weight_shape
+from train.network.foreign import identify
+from train.network.model import fc_weight_shape
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.network.classes import classes_from_labels, numbered_classes

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vgg as torchvision_vgg
 
-from train.checkpoint import Facts, foreign, read
-from train.foreign import identify
-from train.reference import Reference, normalize
+from train.network.checkpoint import Facts, foreign, read
+from train.network.foreign import identify
+from train.network.reference import Reference, normalize
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION

@@ -23,8 +23,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from train.checkpoint import Facts, read, save
-from train.model import VGG
+from train.network.checkpoint import Facts, read, save
+from train.network.model import VGG
 from vgg_deploy.errors import CheckpointError, ManifestError, OutputError, UsageError
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import (

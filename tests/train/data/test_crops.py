@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from train.data import DataFolder, read_folder
-from train.place import Place
+from train.data.crops import Colours, TrainCrops
+from train.data.folder import DataFolder, read_folder
+from train.data.survey import survey, surveyed
+from train.execution import Place
 from train.processes import ALONE
 from train.recipe import Recipe
-from train.survey import survey, surveyed
-from train.views import Colours, TrainCrops
 from vgg_deploy.errors import ImageError
 from vgg_deploy.network.manifest import Rescaling, TrainScale
 from vgg_deploy.network.spec import NetworkSpec

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from train.figures import Epoch
-from train.lock import Lock
+from train.runs.figures import Epoch
+from train.runs.lock import Lock
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import make_folder, output_errors, whole_file
 
 if TYPE_CHECKING:
-    from train.state import State
+    from train.runs.state import State
 
 ROOT = Path("runs")
 RECORD, BEST, LAST, STATE = "run.json", "best.safetensors", "last.safetensors", "state.safetensors"
@@ -71,7 +71,7 @@ class Run:
                 partial.unlink(missing_ok=True)
             before = record_of(folder / RECORD) or {}
             if (folder / STATE).exists():
-                from train.state import read_state
+                from train.runs.state import read_state
 
                 self.state = read_state(folder / STATE)
         self._record: dict[str, Any] = {"status": RUNNING, "started": before.get("started", _now()), **facts}
@@ -95,7 +95,7 @@ class Run:
         Raises:
             OutputError: it cannot be written.
         """
-        from train.state import save_state
+        from train.runs.state import save_state
 
         save_state(self.folder / STATE, state)
 

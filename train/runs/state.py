@@ -9,8 +9,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from train.figures import NOTHING, Epoch, Total
-from train.views import Colours
+from train.data.crops import Colours
+from train.runs.figures import NOTHING, Epoch, Total
 from vgg_deploy.errors import CheckpointError, ManifestError
 from vgg_deploy.files import whole_file
 from vgg_deploy.network import records

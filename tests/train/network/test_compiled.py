@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from train.checkpoint import read
-from train.compiled import Compiled
-from train.reference import Reference
+from train.network.checkpoint import read
+from train.network.compiled import Compiled
+from train.network.reference import Reference
 from vgg_deploy.errors import EngineError
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from train.checkpoint import Checkpoint, read
-from train.model import VGG, folded
-from train.reference import Reference, normalize
+from train.network.checkpoint import Checkpoint, read
+from train.network.model import VGG, folded
+from train.network.reference import Reference, normalize
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
 from vgg_deploy.network.spec import CONFIGURATIONS

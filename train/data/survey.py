@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from train.batches import Batches
-from train.data import DataFolder, ImageSet
-from train.place import Place
+from train.data.batches import Batches
+from train.data.crops import NO_SHIFT, Colours, Views
+from train.data.folder import DataFolder, ImageSet
+from train.execution import Place
 from train.processes import ALONE, Processes
 from train.progress import progress
 from train.recipe import Recipe
-from train.views import NO_SHIFT, Colours, Views
 from vgg_deploy.files import whole_file
 from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling, Triple

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from train.batches import Batches
-from train.data import DataFolder, class_name, read_folder
+from train.data.batches import Batches
+from train.data.crops import CentreCrops, TrainCrops
+from train.data.folder import DataFolder, class_name, read_folder
+from train.data.survey import survey
 from train.recipe import Recipe
-from train.survey import survey
-from train.views import CentreCrops, TrainCrops
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.network.manifest import ClassName, Rescaling, TrainScale
 from vgg_deploy.network.spec import NetworkSpec

@@ -55,7 +55,7 @@ class VGG(nn.Module):
 
         Args:
             images: float32 [n, 3, h, w], normalized.
-            masks: dropout's, float32 [n, fc_width] for fc6 and fc7 in the FC form (`train.dropout`); none: nothing is dropped.
+            masks: dropout's, float32 [n, fc_width] for fc6 and fc7 in the FC form (`train.network.dropout`); none: nothing is dropped.
         """
         x, dropout = images, iter(masks)
         for layer in self.spec.layers:

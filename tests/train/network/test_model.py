@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.dropout import masks
-from train.model import GAUSSIAN, GLOROT, VGG, fc_weight_shape, folded, random_initialisation
+from train.network.dropout import masks
+from train.network.model import GAUSSIAN, GLOROT, VGG, fc_weight_shape, folded, random_initialisation
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 Network = Callable[..., VGG]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from train.figures import Epoch, Figures
-from train.runs import Run, new_folder, newest_finished
+from train.runs.figures import Epoch, Figures
+from train.runs.run import Run, new_folder, newest_finished
 from vgg_deploy.errors import OutputError, TrainingError, UsageError
 
 EPOCH = Epoch(1, 4, 0.01, Figures(2.0, 0.2, 0.6), Figures(1.5, 0.4, 0.8), 12.0, 100.0)
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_output(tmp_path: Path):
 TAKES_IT = """
 import sys
 from pathlib import Path
-from train.runs import Run
+from train.runs.run import Run
 from vgg_deploy.errors import UsageError
 assert "torch" not in sys.modules
 try:
@@ -108,7 +108,7 @@ except UsageError as error:
 
 def test_a_run_is_one_processs_at_a_time_and_free_once_that_has_ended(tmp_path: Path):
     def other_process() -> str:
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
         command = [sys.executable, "-c", TAKES_IT, str(tmp_path)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 

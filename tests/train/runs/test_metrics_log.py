@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from train.curves import draw
-from train.figures import Epoch, Figures
-from train.metrics import Metrics, check_tensorboard
+from train.runs.curves import draw
+from train.runs.figures import Epoch, Figures
+from train.runs.metrics_log import Metrics, check_tensorboard
 from vgg_deploy.errors import UsageError
 
 EPOCH = Epoch(1, 60, 0.01, Figures(2.0, 0.2, 0.6), Figures(1.5, 0.4, 0.8), 12.0, 100.0)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from train.checkpoint import Checkpoint
-from train.model import VGG, folded
+from train.network.checkpoint import Checkpoint
+from train.network.model import VGG, folded
 from vgg_deploy.errors import EngineError
 from vgg_deploy.inference.engine import (
     FEATURES,

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from train.figures import Epoch
+from train.runs.figures import Epoch
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import output_errors, whole_file
 
@@ -28,7 +28,7 @@ class Metrics:
     """Writes the figures of a run as they come, from where it stands.
 
     A line of a step has `epoch`, `step`, `learning_rate` and the mean `loss` of its batch; that of an epoch has what
-    `train.figures.Epoch` has, with `epoch` and `step` for its number and steps. What a killed run wrote after its last
+    `train.runs.figures.Epoch` has, with `epoch` and `step` for its number and steps. What a killed run wrote after its last
     checkpoint is taken back, since it comes again.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from train.views import Key, Sample, Views
+from train.data.crops import Key, Sample, Views
 from vgg_deploy.errors import ImageError, TrainingError
 
 WORKER_DIED = "DataLoader worker"  # in torch's RuntimeError, which a signal's handler may raise anywhere

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from train.data import ImageSet
+from train.data.folder import ImageSet
 from train.recipe import Recipe
 from vgg_deploy.errors import ImageError
 from vgg_deploy.inference.engine import Images

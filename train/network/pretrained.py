@@ -9,7 +9,7 @@ from urllib.error import URLError
 import torch
 from torchvision import models
 
-from train.checkpoint import Checkpoint, Facts, foreign
+from train.network.checkpoint import Checkpoint, Facts, foreign
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, TrainScale

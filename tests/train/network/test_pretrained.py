@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchvision.models import VGG11_Weights
 
-from train.foreign import identify
-from train.pretrained import imagenet
+from train.network.foreign import identify
+from train.network.pretrained import imagenet
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, TrainScale
 from vgg_deploy.network.spec import NetworkSpec

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import digits
-from train.data import read_folder
+from train.data import digits
+from train.data.folder import read_folder
 from vgg_deploy.errors import OutputError, UsageError
 from vgg_deploy.views.images import decode
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.dropout import masks
+from train.network.dropout import masks
 
 UNITS = 512
 

@@ -16,9 +16,9 @@ import torch
 
 from engines import RUNTIMES, open_engine
 from export import export
-from train.checkpoint import read
-from train.model import VGG, folded
-from train.reference import Reference
+from train.network.checkpoint import read
+from train.network.model import VGG, folded
+from train.network.reference import Reference
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 

@@ -1,0 +1,1 @@
+"""Training runs on disk: state, lock, figures and logs."""
