@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.artifact import export
+    from export.exporter import export
 
 __all__ = ["export"]
 
@@ -13,7 +13,7 @@ __all__ = ["export"]
 def __getattr__(name: str) -> Any:
     # `export` reads checkpoints, which needs torch; verifying ONNX files does not.
     if name == "export":
-        from export.artifact import export
+        from export.exporter import export
 
         return export
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from export.artifact import write_model
 from export.calibrate import Measured, measure, observe
+from export.exporter import write_model
 from export.graph import GraphOptions, build_graph
 from export.sample import Sample
 from train.network.checkpoint import Checkpoint

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-import export.artifact
+import export.exporter
 import vgg_deploy
 from engines import open_engine
 from export import export as export_checkpoint
@@ -108,14 +108,14 @@ def test_a_file_is_of_one_fixed_crop_unless_dynamic_is_asked_for(exported: Expor
 def test_an_axis_that_came_out_fixed_is_found_on_the_written_file_and_nothing_is_left(
     axis: int, exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    build = export.artifact.build_graph
+    build = export.exporter.build_graph
 
     def with_a_fixed_axis(*arguments: Any) -> onnx.ModelProto:
         model = build(*arguments)
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 64
         return model
 
-    monkeypatch.setattr(export.artifact, "build_graph", with_a_fixed_axis)
+    monkeypatch.setattr(export.exporter, "build_graph", with_a_fixed_axis)
     with pytest.raises(
         ModelFileError, match=r"the written file's images are .*64.*asked for were 1\.\. x 64\.\. x 64\.\."
     ):
@@ -126,12 +126,12 @@ def test_an_axis_that_came_out_fixed_is_found_on_the_written_file_and_nothing_is
 def test_a_free_axis_in_a_file_that_was_to_be_fixed_is_found_too(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = export.artifact.build_graph
+    build = export.exporter.build_graph
 
     def dynamic(spec: Any, weights: Any, normalization: Any, options: Any) -> onnx.ModelProto:
         return build(spec, weights, normalization, dataclasses.replace(options, dynamic=True))
 
-    monkeypatch.setattr(export.artifact, "build_graph", dynamic)
+    monkeypatch.setattr(export.exporter, "build_graph", dynamic)
     with pytest.raises(ModelFileError, match="asked for were 1 x 64 x 64 x 3"):
         exported()
 
@@ -139,14 +139,14 @@ def test_a_free_axis_in_a_file_that_was_to_be_fixed_is_found_too(
 def test_an_invalid_graph_is_not_left_behind(
     exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    build = export.artifact.build_graph
+    build = export.exporter.build_graph
 
     def without_a_weight(*arguments: Any) -> onnx.ModelProto:
         model = build(*arguments)
         del model.graph.initializer[3]
         return model
 
-    monkeypatch.setattr(export.artifact, "build_graph", without_a_weight)
+    monkeypatch.setattr(export.exporter, "build_graph", without_a_weight)
     with pytest.raises(onnx.checker.ValidationError):
         exported()
     assert not list(tmp_path.glob("*.onnx*"))
@@ -155,7 +155,7 @@ def test_an_invalid_graph_is_not_left_behind(
 def test_a_graph_whose_types_do_not_fit_is_not_left_behind(
     exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    build = export.artifact.build_graph
+    build = export.exporter.build_graph
 
     def with_half_a_bias(*arguments: Any) -> onnx.ModelProto:
         model = build(*arguments)
@@ -164,7 +164,7 @@ def test_a_graph_whose_types_do_not_fit_is_not_left_behind(
         bias.data_type, bias.raw_data = TensorProto.FLOAT16, values.tobytes()
         return model
 
-    monkeypatch.setattr(export.artifact, "build_graph", with_half_a_bias)
+    monkeypatch.setattr(export.exporter, "build_graph", with_half_a_bias)
     with pytest.raises(onnx.shape_inference.InferenceError, match="conv3_1"):
         exported()
     assert not list(tmp_path.glob("*.onnx*"))

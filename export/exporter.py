@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 
-from export.beside import weights_beside
+from export.external_weights import weights_beside
 from export.graph import INPUT, GraphOptions, build_graph
 from export.half import HEADROOM, LARGEST_HALF, measure_activations, overflowing_layers, unrepresentable_layers
 from train.network.checkpoint import Checkpoint

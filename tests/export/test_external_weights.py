@@ -63,7 +63,7 @@ def test_what_stops_an_export_leaves_the_older_pair(
     def fail(*_words: object) -> None:
         raise ModelFileError("found out late")
 
-    monkeypatch.setattr("export.artifact._check", fail)
+    monkeypatch.setattr("export.exporter._check", fail)
     with pytest.raises(AssertionError, match="found out late"):
         export("--external-data", seed=9)
     assert sorted(file.name for file in tmp_path.glob("model*")) == names
