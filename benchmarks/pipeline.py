@@ -79,8 +79,8 @@ print(np.array(extractor.extract(wanted["output"])[1]).tolist())
 
 def _in_ncnns_form(model: Path) -> None:
     """What the bare script of ncnn opens, beside the ONNX file: it does not take that itself."""
-    from engines.ncnn.network import translate
-    from engines.ncnn.run import in_ncnns_order
+    from engines.ncnn.engine import in_ncnns_order
+    from engines.ncnn.translation import translate
 
     graph = read_graph(model)
     network = translate(graph)

@@ -129,7 +129,7 @@ def _open_plan(
         )
     if threads is not None:
         raise UsageError(f"threads are of the CPU, and {path} runs on a GPU: leave them out")
-    home = importlib.import_module("engines.trt.run")
+    home = importlib.import_module("engines.trt.engine")
     index = int((device or "cuda").partition(":")[2] or 0)
     engine: Engine = home.open_plan(path, runtime=runtime, device=index, labels=labels, cuda_api=cuda_api, trust=trust)
     return engine

@@ -42,7 +42,7 @@ class Runtime:
 RUNTIMES = {
     "onnxruntime": Runtime("engines.ort", "onnxruntime", "cpu", ("cpu", "cuda")),
     "openvino": Runtime("engines.ov", "openvino", "cpu", bf16=True),
-    "ncnn": Runtime("engines.ncnn.run", "ncnn", "cpu", quantized=False),
+    "ncnn": Runtime("engines.ncnn.engine", "ncnn", "cpu", quantized=False),
 }
 
 

@@ -10,7 +10,7 @@ from vgg_deploy.version import __version__
 if TYPE_CHECKING:
     from engines import open_engine
     from engines.trt.build import build
-    from engines.trt.options import BuildOptions
+    from engines.trt.build_options import BuildOptions
     from export import export
     from vgg_deploy.evaluation.error_rates import evaluate
     from vgg_deploy.inference.prediction import Failure, Prediction, predict
@@ -24,7 +24,7 @@ _HOMES = {
     "evaluate": "vgg_deploy.evaluation.error_rates",
     "export": "export",
     "build": "engines.trt.build",
-    "BuildOptions": "engines.trt.options",
+    "BuildOptions": "engines.trt.build_options",
 }
 
 __all__ = [

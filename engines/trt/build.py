@@ -15,11 +15,11 @@ import onnx
 
 from engines.trt import preflight
 from engines.trt.backend import Backend, Messages, choose, listening, logger
+from engines.trt.build_options import BuildOptions, written_size
 from engines.trt.config import check_capabilities, configured, save_timing_cache
 from engines.trt.gpu import compute_capability
 from engines.trt.inspector import built_types
-from engines.trt.network import Parsed, layer_types, parse
-from engines.trt.options import BuildOptions, written_size
+from engines.trt.parsing import Parsed, layer_types, parse
 from engines.trt.profiles import profiles_of, resolve
 from engines.trt.progress import Phases, serialized, stoppable
 from vgg_deploy.artifacts import onnx_layers

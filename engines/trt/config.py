@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.trt.backend import Backend, Messages
-from engines.trt.network import Parsed
-from engines.trt.options import BuildOptions
+from engines.trt.build_options import BuildOptions
+from engines.trt.parsing import Parsed
 from engines.trt.profiles import input_shape
 from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.errors import BuildError, UsageError

@@ -7,7 +7,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from engines.trt.options import BuildOptions
+from engines.trt.build_options import BuildOptions
 from vgg_deploy.artifacts.plan import Profile, Shape
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.inference.prediction import DEVICE_BATCH

@@ -187,7 +187,7 @@ def test_a_std_divides(changed: Callable[..., Path], images: Images) -> None:
 
 
 def test_each_layer_with_a_cost_is_timed_by_its_nodes_name(tiny_model: Path, images: Images) -> None:
-    from engines.ncnn.run import layer_times
+    from engines.ncnn.engine import layer_times
 
     runs = layer_times(tiny_model, Settings(threads=1), images, 2)
     assert len(runs) == 2

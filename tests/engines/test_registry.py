@@ -258,7 +258,7 @@ def test_a_backend_of_plans_for_an_onnx_file_names_the_build_command(backend: st
 def test_a_plan_is_opened_on_the_device_that_was_asked_for(
     device: str | None, index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.trt import run
+    from engines.trt import engine as run
 
     asked: dict[str, Any] = {}
     monkeypatch.setattr(run, "open_plan", lambda path, **words: asked.update(words, path=path))

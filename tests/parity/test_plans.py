@@ -18,8 +18,8 @@ from PIL import Image
 from engines import open_engine
 from engines.trt.availability import availability
 from engines.trt.build import build
+from engines.trt.build_options import BuildOptions
 from engines.trt.lane import SHAPES as KEPT
-from engines.trt.options import BuildOptions
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.evaluation.parity import THRESHOLDS, compare
 from vgg_deploy.inference.engine import Engine, Images

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     """'4GiB' -> bytes."""
-    from engines.trt.options import parse_size
+    from engines.trt.build_options import parse_size
     from vgg_deploy.errors import UsageError
 
     if value is None:
@@ -89,7 +89,7 @@ def command(
 ) -> None:
     """Build a TensorRT plan of an ONNX file, in the file's own precision, and prove that precision."""
     from engines.trt.build import build
-    from engines.trt.options import BuildOptions
+    from engines.trt.build_options import BuildOptions
     from vgg_deploy.errors import BuildError, PreflightError
 
     options = BuildOptions(

@@ -13,7 +13,7 @@ import pytest
 import vgg_deploy
 from engines.trt.backend import Backend
 from engines.trt.build import build
-from engines.trt.options import BuildOptions
+from engines.trt.build_options import BuildOptions
 from vgg_deploy.artifacts.plan import mismatch, read_plan
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.files import Source

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from engines.trt import check, run
+from engines.trt import check
+from engines.trt import engine as run
 from engines.trt.capability import capability_problem
 from engines.trt.check import Examination, Request
 from engines.trt.cuda import Gpu
-from engines.trt.run import open_plan
+from engines.trt.engine import open_plan
 from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, answer
 from tests.engines.trt.fake_machine import COMMAND, RTX, Machine, described, noise
 from vgg_deploy.artifacts.plan import Profile, sidecar_of

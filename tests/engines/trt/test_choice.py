@@ -12,7 +12,7 @@ import pytest
 from engines.trt import backend as backends
 from engines.trt.backend import Backend, Messages
 from engines.trt.build import build
-from engines.trt.options import BuildOptions
+from engines.trt.build_options import BuildOptions
 from vgg_deploy.errors import BuildError, MissingDependencyError
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")

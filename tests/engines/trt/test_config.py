@@ -11,9 +11,9 @@ import pytest
 
 from engines.trt.backend import TENSORRT, Backend, Messages, listening, logger
 from engines.trt.build import build
+from engines.trt.build_options import BuildOptions
 from engines.trt.config import configured, save_timing_cache
-from engines.trt.network import Parsed, parse
-from engines.trt.options import BuildOptions
+from engines.trt.parsing import Parsed, parse
 from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.errors import BuildError, OutputError, UsageError
 

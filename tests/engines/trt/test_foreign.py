@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engines.trt.build import build
-from engines.trt.options import BuildOptions
+from engines.trt.build_options import BuildOptions
 from vgg_deploy.errors import BuildError, PreflightError, UsageError
 from vgg_deploy.network.precision import INT8
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from engines.trt.build import build
+from engines.trt.build_options import BuildOptions
 from engines.trt.gpu import compute_capability
-from engines.trt.options import BuildOptions
 
 pytestmark = pytest.mark.usefixtures("rtx")
 pytest.importorskip("polygraphy", reason="polygraphy is not installed")

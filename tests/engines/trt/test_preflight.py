@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from engines.trt import preflight
 from engines.trt.backend import Backend, listening, logger
-from engines.trt.network import parse
+from engines.trt.parsing import parse
 from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
 from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.network.classes import numbered_classes

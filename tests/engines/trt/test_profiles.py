@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engines.trt.options import BuildOptions
+from engines.trt.build_options import BuildOptions
 from engines.trt.profiles import profiles_of, resolve
 from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.network.manifest import AxisRange, Manifest, Rescaling, ShapeRange, TrainScale

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engines.trt.build import build
-from engines.trt.options import BuildOptions
+from engines.trt.build_options import BuildOptions
 from engines.trt.progress import serialized, stoppable
 
 SMALL = BuildOptions(scales=(64,), max_batch=2)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from engines.trt import check
 from engines.trt.build import build
-from engines.trt.options import BuildOptions
+from engines.trt.build_options import BuildOptions
 from tests.engines.trt.fake_gpu import answer
 from tests.engines.trt.fake_machine import Machine
 from vgg_deploy.artifacts.plan import sidecar_of

@@ -13,9 +13,9 @@ import pytest
 
 from engines.trt import backend as backends
 from engines.trt.backend import Backend
+from engines.trt.engine import TrtEngine, best_profile
 from engines.trt.lane import SHAPES as KEPT
 from engines.trt.loaded import LoadedPlan
-from engines.trt.run import TrtEngine, best_profile
 from tests.engines.trt.fake_gpu import FakeCuda, FakeTrt, answer
 from tests.engines.trt.fake_machine import PROFILES, described, noise
 from vgg_deploy.errors import EngineError, PlanError, UsageError

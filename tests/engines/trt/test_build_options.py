@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engines.trt.options import BuildOptions, parse_size, written_size
+from engines.trt.build_options import BuildOptions, parse_size, written_size
 from vgg_deploy.errors import UsageError
 
 

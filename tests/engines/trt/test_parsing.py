@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto
 
 from engines.trt.backend import Backend, listening, logger
-from engines.trt.network import layer_types, parse
+from engines.trt.parsing import layer_types, parse
 from vgg_deploy.artifacts import onnx_layers
 from vgg_deploy.artifacts.onnx_file import read_header
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import ncnn
 import numpy as np
 
-from engines.ncnn.network import Network, UntranslatedError, Weights, translate
+from engines.ncnn.translation import Network, UntranslatedError, Weights, translate
 from engines.settings import Settings
 from vgg_deploy.artifacts.onnx_graph import read_graph
 from vgg_deploy.errors import EngineError, UnsupportedModelError
