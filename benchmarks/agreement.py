@@ -10,9 +10,9 @@ import numpy as np
 
 from benchmarks.straightforward import Run
 from vgg_deploy.evaluation.parity import Parity, compare, furthest
-from vgg_deploy.inference.engine import Floats
 from vgg_deploy.inference.prediction import Failure, predict
 from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.protocols import Protocol
 
 REFERENCE = "PyTorch in FP32 (train/network/reference.py)"

@@ -30,10 +30,10 @@ from benchmarks.subject import Setup, pictures, random_checkpoint
 from vgg_deploy.bench.peak import BFLOAT16
 from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.cores import usable_cores
-from vgg_deploy.inference.engine import Floats, Images
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import FLOAT32, INT8
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import decode, resize
 from vgg_deploy.views.protocols import Protocol, choose_protocol
 

@@ -26,7 +26,7 @@ from benchmarks.straightforward import onnxruntime_session, openvino_model, prog
 from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.bench.timing import Ratio
 from vgg_deploy.evaluation.parity import Parity
-from vgg_deploy.inference.engine import Floats
+from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.protocols import Protocol
 
 PROTOCOL = Protocol("multiscale", (224, 256, 288), None, True)

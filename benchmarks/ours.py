@@ -15,8 +15,9 @@ from benchmarks.straightforward import Run
 from engines import RUNTIMES, open_engine
 from vgg_deploy.bench.peak import open_best_probe
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.engine import ContextManaged, Engine, EngineInfo, Floats, Images, Scores
+from vgg_deploy.inference.engine import ContextManaged, Engine, EngineInfo, Scores
 from vgg_deploy.inference.prediction import Failure, predict
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.protocols import Protocol
 
 _TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # others are called what they are in the registry

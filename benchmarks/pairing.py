@@ -24,7 +24,7 @@ from benchmarks.ours import CPU_RUNTIMES, Turn, call
 from benchmarks.report import Table, faster, spread, write
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.bench.timing import interleaved
-from vgg_deploy.inference.engine import Floats, Images
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import decode, rescale
 
 SCALE = 256

@@ -26,7 +26,7 @@ from benchmarks.subject import Setup, pictures
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_graph import read_graph
 from vgg_deploy.bench.timing import interleaved, paired_ratio
-from vgg_deploy.inference.engine import PROBABILITIES, Floats
+from vgg_deploy.network.tensors import PROBABILITIES, Floats
 from vgg_deploy.views.protocols import Protocol
 
 HELP_AIM_S = 0.4

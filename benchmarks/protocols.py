@@ -23,8 +23,8 @@ from benchmarks.report import Table, canvas, spread, write
 from benchmarks.subject import Setup, network, pictures
 from vgg_deploy.evaluation.error_rates import NOMINAL_SIZE, Errors, errors, evaluate, fused, labelled
 from vgg_deploy.evaluation.parity import Parity
-from vgg_deploy.inference.engine import Floats
 from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.images import find_images
 from vgg_deploy.views.protocols import Protocol, choose_protocol
 

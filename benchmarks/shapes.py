@@ -23,7 +23,7 @@ from benchmarks.report import Table, faster, spread, verdict, write
 from benchmarks.straightforward import onnxruntime_session, openvino_model
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.bench.timing import BatchShape, Ratio
-from vgg_deploy.inference.engine import Floats, Images
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import decode, mirrored, resize
 
 SHAPES = tuple(

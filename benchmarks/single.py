@@ -26,8 +26,8 @@ from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.bench.peak import BFLOAT16
 from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.evaluation.parity import Parity
-from vgg_deploy.inference.engine import Floats, Images
 from vgg_deploy.network.precision import FLOAT32, INT8
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import decode, resize
 
 # Shapes, and labelled images on which answers are compared beside those of the batch that is timed.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vgg_deploy.inference.engine import Floats, Images
+from vgg_deploy.network.tensors import Floats, Images
 
 Run = Callable[[Images], Floats]
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from engines.settings import Settings
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Images, Scores, check_images
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.tensors import Images
 
 # Without this, onnxruntime from 1.29 on sends events of each session to its maker. It is read at the import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

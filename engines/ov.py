@@ -14,8 +14,9 @@ import numpy as np
 
 from engines.settings import NO_BF16, Settings
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Images, Scores, check_images
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.tensors import Images
 
 # Its import would send an event to its maker, from a process of its own (2026.4), unless openvino_telemetry cannot be imported.
 _TELEMETRY = "openvino_telemetry"

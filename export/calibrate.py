@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 
 from export.qdq import observed_inputs
 from vgg_deploy.errors import VGGDeployError
-from vgg_deploy.inference.engine import ACTIVATION, Floats, Images, Scores
+from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import ACTIVATION, Floats, Images
 
 Span = tuple[float, float]
 

@@ -24,9 +24,10 @@ from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.artifacts.protobuf import encoded_key
 from vgg_deploy.errors import ModelFileError, OutputError
 from vgg_deploy.files import whole_file
-from vgg_deploy.inference.engine import Images
-from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest
 from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
+from vgg_deploy.network.tensors import Images
 from vgg_deploy.version import __version__
 
 _RAW_DATA = 9  # field number of a tensor, in onnx.proto

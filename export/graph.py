@@ -18,10 +18,10 @@ from export.chain import FLOAT, HALF, NUMPY_TYPES, NodeChain
 from export.qdq import SPATIAL_MEAN, Quantizers
 from vgg_deploy.artifacts.onnx_file import PRODUCER
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.engine import FEATURES, PROBABILITIES, SCORE_MAP, Floats
 from vgg_deploy.network.manifest import Normalization
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import Layer, NetworkSpec
+from vgg_deploy.network.tensors import FEATURES, PROBABILITIES, SCORE_MAP, Floats
 from vgg_deploy.version import __version__
 
 OPSET = 20

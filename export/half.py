@@ -13,8 +13,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from vgg_deploy.errors import VGGDeployError
-from vgg_deploy.inference.engine import Floats, Images, Scores
+from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Floats, Images
 
 LARGEST_HALF = 65504.0
 # A layer is kept in FP32 when its largest measured activation, times this, passes FP16's range: other images reach further

@@ -18,8 +18,9 @@ from export.sample import Sample
 from train.network.checkpoint import Checkpoint
 from vgg_deploy.files import Source
 from vgg_deploy.inference.engine import Engine
-from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, ShapeRange
+from vgg_deploy.network.manifest import MANIFEST_KEY
 from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]

@@ -10,9 +10,9 @@ from collections.abc import Collection
 
 from export.chain import NUMPY_TYPES, NodeChain
 from export.quantize import activation_levels, quantized_bias, quantized_weights
-from vgg_deploy.inference.engine import Floats
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Floats
 
 SPATIAL_MEAN = "spatial_mean"  # the node before fc8 where fc8 runs on the mean
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.inference.engine import Floats
+from vgg_deploy.network.tensors import Floats
 
 _SMALLEST_HALF = 2.0**-24  # the smallest number above 0 that FP16 has
 _LARGEST_BIAS = 2.0**30  # of an int32 bias; the other half of the range is for the sum that is added to it

@@ -11,8 +11,8 @@ import numpy as np
 
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.network.tensors import Images
 from vgg_deploy.views.images import decode, mirrored, rescale
 from vgg_deploy.views.protocols import Protocol
 

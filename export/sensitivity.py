@@ -13,10 +13,10 @@ from export.sample import Sample
 from vgg_deploy.errors import UsageError, VGGDeployError
 from vgg_deploy.evaluation.error_rates import labelled as by_folders
 from vgg_deploy.evaluation.parity import NamedView, posteriors
-from vgg_deploy.inference.engine import Floats
 from vgg_deploy.inference.posteriors import agreement, divergence, top_k_error
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Quantization
+from vgg_deploy.network.tensors import Floats
 
 _ROUNDING = 1e-9  # percent: 29 of 100 images are 28.999999999999996 %
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from vgg_deploy.inference.engine import ACTIVATION
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import ACTIVATION
 
 
 def with_activations(model: onnx.ModelProto, spec: NetworkSpec) -> onnx.ModelProto:

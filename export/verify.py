@@ -27,8 +27,9 @@ from vgg_deploy.evaluation.parity import (
     layer_errors,
     posteriors,
 )
-from vgg_deploy.inference.engine import Engine, Floats
+from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.images import centre_box, decode, rescale
 
 # Sizes at which images are compared, above the crop: no multiple of 32, and never the size of an export.

@@ -15,8 +15,9 @@ from engines.ncnn.translation import Network, UntranslatedError, Weights, transl
 from engines.settings import Settings
 from vgg_deploy.artifacts.onnx_graph import read_graph
 from vgg_deploy.errors import EngineError, UnsupportedModelError
-from vgg_deploy.inference.engine import ACTIVATION, ContextManaged, EngineInfo, Floats, Images, Scores, check_images
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.tensors import ACTIVATION, Floats, Images
 
 _FLOAT32 = np.zeros(1, np.float32)  # says so, before the weight of a convolution
 

@@ -25,12 +25,13 @@ from engines.trt.progress import Phases, serialized, stoppable
 from vgg_deploy.artifacts import onnx_layers
 from vgg_deploy.artifacts.description import CHECKPOINT_SUFFIXES
 from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
-from vgg_deploy.artifacts.plan import BUILT, DECLARED, PLAN_SUFFIXES, PlanManifest, Profile, shapes_of, write_plan
+from vgg_deploy.artifacts.plan import BUILT, DECLARED, PLAN_SUFFIXES, PlanManifest, write_plan
 from vgg_deploy.errors import BuildError, PreflightError, UsageError
 from vgg_deploy.files import Source, require_writable
 from vgg_deploy.network.classes import read_labels
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8, differences, summary
+from vgg_deploy.network.shapes import Profile, shapes_of
 
 
 @dataclass(frozen=True, slots=True)

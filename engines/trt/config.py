@@ -11,9 +11,9 @@ from engines.trt.backend import Backend, Messages
 from engines.trt.build_options import BuildOptions
 from engines.trt.parsing import Parsed
 from engines.trt.profiles import input_shape
-from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.files import whole_file
+from vgg_deploy.network.shapes import Profile
 
 
 def check_capabilities(backend: Backend, wanted: Sequence[str]) -> None:

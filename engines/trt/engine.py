@@ -14,13 +14,15 @@ from engines.trt.cuda import Cuda
 from engines.trt.lane import Lane
 from engines.trt.loaded import LoadedPlan
 from vgg_deploy.artifacts.build_command import refusal
-from vgg_deploy.artifacts.plan import DECLARED, PlanManifest, Profile, shapes_of, sidecar_of
+from vgg_deploy.artifacts.plan import DECLARED, PlanManifest, sidecar_of
 from vgg_deploy.errors import EngineError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Images, Scores, check_bytes
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_bytes
 from vgg_deploy.network.classes import classes_from_labels
-from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange, TrainScale
+from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.precision import summary
+from vgg_deploy.network.shapes import AxisRange, PlanProfiles, Profile, ShapeRange, shapes_of
+from vgg_deploy.network.tensors import Images
 
 LANES = 2  # one copies while the other computes
 
@@ -40,7 +42,7 @@ class TrtEngine(ContextManaged):
         self, path: Path, plan: PlanManifest, loaded: LoadedPlan, cuda: Cuda, notices: Sequence[str] = ()
     ) -> None:
         self._path, self._loaded, self._cuda = path, loaded, cuda
-        self._plan = plan
+        self._profiles = PlanProfiles(plan.plan.name, plan.profiles, plan.command)
         self._lanes: list[Lane] = []
         self._closing, self._closed = threading.Lock(), False
         # None: the engine is closed. It stays in the queue, for whoever comes next.
@@ -58,7 +60,7 @@ class TrtEngine(ContextManaged):
             concurrency=len(self._lanes),
             manifest=plan.manifest,
             notices=notices,
-            plan=plan,
+            plan=self._profiles,
         )
 
     def _make_lanes(self) -> list[str]:
@@ -86,10 +88,10 @@ class TrtEngine(ContextManaged):
     def run(self, images: Images) -> Scores:
         check_bytes(images)
         batch, height, width = images.shape[:3]
-        reason = refusal(self._plan, (batch, height, width))
+        reason = refusal(self._profiles, (batch, height, width))
         if reason is not None:
             raise UsageError(f"images is {reason}")
-        profile = best_profile(self._plan.profiles, (batch, height, width))
+        profile = best_profile(self._profiles.profiles, (batch, height, width))
         lane = self._idle.get()
         try:
             if lane is None:

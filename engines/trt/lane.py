@@ -13,7 +13,7 @@ from engines.trt.backend import listening
 from engines.trt.cuda import Cuda, Graph, Memory, Stream
 from engines.trt.loaded import FLOAT_BYTES, LoadedPlan, product
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import Floats, Images
+from vgg_deploy.network.tensors import Floats, Images
 
 SHAPES = 16  # whose contexts and graphs are kept: three scales of the usual aspects, upright and flat
 _LEAST_BYTES = 256  # TensorRT's alignment; a network without scratch memory gets this much

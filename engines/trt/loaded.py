@@ -12,9 +12,9 @@ from typing import Any
 from engines.trt.backend import Backend, listening, logger
 from engines.trt.cuda import Stream
 from engines.trt.runtime_cache import RuntimeCache, cache_of
-from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.errors import EngineError, PlanError
-from vgg_deploy.inference.engine import PROBABILITIES
+from vgg_deploy.network.shapes import Profile
+from vgg_deploy.network.tensors import PROBABILITIES
 
 FLOAT_BYTES = 4
 

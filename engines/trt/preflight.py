@@ -15,8 +15,8 @@ from onnx import TensorProto, numpy_helper
 
 from engines.trt.backend import Backend
 from vgg_deploy.artifacts.onnx_layers import node_name
-from vgg_deploy.artifacts.plan import Profile, Shape
 from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.shapes import Profile, Shape
 
 KEPT_BYTES = 1 << 17  # zero-points of 65,536 channels and their name: what a header must keep for `of_graph`
 LARGEST_SIDE = 1 << 12  # a network that has no output even for these has none at all

@@ -8,10 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 from engines.trt.build_options import BuildOptions
-from vgg_deploy.artifacts.plan import Profile, Shape
 from vgg_deploy.errors import BuildError, UsageError
-from vgg_deploy.inference.prediction import DEVICE_BATCH
-from vgg_deploy.network.manifest import AxisRange, Manifest
+from vgg_deploy.inference.engine import DEVICE_BATCH
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.shapes import AxisRange, Profile, Shape
 from vgg_deploy.views.protocols import choose_protocol
 
 MAX_BATCH, MAX_ASPECT = 8, 2.0

@@ -15,7 +15,8 @@ import onnx
 from export.graph import GraphOptions, build_graph
 from vgg_deploy.files import Source
 from vgg_deploy.network.classes import ClassName
-from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, AxisRange, Manifest, ShapeRange, TrainScale
+from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest, TrainScale
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 
 TINY = Path(__file__).with_name("tiny.onnx")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgg_deploy.inference.engine import Images
+from vgg_deploy.network.tensors import Images
 
 
 @pytest.fixture(scope="session")

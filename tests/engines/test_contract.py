@@ -12,7 +12,8 @@ import pytest
 
 from engines import RUNTIMES, open_engine
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.inference.engine import Engine, Images, Scores
+from vgg_deploy.inference.engine import Engine, Scores
+from vgg_deploy.network.tensors import Images
 
 
 @pytest.fixture(params=list(RUNTIMES))

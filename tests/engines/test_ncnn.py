@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engines import open_engine
 from engines.settings import Settings
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.inference.engine import Images
+from vgg_deploy.network.tensors import Images
 
 pytest.importorskip("ncnn")
 

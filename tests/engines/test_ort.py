@@ -10,7 +10,7 @@ import pytest
 
 from vgg_deploy.cores import usable_cores
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import Images
+from vgg_deploy.network.tensors import Images
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

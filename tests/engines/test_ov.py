@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import Images
+from vgg_deploy.network.tensors import Images
 
 if importlib.util.find_spec("openvino") is None:
     pytest.skip("needs openvino", allow_module_level=True)

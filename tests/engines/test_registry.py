@@ -23,9 +23,9 @@ from engines.choice import Choice, choose_runtime, pairing_notices
 from engines.settings import Settings, streaming_requests
 from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, ModelFileError, UsageError
-from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.tensors import Images
 
 REPOSITORY = Path(__file__).parent.parent.parent
 

@@ -15,8 +15,9 @@ from engines import RUNTIMES, open_engine
 from export.calibrate import BINS, LEVELS, Extremes, Histogram, entropy, measure, percentile
 from export.int8 import Variants
 from vgg_deploy.errors import VGGDeployError
-from vgg_deploy.inference.engine import Images, Scores
+from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.precision import METHODS
+from vgg_deploy.network.tensors import Images
 
 ONE = np.ones((1, 2), np.float32)
 

@@ -26,15 +26,8 @@ from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.errors import ModelFileError, OutputError, VGGDeployError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network.classes import ClassName
-from vgg_deploy.network.manifest import (
-    MANIFEST_KEY,
-    TORCHVISION_NORMALIZATION,
-    AxisRange,
-    Normalization,
-    Rescaling,
-    ShapeRange,
-    TrainScale,
-)
+from vgg_deploy.network.manifest import MANIFEST_KEY, TORCHVISION_NORMALIZATION, Normalization, Rescaling, TrainScale
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import CONFIGURATIONS
 
 Exported = Callable[..., Any]

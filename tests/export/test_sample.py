@@ -14,10 +14,11 @@ from PIL import Image
 from export.sample import Sample, draw
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import sha256_of
-from vgg_deploy.inference.engine import FakeEngine, Floats, Images
 from vgg_deploy.inference.prediction import predict
 from vgg_deploy.network.manifest import Manifest, Rescaling
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Floats, Images
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import decode, mirrored
 from vgg_deploy.views.protocols import Protocol
 

@@ -21,11 +21,13 @@ from export.sample import Sample
 from export.sensitivity import RANKING_IMAGES, Budget, HeldOut, Judge, Sensitivity
 from vgg_deploy.errors import UsageError, VGGDeployError
 from vgg_deploy.evaluation.parity import NamedView
-from vgg_deploy.inference.engine import Engine, FakeEngine, Floats, Images
+from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Manifest, Rescaling
 from vgg_deploy.network.precision import TARGETS, Quantization
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Floats, Images
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import Protocol
 
 DENSE = Protocol("dense", (73,), None, False)

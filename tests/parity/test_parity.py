@@ -19,13 +19,14 @@ from engines import RUNTIMES, open_engine
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.cli import cli
 from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, compare
-from vgg_deploy.inference.engine import Engine, Floats, Images, Scores
+from vgg_deploy.inference.engine import Engine, Scores
 from vgg_deploy.inference.posteriors import margins, top_k_error
 from vgg_deploy.inference.prediction import Prediction, predict
 from vgg_deploy.network.classes import ClassName, class_of_folder
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import find_images
 from vgg_deploy.views.protocols import Protocol
 

@@ -22,8 +22,9 @@ from engines.trt.build_options import BuildOptions
 from engines.trt.lane import SHAPES as KEPT
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.evaluation.parity import THRESHOLDS, compare
-from vgg_deploy.inference.engine import Engine, Images
+from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.prediction import Prediction, predict
+from vgg_deploy.network.tensors import Images
 from vgg_deploy.views.images import decode, find_images, rescale
 
 pytest.importorskip("torch")

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from train.data.folder import ImageSet
 from train.recipe import Recipe
 from vgg_deploy.errors import ImageError
-from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling, Triple
+from vgg_deploy.network.tensors import Images
 from vgg_deploy.views.images import MAX_DECODED_PIXELS, centre_box, decode, mirrored, rescale
 
 Key = tuple[int, int]  # epoch, index: all that the chance of a crop depends on, apart from the seed

@@ -20,8 +20,8 @@ from train.processes import ALONE, Processes
 from train.progress import progress
 from train.recipe import Recipe
 from vgg_deploy.files import whole_file
-from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling, Triple
+from vgg_deploy.network.tensors import Images
 
 SURVEY_BATCH = 64  # images that a worker hands over at once
 

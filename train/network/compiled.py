@@ -14,7 +14,8 @@ from torch.nn import functional
 from train.network.checkpoint import Checkpoint
 from train.network.reference import Reference, normalize
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import PROBABILITIES, Images, Scores, check_images
+from vgg_deploy.inference.engine import Scores, check_images
+from vgg_deploy.network.tensors import PROBABILITIES, Images
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
 _KEPT = 8  # forms of a function that torch keeps (2.4 to 2.15: recompile_limit, before cache_size_limit)

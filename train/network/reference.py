@@ -12,18 +12,10 @@ from torch.nn import functional
 from train.network.checkpoint import Checkpoint
 from train.network.model import VGG, folded
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import (
-    FEATURES,
-    PROBABILITIES,
-    SCORE_MAP,
-    ContextManaged,
-    EngineInfo,
-    Floats,
-    Images,
-    Scores,
-    check_images,
-)
-from vgg_deploy.network.manifest import AxisRange, Normalization, ShapeRange
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
+from vgg_deploy.network.manifest import Normalization
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
+from vgg_deploy.network.tensors import FEATURES, PROBABILITIES, SCORE_MAP, Floats, Images
 
 
 def normalize(images: Tensor, normalization: Normalization) -> Tensor:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from vgg_deploy.artifacts.plan import PlanManifest, Shape
+from vgg_deploy.network.shapes import PlanProfiles, Shape
 
 _FLAGS = frozenset({"--one-profile", "--verbose"})  # options of `build` without a value
 
@@ -43,17 +43,17 @@ def at_hand(command: str, plan: Path, onnx: str) -> str:
     return command
 
 
-def refusal(plan: PlanManifest, shape: Shape) -> str | None:
+def refusal(plan: PlanProfiles, shape: Shape) -> str | None:
     """Why no profile of a plan takes a batch of this shape, what they take, and the command for a plan that does; None where
     one does.
     """
     if any(profile.accepts(shape) for profile in plan.profiles):
         return None
     taken = "; ".join(map(str, plan.profiles))
-    return f"{' x '.join(map(str, shape))} x 3 is in no profile of {plan.plan.name}, which takes {taken}; {_remedy(plan, shape)}"
+    return f"{' x '.join(map(str, shape))} x 3 is in no profile of {plan.name}, which takes {taken}; {_remedy(plan, shape)}"
 
 
-def _remedy(plan: PlanManifest, shape: Shape) -> str:
+def _remedy(plan: PlanProfiles, shape: Shape) -> str:
     batch, *sides = shape
     short, long = min(sides), max(sides)
     scales = {scale for profile in plan.profiles for scale in profile.scales}

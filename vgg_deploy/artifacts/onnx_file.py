@@ -24,9 +24,10 @@ from vgg_deploy.artifacts.external_data import (
 )
 from vgg_deploy.artifacts.protobuf import CutOffError, Message, NotProtobufError, encoded_key, fields
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
-from vgg_deploy.inference.engine import PROBABILITIES
 from vgg_deploy.network.classes import classes_from_labels
-from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
+from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
+from vgg_deploy.network.tensors import PROBABILITIES
 
 if TYPE_CHECKING:
     import onnx

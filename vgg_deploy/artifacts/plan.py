@@ -14,43 +14,14 @@ from pathlib import Path
 from vgg_deploy.errors import ManifestError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.network import records
-from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.shapes import Profile
 
 PLAN_VERSION = 1
 VERSION_KEY = "plan_version"  # `version` is the backend's
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 PLAN_SUFFIXES = (".plan", ".engine")
 DECLARED, BUILT = "declared", "built"
-
-Shape = tuple[int, int, int]  # batch, height, width
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """The batches that one optimization profile of a plan takes: N x H x W x 3, from `minimum` to `maximum`.
-
-    Attributes:
-        scales: the Q's that it is for; none where the model takes one size only.
-        minimum, maximum: the least and largest batch, height and width, each on its own.
-        optimum: the shape for which kernels are chosen.
-    """
-
-    scales: tuple[int, ...]
-    minimum: Shape
-    optimum: Shape
-    maximum: Shape
-
-    def accepts(self, shape: Shape) -> bool:
-        return all(low <= size <= high for low, size, high in zip(self.minimum, shape, self.maximum, strict=True))
-
-    @property
-    def shapes(self) -> ShapeRange:
-        batch, height, width = (AxisRange(*ends) for ends in zip(self.minimum, self.maximum, strict=True))
-        return ShapeRange(batch, height, width)
-
-    def __str__(self) -> str:
-        name = f"Q={','.join(map(str, self.scales))}: " if self.scales else ""
-        return f"{name}{self.shapes}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +89,6 @@ def _is_plain(command: str) -> bool:
     except ValueError:  # a quotation that does not end
         return False
     return words[:2] == ["vgg-deploy", "build"] and shlex.join(words) == command
-
-
-def shapes_of(profiles: tuple[Profile, ...]) -> ShapeRange:
-    """The smallest range that holds every profile. A shape within it may still be in none of them."""
-    lows = (min(profile.minimum[axis] for profile in profiles) for axis in range(3))
-    highs = (max(profile.maximum[axis] for profile in profiles) for axis in range(3))
-    return ShapeRange(*(AxisRange(low, high) for low, high in zip(lows, highs, strict=True)))
 
 
 def sidecar_of(plan: Path) -> Path:

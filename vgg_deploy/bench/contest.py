@@ -11,9 +11,10 @@ from vgg_deploy.bench.peak import Peak, PeakProbe, arithmetic
 from vgg_deploy.bench.timing import Latency, Ratio, interleaved
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, compare
-from vgg_deploy.inference.engine import Engine, EngineInfo, Floats
+from vgg_deploy.inference.engine import Engine, EngineInfo
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
+from vgg_deploy.network.tensors import Floats
 
 LEAST_REPETITIONS, MOST_REPETITIONS = 3, 1000
 # A turn of a quick engine has several calls, and begins with one that does not count: ONNX Runtime's threads go on spinning for

@@ -20,8 +20,9 @@ from onnx import TensorProto, helper
 
 from vgg_deploy.bench.timing import Latency, interleaved
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.inference.engine import PROBABILITIES, ContextManaged, Engine, EngineInfo
+from vgg_deploy.inference.engine import ContextManaged, Engine, EngineInfo
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
+from vgg_deploy.network.tensors import PROBABILITIES
 
 BFLOAT16 = "bfloat16"
 # Which runtimes reach the peak of a precision on CPUs; the better one counts.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vgg_deploy.bench.timing import BatchShape
-from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.network.tensors import Images
 from vgg_deploy.views.images import resize
 
 _PICTURE_SIZE = (375, 500)  # most of ImageNet's photographs

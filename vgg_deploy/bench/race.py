@@ -14,8 +14,9 @@ from vgg_deploy.bench.contest import Contestant, Effort, Result, Turn, in_turn, 
 from vgg_deploy.bench.peak import PeakProbe
 from vgg_deploy.bench.timing import BatchShape, Latency
 from vgg_deploy.evaluation.parity import furthest
-from vgg_deploy.inference.engine import Engine, EngineInfo, Floats, Images
+from vgg_deploy.inference.engine import Engine, EngineInfo
 from vgg_deploy.inference.prediction import Failure, predict
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.protocols import Protocol
 
 

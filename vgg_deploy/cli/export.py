@@ -29,8 +29,8 @@ from vgg_deploy.cli.weights import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vgg_deploy.inference.engine import Images
     from vgg_deploy.network.manifest import Manifest
+    from vgg_deploy.network.tensors import Images
 
 
 @click.command("export")

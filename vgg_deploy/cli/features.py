@@ -14,7 +14,8 @@ from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:
-    from vgg_deploy.inference.engine import Engine, Floats
+    from vgg_deploy.inference.engine import Engine
+    from vgg_deploy.network.tensors import Floats
     from vgg_deploy.views.protocols import Protocol
 
 SPLIT = ("train", "val")  # the folders that an SVM learns from, and is judged on
@@ -83,7 +84,7 @@ def command(
     from vgg_deploy.evaluation.error_rates import folder_name
     from vgg_deploy.files import require_writable, whole_file
     from vgg_deploy.inference.compatibility import check_fit
-    from vgg_deploy.inference.engine import FEATURES
+    from vgg_deploy.network.tensors import FEATURES
     from vgg_deploy.views.images import find_images
     from vgg_deploy.views.protocols import choose_protocol
 

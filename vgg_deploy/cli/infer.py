@@ -248,7 +248,7 @@ class _Heatmaps:
 
         from vgg_deploy.errors import UsageError
         from vgg_deploy.files import make_folder, output_errors
-        from vgg_deploy.inference.engine import SCORE_MAP
+        from vgg_deploy.network.tensors import SCORE_MAP
 
         if SCORE_MAP not in engine.info.outputs:
             raise UsageError("--heatmaps needs a model with the output score_map: export it with --score-map")

@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.posterior_cache import Known, PosteriorCache
-from vgg_deploy.inference.engine import Engine, Floats
+from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.posteriors import top_k_error
 from vgg_deploy.inference.prediction import Failure, predict
 from vgg_deploy.network.classes import ClassName, class_of_folder
 from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.protocols import Protocol
 
 NOMINAL_SIZE = (375, 500)  # of an ImageNet photo: height and width, for counting a protocol's views

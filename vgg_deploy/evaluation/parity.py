@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.engine import Engine, Floats, Images
+from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.posteriors import agreement, divergence, margins, top_k
 from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.tensors import Floats, Images
 
 
 @dataclass(frozen=True, slots=True)

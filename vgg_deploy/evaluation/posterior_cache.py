@@ -13,7 +13,8 @@ import numpy as np
 
 from vgg_deploy.errors import OutputError
 from vgg_deploy.files import make_folder, output_errors, sha256_of
-from vgg_deploy.inference.engine import ContextManaged, Floats
+from vgg_deploy.inference.engine import ContextManaged
+from vgg_deploy.network.tensors import Floats
 
 _APPLICATION, _VERSION = 0x76676764, 1  # "vggd" in a SQLite file's header, and the format of the table
 _TABLE = """CREATE TABLE IF NOT EXISTS posteriors (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vgg_deploy.artifacts.build_command import refusal
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine import EngineInfo
-from vgg_deploy.network.manifest import ShapeRange
+from vgg_deploy.network.shapes import ShapeRange
 from vgg_deploy.views.protocols import KINDS, Protocol
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.engine import Floats, Images
 from vgg_deploy.inference.prediction import Prediction, ScoreMap
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import TOTAL_STRIDE
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import rescaled_size
 
 # Dark blue, blue, green, yellow, red at 0, 1/4, 1/2, 3/4 and 1: low scores to high.

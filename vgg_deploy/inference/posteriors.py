@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.inference.engine import Floats
+from vgg_deploy.network.tensors import Floats
 
 Integers = npt.NDArray[np.int64]
 

@@ -20,19 +20,15 @@ import numpy.typing as npt
 from vgg_deploy.cores import usable_cores
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.inference.compatibility import check_fit, view_refusal
-from vgg_deploy.inference.engine import Engine, EngineInfo, Floats, Images, Scores
+from vgg_deploy.inference.engine import CPU_BATCH, DEVICE_BATCH, Engine, EngineInfo, Scores
 from vgg_deploy.inference.memory import given_back
 from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import MAX_VIEW_PIXELS, decode_reduced, mirrored, rescale
 from vgg_deploy.views.protocols import Protocol, choose_protocol
 from vgg_deploy.views.view import View
-
-# Views in a batch: one and its mirror. More did not make networks faster on CPUs, and each view of 384x512 takes about 120 MB;
-# and where few images have the same shape, batches of many sizes are many shapes, each of which costs OpenVINO once.
-CPU_BATCH = 2
-DEVICE_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from vgg_deploy.files import Source
 from vgg_deploy.network import records
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import Precision
+from vgg_deploy.network.shapes import ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 
 MANIFEST_VERSION = 1
@@ -87,50 +88,6 @@ class Rescaling:
             raise UsageError(f"rescaling filter is {self.filter!r}; expected bilinear, bicubic, lanczos or box")
         if self.rounding not in ("floor", "nearest"):
             raise UsageError(f"rounding is {self.rounding!r}; expected floor or nearest")
-
-
-@dataclass(frozen=True, slots=True)
-class AxisRange:
-    """Whole numbers from `minimum` to `maximum`, both included; a maximum of None is no limit."""
-
-    minimum: int
-    maximum: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.minimum < 1 or (self.maximum is not None and self.maximum < self.minimum):
-            raise UsageError(f"a size range is {self.minimum}..{self.maximum}; expected 1 <= minimum <= maximum")
-
-    def accepts(self, size: int) -> bool:
-        return size >= self.minimum and (self.maximum is None or size <= self.maximum)
-
-    @property
-    def fixed(self) -> bool:
-        return self.minimum == self.maximum
-
-    def __str__(self) -> str:
-        if self.fixed:
-            return str(self.minimum)
-        return f"{self.minimum}.." + ("" if self.maximum is None else str(self.maximum))
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeRange:
-    """The image batches that an artifact takes: N x H x W x 3."""
-
-    batch: AxisRange
-    height: AxisRange
-    width: AxisRange
-
-    def accepts(self, batch: int, height: int, width: int) -> bool:
-        return self.batch.accepts(batch) and self.height.accepts(height) and self.width.accepts(width)
-
-    @property
-    def free(self) -> bool:
-        """Whether height and width may change, so that whole images fit (dense evaluation)."""
-        return not (self.height.fixed or self.width.fixed)
-
-    def __str__(self) -> str:
-        return f"{self.batch} x {self.height} x {self.width} x 3"
 
 
 @dataclass(frozen=True, slots=True)

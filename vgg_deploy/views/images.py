@@ -15,8 +15,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.network.tensors import Images
 
 # What a folder search takes for an image. A file named on the command line is tried whatever its ending.
 SUFFIXES = frozenset(

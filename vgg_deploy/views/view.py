@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.network.tensors import Images
 from vgg_deploy.views.images import centre_box, rescaled_size, resize
 
 Box = tuple[int, int, int, int]  # top, left, height, width

@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.trt import backend as backends
 from engines.trt.backend import TENSORRT_RTX, Backend
 from export.graph import GraphOptions, build_graph
-from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
 from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 
 LABELS = "ant\nbee\ncat\ndog\nelk\n"

@@ -16,7 +16,7 @@ import numpy as np
 
 from engines.trt.cuda import Event, Gpu, Graph, Memory, Pinned, Stream, Thing, out_of_memory
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import Images
+from vgg_deploy.network.tensors import Images
 
 SCRATCH_BYTES = 1000
 SHAPES = (((1, 32, 32), (2, 40, 48), (4, 64, 64)), ((1, 64, 64), (1, 80, 96), (2, 128, 128)))

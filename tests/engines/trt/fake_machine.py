@@ -13,12 +13,13 @@ from engines.trt import check
 from engines.trt.backend import Backend
 from engines.trt.check import Check, Examination, Request
 from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, FakeTrt
-from vgg_deploy.artifacts.plan import PlanManifest, Profile, shapes_of, sidecar_of
+from vgg_deploy.artifacts.plan import PlanManifest, sidecar_of
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, PlanError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.inference.engine import Images
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Manifest, TrainScale
+from vgg_deploy.network.shapes import Profile, shapes_of
+from vgg_deploy.network.tensors import Images
 
 COMMAND = "vgg-deploy build vgg11.onnx -o vgg11.plan --scales 32,64 --max-batch 4 --max-aspect 2"
 RTX = f"{COMMAND} --backend tensorrt-rtx"

@@ -17,10 +17,11 @@ from engines.trt.cuda import Gpu
 from engines.trt.engine import open_plan
 from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, answer
 from tests.engines.trt.fake_machine import COMMAND, RTX, Machine, described, noise
-from vgg_deploy.artifacts.plan import Profile, sidecar_of
+from vgg_deploy.artifacts.plan import sidecar_of
 from vgg_deploy.errors import EngineError, MissingDependencyError, PlanError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.shapes import Profile
 from vgg_deploy.network.spec import NetworkSpec
 
 NAMES = ["manifest", "contents", "GPU", "backend", "version", "compute capability", "header"]

@@ -14,8 +14,8 @@ from engines.trt.build import build
 from engines.trt.build_options import BuildOptions
 from engines.trt.config import configured, save_timing_cache
 from engines.trt.parsing import Parsed, parse
-from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.errors import BuildError, OutputError, UsageError
+from vgg_deploy.network.shapes import Profile
 
 # TensorRT-RTX has timing caches for the sake of TensorRT's interface, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")

@@ -19,7 +19,8 @@ from engines.trt.loaded import LoadedPlan
 from tests.engines.trt.fake_gpu import FakeCuda, FakeTrt, answer
 from tests.engines.trt.fake_machine import PROFILES, described, noise
 from vgg_deploy.errors import EngineError, PlanError, UsageError
-from vgg_deploy.inference.engine import Images, Scores
+from vgg_deploy.inference.engine import Scores
+from vgg_deploy.network.tensors import Images
 
 BOTH = ("tensorrt", "tensorrt-rtx")
 

@@ -15,9 +15,9 @@ from engines.trt import preflight
 from engines.trt.backend import Backend, listening, logger
 from engines.trt.parsing import parse
 from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
-from vgg_deploy.artifacts.plan import Profile
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest, TrainScale
+from vgg_deploy.network.shapes import Profile
 
 SYMMETRIC = "quantize it symmetrically in signed 8 bit"
 

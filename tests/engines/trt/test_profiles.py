@@ -9,8 +9,8 @@ import pytest
 
 from engines.trt.build_options import BuildOptions
 from engines.trt.profiles import profiles_of, resolve
-from vgg_deploy.artifacts.plan import Profile
-from vgg_deploy.network.manifest import AxisRange, Manifest, Rescaling, ShapeRange, TrainScale
+from vgg_deploy.network.manifest import Manifest, Rescaling, TrainScale
+from vgg_deploy.network.shapes import AxisRange, Profile, ShapeRange
 from vgg_deploy.views.images import rescaled_size
 from vgg_deploy.views.protocols import choose_protocol
 

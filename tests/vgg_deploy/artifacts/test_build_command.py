@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from vgg_deploy.artifacts.build_command import at_hand, model_of, refusal, with_options
-from vgg_deploy.artifacts.plan import PlanManifest, Profile, shapes_of
-from vgg_deploy.files import Source
-from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.shapes import PlanProfiles, Profile
 
 COMMAND = (
     "vgg-deploy build 'my model.onnx' -o 'my model.plan' --scales 224,256 --max-batch 8 --max-aspect 2 --one-profile"
@@ -66,27 +61,8 @@ def test_the_command_of_a_plan_that_was_moved_with_its_model_names_both(tmp_path
     assert (model_of(moved), model_of("vgg-deploy build")) == (str(beside), None)
 
 
-@pytest.fixture
-def plan(narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]) -> Callable[..., PlanManifest]:
-    """`plan(*profiles, command=...)`."""
-
-    def make(*profiles: Profile, command: str = COMMAND) -> PlanManifest:
-        manifest = manifest_for(narrow_spec("A"), shapes=shapes_of(profiles))
-        fields: dict[str, Any] = {"hardware_compatibility": "none", "layers": {}, "layers_from": "declared"}
-        return PlanManifest(
-            backend="tensorrt",
-            version="10",
-            compute_capabilities=(),
-            profiles=profiles,
-            plan=Source("vgg16.plan", ""),
-            onnx=Source("vgg16.onnx", ""),
-            build_seconds=1.0,
-            command=command,
-            manifest=manifest,
-            **fields,
-        )
-
-    return make
+def plan(*profiles: Profile, command: str = COMMAND) -> PlanProfiles:
+    return PlanProfiles("vgg16.plan", profiles, command)
 
 
 def scale(*scales: int, aspect: float = 2, batch: int = 8) -> Profile:
@@ -100,7 +76,7 @@ def options_of(text: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("shape", [(1, 224, 224), (8, 512, 512), (3, 448, 256)])
-def test_what_a_profile_takes_is_not_refused(shape: tuple[int, int, int], plan: Callable[..., PlanManifest]) -> None:
+def test_what_a_profile_takes_is_not_refused(shape: tuple[int, int, int]) -> None:
     assert refusal(plan(scale(224), scale(256)), shape) is None
 
 
@@ -122,10 +98,7 @@ def test_what_a_profile_takes_is_not_refused(shape: tuple[int, int, int], plan: 
     ],
 )
 def test_what_none_takes_names_the_options_that_a_build_needs_and_no_others(
-    profiles: tuple[Profile, ...],
-    shape: tuple[int, int, int],
-    changed: dict[str, str],
-    plan: Callable[..., PlanManifest],
+    profiles: tuple[Profile, ...], shape: tuple[int, int, int], changed: dict[str, str]
 ) -> None:
     text = refusal(plan(*profiles), shape)
     assert text is not None
@@ -144,7 +117,7 @@ def test_what_none_takes_names_the_options_that_a_build_needs_and_no_others(
     assert any(profile.accepts(shape) for profile in rebuilt)
 
 
-def test_the_refusal_says_what_came_and_what_is_taken(plan: Callable[..., PlanManifest]) -> None:
+def test_the_refusal_says_what_came_and_what_is_taken() -> None:
     text = refusal(plan(scale(224), scale(256)), (1, 100, 100))
     assert text is not None
     assert text.startswith(
@@ -153,13 +126,13 @@ def test_the_refusal_says_what_came_and_what_is_taken(plan: Callable[..., PlanMa
     )
 
 
-def test_a_plan_of_one_size_needs_another_export(plan: Callable[..., PlanManifest]) -> None:
+def test_a_plan_of_one_size_needs_another_export() -> None:
     fixed = Profile((), (4, 224, 224), (4, 224, 224), (4, 224, 224))
     assert str(refusal(plan(fixed), (4, 256, 256))).endswith("; export the model with --dynamic and build that")
     assert str(refusal(plan(fixed), (1, 224, 224))).endswith("; fill the batch up")
 
 
-def test_a_command_without_an_aspect_has_the_builds_default(plan: Callable[..., PlanManifest]) -> None:
+def test_a_command_without_an_aspect_has_the_builds_default() -> None:
     command = "vgg-deploy build a.onnx"
     assert "--max-aspect" not in str(refusal(plan(scale(224), command=command), (1, 640, 700)))
     assert str(refusal(plan(scale(224), command=command), (1, 224, 700))).endswith("a.onnx --max-aspect 3.13")

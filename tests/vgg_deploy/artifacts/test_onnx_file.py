@@ -20,14 +20,8 @@ from vgg_deploy.artifacts.onnx_file import look_into, read_header, read_manifest
 from vgg_deploy.artifacts.protobuf import encoded_key
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.network.classes import ClassName
-from vgg_deploy.network.manifest import (
-    MANIFEST_KEY,
-    PAPER_NORMALIZATION,
-    TORCHVISION_NORMALIZATION,
-    AxisRange,
-    Manifest,
-    ShapeRange,
-)
+from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 
 LABELS = "ant\nbee\ncat\n"

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from vgg_deploy.artifacts.plan import PlanManifest, Profile, mismatch, read_plan, shapes_of, sidecar_of, write_plan
+from vgg_deploy.artifacts.plan import PlanManifest, mismatch, read_plan, sidecar_of, write_plan
 from vgg_deploy.errors import ManifestError, OutputError, PlanError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.shapes import AxisRange, Profile, ShapeRange, shapes_of
 
 PROFILES = (
     Profile((64,), (1, 64, 64), (4, 64, 85), (8, 128, 128)),

@@ -14,10 +14,10 @@ import pytest
 from engines import open_engine
 from vgg_deploy.bench.peak import Peak, PeakProbe, Product, arithmetic, open_best_probe, product_model
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import FakeEngine
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.testing import FakeEngine
 
 SMALL = Product(16, 8, 2)
 

@@ -17,10 +17,12 @@ from vgg_deploy.bench.race import race, race_protocol
 from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.parity import THRESHOLDS
-from vgg_deploy.inference.engine import FakeEngine, Images, Scores
+from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Precision
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Images
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import Protocol
 
 SHAPE = BatchShape(2, 64, 96)

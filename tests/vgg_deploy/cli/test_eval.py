@@ -24,10 +24,12 @@ import vgg_deploy
 from vgg_deploy.cli.engines import model_fingerprint
 from vgg_deploy.evaluation.error_rates import errors, evaluate, fused, labelled
 from vgg_deploy.evaluation.paper import ROWS
-from vgg_deploy.inference.engine import FakeEngine, Images
 from vgg_deploy.network.classes import numbered_classes
-from vgg_deploy.network.manifest import MANIFEST_KEY, AxisRange, Manifest, ShapeRange, TrainScale
+from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Images
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import PROTOCOLS, choose_protocol
 
 pytest.importorskip("onnxruntime")
@@ -692,7 +694,7 @@ SLOW = """
 import sys
 import numpy as np
 import engines
-from vgg_deploy.inference.engine import FakeEngine
+from vgg_deploy.testing import FakeEngine
 
 opened = engines.open_engine
 engines.open_engine = lambda path, **options: FakeEngine(opened(path).info.manifest, latency_s=0.1)

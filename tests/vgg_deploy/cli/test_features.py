@@ -15,8 +15,8 @@ from PIL import Image
 
 import engines
 import vgg_deploy
-from vgg_deploy.inference.engine import FakeEngine
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Rescaling
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import decode, rescale
 
 pytest.importorskip("onnxruntime")

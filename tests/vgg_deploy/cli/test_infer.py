@@ -24,11 +24,12 @@ import engines
 import vgg_deploy
 from export.graph import GraphOptions, build_graph
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import FakeEngine, Images
 from vgg_deploy.inference.prediction import Prediction, predict
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Images
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import choose_protocol
 
 WORDS = ("tench", "English springer", "cassette player", "chain saw", "church")

@@ -19,11 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import GraphOptions, build_graph
 from vgg_deploy.artifacts.description import examine
-from vgg_deploy.artifacts.plan import PlanManifest, Profile, sidecar_of, write_plan
+from vgg_deploy.artifacts.plan import PlanManifest, sidecar_of, write_plan
 from vgg_deploy.errors import ManifestError, ModelFileError, PlanError, UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
 from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.shapes import AxisRange, Profile, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 
 EDGE = AxisRange(64)

@@ -14,11 +14,11 @@ from PIL import Image
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.evaluation.error_rates import Errors, Evaluated, errors, evaluate, folder_name, fused, labelled
 from vgg_deploy.evaluation.posterior_cache import PosteriorCache
-from vgg_deploy.inference.engine import FakeEngine
 from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import Manifest, Normalization, Rescaling
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import decode, mirrored, rescale
 from vgg_deploy.views.protocols import PROTOCOLS, Protocol, choose_protocol
 

@@ -22,10 +22,12 @@ from vgg_deploy.evaluation.parity import (
     layer_errors,
     posteriors,
 )
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, FakeEngine, Images, Scores
+from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import Images
+from vgg_deploy.testing import FakeEngine
 
 CLASSES = numbered_classes(4)
 LOOSE = Thresholds(max_dp=0.5, mean_dp=0.1, divergence=0.1, agreement=0.9, layer=0.1)

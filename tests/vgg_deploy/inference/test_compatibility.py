@@ -10,13 +10,15 @@ import pytest
 from PIL import Image
 
 from tests.engines.trt.fake_machine import described
-from vgg_deploy.artifacts.plan import PlanManifest, Profile, shapes_of
+from vgg_deploy.artifacts.plan import PlanManifest
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.compatibility import check_fit, view_refusal
-from vgg_deploy.inference.engine import EngineInfo, FakeEngine
+from vgg_deploy.inference.engine import EngineInfo
 from vgg_deploy.inference.prediction import Failure, Prediction, predict
-from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.shapes import AxisRange, PlanProfiles, Profile, ShapeRange, shapes_of
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import Protocol, choose_protocol
 
 # The largest of the first is below the smallest of the second.
@@ -33,7 +35,16 @@ def manifest(narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[...
 
 def information(manifest: Manifest, profiles: tuple[Profile, ...] = GAP) -> EngineInfo:
     plan: PlanManifest = described("tensorrt", profiles=profiles, manifest=manifest)
-    return EngineInfo("fake", "cuda:0", "float32", (), shapes_of(profiles), 1, manifest, plan=plan)
+    return EngineInfo(
+        "fake",
+        "cuda:0",
+        "float32",
+        (),
+        shapes_of(profiles),
+        1,
+        manifest,
+        plan=PlanProfiles(plan.plan.name, plan.profiles, plan.command),
+    )
 
 
 def whole(*scales: int) -> Protocol:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.engine import ACTIVATION, Engine, FakeEngine, Scores, check_images
-from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.inference.engine import Engine, Scores, check_images
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import ACTIVATION
+from vgg_deploy.testing import FakeEngine
 
 FREE = ShapeRange(AxisRange(1), AxisRange(64), AxisRange(64))
 FIXED = ShapeRange(AxisRange(1, 4), AxisRange(64, 64), AxisRange(64, 64))

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.inference.engine import FakeEngine
 from vgg_deploy.inference.prediction import Failure, Prediction, predict
-from vgg_deploy.network.manifest import AxisRange, Manifest, ShapeRange
+from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import Decoded, decode, decode_reduced, mirrored, rescale
 from vgg_deploy.views.protocols import Protocol
 

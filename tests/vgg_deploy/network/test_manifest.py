@@ -17,14 +17,13 @@ from vgg_deploy.network.manifest import (
     MANIFEST_VERSION,
     PAPER_NORMALIZATION,
     TORCHVISION_NORMALIZATION,
-    AxisRange,
     Manifest,
     Normalization,
     Rescaling,
-    ShapeRange,
     TrainScale,
 )
 from vgg_deploy.network.precision import Precision, Quantization
+from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 
 

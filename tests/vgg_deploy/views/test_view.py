@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgg_deploy.inference.engine import FakeEngine
 from vgg_deploy.inference.prediction import Prediction, predict
 from vgg_deploy.network.manifest import Manifest, Rescaling
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import mirrored, rescale, rescaled_size
 from vgg_deploy.views.protocols import Protocol
 from vgg_deploy.views.view import View, merged

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vgg_deploy.bench.layer_times import LayerTime
     from vgg_deploy.bench.peak import PeakProbe
     from vgg_deploy.bench.timing import BatchShape
-    from vgg_deploy.inference.engine import Engine, EngineInfo, Images
+    from vgg_deploy.inference.engine import Engine, EngineInfo
+    from vgg_deploy.network.tensors import Images
 
 SYNTHETIC = 16  # pictures that are made up where there are no images
 PROFILED_CALLS = 5
@@ -162,7 +163,7 @@ class Request:
         from engines.settings import Settings
         from vgg_deploy.bench.layer_times import by_layer
         from vgg_deploy.bench.pictures import batches_of
-        from vgg_deploy.inference.engine import SCORE_MAP
+        from vgg_deploy.network.tensors import SCORE_MAP
 
         home = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].home)
         settings = Settings("cpu", self.options.threads, 1, info.bf16)
