@@ -14,6 +14,7 @@ import numpy as np
 from engines.settings import Settings
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
+from vgg_deploy.install import install_command
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import Images
 
@@ -24,7 +25,7 @@ import onnxruntime
 if not hasattr(onnxruntime, "InferenceSession"):
     # What is left where one of the two packages was removed after both were installed.
     raise ImportError(
-        "its package is incomplete: pip uninstall onnxruntime onnxruntime-gpu, then install vgg-deploy[cpu] or vgg-deploy[gpu]"
+        f"its package is incomplete: pip uninstall onnxruntime onnxruntime-gpu, then {install_command('cpu')} or {install_command('gpu')}"
     )
 
 _CUDA = "CUDAExecutionProvider"
@@ -45,7 +46,7 @@ class OnnxRuntimeEngine(ContextManaged):
             if _CUDA not in onnxruntime.get_available_providers():
                 raise UsageError(
                     f"device {device} needs onnxruntime-gpu, and this onnxruntime is for CPUs: "
-                    "pip uninstall onnxruntime, then pip install 'vgg-deploy[gpu]'"
+                    f"pip uninstall onnxruntime, then {install_command('gpu')}"
                 )
             _load_cuda_libraries()
             providers.insert(0, (_CUDA, {"device_id": str(settings.index), "use_tf32": "0"}))
@@ -59,7 +60,7 @@ class OnnxRuntimeEngine(ContextManaged):
             # It falls back to the CPU in silence.
             raise EngineError(
                 f"onnxruntime could not start CUDA on {device}: its CUDA or cuDNN libraries are missing or do not fit the driver; "
-                "pip install 'vgg-deploy[gpu]' brings them, nvidia-smi shows the driver"
+                f"{install_command('gpu')} brings them, nvidia-smi shows the driver"
             )
         precision = str(manifest.precision)
         if kind == "cpu" and manifest.precision.arithmetic == "float16":
@@ -125,7 +126,7 @@ def availability(device: str) -> str:
         EngineError: it cannot; says why.
     """
     if device == "cuda" and _CUDA not in onnxruntime.get_available_providers():
-        raise EngineError("this onnxruntime is for CPUs: pip uninstall onnxruntime, then pip install 'vgg-deploy[gpu]'")
+        raise EngineError(f"this onnxruntime is for CPUs: pip uninstall onnxruntime, then {install_command('gpu')}")
     if device == "cuda" and not _driver_present():
         raise EngineError("no NVIDIA driver (libcuda) on this machine")
     return f"onnxruntime {onnxruntime.__version__}"

@@ -19,6 +19,8 @@ A message says what was received, what was expected and what to do. Errors of ve
 translated where that library is called, nowhere else.
 """
 
+from vgg_deploy.install import install_command
+
 
 class VGGDeployError(Exception):
     """Root of the tree. `exit_code` is what the command line exits with."""
@@ -36,7 +38,7 @@ class MissingDependencyError(UsageError):
     """A package is needed that is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'vgg-deploy[{extra}]'")
+        super().__init__(f"{purpose} needs {package}, which is not installed: {install_command(extra)}")
 
 
 class ImageError(VGGDeployError):

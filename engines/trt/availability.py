@@ -8,6 +8,7 @@ from engines.trt.capability import RTX_GPUS, TURING, rtx_runs_on
 from engines.trt.cuda import open_cuda
 from engines.trt.gpu import compute_capability
 from vgg_deploy.errors import VGGDeployError
+from vgg_deploy.install import install_command
 
 
 def availability(name: str) -> tuple[bool, str]:
@@ -18,7 +19,7 @@ def availability(name: str) -> tuple[bool, str]:
     """
     extra = "gpu" if name == TENSORRT else "rtx"
     if name not in backends.installed():
-        return False, f"not installed: pip install 'vgg-deploy[{extra}]'"
+        return False, f"not installed: {install_command(extra)}"
     try:
         backend = backends.load(name)
     except VGGDeployError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from train.runs.figures import Epoch
 from vgg_deploy.errors import OutputError
 from vgg_deploy.files import whole_file
+from vgg_deploy.install import install_command
 
 CURVES = "curves.png"
 
@@ -23,7 +24,7 @@ def draw(folder: Path, history: Sequence[Epoch]) -> str | None:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
-        return "matplotlib is not installed: pip install 'vgg-deploy[train]'"
+        return f"matplotlib is not installed: {install_command('train')}"
     epochs = [epoch.number for epoch in history]
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, error = figure.subplots(1, 2)

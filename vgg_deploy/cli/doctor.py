@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from vgg_deploy.cli.tables import print_table
+from vgg_deploy.install import install_command
 
 # The packages of each extra.
 _PACKAGES = {
@@ -79,7 +80,7 @@ def _machine() -> None:
     if _version("onnxruntime") and _version("onnxruntime-gpu"):
         click.echo(
             "\nonnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            "pip uninstall onnxruntime onnxruntime-gpu, then install one extra, vgg-deploy[cpu] or vgg-deploy[gpu]"
+            f"pip uninstall onnxruntime onnxruntime-gpu, then {install_command('cpu')} or {install_command('gpu')}"
         )
 
 
@@ -102,7 +103,7 @@ def _engines() -> list[tuple[str, str, str, str]]:
         for device in runtime.devices:
             if not runtime.installed:
                 extra = "gpu" if device == "cuda" else runtime.extra
-                rows.append((name, device, "no", f"not installed: pip install 'vgg-deploy[{extra}]'"))
+                rows.append((name, device, "no", f"not installed: {install_command(extra)}"))
                 continue
             try:
                 why = importlib.import_module(runtime.home).availability(device)
@@ -118,7 +119,7 @@ def _torch() -> tuple[str, str, str, str]:
     import importlib.util
 
     if importlib.util.find_spec("torch") is None:
-        return ("torch (reference)", "cpu", "no", "not installed: pip install 'vgg-deploy[train]'")
+        return ("torch (reference)", "cpu", "no", f"not installed: {install_command('train')}")
     return ("torch (reference)", "cpu", "yes", "trains, exports, and is what verify compares with")
 
 

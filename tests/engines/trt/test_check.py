@@ -249,7 +249,7 @@ def test_a_backend_that_is_not_installed_names_its_extra(machine: Machine) -> No
     machine.describe()
     problem = machine.problem()
     assert isinstance(problem, MissingDependencyError)
-    assert "pip install 'vgg-deploy[" in str(problem)
+    assert "pip install '.[" in str(problem)
 
 
 def test_another_version_names_both_and_the_two_ways_out(machine: Machine) -> None:

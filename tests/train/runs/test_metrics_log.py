@@ -88,7 +88,7 @@ def test_without_matplotlib_there_is_a_reason_and_no_picture(tmp_path: Path, mon
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert draw(tmp_path, [EPOCH]) == "matplotlib is not installed: pip install 'vgg-deploy[train]'"
+    assert draw(tmp_path, [EPOCH]) == "matplotlib is not installed: pip install '.[train]' in a clone of vgg_deploy"
     assert list(tmp_path.iterdir()) == []
 
 

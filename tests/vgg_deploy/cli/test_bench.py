@@ -161,7 +161,7 @@ def test_a_runtime_that_is_not_installed_names_the_extra(
     )
     done = bench(TINY, "--against", "openvino")
     assert done.code == 2
-    assert "openvino, which is not installed: pip install 'vgg-deploy[cpu]'" in done.err
+    assert "openvino, which is not installed: pip install '.[cpu]'" in done.err
 
 
 # ---- what is reported ----

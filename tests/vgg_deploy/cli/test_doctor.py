@@ -89,8 +89,10 @@ def test_a_runtime_that_is_not_installed_names_its_extra(
         ("openvino", "cpu", "cpu"),
     ):
         row = " ".join(line_of(text, runtime, device))
-        assert row == f"{runtime} {device} no not installed: pip install 'vgg-deploy[{extra}]'"
-    assert "no not installed: pip install 'vgg-deploy[train]'" in " ".join(line_of(text, "torch", "(reference)"))
+        assert row == f"{runtime} {device} no not installed: pip install '.[{extra}]' in a clone of vgg_deploy"
+    assert "no not installed: pip install '.[train]' in a clone of vgg_deploy" in " ".join(
+        line_of(text, "torch", "(reference)")
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_cuda_on_a_machine_without_it_is_a_no_with_the_reason(doctor: Callable[[
         pytest.skip("this onnxruntime can use CUDA")
     row = " ".join(line_of(doctor(), "onnxruntime", "cuda"))
     assert row.startswith("onnxruntime cuda no this onnxruntime is for CPUs")
-    assert "vgg-deploy[gpu]" in row
+    assert ".[gpu]" in row
 
 
 BOTH = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
@@ -171,7 +173,7 @@ def test_tensorrt_that_is_not_installed_names_its_extra(
     text = doctor()
     for name, extra in (("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")):
         row = " ".join(line_of(text, name, "cuda"))
-        assert row == f"{name} cuda no not installed: pip install 'vgg-deploy[{extra}]'"
+        assert row == f"{name} cuda no not installed: pip install '.[{extra}]' in a clone of vgg_deploy"
 
 
 def test_without_a_gpu_rtx_builds_and_tensorrt_does_not(

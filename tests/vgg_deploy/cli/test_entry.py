@@ -117,7 +117,7 @@ def test_an_error_of_ours_is_one_line_on_stderr(run: Callable[..., Any], error: 
 def test_a_missing_package_names_the_extra_and_exits_2(run: Callable[..., Any]) -> None:
     code, _, err = run(raising(MissingDependencyError("onnxruntime", "cpu", "ONNX Runtime")))
     assert code == 2
-    assert "pip install 'vgg-deploy[cpu]'" in err
+    assert "pip install '.[cpu]'" in err
 
 
 @pytest.mark.parametrize(

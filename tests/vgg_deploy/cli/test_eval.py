@@ -881,7 +881,7 @@ def test_a_plot_without_matplotlib_names_the_extra_before_an_image_is_scored(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = evaluated("--plot", tmp_path / "plot.png", engine=paths)
     assert done.code == 2
-    assert "--plot needs matplotlib, which is not installed: pip install 'vgg-deploy[train]'" in done.err
+    assert "--plot needs matplotlib, which is not installed: pip install '.[train]'" in done.err
     assert engine.batches == []
 
 

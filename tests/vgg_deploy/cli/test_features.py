@@ -290,7 +290,7 @@ def test_without_scikit_learn_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "sklearn", None)
     done = describe(split, "--svm")
     assert done.code == 2
-    assert "--svm needs scikit-learn, which is not installed: pip install 'vgg-deploy[train]'" in done.err
+    assert "--svm needs scikit-learn, which is not installed: pip install '.[train]'" in done.err
     assert watched == []
 
 

@@ -643,7 +643,7 @@ def test_a_runtime_that_is_not_installed_names_the_extra(
         monkeypatch.setitem(sys.modules, module, None)
     finished = infer(photos, *arguments, engine=path)
     assert finished.code == 2
-    assert f"which is not installed: pip install 'vgg-deploy[{extra}]'" in finished.err
+    assert f"which is not installed: pip install '.[{extra}]'" in finished.err
 
 
 def test_a_runtime_of_which_only_a_part_is_left_exits_1_with_the_way_out(
