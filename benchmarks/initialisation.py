@@ -21,7 +21,7 @@ import click
 from benchmarks.report import Figure, write
 from train.network.checkpoint import read
 from train.network.reference import Reference
-from vgg_deploy.evaluation.error_rates import errors, evaluate, labelled
+from vgg_deploy.evaluation.error_rates import error_rates, evaluate, label_by_folder
 from vgg_deploy.views.images import find_images
 from vgg_deploy.views.protocols import choose_protocol
 
@@ -60,10 +60,10 @@ def _dense(folder: Path, run: str) -> list[float]:
     found = []
     with Reference(read(folder / run / "best.safetensors"), fine=True) as engine:
         manifest = engine.info.manifest
-        truth = labelled(paths, manifest.classes).truth
+        truth = label_by_folder(paths, manifest.classes).truth
         for scales in TESTS:
             protocol = choose_protocol(manifest, "multiscale", scales, free_size=True).protocol
-            found.append(1 - errors(evaluate(engine, paths, protocol).posteriors, truth).top1)
+            found.append(1 - error_rates(evaluate(engine, paths, protocol).posteriors, truth).top1)
     return found
 
 

@@ -21,7 +21,7 @@ from benchmarks.options import setup_options
 from benchmarks.ours import Stream
 from benchmarks.report import Table, canvas, spread, write
 from benchmarks.subject import Setup, network, pictures
-from vgg_deploy.evaluation.error_rates import NOMINAL_SIZE, Errors, errors, evaluate, fused, labelled
+from vgg_deploy.evaluation.error_rates import NOMINAL_SIZE, ErrorRates, error_rates, evaluate, fused, label_by_folder
 from vgg_deploy.evaluation.parity import Parity
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import Floats
@@ -48,7 +48,7 @@ class Tested:
     seconds: list[float] = field(default_factory=list)
     answers: list[Floats] = field(default_factory=list)
     parity: Parity | None = None
-    accuracy: Errors | None = None
+    accuracy: ErrorRates | None = None
 
     def cost(self, manifest: Manifest) -> tuple[int, int]:
         """Views and multiply-accumulates of a landscape photo; crops that fall together are scored once."""
@@ -74,7 +74,7 @@ def check(tests: dict[str, Tested], paths: list[Path], models: Models) -> None:
 
 def _accuracy(
     model: Path, folder: Path, limit: int, protocols: dict[str, Protocol], calibration: list[Path]
-) -> dict[str, Errors]:
+) -> dict[str, ErrorRates]:
     """Errors by protocol, on images that did not calibrate; a mean of two protocols is that of their posteriors. In a process of its own."""
     from engines import open_engine
 
@@ -83,7 +83,7 @@ def _accuracy(
         manifest = engine.info.manifest
         seen = {path.resolve() for path in calibration}
         paths = [path for path in find_images([str(folder)]) if path.resolve() not in seen]
-        sample = labelled(paths, manifest.classes).sample(limit)
+        sample = label_by_folder(paths, manifest.classes).sample(limit)
         for name, protocol in protocols.items():
             parts = name.split("+")
             if len(parts) > 1:
@@ -91,7 +91,7 @@ def _accuracy(
             else:
                 posteriors[name] = evaluate(engine, sample.paths, protocol).posteriors
             click.echo(f"{name}: {sample.truth.size} labelled images", err=True)
-    return {name: errors(rows, sample.truth) for name, rows in posteriors.items()}
+    return {name: error_rates(rows, sample.truth) for name, rows in posteriors.items()}
 
 
 def table(tests: dict[str, Tested], models: Models, count: int) -> Table:

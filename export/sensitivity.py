@@ -11,7 +11,7 @@ import numpy.typing as npt
 from export.int8 import Calibration, Progress, Variants
 from export.sample import Sample
 from vgg_deploy.errors import UsageError, VGGDeployError
-from vgg_deploy.evaluation.error_rates import labelled as by_folders
+from vgg_deploy.evaluation.error_rates import label_by_folder as by_folders
 from vgg_deploy.evaluation.parity import NamedView, posteriors
 from vgg_deploy.inference.posteriors import agreement, divergence, top_k_error
 from vgg_deploy.network.manifest import Manifest

@@ -83,7 +83,7 @@ def command(
     from vgg_deploy.errors import UsageError
     from vgg_deploy.evaluation.error_rates import folder_name
     from vgg_deploy.files import require_writable, whole_file
-    from vgg_deploy.inference.compatibility import check_fit
+    from vgg_deploy.inference.compatibility import check_compatible
     from vgg_deploy.network.tensors import FEATURES
     from vgg_deploy.views.images import find_images
     from vgg_deploy.views.protocols import choose_protocol
@@ -106,7 +106,7 @@ def command(
         if FEATURES not in info.outputs:
             raise UsageError(f"{model} has no output features: export it with --features")
         choice = choose_protocol(info.manifest, None, scales, mirror, free_size=info.shapes.free, built_for=info.scales)
-        check_fit(info, choice.protocol)
+        check_compatible(info, choice.protocol)
         require_writable(path)
         for text in choice.notices:
             notice(text)

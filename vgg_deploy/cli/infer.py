@@ -103,7 +103,7 @@ def command(
     from engines import open_engine
     from engines.settings import streaming_requests
     from vgg_deploy.artifacts.plan import PLAN_SUFFIXES, sidecar_of
-    from vgg_deploy.inference.compatibility import check_fit
+    from vgg_deploy.inference.compatibility import check_compatible
     from vgg_deploy.inference.prediction import Failure, predict
     from vgg_deploy.inference.results import Csv, JsonLines, LineStream, Text
     from vgg_deploy.views.images import MAX_VIEW_PIXELS, find_images
@@ -139,7 +139,7 @@ def command(
         choice = choose_protocol(
             info.manifest, protocol, scales, mirror, free_size=info.shapes.free, built_for=info.scales
         )
-        check_fit(info, choice.protocol)
+        check_compatible(info, choice.protocol)
         if heatmaps is not None and choice.protocol.name not in ("center", "dense", "multiscale"):
             raise click.UsageError(
                 f"--heatmaps shows whole images and central crops; protocol {choice.protocol.name} scores other crops: use dense, multiscale or center"
@@ -203,9 +203,9 @@ def _as_named(path: Path) -> Path:
 
 def _truth(images: list[Path], engine: Engine) -> Iterator[int]:
     """The class that each image's folder names. All are looked up before the first image is scored."""
-    from vgg_deploy.evaluation.error_rates import labelled
+    from vgg_deploy.evaluation.error_rates import label_by_folder
 
-    return iter(labelled(images, engine.info.manifest.classes).truth.tolist())
+    return iter(label_by_folder(images, engine.info.manifest.classes).truth.tolist())
 
 
 class _Tally:

@@ -28,7 +28,7 @@ NOMINAL_SIZE = (375, 500)  # of an ImageNet photo: height and width, for countin
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledImages:
     """Images and their classes.
 
     Attributes:
@@ -39,7 +39,7 @@ class Labelled:
     paths: tuple[Path, ...]
     truth: npt.NDArray[np.int64]
 
-    def sample(self, limit: int) -> Labelled:
+    def sample(self, limit: int) -> LabelledImages:
         """At most `limit` of them, in order: seeded, with as many of each class as can be."""
         if limit >= len(self.paths):
             return self
@@ -54,7 +54,7 @@ class Labelled:
             left = [group[turn] for group in shuffled if turn < len(group)]
             taken += chance.sample(left, len(left))
         kept = sorted(taken[:limit])
-        return Labelled(tuple(self.paths[index] for index in kept), self.truth[kept])
+        return LabelledImages(tuple(self.paths[index] for index in kept), self.truth[kept])
 
 
 def folder_name(path: Path) -> str:
@@ -62,7 +62,7 @@ def folder_name(path: Path) -> str:
     return os.path.basename(os.path.normpath(path.parent.absolute()))  # noqa: PTH119 - pathlib keeps `..`
 
 
-def labelled(paths: Sequence[Path], classes: Sequence[ClassName]) -> Labelled:
+def label_by_folder(paths: Sequence[Path], classes: Sequence[ClassName]) -> LabelledImages:
     """Images by the names of their folders.
 
     Raises:
@@ -70,11 +70,11 @@ def labelled(paths: Sequence[Path], classes: Sequence[ClassName]) -> Labelled:
     """
     by_folder = {path.parent: path for path in paths}
     folders = {folder: class_of_folder(folder_name(path), classes) for folder, path in by_folder.items()}
-    return Labelled(tuple(paths), np.array([folders[path.parent] for path in paths], np.int64))
+    return LabelledImages(tuple(paths), np.array([folders[path.parent] for path in paths], np.int64))
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
+class ErrorRates:
     """Error rates in 0..1 over `images` images, with their standard errors; `failed` more have no answer and do not count."""
 
     images: int
@@ -88,7 +88,7 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class Evaluation:
     """An engine's answers under one protocol.
 
     Attributes:
@@ -126,7 +126,7 @@ def evaluate(
     model: str = "",
     batch: int | None = None,
     progress: Callable[[], None] = lambda: None,
-) -> Evaluated:
+) -> Evaluation:
     """Posteriors of images under a protocol; those in the cache, whole or in parts, are not computed again.
 
     Args:
@@ -180,7 +180,7 @@ def evaluate(
             if cache is not None and image is not None:
                 cache.put(*setting, image, result.probabilities, spent)
         progress()
-    return Evaluated(protocol, posteriors, tuple(failures), len(missing) - len(failures), seconds)
+    return Evaluation(protocol, posteriors, tuple(failures), len(missing) - len(failures), seconds)
 
 
 def _together(parts: Sequence[Known | None]) -> Known | None:
@@ -203,12 +203,12 @@ def fused(posteriors: Sequence[Floats]) -> Floats:
     return np.asarray(np.mean(np.stack(posteriors), axis=0, dtype=np.float64), np.float32)
 
 
-def errors(posteriors: Floats, truth: npt.NDArray[np.int64]) -> Errors:
+def error_rates(posteriors: Floats, truth: npt.NDArray[np.int64]) -> ErrorRates:
     """Error rates over the images that have an answer; how many have none."""
     answered = np.isfinite(posteriors).all(axis=1)
     rows, wanted = posteriors[answered], truth[answered]
     failed = len(posteriors) - len(rows)
-    return Errors(len(rows), failed, top_k_error(rows, wanted, 1), top_k_error(rows, wanted, 5))
+    return ErrorRates(len(rows), failed, top_k_error(rows, wanted, 1), top_k_error(rows, wanted, 5))
 
 
 def fingerprint(*parts: str) -> str:

@@ -100,7 +100,7 @@ ROWS = (
 )
 
 
-def unlike_the_papers(manifest: Manifest) -> tuple[str, ...]:
+def differences_from_paper(manifest: Manifest) -> tuple[str, ...]:
     """What tells a network from the paper's of its configuration, in words; nothing where it is one of them."""
     own = manifest.spec
     if own is None:
@@ -126,7 +126,7 @@ def paper_row(manifests: Sequence[Manifest], protocols: Sequence[Protocol]) -> P
     networks = set()
     for manifest, protocol in zip(manifests, protocols, strict=True):
         # Mirrors are scored in all of the paper's tests (section 3.2).
-        if manifest.spec is None or unlike_the_papers(manifest) or not protocol.mirror:
+        if manifest.spec is None or differences_from_paper(manifest) or not protocol.mirror:
             return None
         networks.add(PaperNetwork(manifest.spec.configuration, manifest.train_scale, protocol.scales))
     names = {protocol.name for protocol in protocols}

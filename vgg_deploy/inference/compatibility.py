@@ -9,7 +9,7 @@ from vgg_deploy.network.shapes import ShapeRange
 from vgg_deploy.views.protocols import KINDS, Protocol
 
 
-def check_fit(info: EngineInfo, protocol: Protocol) -> None:
+def check_compatible(info: EngineInfo, protocol: Protocol) -> None:
     """Raises UsageError where an engine takes none of a protocol's views, of whatever image: its crop, or whole images at one Q."""
     ranges = [info.shapes] if info.plan is None else [profile.shapes for profile in info.plan.profiles]
     crops = () if protocol.crop is None else (protocol.crop,)

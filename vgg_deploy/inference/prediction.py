@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from vgg_deploy.cores import usable_cores
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.inference.compatibility import check_fit, view_refusal
+from vgg_deploy.inference.compatibility import check_compatible, view_refusal
 from vgg_deploy.inference.engine import CPU_BATCH, DEVICE_BATCH, Engine, EngineInfo, Scores
 from vgg_deploy.inference.memory import given_back
 from vgg_deploy.inference.posteriors import top_k
@@ -107,7 +107,7 @@ def predict(
     if protocol is None:
         info = engine.info
         protocol = choose_protocol(manifest, free_size=info.shapes.free, built_for=info.scales).protocol
-    check_fit(engine.info, protocol)
+    check_compatible(engine.info, protocol)
     prepare = _Preparation(protocol, manifest.rescaling, max_view_pixels, reduced_decoding, engine.info)
     decoding = ThreadPoolExecutor(
         decoders or min(8, engine.info.threads or usable_cores()), thread_name_prefix="decode"

@@ -22,7 +22,7 @@ from PIL import Image
 import engines
 import vgg_deploy
 from vgg_deploy.cli.engines import model_fingerprint
-from vgg_deploy.evaluation.error_rates import errors, evaluate, fused, labelled
+from vgg_deploy.evaluation.error_rates import error_rates, evaluate, fused, label_by_folder
 from vgg_deploy.evaluation.paper import ROWS
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
@@ -108,11 +108,11 @@ def test_every_protocols_row_has_the_figures_of_a_direct_computation(evaluated: 
     assert done.code == 0, done.err
     rows = report(done)
     assert [row["protocol"] for row in rows] == list(PROTOCOLS)
-    images = labelled(sorted(data.rglob("*.png")), engines.open_engine(TINY).info.manifest.classes)
+    images = label_by_folder(sorted(data.rglob("*.png")), engines.open_engine(TINY).info.manifest.classes)
     with engines.open_engine(TINY, threads=1) as engine:
         for row in rows:
             protocol = choose_protocol(engine.info.manifest, row["protocol"], free_size=True).protocol
-            expected = errors(evaluate(engine, images.paths, protocol).posteriors, images.truth)
+            expected = error_rates(evaluate(engine, images.paths, protocol).posteriors, images.truth)
             assert (row["scales"], row["mirror"]) == ([list(protocol.scales)], [protocol.mirror])
             assert (row["images"], row["failed"]) == (15, 0)
             for name, rate in (("top1", expected.top1), ("top5", expected.top5)):
@@ -161,11 +161,11 @@ def test_the_fused_row_is_the_mean_of_the_posteriors(evaluated: Callable[..., An
     posteriors = []
     for path in (TINY, other):
         with engines.open_engine(path) as engine:
-            images = labelled(sorted(data.rglob("*.png")), engine.info.manifest.classes)
+            images = label_by_folder(sorted(data.rglob("*.png")), engine.info.manifest.classes)
             protocol = choose_protocol(engine.info.manifest, "dense", free_size=True).protocol
             posteriors.append(evaluate(engine, images.paths, protocol).posteriors)
     assert np.abs(posteriors[0] - posteriors[1]).max() > 0.01
-    expected = errors(fused(posteriors), images.truth)
+    expected = error_rates(fused(posteriors), images.truth)
     assert (both["top1_error"], both["top5_error"]) == (pytest.approx(expected.top1), pytest.approx(expected.top5))
 
 

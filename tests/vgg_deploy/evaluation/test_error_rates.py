@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.evaluation.error_rates import Errors, Evaluated, errors, evaluate, folder_name, fused, labelled
+from vgg_deploy.evaluation.error_rates import (
+    ErrorRates,
+    Evaluation,
+    error_rates,
+    evaluate,
+    folder_name,
+    fused,
+    label_by_folder,
+)
 from vgg_deploy.evaluation.posterior_cache import PosteriorCache
 from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.network.classes import ClassName, numbered_classes
@@ -80,16 +88,16 @@ def directly(engine: FakeEngine, path: Path, protocol: Protocol) -> np.ndarray:
     [("n01440764", 0), ("tench", 0), ("n01440764_tench", 0), ("Chain_Saw", 3), ("n03394916_French_horn", 5)],
 )
 def test_a_folders_name_is_a_class_by_id_label_or_both(folder: str, index: int) -> None:
-    found = labelled([Path("data") / folder / "a.png", Path("data/church/b.png")], CLASSES)
+    found = label_by_folder([Path("data") / folder / "a.png", Path("data/church/b.png")], CLASSES)
     assert found.truth.tolist() == [index, 4]
     assert found.truth.dtype == np.int64
 
 
 def test_a_folder_of_no_class_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"folder 'trench' is no class of this network; the nearest are tench"):
-        labelled([tmp_path / "tench" / "a.png", tmp_path / "trench" / "b.png"], CLASSES)
+        label_by_folder([tmp_path / "tench" / "a.png", tmp_path / "trench" / "b.png"], CLASSES)
     with pytest.raises(UsageError, match=r"folder 'n01440765' is no class of this network; the nearest are n01440764"):
-        labelled([tmp_path / "n01440765" / "b.png"], CLASSES)
+        label_by_folder([tmp_path / "n01440765" / "b.png"], CLASSES)
 
 
 def test_an_images_folder_is_found_however_the_way_to_it_is_written(
@@ -101,7 +109,7 @@ def test_an_images_folder_is_found_however_the_way_to_it_is_written(
         assert folder_name(Path(way)) == "tench"
     monkeypatch.chdir(tmp_path / "tench")
     assert folder_name(Path("a.png")) == "tench"
-    assert labelled([Path("a.png")], CLASSES).truth.tolist() == [0]
+    assert label_by_folder([Path("a.png")], CLASSES).truth.tolist() == [0]
 
 
 def many(counts: dict[str, int]) -> list[Path]:
@@ -111,7 +119,7 @@ def many(counts: dict[str, int]) -> list[Path]:
 def test_a_limit_takes_as_many_of_each_class_as_can_be() -> None:
     paths = many({"tench": 50, "church": 50, "French horn": 3, "chain saw": 50})
     for limit in (1, 4, 11, 20, 100, 152):
-        found = labelled(paths, CLASSES).sample(limit)
+        found = label_by_folder(paths, CLASSES).sample(limit)
         counts = sorted(np.unique(found.truth, return_counts=True)[1].tolist())
         assert len(found.paths) == len(set(found.paths)) == limit
         full = [count for count in counts if count > 3]
@@ -125,15 +133,15 @@ def test_a_limit_takes_as_many_of_each_class_as_can_be() -> None:
 
 def test_a_limit_takes_the_same_images_each_time_and_not_the_first_ones() -> None:
     paths = many({"tench": 30, "church": 30})
-    sample = labelled(paths, CLASSES).sample(10).paths
-    assert labelled(paths, CLASSES).sample(10).paths == sample
-    assert labelled(paths[::-1], CLASSES).sample(10).paths == sample[::-1]
+    sample = label_by_folder(paths, CLASSES).sample(10).paths
+    assert label_by_folder(paths, CLASSES).sample(10).paths == sample
+    assert label_by_folder(paths[::-1], CLASSES).sample(10).paths == sample[::-1]
     assert max(int(path.stem) for path in sample) > 9
 
 
 def test_a_limit_below_the_number_of_classes_does_not_take_the_first_classes() -> None:
     classes = numbered_classes(100)
-    truth = labelled(many({str(index): 2 for index in range(100)}), classes).sample(10).truth.tolist()
+    truth = label_by_folder(many({str(index): 2 for index in range(100)}), classes).sample(10).truth.tolist()
     assert len(set(truth)) == 10
     assert max(truth) > 50
 
@@ -141,7 +149,7 @@ def test_a_limit_below_the_number_of_classes_does_not_take_the_first_classes() -
 @pytest.mark.parametrize("limit", [6, 7, 1000])
 def test_a_limit_of_the_whole_set_or_more_is_the_whole_set(limit: int) -> None:
     paths = many({"tench": 4, "church": 2})
-    assert labelled(paths, CLASSES).sample(limit).paths == tuple(paths)
+    assert label_by_folder(paths, CLASSES).sample(limit).paths == tuple(paths)
 
 
 # ---- figures ----
@@ -162,22 +170,22 @@ def posteriors_with_ranks(ranks: list[int], classes: int = 7) -> tuple[np.ndarra
 
 def test_errors_are_the_shares_whose_class_is_not_first_or_among_five() -> None:
     rows, truth = posteriors_with_ranks([1, 1, 1, 2, 5, 6, 7, 1])
-    assert errors(rows, truth) == Errors(8, 0, 4 / 8, 2 / 8)
+    assert error_rates(rows, truth) == ErrorRates(8, 0, 4 / 8, 2 / 8)
 
 
 def test_a_standard_error_is_that_of_a_share() -> None:
-    found = Errors(400, 0, 0.25, 0.0)
+    found = ErrorRates(400, 0, 0.25, 0.0)
     assert found.standard_error(found.top1) == math.sqrt(0.25 * 0.75 / 400) == pytest.approx(0.0216506, abs=1e-7)
     assert found.standard_error(found.top5) == 0
-    assert math.isnan(Errors(0, 3, math.nan, math.nan).standard_error(math.nan))
+    assert math.isnan(ErrorRates(0, 3, math.nan, math.nan).standard_error(math.nan))
 
 
 def test_images_without_an_answer_do_not_count_and_are_counted() -> None:
     rows, truth = posteriors_with_ranks([1, 6, 1, 2])
     rows[1] = np.nan
-    assert errors(rows, truth) == Errors(3, 1, pytest.approx(1 / 3), 0)  # type: ignore[arg-type]
+    assert error_rates(rows, truth) == ErrorRates(3, 1, pytest.approx(1 / 3), 0)  # type: ignore[arg-type]
     rows[:] = np.nan
-    none = errors(rows, truth)
+    none = error_rates(rows, truth)
     assert (none.images, none.failed) == (0, 4)
     assert math.isnan(none.top1)
 
@@ -199,14 +207,14 @@ def test_a_protocols_error_is_that_of_a_direct_computation(
     manifest: Manifest, pictures: Callable[..., list[Path]], name: str
 ) -> None:
     paths = pictures(14)
-    images = labelled(paths, CLASSES)
+    images = label_by_folder(paths, CLASSES)
     protocol = choose_protocol(manifest, name, free_size=True).protocol
     with FakeEngine(manifest) as engine:
         found = evaluate(engine, images.paths, protocol)
         rows = np.array([directly(engine, path, protocol) for path in paths])
     np.testing.assert_allclose(found.posteriors, rows, rtol=1e-4)
     ranks = [list(top_k(row, 7)).index(truth) for row, truth in zip(rows, images.truth, strict=True)]
-    figures = errors(found.posteriors, images.truth)
+    figures = error_rates(found.posteriors, images.truth)
     assert figures.images == 14
     assert figures.top1 == pytest.approx(sum(rank > 0 for rank in ranks) / 14)
     assert figures.top5 == pytest.approx(sum(rank > 4 for rank in ranks) / 14)
@@ -223,7 +231,7 @@ def test_views_are_those_of_a_photo(manifest: Manifest, name: str, views: int) -
     scales = {"144-crop": (64, 80, 96, 112), "150-crop": (64, 80, 96)}.get(name, (64,))
     crop = None if name == "dense" else 32
     nothing = np.zeros((0, 7), np.float32)
-    assert Evaluated(Protocol(name, scales, crop, name != "center"), nothing, (), 0, 0.0).views == views
+    assert Evaluation(Protocol(name, scales, crop, name != "center"), nothing, (), 0, 0.0).views == views
 
 
 def test_broken_images_are_failures_and_the_others_keep_their_classes(
@@ -241,7 +249,7 @@ def test_broken_images_are_failures_and_the_others_keep_their_classes(
         np.testing.assert_allclose(
             found.posteriors[index], directly(FakeEngine(manifest), paths[index], DENSE), rtol=1e-5
         )
-    figures = errors(found.posteriors, labelled(paths, CLASSES).truth)
+    figures = error_rates(found.posteriors, label_by_folder(paths, CLASSES).truth)
     assert (figures.images, figures.failed) == (6, 3)
     assert found.computed == 6
 
@@ -384,7 +392,7 @@ def test_an_interrupted_test_goes_on_where_it_was(
             raise stop("stopped")
         return usual.run(images).probabilities
 
-    def run(engine: FakeEngine) -> Evaluated:
+    def run(engine: FakeEngine) -> Evaluation:
         with PosteriorCache(tmp_path / "cache.sqlite") as cache:
             return evaluate(engine, paths, DENSE, cache=cache, model="a", batch=2)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from vgg_deploy.evaluation.paper import ROWS, PaperRow, paper_row, unlike_the_papers
+from vgg_deploy.evaluation.paper import ROWS, PaperRow, differences_from_paper, paper_row
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
@@ -126,7 +126,7 @@ def test_another_network_has_no_row(spec: dict[str, int]) -> None:
     ours = manifest("D", JITTER, **spec)
     assert paper_row([ours], [Protocol("dense", (384,), None, True)]) is None
     ((name, value),) = spec.items()
-    (difference,) = unlike_the_papers(ours)
+    (difference,) = differences_from_paper(ours)
     assert difference == f"{name} is {value}, not {getattr(NetworkSpec('D'), name)}"
 
 
@@ -150,17 +150,17 @@ def test_another_test_has_no_row(protocol: Protocol) -> None:
 def test_a_network_that_the_paper_does_not_test_so_has_no_row() -> None:
     for ours in (manifest("A", JITTER), manifest("D", TrainScale(224, 224)), manifest("A-LRN", S_384)):
         assert paper_row([ours], [by_default("dense", ours)]) is None
-        assert unlike_the_papers(ours)
-    assert unlike_the_papers(manifest("A", JITTER)) == ("S is [256, 512], not 256",)
+        assert differences_from_paper(ours)
+    assert differences_from_paper(manifest("A", JITTER)) == ("S is [256, 512], not 256",)
     foreign = manifest("D", JITTER).with_(spec=None, normalization=None)
-    assert unlike_the_papers(foreign) == ("it does not say what it is",)
+    assert differences_from_paper(foreign) == ("it does not say what it is",)
     assert paper_row([foreign], [Protocol("dense", (384,), None, True)]) is None
 
 
 def test_the_papers_networks_are_like_the_papers() -> None:
     for row in ROWS:
         for network in row.networks:
-            assert unlike_the_papers(manifest(network.configuration, network.train_scale)) == ()
+            assert differences_from_paper(manifest(network.configuration, network.train_scale)) == ()
 
 
 def test_networks_that_the_paper_does_not_fuse_have_no_row() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.engines.trt.fake_machine import described
 from vgg_deploy.artifacts.plan import PlanManifest
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.compatibility import check_fit, view_refusal
+from vgg_deploy.inference.compatibility import check_compatible, view_refusal
 from vgg_deploy.inference.engine import EngineInfo
 from vgg_deploy.inference.prediction import Failure, Prediction, predict
 from vgg_deploy.network.manifest import Manifest
@@ -79,7 +79,7 @@ def test_its_scales_are_the_defaults_of_a_protocol(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize("protocol", [whole(64), whole(64, 128), whole(70, 199), Protocol("center", (90,), 64, False)])
 def test_a_protocol_of_which_some_view_may_fit_is_let_through(protocol: Protocol, manifest: Manifest) -> None:
-    check_fit(information(manifest), protocol)
+    check_compatible(information(manifest), protocol)
 
 
 @pytest.mark.parametrize(
@@ -90,16 +90,16 @@ def test_a_protocol_of_which_no_view_can_fit_is_refused_with_the_command(
 ) -> None:
     expected = rf"^protocol {protocol.name}: .* a view of {side}x{side} pixels, as a batch .* vgg-deploy build"
     with pytest.raises(UsageError, match=expected):
-        check_fit(information(manifest), protocol)
+        check_compatible(information(manifest), protocol)
 
 
 def test_a_range_takes_images_whose_other_side_is_long_enough(manifest: Manifest) -> None:
     wide = ShapeRange(AxisRange(1), AxisRange(64, 80), AxisRange(100))
     info = EngineInfo("fake", "cpu", "float32", (), wide, 1, manifest)
-    check_fit(info, whole(70))
+    check_compatible(info, whole(70))
     for scale in (63, 90):
         with pytest.raises(UsageError, match=r"is outside what the model takes: 100\.\. wide, 64\.\.80 high"):
-            check_fit(info, whole(scale))
+            check_compatible(info, whole(scale))
 
 
 def test_predict_gives_an_image_between_the_profiles_a_failure_and_the_others_their_answers(

@@ -181,7 +181,7 @@ class Request:
         pictures: Sequence[Images],
     ) -> list[Result]:
         from vgg_deploy.bench.race import race_protocol
-        from vgg_deploy.inference.compatibility import check_fit
+        from vgg_deploy.inference.compatibility import check_compatible
         from vgg_deploy.views.protocols import choose_protocol
 
         info = contestants[0].engine.info
@@ -192,7 +192,7 @@ class Request:
             notice(text)
         for one in contestants:
             try:
-                check_fit(one.engine.info, choice.protocol)
+                check_compatible(one.engine.info, choice.protocol)
             except UsageError as error:
                 raise UsageError(f"{one.name}: {error}") from error
         sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]

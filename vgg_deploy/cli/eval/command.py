@@ -20,7 +20,7 @@ from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_facts, weight_options
 
 if TYPE_CHECKING:
-    from vgg_deploy.evaluation.error_rates import Evaluated, Labelled
+    from vgg_deploy.evaluation.error_rates import Evaluation, LabelledImages
     from vgg_deploy.evaluation.posterior_cache import PosteriorCache
     from vgg_deploy.inference.engine import Engine, EngineInfo
     from vgg_deploy.views.protocols import Protocol
@@ -165,7 +165,7 @@ class _Request:
 
     def rows(self, *, paper: bool) -> list[Row]:
         """The rows of every engine, then of all fused."""
-        from vgg_deploy.evaluation.error_rates import labelled
+        from vgg_deploy.evaluation.error_rates import label_by_folder
         from vgg_deploy.evaluation.posterior_cache import PosteriorCache
         from vgg_deploy.files import require_writable
 
@@ -179,7 +179,7 @@ class _Request:
                 _info_of(name, *pair) if only is None else only.info for name, pair in zip(names, pairs, strict=True)
             ]
             check_same_classes(names, infos)
-            everything = labelled(self.paths, infos[0].manifest.classes)
+            everything = label_by_folder(self.paths, infos[0].manifest.classes)
             _say_where_classes_lie_twice(everything)
             images = everything if self.limit is None else everything.sample(self.limit)
             protocols = plan_protocols(names, infos, self.protocols, self.scales, self.mirror)
@@ -209,10 +209,10 @@ class _Request:
         path: Path,
         engine: Engine,
         protocols: Sequence[Protocol],
-        images: Labelled,
+        images: LabelledImages,
         cache: PosteriorCache | None,
         said: set[tuple[Path, str]],
-    ) -> list[Evaluated]:
+    ) -> list[Evaluation]:
         from vgg_deploy.evaluation.error_rates import evaluate
 
         model = "" if cache is None else model_fingerprint(path)
@@ -241,7 +241,7 @@ class _Request:
         return found
 
 
-def _say_where_classes_lie_twice(images: Labelled) -> None:
+def _say_where_classes_lie_twice(images: LabelledImages) -> None:
     """A folder of train/CLASS/* and val/CLASS/* is searched whole, which is seldom meant."""
     first: dict[int, Path] = {}
     for path, index in zip(images.paths, images.truth.tolist(), strict=True):
@@ -252,10 +252,10 @@ def _say_where_classes_lie_twice(images: Labelled) -> None:
 
 
 def _say_what_the_paper_has_not(names: Sequence[str], infos: Sequence[EngineInfo], images: int) -> None:
-    from vgg_deploy.evaluation.paper import unlike_the_papers
+    from vgg_deploy.evaluation.paper import differences_from_paper
 
     for name, info in zip(names, infos, strict=True):
-        if differences := unlike_the_papers(info.manifest):
+        if differences := differences_from_paper(info.manifest):
             notice(f"{name} is no network of the paper's, and has no row there: {'; '.join(differences)}")
     if images != PAPER_IMAGES:
         notice(
@@ -271,15 +271,15 @@ def _info_of(name: str, path: Path, options: EngineOptions) -> EngineInfo:
 
 def _row(
     names: Sequence[str],
-    evaluated: Sequence[Evaluated],
+    evaluated: Sequence[Evaluation],
     infos: Sequence[EngineInfo],
-    images: Labelled,
+    images: LabelledImages,
     *,
     paper: bool,
 ) -> Row:
-    from vgg_deploy.evaluation.error_rates import errors, fused
+    from vgg_deploy.evaluation.error_rates import error_rates, fused
     from vgg_deploy.evaluation.paper import paper_row
 
     manifests, protocols = [info.manifest for info in infos], [one.protocol for one in evaluated]
-    found = errors(fused([one.posteriors for one in evaluated]), images.truth)
+    found = error_rates(fused([one.posteriors for one in evaluated]), images.truth)
     return Row(tuple(names), tuple(evaluated), found, paper_row(manifests, protocols) if paper else None)

@@ -129,14 +129,14 @@ def _choice(
     name: str, info: EngineInfo, protocol: str, scales: tuple[int, ...] | None, mirror: bool | None
 ) -> ProtocolChoice:
     from vgg_deploy.errors import UsageError
-    from vgg_deploy.inference.compatibility import check_fit
+    from vgg_deploy.inference.compatibility import check_compatible
     from vgg_deploy.views.protocols import choose_protocol
 
     try:
         choice = choose_protocol(
             info.manifest, protocol, scales, mirror, free_size=info.shapes.free, built_for=info.scales
         )
-        check_fit(info, choice.protocol)
+        check_compatible(info, choice.protocol)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     return choice

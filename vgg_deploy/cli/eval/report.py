@@ -13,7 +13,7 @@ import click
 from vgg_deploy.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from vgg_deploy.evaluation.error_rates import Errors, Evaluated
+    from vgg_deploy.evaluation.error_rates import ErrorRates, Evaluation
     from vgg_deploy.evaluation.paper import PaperRow
 
 FUSED = "fused"
@@ -32,8 +32,8 @@ class Row:
     """
 
     engines: tuple[str, ...]
-    evaluated: tuple[Evaluated, ...]
-    errors: Errors
+    evaluated: tuple[Evaluation, ...]
+    errors: ErrorRates
     paper: PaperRow | None
 
     @property
