@@ -9,8 +9,9 @@ from pathlib import Path
 from engines.choice import RUNTIMES as RUNTIMES
 from engines.choice import choose_runtime, pairing_notices
 from engines.settings import NO_BF16, Settings, streaming_requests
+from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES, PLAN_SUFFIXES
 from vgg_deploy.artifacts.onnx_file import read_manifest
-from vgg_deploy.artifacts.plan import BACKENDS, PLAN_SUFFIXES
+from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
 from vgg_deploy.inference.engine import Engine
 
@@ -52,7 +53,7 @@ def open_engine(
         EngineError: the runtime cannot be loaded, or refused the file.
     """
     path = Path(path)
-    if path.suffix in (".pt", ".pth", ".safetensors"):
+    if path.suffix in CHECKPOINT_SUFFIXES:
         raise UsageError(
             f"{path} is a checkpoint, not a model to run: vgg-deploy export --weights {path} --dynamic makes one"
         )

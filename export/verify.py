@@ -16,7 +16,7 @@ import onnx
 
 from export.half import rounding_copy
 from export.taps import with_activations
-from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
+from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.evaluation.parity import (
     THRESHOLDS,

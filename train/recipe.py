@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.network.model import GAUSSIAN, GLOROT, random_initialisation
+from vgg_deploy.artifacts.kinds import CHECKPOINT_ENDINGS, CHECKPOINT_SUFFIXES
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import Normalization, TrainScale, Triple
 from vgg_deploy.network.spec import NetworkSpec
@@ -18,8 +19,7 @@ PAPER_TRAIN_SCALE = TrainScale(256, 256)  # for crops of 224 pixels
 RGB_SHIFT = 0.1  # Krizhevsky et al. 2012, section 4.1
 
 FROM_A = "a:"  # before a checkpoint of configuration A, in an initialisation
-CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin", ".tar")
-INITIALISATIONS = f"{GAUSSIAN}, {GLOROT}, {FROM_A}CHECKPOINT or CHECKPOINT (.safetensors, .pt or .pth)"
+INITIALISATIONS = f"{GAUSSIAN}, {GLOROT}, {FROM_A}CHECKPOINT or CHECKPOINT ({CHECKPOINT_ENDINGS})"
 # Configurations that start from random weights; the others from a trained A (section 3.1).
 SHALLOW = ("A", "A-LRN")
 
@@ -85,9 +85,10 @@ class Recipe:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a number from 0 to below 1")
         if not (math.isfinite(self.rgb_shift) and self.rgb_shift >= 0):
             raise UsageError(f"rgb_shift is {self.rgb_shift}; expected a number of at least 0, such as {RGB_SHIFT}")
-        if self.initialisation not in (None, GAUSSIAN, GLOROT) and not self.initialisation.endswith(CHECKPOINTS):
-            raise UsageError(f"initialisation is {self.initialisation!r}; expected {INITIALISATIONS}")
-        whole = self.initialisation not in (None, GAUSSIAN, GLOROT) and not self.initialisation.startswith(FROM_A)
+        checkpoint = None if self.initialisation in (None, GAUSSIAN, GLOROT) else self.initialisation
+        if checkpoint is not None and not checkpoint.endswith(CHECKPOINT_SUFFIXES):
+            raise UsageError(f"initialisation is {checkpoint!r}; expected {INITIALISATIONS}")
+        whole = checkpoint is not None and not checkpoint.startswith(FROM_A)
         if self.freeze_features and not whole:
             raise UsageError(
                 "freeze_features is True, which keeps the convolutions of trained weights; give those too: --weights CKPT"

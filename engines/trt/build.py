@@ -23,9 +23,9 @@ from engines.trt.parsing import Parsed, layer_types, parse
 from engines.trt.profiles import profiles_of, resolve
 from engines.trt.progress import Phases, serialized, stoppable
 from vgg_deploy.artifacts import onnx_layers
-from vgg_deploy.artifacts.description import CHECKPOINT_SUFFIXES
+from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES, PLAN_SUFFIXES
 from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
-from vgg_deploy.artifacts.plan import BUILT, DECLARED, PLAN_SUFFIXES, PlanManifest, write_plan
+from vgg_deploy.artifacts.plan import BUILT, DECLARED, PlanManifest, write_plan
 from vgg_deploy.errors import BuildError, PreflightError, UsageError
 from vgg_deploy.files import Source, require_writable
 from vgg_deploy.network.classes import read_labels

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from train.network.foreign import identify
 from train.network.model import fc_weight_shape
+from vgg_deploy.artifacts.kinds import CHECKPOINT_ENDINGS, CHECKPOINT_FORMATS, SAFETENSORS
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.network.classes import classes_from_labels, numbered_classes
@@ -29,7 +30,6 @@ from vgg_deploy.network.spec import NetworkSpec
 # The common evaluation of ImageNet networks rescales to 256 for a 224 crop; for weights that do not say their S.
 ASSUMED_S_OVER_CROP = (256, 224)
 
-_PICKLES = (".pt", ".pth", ".bin", ".tar")
 # Where training programs put the weights within what they save.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 
@@ -89,7 +89,7 @@ def _os_error_arguments(error: Exception) -> tuple[int, str] | tuple[str]:
 
 
 def read(path: Path, facts: Facts = Facts()) -> Checkpoint:
-    """Reads weights of ours or of torchvision's or timm's naming, from .safetensors, .pt or .pth, float32 or float16.
+    """Reads weights of ours or of torchvision's or timm's naming, in any format of `CHECKPOINT_FORMATS`, float32 or float16.
 
     Raises:
         CheckpointError: unreadable, cut off, holding code, not a VGG's, or with missing, extra, misshapen or non-finite tensors.
@@ -99,7 +99,10 @@ def read(path: Path, facts: Facts = Facts()) -> Checkpoint:
         raise UsageError(
             f"{path}: no such checkpoint" if not path.exists() else f"{path} is a folder; name a checkpoint file"
         )
-    tensors, manifest = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), None)
+    if path.suffix not in CHECKPOINT_FORMATS:
+        raise UsageError(f"{path}: unknown kind of checkpoint; expected {CHECKPOINT_ENDINGS}")
+    safe = CHECKPOINT_FORMATS[path.suffix] == SAFETENSORS
+    tensors, manifest = _read_safetensors(path) if safe else (_read_pickle(path), None)
     source = Source(path.name, sha256_of(path))
     if manifest is not None:
         return _own(tensors, manifest, facts, source, str(path))
@@ -204,8 +207,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in _PICKLES:
-        raise UsageError(f"{path}: unknown kind of checkpoint; expected .safetensors, .pt or .pth")
     zipped = zipfile.is_zipfile(path)
     try:
         if zipped and _is_torchscript(path):

@@ -11,24 +11,16 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES, PLAN_SUFFIXES
 from vgg_deploy.artifacts.onnx_file import PRODUCER, look_into, read_header, read_manifest
 from vgg_deploy.artifacts.onnx_layers import layer_types
-from vgg_deploy.artifacts.plan import (
-    PLAN_SUFFIXES,
-    PLAN_VERSION,
-    VERSION_KEY,
-    PlanManifest,
-    mismatch,
-    read_plan,
-    sidecar_of,
-)
+from vgg_deploy.artifacts.plan import PLAN_VERSION, VERSION_KEY, PlanManifest, mismatch, read_plan, sidecar_of
 from vgg_deploy.errors import ManifestError, UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network import records
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import FLOAT32, INT8, differences
 
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 _BYTES = {FLOAT32: 4, INT8: 1}  # of a weight; others have two
 
 

@@ -20,7 +20,6 @@ from vgg_deploy.network.shapes import Profile
 PLAN_VERSION = 1
 VERSION_KEY = "plan_version"  # `version` is the backend's
 BACKENDS = ("tensorrt", "tensorrt-rtx")
-PLAN_SUFFIXES = (".plan", ".engine")
 DECLARED, BUILT = "declared", "built"
 
 

@@ -49,7 +49,7 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
     import re
 
     from engines.trt.check import Examination, Request
-    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
+    from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
     from vgg_deploy.errors import UsageError
 
     match = re.fullmatch(r"cuda(?::(\d+))?", device, re.ASCII)

@@ -7,23 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
 from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.weights import CHECKPOINT_SUFFIXES, WeightFacts, read_weights
+from vgg_deploy.cli.weights import WeightFacts, read_weights
 from vgg_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from vgg_deploy.inference.engine import Engine
-
-CHECKPOINT, PLAN, ONNX = "a checkpoint", "a TensorRT plan", "an ONNX file"
-
-
-def kind_of(path: Path) -> str:
-    """What a file's ending says it is."""
-    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
-
-    if path.suffix in CHECKPOINT_SUFFIXES:
-        return CHECKPOINT
-    return PLAN if path.suffix in PLAN_SUFFIXES else ONNX
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.cli.calibration import (
     HALF_IMAGES,
     HELD_OUT,
@@ -17,14 +18,7 @@ from vgg_deploy.cli.calibration import (
     quantize,
 )
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.cli.weights import (
-    CHECKPOINT_SUFFIXES,
-    named_checkpoint,
-    require_torch,
-    source_options,
-    weight_facts,
-    weight_options,
-)
+from vgg_deploy.cli.weights import named_checkpoint, require_torch, source_options, weight_facts, weight_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -102,7 +102,8 @@ def command(
     """
     from engines import open_engine
     from engines.settings import streaming_requests
-    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES, sidecar_of
+    from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
+    from vgg_deploy.artifacts.plan import sidecar_of
     from vgg_deploy.inference.compatibility import check_compatible
     from vgg_deploy.inference.prediction import Failure, predict
     from vgg_deploy.inference.results import Csv, JsonLines, LineStream, Text

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.cli.parameters import engine_options
 from vgg_deploy.cli.tables import notice, print_table, progress
 from vgg_deploy.cli.weights import (
-    CHECKPOINT_SUFFIXES,
     WeightFacts,
     describes_itself,
     known_facts,
@@ -64,8 +64,8 @@ def command(
     """Prove that ONNX files and plans answer as their reference does, stage by stage; exit 1 where one does not."""
     from engines import RUNTIMES, open_engine
     from export.verify import read_views, rounded_too
+    from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
     from vgg_deploy.artifacts.onnx_file import read_manifest
-    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES
 
     known = weight_facts(**facts)
 
@@ -112,8 +112,9 @@ def command(
 
 def _manifest(path: Path, labels: str | None) -> Manifest:
     """Of an ONNX file, or of a plan."""
+    from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
     from vgg_deploy.artifacts.onnx_file import read_manifest
-    from vgg_deploy.artifacts.plan import PLAN_SUFFIXES, read_plan
+    from vgg_deploy.artifacts.plan import read_plan
 
     if path.suffix not in PLAN_SUFFIXES:
         return read_manifest(path, labels)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vgg_deploy.artifacts.kinds import CHECKPOINT_ENDINGS
 from vgg_deploy.cli.parameters import chosen_normalization, read_labels, rgb_triple, train_scale
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError
@@ -18,8 +19,6 @@ from vgg_deploy.network.spec import CONFIGURATIONS
 if TYPE_CHECKING:
     from train.network.checkpoint import Checkpoint
     from vgg_deploy.network.manifest import Manifest, Normalization, TrainScale
-
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--weights",
             metavar="CKPT|imagenet",
-            help="Checkpoint (.safetensors, .pt, .pth), or torchvision's ImageNet weights.  [default: newest finished run under runs/, else imagenet]",
+            help=f"Checkpoint ({CHECKPOINT_ENDINGS}), or torchvision's ImageNet weights.  [default: newest finished run under runs/, else imagenet]",
         ),
         click.option(
             "--runs",

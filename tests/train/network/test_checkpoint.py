@@ -25,6 +25,7 @@ from torch import Tensor
 
 from train.network.checkpoint import Facts, read, save
 from train.network.model import VGG
+from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.errors import CheckpointError, ManifestError, OutputError, UsageError
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import (
@@ -190,7 +191,7 @@ def test_a_write_that_really_fails_midway_is_one_line_and_leaves_nothing(
 # Others'
 
 
-@pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("ending", CHECKPOINT_SUFFIXES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_every_format_and_float_type_is_read_as_float32(
     ending: str, dtype: torch.dtype, tmp_path: Path, weights: dict[str, Tensor]
@@ -433,5 +434,5 @@ def test_a_path_that_is_no_file_is_bad_use(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder; name a checkpoint file"):
         read(tmp_path, PAPER)
     (tmp_path / "w.onnx").write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"unknown kind of checkpoint; expected \.safetensors, \.pt or \.pth"):
+    with pytest.raises(UsageError, match=r"unknown kind of checkpoint; expected \.safetensors, \.pt, .* or \.ckpt"):
         read(tmp_path / "w.onnx", PAPER)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.cli.bench.entries import entries_of, peer_names
 from vgg_deploy.cli.bench.measure import Request
 from vgg_deploy.cli.bench.report import as_json, plot_report, print_report
-from vgg_deploy.cli.engines import ONNX, EngineOptions, kind_of
+from vgg_deploy.cli.engines import EngineOptions
 from vgg_deploy.cli.eval.report import check_plot, write_text
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.engines import CHECKPOINT, ONNX, PLAN, EngineOptions, kind_of, open_any
+from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
+from vgg_deploy.cli.engines import EngineOptions, open_any
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.weights import describes_itself, known_facts, read_weights, require_torch
 from vgg_deploy.errors import UsageError

@@ -1,0 +1,30 @@
+"""What a file is, by its ending."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vgg_deploy.artifacts.kinds import CHECKPOINT, CHECKPOINT_SUFFIXES, ONNX, PLAN, kind_of
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.plan", PLAN), ("a.engine", PLAN), ("a.onnx", ONNX), ("a", ONNX), ("a.plan.json", ONNX)],
+)
+def test_a_plan_has_an_ending_of_its_own_and_every_other_file_is_taken_for_onnx(name: str, kind: str) -> None:
+    assert kind_of(Path(name)) == kind
+
+
+@pytest.mark.parametrize("ending", CHECKPOINT_SUFFIXES)
+def test_every_command_calls_a_file_with_one_of_these_endings_a_checkpoint(ending: str, tmp_path: Path) -> None:
+    from engines import open_engine
+    from vgg_deploy.artifacts.description import examine
+    from vgg_deploy.errors import UsageError
+
+    path = tmp_path / f"model{ending}"
+    assert kind_of(path) == CHECKPOINT
+    for refuse in (open_engine, examine):
+        with pytest.raises(UsageError, match=r"is a checkpoint.*vgg-deploy export --weights"):
+            refuse(path)
