@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import torch
 
-from export.external_weights import weights_beside
+from export.external_weights import externalized_weights
+from export.float16 import HEADROOM, LARGEST_FLOAT16, measure_activations, overflowing_layers, unrepresentable_layers
 from export.graph import INPUT, GraphOptions, build_graph
-from export.half import HEADROOM, LARGEST_HALF, measure_activations, overflowing_layers, unrepresentable_layers
 from train.network.checkpoint import Checkpoint
 from train.network.reference import Reference
 from vgg_deploy.artifacts.external_data import GRAPH_INITIALIZER, MODEL_GRAPH
@@ -34,7 +34,7 @@ _RAW_DATA = 9  # field number of a tensor, in onnx.proto
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """What was written.
 
     Attributes:
@@ -61,7 +61,7 @@ def export(
     quantization: Quantization | None = None,
     largest: Mapping[str, float] | None = None,
     external_data: bool = False,
-) -> Exported:
+) -> ExportResult:
     """Folds the FC layers into convolutions (section 3.2) and writes the network as ONNX, whole or not at all.
 
     Args:
@@ -110,14 +110,14 @@ def export(
     try:
         with ExitStack() as stack:
             if external_data:
-                stack.enter_context(weights_beside(model, path))
+                stack.enter_context(externalized_weights(model, path))
             temporary = stack.enter_context(whole_file(path))
             write_model(model, temporary)
             del model
             _check(temporary, manifest, external_data)
     except ValueError as error:  # protobuf's limit of 2 GB
         raise OutputError(f"cannot write {path}: {error}") from error
-    return Exported(path, manifest, tuple(notices))
+    return ExportResult(path, manifest, tuple(notices))
 
 
 def tool_versions() -> dict[str, str]:
@@ -151,7 +151,7 @@ def _half_precision(
     else:
         overflowing = overflowing_layers(spec, largest)
         peak = max(largest, key=largest.__getitem__)
-        notices.append(f"largest activation {largest[peak]:,.0f} in {peak}; FP16 ends at {LARGEST_HALF:,.0f}")
+        notices.append(f"largest activation {largest[peak]:,.0f} in {peak}; FP16 ends at {LARGEST_FLOAT16:,.0f}")
         notices.extend(
             f"{words}: their outputs or inputs pass FP16's range / {HEADROOM:.0f} on the calibration images"
             for words in _staying(overflowing, quantization)

@@ -20,7 +20,7 @@ _LEAST = 4096  # bytes; smaller tensors stay in the ONNX file
 
 
 @contextmanager
-def weights_beside(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
+def externalized_weights(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
     """Moves a model's weights to a file beside `path`, named by their digest, so that an older file at `path` keeps its own.
 
     When the block ends without an error, the weights that the older file had so are removed; otherwise the new ones are.

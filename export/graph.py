@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.chain import FLOAT, HALF, NUMPY_TYPES, NodeChain
+from export.graph_writer import FLOAT, HALF, NUMPY_TYPES, GraphWriter
 from export.qdq import SPATIAL_MEAN, Quantizers
 from vgg_deploy.artifacts.onnx_file import PRODUCER
 from vgg_deploy.errors import UsageError
@@ -78,7 +78,7 @@ def build_graph(
         normalization: applied within the graph, in float32, before anything else.
         options: precision, free axes and outputs.
     """
-    graph = NodeChain(_empty_model(spec, options), INPUT)
+    graph = GraphWriter(_empty_model(spec, options), INPUT)
     _normalize(graph, normalization)
     quantizers = Quantizers(spec, options.quantization, options.score_map)
     for layer in spec.layers:
@@ -95,7 +95,7 @@ def build_graph(
     return graph.model
 
 
-def _normalize(graph: NodeChain, normalization: Normalization) -> None:
+def _normalize(graph: GraphWriter, normalization: Normalization) -> None:
     # Cast comes first: TensorRT takes nothing else on a uint8 input. The std is not folded into conv1_1, whose weights
     # would then fall below FP16's normal range.
     graph.cast(FLOAT, "cast")
@@ -106,7 +106,7 @@ def _normalize(graph: NodeChain, normalization: Normalization) -> None:
 
 
 def _layer(
-    graph: NodeChain, layer: Layer, weights: MutableMapping[str, Floats], kind: int, quantizers: Quantizers
+    graph: GraphWriter, layer: Layer, weights: MutableMapping[str, Floats], kind: int, quantizers: Quantizers
 ) -> None:
     if layer.has_weights:
         graph.cast(kind, f"{layer.name}_to_{helper.tensor_dtype_to_np_dtype(kind).name}")
@@ -136,7 +136,7 @@ def relu_name(layer: str) -> str:
     return "relu" + layer.removeprefix("conv").removeprefix("fc")
 
 
-def _spatial_mean(graph: NodeChain, options: GraphOptions) -> None:
+def _spatial_mean(graph: GraphWriter, options: GraphOptions) -> None:
     """The mean over positions, before fc8, with which it commutes: fc8 then runs on one position.
 
     In FP32: a sum over some hundred positions may pass FP16's range.
@@ -149,7 +149,7 @@ def _spatial_mean(graph: NodeChain, options: GraphOptions) -> None:
         graph.tensor = mean
 
 
-def _features_beside(graph: NodeChain, fc8: int) -> None:
+def _features_beside(graph: GraphWriter, fc8: int) -> None:
     """`features` where fc8, of type `fc8`, runs on the map, and the mean of fc7 is not on its way."""
     before = graph.tensor, graph.type
     graph.cast(FLOAT, "features_to_float32")
@@ -160,7 +160,7 @@ def _features_beside(graph: NodeChain, fc8: int) -> None:
     graph.tensor, graph.type = before
 
 
-def _posteriors(graph: NodeChain, options: GraphOptions) -> None:
+def _posteriors(graph: GraphWriter, options: GraphOptions) -> None:
     if options.score_map:
         # fc8's own output takes the name `score_map` where no cast follows.
         if graph.type == FLOAT:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from export.chain import NUMPY_TYPES, NodeChain
+from export.graph_writer import NUMPY_TYPES, GraphWriter
 from export.quantize import activation_levels, quantized_bias, quantized_weights
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import NetworkSpec
@@ -76,14 +76,14 @@ class Quantizers:
         quantization = self._quantization
         return quantization is not None and quantization.target == "onnxruntime" and layer in quantization.layers
 
-    def before(self, graph: NodeChain, name: str) -> None:
+    def before(self, graph: GraphWriter, name: str) -> None:
         """Q/DQ on the current tensor, which the node `name` will read, if they belong there; once."""
         if self._quantization is None or name not in self._places:
             return
         span = self._quantization.ranges[self._places.pop(name)]
         graph.quantize(activation_levels(span, self._quantization.target, NUMPY_TYPES[graph.type]), f"{name}.input")
 
-    def constants(self, graph: NodeChain, layer: str, weight: Floats, bias: Floats) -> tuple[str, str]:
+    def constants(self, graph: GraphWriter, layer: str, weight: Floats, bias: Floats) -> tuple[str, str]:
         """Weight [out, in, kernel, kernel] and bias [out] of a layer that computes in the current tensor's type, or in INT8."""
         dtype, quantization = NUMPY_TYPES[graph.type], self._quantization
         if quantization is None or layer not in quantization.layers:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from export.half import rounding_copy
+from export.float16 import rounding_copy
 from export.taps import with_activations
 from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
 from vgg_deploy.errors import ImageError, UsageError
@@ -110,7 +110,7 @@ class Verification:
         name: what it is called in reports.
         views: what is compared on.
         open_engine: opens an ONNX file.
-        open_rounding: opens an ONNX file in a runtime that keeps pairs of casts, for FP16 files; see `export.half.rounding_copy`.
+        open_rounding: opens an ONNX file in a runtime that keeps pairs of casts, for FP16 files; see `export.float16.rounding_copy`.
         open_activations: opens the reference with `activations`, for naming the first layer that diverges.
         progress: called after each view of each engine.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engines.trt.backend import TENSORRT, TENSORRT_RTX
 from engines.trt.cuda import Gpu
-from vgg_deploy.artifacts.build_command import with_options
+from vgg_deploy.artifacts.build_command import with_changed_options
 from vgg_deploy.artifacts.plan import PlanManifest
 
 AMPERE, TURING = (8, 0), (7, 5)
@@ -28,7 +28,7 @@ def _rtx_problem(plan: PlanManifest, gpu: Gpu) -> str | None:
         options = {"--backend": TENSORRT, "--compute-capability": None}
         return (
             f"{name} is a plan of tensorrt-rtx, which runs on compute capability {RTX_GPUS}; this GPU is {gpu}: build it for "
-            f"tensorrt on this machine: {with_options(plan.command, options)}"
+            f"tensorrt on this machine: {with_changed_options(plan.command, options)}"
         )
     targets = plan.compute_capabilities
     if not targets and _is_default(gpu.capability):
@@ -37,7 +37,7 @@ def _rtx_problem(plan: PlanManifest, gpu: Gpu) -> str | None:
     if wanted in targets or (gpu.capability[0] == 12 and "12.0" in targets):
         return None
     built = f"compute capability {', '.join(targets)}" if targets else "compute capability 8.0 and later, without 9.0"
-    remedy = with_options(plan.command, {"--compute-capability": ",".join((*targets, wanted))})
+    remedy = with_changed_options(plan.command, {"--compute-capability": ",".join((*targets, wanted))})
     return f"{name} was built for {built}; this GPU is {gpu}: build it for both: {remedy}"
 
 
@@ -48,13 +48,13 @@ def _tensorrt_problem(plan: PlanManifest, gpu: Gpu) -> str | None:
             return None
         return (
             f"{plan.plan.name} runs on compute capability 8.0 and later; this GPU is {gpu}: build it on this machine: "
-            + with_options(plan.command, {"--hardware-compatibility": None})
+            + with_changed_options(plan.command, {"--hardware-compatibility": None})
         )
     if not built or dotted(gpu.capability) in built:
         return None
     remedy = f"build it on this machine: {plan.command}"
     if gpu.capability >= AMPERE and all(_parsed(capability) >= AMPERE for capability in built):
-        shared = with_options(plan.command, {"--hardware-compatibility": "ampere+"})
+        shared = with_changed_options(plan.command, {"--hardware-compatibility": "ampere+"})
         remedy += f", or once for both, on either: {shared}"
     return f"{plan.plan.name} was built on compute capability {', '.join(built)} and runs there alone; this GPU is {gpu}: {remedy}"
 

@@ -12,7 +12,7 @@ from engines.trt.backend import TENSORRT, Backend, listening, logger
 from engines.trt.capability import capability_problem, dotted
 from engines.trt.cuda import Cuda, open_cuda
 from engines.trt.gpu import compute_capability
-from vgg_deploy.artifacts.build_command import at_hand, model_of, with_options
+from vgg_deploy.artifacts.build_command import model_named_in, relocated_command, with_changed_options
 from vgg_deploy.artifacts.plan import BACKENDS, PlanManifest, mismatch, read_plan, sidecar_of
 from vgg_deploy.errors import ManifestError, PlanError, UsageError, VGGDeployError
 from vgg_deploy.network.precision import differences, summary
@@ -107,7 +107,7 @@ class Examination:
             plan, reason = None, str(error)
         if plan is not None:
             # Messages name the files as they are called now.
-            command = at_hand(plan.command, path, plan.onnx.name)
+            command = relocated_command(plan.command, path, plan.onnx.name)
             self.plan = plan = replace(plan, plan=replace(plan.plan, name=path.name), command=command)
             backend = plan.backend
             if self.request.runtime not in ("auto", backend):
@@ -219,7 +219,7 @@ class Examination:
         targeted = f"{again} with --compute-capability {here}"
         if self.plan is not None:
             again += f": {self.plan.command}"
-            targeted = f"build it for it: {with_options(self.plan.command, {'--compute-capability': here})}"
+            targeted = f"build it for it: {with_changed_options(self.plan.command, {'--compute-capability': here})}"
         kinds = self.backend.trt.EngineInvalidityDiagnostics
         meanings = (
             (kinds.MALFORMED_ENGINE, f"it is damaged, or no plan of tensorrt-rtx; {again}"),
@@ -260,6 +260,6 @@ def run_instead(path: Path, plan: PlanManifest | None) -> str:
     beside = path.with_name(plan.onnx.name)
     if beside.is_file():
         return f"run the ONNX file beside it: vgg-deploy infer IMAGES --engine {shlex.quote(str(beside))}"
-    recorded = model_of(plan.command)
+    recorded = model_named_in(plan.command)
     onnx = recorded if recorded is not None and Path(recorded).is_file() else plan.onnx.name
     return f"run the ONNX file that it was built from: vgg-deploy infer IMAGES --engine {shlex.quote(onnx)}"

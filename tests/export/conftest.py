@@ -56,7 +56,7 @@ def graph(
 
 @pytest.fixture
 def exported(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
-    """`exported("A", name="x.onnx", checkpoint={...}, change=..., **options of export)` -> `Exported`, in tmp_path.
+    """`exported("A", name="x.onnx", checkpoint={...}, change=..., **options of export)` -> `ExportResult`, in tmp_path.
 
     `checkpoint` has arguments of `narrow_checkpoint`; `change(weights)` may alter the weights in place.
     """

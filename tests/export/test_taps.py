@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from engines import RUNTIMES, open_engine
-from export.half import rounding_copy
+from export.float16 import rounding_copy
 from export.taps import with_activations
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 

@@ -34,7 +34,7 @@ pytest.importorskip("torch")
 
 from export import export
 from export.calibrate import measure
-from export.half import rounding_copy
+from export.float16 import rounding_copy
 from export.int8 import Variants
 from train.network.checkpoint import Checkpoint, Facts, read, save
 from train.network.reference import Reference

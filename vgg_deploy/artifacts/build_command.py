@@ -12,19 +12,19 @@ from vgg_deploy.network.shapes import PlanProfiles, Shape
 _FLAGS = frozenset({"--one-profile", "--verbose"})  # options of `build` without a value
 
 
-def with_options(command: str, changes: Mapping[str, str | None]) -> str:
+def with_changed_options(command: str, changes: Mapping[str, str | None]) -> str:
     """A build command with other values of some options; None leaves an option out."""
     kept = [word for name, words in _parts(command) if name not in changes for word in words]
     return shlex.join(kept + [word for name, value in changes.items() if value is not None for word in (name, value)])
 
 
-def model_of(command: str) -> str | None:
+def model_named_in(command: str) -> str | None:
     """The ONNX file that a build command names, as it names it."""
     words = [words[0] for name, words in _parts(command) if name == words[0] and not name.startswith("-")]
     return words[2] if len(words) > 2 else None
 
 
-def at_hand(command: str, plan: Path, onnx: str) -> str:
+def relocated_command(command: str, plan: Path, onnx: str) -> str:
     """A plan's build command where the plan may have been renamed or moved since.
 
     Args:
@@ -32,14 +32,14 @@ def at_hand(command: str, plan: Path, onnx: str) -> str:
         plan: the plan, where it is now.
         onnx: the name of the ONNX file that it was built from, which is taken beside the plan where it is only there.
     """
-    model, beside = model_of(command), plan.with_name(onnx)
+    model, beside = model_named_in(command), plan.with_name(onnx)
     if model is not None and not Path(model).is_file() and beside.is_file():
         words = shlex.split(command)
         words[words.index(model)] = str(beside)
         command = shlex.join(words)
     output = Path(dict(_parts(command)).get("-o", ("", str(plan)))[-1])
     if output.name != plan.name or (output.is_absolute() and output != plan.absolute()):
-        command = with_options(command, {"-o": str(plan)})
+        command = with_changed_options(command, {"-o": str(plan)})
     return command
 
 
@@ -78,7 +78,7 @@ def _remedy(plan: PlanProfiles, shape: Shape) -> str:
     aspect = math.ceil(100 * long / scale) / 100
     if aspect > float(known):
         changes["--max-aspect"] = f"{aspect:g}"
-    return f"build one that takes it: {with_options(plan.command, changes)}"
+    return f"build one that takes it: {with_changed_options(plan.command, changes)}"
 
 
 def _parts(command: str) -> list[tuple[str, tuple[str, ...]]]:

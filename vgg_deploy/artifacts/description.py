@@ -25,7 +25,7 @@ _BYTES = {FLOAT32: 4, INT8: 1}  # of a weight; others have two
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class Description:
     """An ONNX file or a plan.
 
     Attributes:
@@ -73,7 +73,7 @@ class Artifact:
         }
 
 
-def examine(path: Path) -> Artifact:
+def describe(path: Path) -> Description:
     """Looks at an ONNX file, or at a plan and the `NAME.plan.json` beside it.
 
     Raises:
@@ -90,7 +90,7 @@ def examine(path: Path) -> Artifact:
     return _plan(path) if path.suffix in PLAN_SUFFIXES else _onnx(path)
 
 
-def _plan(path: Path) -> Artifact:
+def _plan(path: Path) -> Description:
     plan = read_plan(path)
     if plan is None:
         raise ManifestError(
@@ -105,7 +105,7 @@ def _plan(path: Path) -> Artifact:
         kind = plan.layers.get(layer.name, plan.manifest.precision.arithmetic)
         bias = _BYTES.get(plan.manifest.precision.arithmetic, 2)
         weights += math.prod(layer.weight_shape) * _BYTES.get(kind, 2) + layer.out_channels * bias
-    return Artifact(
+    return Description(
         path=path,
         size=path.stat().st_size,
         sha256=digest,
@@ -120,7 +120,7 @@ def _plan(path: Path) -> Artifact:
     )
 
 
-def _onnx(path: Path) -> Artifact:
+def _onnx(path: Path) -> Description:
     file, header = look_into(path), read_header(path)
     layers = layer_types(header)
     contradictions: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ def _onnx(path: Path) -> Artifact:
         contradictions = (f"{path} was written by vgg_deploy, and its manifest is missing: export it again",)
     opset = next((entry.version for entry in header.opset_import if entry.domain in ("", "ai.onnx")), "?")
     producer = f"{header.producer_name} {header.producer_version}".strip() or "an unnamed tool"
-    return Artifact(
+    return Description(
         path=path,
         size=path.stat().st_size,
         sha256=sha256_of(path),

@@ -195,7 +195,7 @@ def print_sensitivities(
     half: bool = False,
 ) -> None:
     """Layers by the divergence that each alone causes, the largest first; with `quantization`, what each became."""
-    from export.half import overflowing_layers
+    from export.float16 import overflowing_layers
 
     single = overflowing_layers(calibration.spec, calibration.measured.largest) if half else ()
     macs = {row.layer.name: row.macs for row in calibration.spec.statistics()}

@@ -12,7 +12,7 @@ import click
 from vgg_deploy.cli.tables import notice, print_table
 
 if TYPE_CHECKING:
-    from vgg_deploy.artifacts.description import Artifact
+    from vgg_deploy.artifacts.description import Description
     from vgg_deploy.artifacts.plan import PlanManifest
     from vgg_deploy.network.manifest import Manifest
 
@@ -28,9 +28,9 @@ def command(file: Path, as_json: bool) -> None:
     Precision by layer, shapes, sizes, classes, normalization, S, provenance, and the whole manifest. Exits 1 where the file is
     not what its manifest says.
     """
-    from vgg_deploy.artifacts.description import examine
+    from vgg_deploy.artifacts.description import describe
 
-    artifact = examine(file)
+    artifact = describe(file)
     if as_json:
         _echo(json.dumps(artifact.as_json(), ensure_ascii=False, indent=2))
     else:
@@ -41,7 +41,7 @@ def command(file: Path, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _print(artifact: Artifact) -> None:
+def _print(artifact: Description) -> None:
     facts = list(_facts(artifact))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
@@ -61,7 +61,7 @@ def _echo(text: str) -> None:
     click.echo(text.encode(errors="backslashreplace"))
 
 
-def _facts(artifact: Artifact) -> Iterator[tuple[str, str]]:
+def _facts(artifact: Description) -> Iterator[tuple[str, str]]:
     from vgg_deploy.network.precision import summary
 
     manifest, plan = artifact.manifest, artifact.plan
@@ -118,7 +118,7 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size:,} bytes"
 
 
-def _print_layers(artifact: Artifact) -> None:
+def _print_layers(artifact: Description) -> None:
     precision = None if artifact.manifest is None else artifact.manifest.precision
     ranges = precision.quantization.ranges if precision is not None and precision.quantization is not None else {}
     peaks = precision.largest_activations or {} if precision is not None else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vgg_deploy.artifacts.build_command import at_hand, model_of, refusal, with_options
+from vgg_deploy.artifacts.build_command import model_named_in, refusal, relocated_command, with_changed_options
 from vgg_deploy.network.shapes import PlanProfiles, Profile
 
 COMMAND = (
@@ -43,22 +43,22 @@ COMMAND = (
 def test_options_are_exchanged_and_words_stay_words(
     command: str, changes: dict[str, str | None], expected: str
 ) -> None:
-    assert with_options(command, changes) == expected
-    assert with_options(expected, changes) == expected
+    assert with_changed_options(command, changes) == expected
+    assert with_changed_options(expected, changes) == expected
 
 
 def test_the_command_of_a_plan_that_was_renamed_builds_that_plan() -> None:
     plan = Path("new plan.plan")
-    assert at_hand(COMMAND, Path("elsewhere/my model.plan"), "my model.onnx") == COMMAND
-    assert at_hand(COMMAND, plan, "my model.onnx") == with_options(COMMAND, {"-o": str(plan)})
+    assert relocated_command(COMMAND, Path("elsewhere/my model.plan"), "my model.onnx") == COMMAND
+    assert relocated_command(COMMAND, plan, "my model.onnx") == with_changed_options(COMMAND, {"-o": str(plan)})
 
 
 def test_the_command_of_a_plan_that_was_moved_with_its_model_names_both(tmp_path: Path) -> None:
     beside, plan = tmp_path / "a.onnx", tmp_path / "a.plan"
     beside.touch()
-    moved = at_hand("vgg-deploy build /gone/a.onnx -o /gone/a.plan --max-batch 2", plan, "a.onnx")
+    moved = relocated_command("vgg-deploy build /gone/a.onnx -o /gone/a.plan --max-batch 2", plan, "a.onnx")
     assert moved == f"vgg-deploy build {beside} --max-batch 2 -o {plan}"
-    assert (model_of(moved), model_of("vgg-deploy build")) == (str(beside), None)
+    assert (model_named_in(moved), model_named_in("vgg-deploy build")) == (str(beside), None)
 
 
 def plan(*profiles: Profile, command: str = COMMAND) -> PlanProfiles:

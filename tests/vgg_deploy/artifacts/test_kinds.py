@@ -20,11 +20,11 @@ def test_a_plan_has_an_ending_of_its_own_and_every_other_file_is_taken_for_onnx(
 @pytest.mark.parametrize("ending", CHECKPOINT_SUFFIXES)
 def test_every_command_calls_a_file_with_one_of_these_endings_a_checkpoint(ending: str, tmp_path: Path) -> None:
     from engines import open_engine
-    from vgg_deploy.artifacts.description import examine
+    from vgg_deploy.artifacts.description import describe
     from vgg_deploy.errors import UsageError
 
     path = tmp_path / f"model{ending}"
     assert kind_of(path) == CHECKPOINT
-    for refuse in (open_engine, examine):
+    for refuse in (open_engine, describe):
         with pytest.raises(UsageError, match=r"is a checkpoint.*vgg-deploy export --weights"):
             refuse(path)

@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import GraphOptions, build_graph
-from vgg_deploy.artifacts.description import examine
+from vgg_deploy.artifacts.description import describe
 from vgg_deploy.artifacts.plan import PlanManifest, sidecar_of, write_plan
 from vgg_deploy.errors import ManifestError, ModelFileError, PlanError, UsageError
 from vgg_deploy.files import Source
@@ -177,7 +177,7 @@ def test_the_size_of_the_weights_is_that_of_their_types(
     half: bool, expected: int, model: Callable[..., Path], spec: NetworkSpec
 ) -> None:
     normalization = 3 * 4  # the mean
-    assert examine(model(half=half)).weight_bytes == spec.parameters * expected + normalization
+    assert describe(model(half=half)).weight_bytes == spec.parameters * expected + normalization
 
 
 def test_a_plan_is_told_in_full(plan: Callable[..., Path], vgg_deploy_command: Callable[..., Any]) -> None:
@@ -267,7 +267,7 @@ def test_an_onnx_file_that_contradicts_its_manifest_is_told_and_exits_1(
     assert done.code == 1
     assert done.out
     assert done.err.startswith("Error: ")
-    (text,) = examine(path).contradictions
+    (text,) = describe(path).contradictions
     assert re.search(words, text)
 
 
@@ -314,34 +314,34 @@ def test_of_a_foreign_file_is_told_what_is_known(tmp_path: Path, vgg_deploy_comm
 def test_what_is_neither_is_told(tmp_path: Path, plan: Callable[..., Path]) -> None:
     (tmp_path / "best.safetensors").write_bytes(b"x")
     with pytest.raises(UsageError, match="is a checkpoint; inspect takes an ONNX file or a plan: vgg-deploy export"):
-        examine(tmp_path / "best.safetensors")
+        describe(tmp_path / "best.safetensors")
     with pytest.raises(UsageError, match=r"name the plan: .*model\.plan$"):
-        examine(sidecar_of(plan()))
+        describe(sidecar_of(plan()))
     with pytest.raises(UsageError, match="no such model"):
-        examine(tmp_path / "absent.onnx")
+        describe(tmp_path / "absent.onnx")
     with pytest.raises(UsageError, match="no such plan"):
-        examine(tmp_path / "absent.plan")
+        describe(tmp_path / "absent.plan")
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(ModelFileError):
-        examine(tmp_path / "text.onnx")
+        describe(tmp_path / "text.onnx")
     (tmp_path / "empty.plan").touch()
     with pytest.raises(PlanError, match="is empty"):
-        examine(tmp_path / "empty.plan")
+        describe(tmp_path / "empty.plan")
 
 
 def test_a_plan_without_its_manifest_cannot_be_told(plan: Callable[..., Path]) -> None:
     path = plan()
     sidecar_of(path).unlink()
     with pytest.raises(ManifestError, match=r"has no model\.plan\.json beside it, .* copy both files, or build it"):
-        examine(path)
+        describe(path)
 
 
 def test_the_types_and_sizes_of_a_plan_fit_each_other(plan: Callable[..., Path], spec: NetworkSpec) -> None:
-    whole = examine(plan())
+    whole = describe(plan())
     known = whole.plan
     assert known is not None
-    single = examine(plan(layers=dict.fromkeys(known.layers, "float32")))
-    half = examine(plan(layers=dict.fromkeys(known.layers, "float16")))
+    single = describe(plan(layers=dict.fromkeys(known.layers, "float32")))
+    half = describe(plan(layers=dict.fromkeys(known.layers, "float16")))
     biases = sum(layer.out_channels for layer in spec.weight_layers)
     assert half.weight_bytes == 2 * spec.parameters
     assert single.weight_bytes == 4 * (spec.parameters - biases) + 2 * biases

@@ -17,7 +17,7 @@ from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.tensors import Floats, Images
 
-LARGEST_HALF = 65504.0
+LARGEST_FLOAT16 = 65504.0
 # A layer is kept in FP32 when its largest measured activation, times this, passes FP16's range: other images reach further
 # than the calibration's.
 HEADROOM = 2.0
@@ -52,7 +52,7 @@ def overflowing_layers(spec: NetworkSpec, largest: Mapping[str, float]) -> tuple
     """The layers to keep in FP32: those whose output may overflow FP16, and those that read such an output."""
     kept, previous_overflows = [], False
     for layer in spec.weight_layers:
-        overflows = largest[layer.name] * HEADROOM > LARGEST_HALF
+        overflows = largest[layer.name] * HEADROOM > LARGEST_FLOAT16
         if overflows or previous_overflows:
             kept.append(layer.name)
         previous_overflows = overflows
@@ -61,7 +61,7 @@ def overflowing_layers(spec: NetworkSpec, largest: Mapping[str, float]) -> tuple
 
 def unrepresentable_layers(weights: Mapping[str, Floats]) -> tuple[str, ...]:
     """Layers whose weights or biases themselves lie outside FP16's range."""
-    names = (name.rpartition(".")[0] for name, value in weights.items() if np.abs(value).max() > LARGEST_HALF)
+    names = (name.rpartition(".")[0] for name, value in weights.items() if np.abs(value).max() > LARGEST_FLOAT16)
     return tuple(dict.fromkeys(names))
 
 

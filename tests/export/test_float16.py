@@ -12,15 +12,15 @@ import pytest
 from onnx import TensorProto
 
 from engines import open_engine
-from export.graph import GraphOptions, build_graph
-from export.half import (
+from export.float16 import (
     HEADROOM,
-    LARGEST_HALF,
+    LARGEST_FLOAT16,
     measure_activations,
     overflowing_layers,
     rounding_copy,
     unrepresentable_layers,
 )
+from export.graph import GraphOptions, build_graph
 from export.quantize import quantized_weights
 from export.taps import with_activations
 from vgg_deploy.errors import VGGDeployError
@@ -289,8 +289,11 @@ def test_layers_that_overflow_and_those_that_read_them_stay_fp32(
 
 def test_half_of_fp16s_range_is_kept_in_reserve(narrow_spec: Callable[..., NetworkSpec]) -> None:
     spec = narrow_spec("A")
-    assert overflowing_layers(spec, largest_except(spec, conv4_1=LARGEST_HALF / HEADROOM)) == ()
-    assert overflowing_layers(spec, largest_except(spec, conv4_1=LARGEST_HALF / HEADROOM + 1)) == ("conv4_1", "conv4_2")
+    assert overflowing_layers(spec, largest_except(spec, conv4_1=LARGEST_FLOAT16 / HEADROOM)) == ()
+    assert overflowing_layers(spec, largest_except(spec, conv4_1=LARGEST_FLOAT16 / HEADROOM + 1)) == (
+        "conv4_1",
+        "conv4_2",
+    )
 
 
 def test_weights_and_biases_beyond_fp16_name_their_layer_once() -> None:

@@ -16,7 +16,7 @@ NUMPY_TYPES: dict[int, Any] = {FLOAT: np.float32, HALF: np.float16}
 
 
 @dataclass
-class NodeChain:
+class GraphWriter:
     """The model being written, and the tensor that the next node reads, with its type."""
 
     model: onnx.ModelProto
