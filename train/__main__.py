@@ -16,8 +16,8 @@ from vgg_deploy.cli.entry import run_command
 from vgg_deploy.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from train.execution import Place
-    from train.processes import Processes
+    from train.compute.execution import Execution
+    from train.compute.processes import Processes
     from train.recipe import Recipe
     from vgg_deploy.network.manifest import Normalization
     from vgg_deploy.network.spec import NetworkSpec
@@ -66,16 +66,16 @@ def command(
     for package in ("torch", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "train", "training")
-    from train.processes import joined
+    from train.compute.processes import joined
     from train.runs.metrics_log import check_tensorboard
 
     if tensorboard:
         check_tensorboard()
     chosen = {name: value for name, value in choices.items() if value is not None}
-    place = _place(device, chosen)
-    with joined("cuda" if place.on_gpu else "cpu") as processes:
-        place = replace(place, device=processes.device) if processes.size > 1 else place
-        _train(data, out, schedule, recipe_file, tensorboard, chosen, place, processes)
+    execution = _execution(device, chosen)
+    with joined("cuda" if execution.on_gpu else "cpu") as processes:
+        execution = replace(execution, device=processes.device) if processes.size > 1 else execution
+        _train(data, out, schedule, recipe_file, tensorboard, chosen, execution, processes)
 
 
 def _train(
@@ -85,7 +85,7 @@ def _train(
     recipe_file: Path | None,
     tensorboard: bool,
     chosen: dict[str, Any],
-    place: Place,
+    execution: Execution,
     processes: Processes,
 ) -> None:
     from rich.console import Console
@@ -116,9 +116,9 @@ def _train(
     if processes.agreed(lambda: found.fingerprint) != found.fingerprint:
         raise UsageError(f"{folder} holds other images here than on the first machine; copy them anew")
     recipe = replace(recipe, spec=replace(recipe.spec, classes=len(found.classes)))
-    facts = {"data": str(folder), "place": str(place), "processes": processes.size}
+    facts = {"data": str(folder), "execution": str(execution), "processes": processes.size}
     suffix = "-digits" if data == BUILT_IN else ""
-    campaign = Campaign(found, place, processes, console, facts, suffix=suffix, tensorboard=tensorboard)
+    campaign = Campaign(found, execution, processes, console, facts, suffix=suffix, tensorboard=tensorboard)
     trained = campaign.stages(recipe) if schedule else campaign.trained(recipe, out=out)
     if not processes.first:
         return
@@ -183,11 +183,11 @@ def _weights(
     return str(path), manifest.spec, manifest.normalization
 
 
-def _place(device: str, choices: dict[str, Any]) -> Place:
+def _execution(device: str, choices: dict[str, Any]) -> Execution:
     """Takes its own from the choices."""
     import torch
 
-    from train.execution import SAVE_MINUTES, Place
+    from train.compute.execution import SAVE_MINUTES, Execution
     from vgg_deploy.cores import usable_cores
 
     on_gpu = device != "cpu" and torch.cuda.is_available()
@@ -199,7 +199,7 @@ def _place(device: str, choices: dict[str, Any]) -> Place:
     compiled = choices.pop("compiled", None)
     if compiled is None:
         compiled = on_gpu and importlib.util.find_spec("triton") is not None
-    return Place(
+    return Execution(
         "cuda" if on_gpu else "cpu",
         workers,
         choices.pop("micro_batch", None),

@@ -13,15 +13,15 @@ from typing import Any
 
 from rich.console import Console
 
+from train.compute.execution import Execution
+from train.compute.processes import Processes
+from train.compute.progress import say
 from train.data.folder import DataFolder
-from train.execution import Place
 from train.loop import train
-from train.processes import Processes
-from train.progress import say
 from train.recipe import FROM_A, LEARNING_RATE_FACTOR, Recipe
 from train.recipe_file import recipe_text
 from train.runs import run as runs
-from train.runs.figures import Epoch, Figures
+from train.runs.metrics import Epoch, Metrics
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import whole_file
 from vgg_deploy.network.manifest import TrainScale
@@ -36,7 +36,7 @@ STAGES_CROP = 224
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingResult:
     """A finished training: the checkpoint of its best epoch, and that epoch's figures."""
 
     checkpoint: Path
@@ -53,7 +53,7 @@ class _Found:
         initialisation: of that run, or of the one to begin; None: an A is to be trained first.
     """
 
-    finished: Trained | None = None
+    finished: TrainingResult | None = None
     folder: Path | None = None
     initialisation: str | None = None
 
@@ -70,7 +70,7 @@ class Campaign:
     """
 
     data: DataFolder
-    place: Place
+    execution: Execution
     processes: Processes
     console: Console
     facts: Mapping[str, Any]
@@ -78,9 +78,9 @@ class Campaign:
     suffix: str = ""
     tensorboard: bool = False
 
-    def stages(self, recipe: Recipe) -> Trained:
+    def stages(self, recipe: Recipe) -> TrainingResult:
         """The paper's schedule: S = 256, then 384 from its weights, then S drawn from [256, 512] from those."""
-        trained: Trained | None = None
+        trained: TrainingResult | None = None
         for number, scale in enumerate(STAGES, 1):
             crop = recipe.spec.crop
             low, high = (side * crop // STAGES_CROP for side in (scale.minimum, scale.maximum))
@@ -94,7 +94,7 @@ class Campaign:
         assert trained is not None
         return trained
 
-    def trained(self, recipe: Recipe, *, out: Path | None = None, name: str = "", again: bool = True) -> Trained:
+    def trained(self, recipe: Recipe, *, out: Path | None = None, name: str = "", again: bool = True) -> TrainingResult:
         """Trains by a recipe, or goes on with an unfinished run of the same recipe and data.
 
         Args:
@@ -121,7 +121,7 @@ class Campaign:
         folder = self.processes.agreed(lambda: found.folder or out or runs.new_folder(self.root, stem))
         facts = {**self.facts, "fingerprint": self.data.fingerprint, "classes": [each.id for each in self.data.classes]}
         facts |= {"recipe": resolved.as_json(), "asked": recipe.as_json()}
-        run = runs.Run(folder, facts, resumed=found.folder is not None) if self.processes.first else None
+        run = runs.TrainingRun(folder, facts, resumed=found.folder is not None) if self.processes.first else None
         with run or nullcontext():
             if run is not None:
                 self.processes.on_failure(run.failed)
@@ -134,7 +134,7 @@ class Campaign:
                     resolved,
                     self.data,
                     run,
-                    self.place,
+                    self.execution,
                     self.console,
                     processes=self.processes,
                     surveys=self.root / SURVEYS,
@@ -143,7 +143,7 @@ class Campaign:
             except KeyboardInterrupt:
                 say(self.console, f"the same command goes on with {folder}")
                 raise
-        return Trained(folder / runs.BEST, best)
+        return TrainingResult(folder / runs.BEST, best)
 
     def _summary(self, recipe: Recipe) -> str:
         spec, data = recipe.spec, self.data
@@ -151,10 +151,10 @@ class Campaign:
         return (
             f"configuration {spec.configuration}, {spec.parameters:,} parameters from {recipe.chosen_initialisation}, "
             f"{len(data.classes)} classes, {len(data.train):,} + {len(data.val):,} images, S = {recipe.train_scale}, "
-            f"crop {spec.crop}, batch {recipe.batch}, on {self.place}{together}"
+            f"crop {spec.crop}, batch {recipe.batch}, on {self.execution}{together}"
         )
 
-    def _say_where_it_stands(self, run: runs.Run, found: _Found) -> None:
+    def _say_where_it_stands(self, run: runs.TrainingRun, found: _Found) -> None:
         if found.folder is None:
             return
         where = "it had not come to its first checkpoint"
@@ -170,7 +170,7 @@ class Campaign:
         """The run in a folder that the user named."""
         record = runs.record_of(out / runs.RECORD)
         if record is None or record.get("status") == runs.FINISHED or "asked" not in record:
-            return self._begin(recipe)  # Run refuses a folder that is taken
+            return self._begin(recipe)  # TrainingRun refuses a folder that is taken
         asked = _flat(recipe.as_json()) | {"data": self.data.fingerprint}
         theirs = _flat(record["asked"]) | {"data": record.get("fingerprint")}
         differences = [
@@ -221,12 +221,12 @@ class Campaign:
         return _Found(None, None, FROM_A + str(finished / runs.BEST))
 
 
-def _result(folder: Path) -> Trained:
+def _result(folder: Path) -> TrainingResult:
     record = runs.record_of(folder / runs.RECORD)
     assert record is not None
     best = max(record["history"], key=lambda epoch: epoch["val"]["top1"])
-    figures = {split: Figures(**best[split]) for split in ("train", "val")}
-    return Trained(folder / runs.BEST, Epoch(**{**best, **figures}))
+    figures = {split: Metrics(**best[split]) for split in ("train", "val")}
+    return TrainingResult(folder / runs.BEST, Epoch(**{**best, **figures}))
 
 
 def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ FROM_A_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"
 
 
 @dataclass(frozen=True, slots=True)
-class Initial:
+class InitialWeights:
     """Weights to start from.
 
     Attributes:
@@ -47,7 +47,7 @@ class Initial:
         return f"{', '.join(self.taken)} from {self.source.name}; random: {', '.join(new)}"
 
 
-def initial(recipe: Recipe, classes: tuple[ClassName, ...]) -> Initial:
+def initial_weights(recipe: Recipe, classes: tuple[ClassName, ...]) -> InitialWeights:
     """The weights that `recipe.chosen_initialisation` names.
 
     Layers that come from nowhere are random: N(0, 0.01) at full width, Glorot's for narrower networks. A checkpoint of the
@@ -67,12 +67,12 @@ def initial(recipe: Recipe, classes: tuple[ClassName, ...]) -> Initial:
     network.initialise(how if random else random_initialisation(recipe.spec), generator)
     weights = network.state_dict()
     if random:
-        return Initial(weights)
+        return InitialWeights(weights)
     checkpoint, names = _taken(recipe, how, classes)
     for name in weights:
         if name.rpartition(".")[0] in names:
             weights[name] = checkpoint.weights[name]
-    return Initial(weights, checkpoint.manifest.normalization, checkpoint.source, names)
+    return InitialWeights(weights, checkpoint.manifest.normalization, checkpoint.source, names)
 
 
 def _taken(recipe: Recipe, how: str, classes: tuple[ClassName, ...]) -> tuple[Checkpoint, tuple[str, ...]]:

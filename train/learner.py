@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from train.data.batches import WORKER_DIED, Batch, worker_error
-from train.execution import Place
+from train.compute.execution import Execution
+from train.compute.processes import Processes
+from train.data.loader import WORKER_DIED, Batch, worker_error
 from train.network.dropout import masks
 from train.network.model import VGG
 from train.network.reference import normalize
-from train.processes import Processes
 from train.recipe import Recipe
 from vgg_deploy.errors import TrainingError
 from vgg_deploy.network.manifest import Normalization
@@ -28,7 +28,7 @@ class Learner:
         recipe: of the network, the optimizer and the dropout.
         weights: of all layers, in FC form; those of the first process count.
         normalization: of pixels.
-        place: where it computes.
+        execution: where it computes.
         processes: with whom it computes each step.
     """
 
@@ -37,14 +37,19 @@ class Learner:
         recipe: Recipe,
         weights: Mapping[str, Tensor],
         normalization: Normalization,
-        place: Place,
+        execution: Execution,
         processes: Processes,
     ) -> None:
-        self._recipe, self._normalization, self._place, self._processes = recipe, normalization, place, processes
-        self._layout = torch.channels_last if place.channels_last else torch.contiguous_format
+        self._recipe, self._normalization, self._execution, self._processes = (
+            recipe,
+            normalization,
+            execution,
+            processes,
+        )
+        self._layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self._network = VGG(recipe.spec)
         self._network.load_state_dict(dict(weights))
-        self._network.to(place.device, memory_format=self._layout)  # type: ignore[call-overload]
+        self._network.to(execution.device, memory_format=self._layout)  # type: ignore[call-overload]
         frozen = {layer.name for layer in recipe.spec.convolutions} if recipe.freeze_features else set()
         for name, parameter in self._network.named_parameters():
             parameter.requires_grad_(name.rpartition(".")[0] not in frozen)
@@ -55,10 +60,10 @@ class Learner:
         )
         self._together: DistributedDataParallel | None = None
         if processes.size > 1:
-            devices = [torch.device(place.device)] if place.on_gpu else None
+            devices = [torch.device(execution.device)] if execution.on_gpu else None
             self._together = DistributedDataParallel(self._network, device_ids=devices)
         training: nn.Module = self._together or self._network
-        self._training = torch.compile(training) if place.compiled else training
+        self._training = torch.compile(training) if execution.compiled else training
 
     def step(self, batch: Batch, epoch: int, learning_rate: float) -> Tensor:
         """One step of SGD over the batch of all processes; gives float64 [3], on the device, of this process's images: the
@@ -68,7 +73,7 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         # The processes' gradients are averaged, so each counts as many times as there are processes.
         weight = self._processes.size / batch.total if batch.counts else 0.0
-        figures = torch.zeros(3, dtype=torch.float64, device=self._place.device)
+        figures = torch.zeros(3, dtype=torch.float64, device=self._execution.device)
         parts = self._parts(batch)
         for part in parts:
             wait = self._together is not None and part is not parts[-1]
@@ -81,7 +86,7 @@ class Learner:
         return figures
 
     def _forward(self, batch: Batch, part: slice, epoch: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        device, recipe = self._place.device, self._recipe
+        device, recipe = self._execution.device, self._recipe
         images, targets = self._images(batch, part), batch.targets[part].to(device, non_blocking=True)
         if recipe.rgb_shift:
             shifts = batch.shifts[part].to(device, non_blocking=True)
@@ -89,20 +94,20 @@ class Learner:
         indices = batch.indices[part].to(device, non_blocking=True)
         # Outside of what torch.compile compiles, which overflows on their 64-bit constants (torch 2.15).
         dropout = masks(recipe.seed, epoch, indices, recipe.spec.fc_width, recipe.dropout)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self._place.bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self._execution.bf16):
             scores = self._training(images, dropout).float()
         return functional.cross_entropy(scores, targets, reduction="sum"), _hits(scores.detach(), targets)
 
     def _images(self, batch: Batch, part: slice) -> Tensor:
-        pixels = batch.views[part].to(self._place.device, non_blocking=True)
+        pixels = batch.views[part].to(self._execution.device, non_blocking=True)
         return normalize(pixels, self._normalization).contiguous(memory_format=self._layout)
 
     @torch.inference_mode()
     def judge(self, batch: Batch) -> Tensor:
         """What `step` gives, without dropout and without learning, in float32."""
-        figures = torch.zeros(3, dtype=torch.float64, device=self._place.device)
+        figures = torch.zeros(3, dtype=torch.float64, device=self._execution.device)
         for part in self._parts(batch) if batch.counts else ():
-            scores, targets = self._network(self._images(batch, part)), batch.targets[part].to(self._place.device)
+            scores, targets = self._network(self._images(batch, part)), batch.targets[part].to(self._execution.device)
             loss = functional.cross_entropy(scores, targets, reduction="sum")
             figures += torch.stack((loss.double(), *_hits(scores, targets)))
         return figures
@@ -110,7 +115,7 @@ class Learner:
     def _parts(self, batch: Batch) -> list[slice]:
         """What is computed at once of a batch."""
         count = len(batch.indices)
-        part = min(self._place.micro_batch or count, count)
+        part = min(self._execution.micro_batch or count, count)
         return [slice(start, start + part) for start in range(0, count, part)]
 
     @property
@@ -145,20 +150,20 @@ def _hits(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def torch_errors(recipe: Recipe, place: Place) -> Iterator[None]:
+def torch_errors(recipe: Recipe, execution: Execution) -> Iterator[None]:
     """Translates torch's errors where memory ran out (a type of its own for CUDA, a RuntimeError's text on the CPU), a data
     worker died, or torch.compile failed."""
     try:
         yield
     except RuntimeError as error:
         if WORKER_DIED in str(error):
-            raise worker_error(place.workers) from error
+            raise worker_error(execution.workers) from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(f"torch.compile failed ({reason}); give --no-compile") from error
         if not isinstance(error, torch.cuda.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        batch = place.micro_batch or recipe.batch
+        batch = execution.micro_batch or recipe.batch
         raise TrainingError(
             f"out of memory at {batch} images at once; give --micro-batch {max(1, batch // 2)}, which leaves the batch as it is"
         ) from error

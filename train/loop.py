@@ -14,22 +14,22 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from train.data.batches import Batches
+from train.compute.execution import Execution
+from train.compute.processes import ALONE, Processes
+from train.compute.progress import progress, say
 from train.data.crops import CentreCrops, TrainCrops
 from train.data.folder import DataFolder
+from train.data.loader import BatchLoader
 from train.data.survey import surveyed
-from train.execution import Place
-from train.initialisation import initial
+from train.initialisation import initial_weights
 from train.learner import Learner, torch_errors
 from train.network.checkpoint import save
 from train.network.model import VGG
-from train.processes import ALONE, Processes
-from train.progress import progress, say
 from train.recipe import Recipe
 from train.runs.curves import draw
-from train.runs.figures import Epoch, Figures, Total
-from train.runs.metrics_log import Metrics
-from train.runs.run import Run
+from train.runs.metrics import Epoch, Metrics, MetricSums
+from train.runs.metrics_log import MetricsLog
+from train.runs.run import TrainingRun
 from train.runs.state import Position, State
 from vgg_deploy.errors import TrainingError
 from vgg_deploy.network.manifest import Manifest, Normalization, Rescaling
@@ -45,13 +45,13 @@ class _Session:
 
     recipe: Recipe
     data: DataFolder
-    run: Run | None  # None: another process writes
-    place: Place
+    run: TrainingRun | None  # None: another process writes
+    execution: Execution
     processes: Processes
     console: Console
-    metrics: Metrics | None
-    crops: Batches
-    centres: Batches
+    metrics: MetricsLog | None
+    crops: BatchLoader
+    centres: BatchLoader
     saved: float = 0.0  # when the state was, on the clock of time.monotonic
     drawn: float = 0.0
 
@@ -59,8 +59,8 @@ class _Session:
 def train(
     recipe: Recipe,
     data: DataFolder,
-    run: Run | None,
-    place: Place,
+    run: TrainingRun | None,
+    execution: Execution,
     console: Console,
     *,
     processes: Processes = ALONE,
@@ -87,28 +87,28 @@ def train(
     """
     rescaling = Rescaling()
     found = processes.agreed(lambda: run.state.position if run is not None and run.state is not None else None)
-    with torch_errors(recipe, place):
+    with torch_errors(recipe, execution):
         if found is None:
-            position, weights = _begun(recipe, data, rescaling, place, processes, console, surveys)
+            position, weights = _begun(recipe, data, rescaling, execution, processes, console, surveys)
         else:
             position, weights = found, _kept(run, "weights/") or VGG(recipe.spec).state_dict()
-        learner = Learner(recipe, weights, position.normalization, place, processes)
+        learner = Learner(recipe, weights, position.normalization, execution, processes)
         learner.restore(_kept(run, "momentum/"))
     del weights
     if run is not None:
         run.state = None  # as large as the network and its momentum
     share = {"rank": processes.rank, "processes": processes.size}
-    common: dict[str, Any] = {"workers": place.workers, "pinned": place.on_gpu, **share}
-    crops = Batches(
+    common: dict[str, Any] = {"workers": execution.workers, "pinned": execution.on_gpu, **share}
+    crops = BatchLoader(
         TrainCrops(data.train, recipe, rescaling, position.colours), recipe.batch, shuffle_seed=recipe.seed, **common
     )
-    centres = Batches(CentreCrops(data.val, recipe, rescaling), recipe.batch, **common)
+    centres = BatchLoader(CentreCrops(data.val, recipe, rescaling), recipe.batch, **common)
     metrics = None
     if run is not None:
-        metrics = Metrics(run.folder, position.steps(len(crops)), position.history, tensorboard=tensorboard)
+        metrics = MetricsLog(run.folder, position.steps(len(crops)), position.history, tensorboard=tensorboard)
     now = time.monotonic()
-    with metrics or nullcontext(), torch_errors(recipe, place):
-        session = _Session(recipe, data, run, place, processes, console, metrics, crops, centres, now, now)
+    with metrics or nullcontext(), torch_errors(recipe, execution):
+        session = _Session(recipe, data, run, execution, processes, console, metrics, crops, centres, now, now)
         if position.history and not position.batches:
             _publish(session, learner, position)  # it may have been killed in between
         while True:
@@ -134,14 +134,14 @@ def _begun(
     recipe: Recipe,
     data: DataFolder,
     rescaling: Rescaling,
-    place: Place,
+    execution: Execution,
     processes: Processes,
     console: Console,
     surveys: Path | None,
 ) -> tuple[Position, dict[str, Tensor]]:
     """Where a new training stands, and its weights."""
-    start = initial(recipe, data.classes) if processes.first else None
-    colours = surveyed(recipe, data, rescaling, place, processes, console, surveys)
+    start = initial_weights(recipe, data.classes) if processes.first else None
+    colours = surveyed(recipe, data, rescaling, execution, processes, console, surveys)
     given = recipe.normalization or processes.agreed(lambda: start and start.normalization)
     if given is None:
         assert colours is not None
@@ -154,7 +154,7 @@ def _begun(
     return position, VGG(recipe.spec).state_dict() if start is None else start.weights
 
 
-def _kept(run: Run | None, beginning: str) -> dict[str, Tensor]:
+def _kept(run: TrainingRun | None, beginning: str) -> dict[str, Tensor]:
     """Tensors of the state to go on from, whose names begin so; none where another process has it."""
     tensors = {} if run is None or run.state is None else run.state.tensors
     return {name.removeprefix(beginning): tensor for name, tensor in tensors.items() if name.startswith(beginning)}
@@ -165,7 +165,7 @@ def _epoch(session: _Session, learner: Learner, position: Position, learning_rat
     recipe, crops, images = session.recipe, session.crops, len(session.data.train)
     number = len(position.history) + 1
     total, began = position.total, time.perf_counter() - position.total.seconds
-    looks = GPU_STEPS_A_LOOK if session.place.on_gpu else 1
+    looks = GPU_STEPS_A_LOOK if session.execution.on_gpu else 1
     pending: list[tuple[int, Tensor]] = []
     with progress(session.console, f"epoch {number} of {recipe.epochs}", images, total.images) as advance:
         for done, batch in enumerate(crops.epoch(number, position.batches), position.batches + 1):
@@ -177,7 +177,7 @@ def _epoch(session: _Session, learner: Learner, position: Position, learning_rat
             pending.clear()
             seconds = time.perf_counter() - began
             advance(total.images - before, f"loss {total.loss / total.images:.4f}")
-            if done < len(crops) and time.monotonic() - session.saved >= 60 * session.place.save_minutes:
+            if done < len(crops) and time.monotonic() - session.saved >= 60 * session.execution.save_minutes:
                 total = replace(total, seconds=seconds)
                 _save(session, learner, replace(position, batches=done, total=total))
     trained = time.perf_counter()
@@ -187,7 +187,7 @@ def _epoch(session: _Session, learner: Learner, position: Position, learning_rat
         raise _diverged(session, position, learning_rate, f"the validation loss became {val.loss} after step {steps}")
     seconds = time.perf_counter() - began
     epoch = Epoch(number, steps, learning_rate, total.figures(), val, seconds, images / (trained - began))
-    return replace(position, history=(*position.history, epoch), batches=0, total=Total())
+    return replace(position, history=(*position.history, epoch), batches=0, total=MetricSums())
 
 
 def _looked_at(
@@ -195,9 +195,9 @@ def _looked_at(
     position: Position,
     learning_rate: float,
     done: int,
-    total: Total,
+    total: MetricSums,
     pending: list[tuple[int, Tensor]],
-) -> Total:
+) -> MetricSums:
     """The sums with those of the last steps, of all processes; the same in each of them."""
     summed = session.processes.summed(torch.stack([figures for _images, figures in pending])).tolist()
     epoch = len(position.history) + 1
@@ -211,14 +211,14 @@ def _looked_at(
     return total
 
 
-def _validate(session: _Session, learner: Learner) -> Figures:
+def _validate(session: _Session, learner: Learner) -> Metrics:
     count = len(session.data.val)
-    sums = torch.zeros(3, dtype=torch.float64, device=session.place.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=session.execution.device)
     with progress(session.console, "validation", count) as advance:
         for batch in session.centres.epoch(0):
             sums += learner.judge(batch)
             advance(batch.total)
-    return Total().plus(count, *session.processes.summed(sums).tolist()).figures()
+    return MetricSums().plus(count, *session.processes.summed(sums).tolist()).figures()
 
 
 def _save(session: _Session, learner: Learner, position: Position) -> None:

@@ -215,11 +215,11 @@ def test_a_damaged_checkpoint_is_failed_work(vgg_deploy_command: Command, narrow
 @pytest.fixture
 def finished_run(narrow_checkpoint: Checkpoints, in_a_new_folder: Path) -> Callable[..., Path]:
     """`finished_run("name", "B")` -> best.safetensors of a run under runs/ that has just ended."""
-    from train.runs.run import Run
+    from train.runs.run import TrainingRun
 
     def make(name: str, configuration: str, root: str = "runs") -> Path:
         facts = {"recipe": {"spec": {"configuration": configuration}}}
-        with Run(in_a_new_folder / root / name, facts) as run:
+        with TrainingRun(in_a_new_folder / root / name, facts) as run:
             narrow_checkpoint(configuration).rename(run.best)
         return run.best
 

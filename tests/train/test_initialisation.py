@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from train.initialisation import FROM_A_LAYERS, initial
+from train.initialisation import FROM_A_LAYERS, initial_weights
 from train.network.checkpoint import read
 from train.recipe import Recipe
 from vgg_deploy.errors import UsageError
@@ -53,8 +53,8 @@ def test_from_a_come_its_first_four_convolutions_and_the_fc_layers_and_the_rest_
     configuration: str, recipe: MakeRecipe, trained: Checkpoints
 ):
     path = trained("A")
-    start = initial(recipe(configuration, f"a:{path}"), NAMES)
-    of_a, random = read(path).weights, initial(recipe(configuration, "glorot"), NAMES).weights
+    start = initial_weights(recipe(configuration, f"a:{path}"), NAMES)
+    of_a, random = read(path).weights, initial_weights(recipe(configuration, "glorot"), NAMES).weights
     assert start.taken == FROM_A_LAYERS == ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
     for name, value in start.weights.items():
         expected = of_a if name.rpartition(".")[0] in FROM_A_LAYERS else random
@@ -70,7 +70,7 @@ def test_the_random_rest_is_gaussian_at_full_width(monkeypatch: pytest.MonkeyPat
     how: list[str] = []
     monkeypatch.setattr("train.network.model.VGG.initialise", lambda self, kind, generator: how.append(kind))
     with pytest.raises(UsageError, match="no such checkpoint"), torch.device("meta"):
-        initial(Recipe(NetworkSpec("B", fc_width=8), initialisation="a:nowhere.safetensors"), NAMES)
+        initial_weights(Recipe(NetworkSpec("B", fc_width=8), initialisation="a:nowhere.safetensors"), NAMES)
     assert how == ["gaussian"]
 
 
@@ -78,22 +78,22 @@ def test_the_random_rest_is_gaussian_at_full_width(monkeypatch: pytest.MonkeyPat
 def test_an_a_of_other_sizes_or_classes_does_not_fit(fields: dict[str, int], recipe: MakeRecipe, trained: Checkpoints):
     asked = recipe("B", f"a:{trained('A')}", **fields)
     with pytest.raises(UsageError, match="does not fit: classes, crop and FC width must be this network's; it has 5"):
-        initial(asked, numbered_classes(asked.spec.classes) if "classes" in fields else NAMES)
+        initial_weights(asked, numbered_classes(asked.spec.classes) if "classes" in fields else NAMES)
 
 
 def test_another_configuration_is_not_an_a(recipe: MakeRecipe, trained: Checkpoints):
     with pytest.raises(UsageError, match="is configuration D; --arch A contradicts it"):
-        initial(recipe("E", f"a:{trained('D')}"), NAMES)
+        initial_weights(recipe("E", f"a:{trained('D')}"), NAMES)
 
 
 def test_another_width_is_refused_with_the_option(recipe: MakeRecipe, trained: Checkpoints):
     with pytest.raises(UsageError, match=r"width divisor 16, this network 8.*--width-divisor 16"):
-        initial(recipe("A", trained("A"), width_divisor=8), NAMES)
+        initial_weights(recipe("A", trained("A"), width_divisor=8), NAMES)
 
 
 def test_a_checkpoint_of_the_same_network_and_classes_is_taken_whole(recipe: MakeRecipe, trained: Checkpoints):
     path = trained("D")
-    start = initial(recipe("D", path), NAMES)
+    start = initial_weights(recipe("D", path), NAMES)
     assert all(torch.equal(start.weights[name], value) for name, value in read(path).weights.items())
     assert str(start) == f"all layers from {path.name}"
 
@@ -111,7 +111,7 @@ def test_other_classes_get_a_new_head_on_the_convolutions_that_are_kept(
 ):
     path = trained("D")
     asked = recipe("D", path, **fields)
-    start = initial(asked, numbered_classes(asked.spec.classes) if "classes" in fields else NAMES)
+    start = initial_weights(asked, numbered_classes(asked.spec.classes) if "classes" in fields else NAMES)
     for name, value in read(path).weights.items():
         layer = name.rpartition(".")[0]
         if layer in new:
@@ -124,7 +124,7 @@ def test_other_classes_get_a_new_head_on_the_convolutions_that_are_kept(
 
 def test_as_many_classes_of_other_names_get_a_new_fc8(recipe: MakeRecipe, trained: Checkpoints):
     others = tuple(ClassName(name, name) for name in "vwxyz")
-    assert "fc8" not in initial(recipe("D", trained("D")), others).taken
+    assert "fc8" not in initial_weights(recipe("D", trained("D")), others).taken
 
 
 def test_weights_that_name_no_classes_are_taken_for_as_many(
@@ -132,4 +132,4 @@ def test_weights_that_name_no_classes_are_taken_for_as_many(
 ):
     torch.save(random_weights(narrow_spec("D")), tmp_path / "w.pth")
     asked = replace(recipe("D", tmp_path / "w.pth"), mean=(1.0, 2.0, 3.0))
-    assert "fc8" in initial(asked, NAMES).taken
+    assert "fc8" in initial_weights(asked, NAMES).taken

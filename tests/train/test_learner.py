@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from train.data.batches import Batch
-from train.execution import Place
+from train.compute.execution import Execution
+from train.compute.processes import ALONE
+from train.data.loader import Batch
 from train.learner import Learner
 from train.network.model import GLOROT, VGG
 from train.network.reference import normalize
-from train.processes import ALONE
 from train.recipe import Recipe
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import Normalization, TrainScale
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 RECIPE = Recipe(
     NetworkSpec("A", 8, crop=32, fc_width=64, classes=5), train_scale=TrainScale(36, 36), batch=10, rgb_shift=0.0
 )
-WHOLE = Place()
+WHOLE = Execution()
 
 
 def batch(count: int = 10, total: int = 10) -> Batch:
@@ -33,17 +33,17 @@ def batch(count: int = 10, total: int = 10) -> Batch:
     return Batch(views, torch.arange(10)[:count] % 5, torch.arange(10)[:count], torch.zeros(count, 3), total, True)
 
 
-def new_learner(recipe: Recipe, place: Place) -> Learner:
+def new_learner(recipe: Recipe, execution: Execution) -> Learner:
     network = VGG(recipe.spec)
     network.initialise(GLOROT, torch.Generator().manual_seed(0))
-    return Learner(recipe, network.state_dict(), Normalization((128, 128, 128), (60, 60, 60)), place, ALONE)
+    return Learner(recipe, network.state_dict(), Normalization((128, 128, 128), (60, 60, 60)), execution, ALONE)
 
 
 def after(
-    recipe: Recipe = RECIPE, place: Place = WHOLE, steps: int = 3, one: Batch | None = None
+    recipe: Recipe = RECIPE, execution: Execution = WHOLE, steps: int = 3, one: Batch | None = None
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """The weights after some steps on a batch, and what each step gave."""
-    learner = new_learner(recipe, place)
+    learner = new_learner(recipe, execution)
     figures = [learner.step(one or batch(), epoch, 0.01) for epoch in range(steps)]
     return {name: value.clone() for name, value in learner.weights.items()}, figures
 
@@ -56,7 +56,7 @@ def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) 
 @pytest.mark.parametrize("micro_batch", [1, 3, 5, 64])
 def test_micro_batches_give_the_weights_and_figures_of_the_whole_batch(micro_batch: int):
     whole, figures = after()
-    parts, their_figures = after(place=Place(micro_batch=micro_batch))
+    parts, their_figures = after(execution=Execution(micro_batch=micro_batch))
     assert difference(whole, parts) < 1e-5
     for one, other in zip(figures, their_figures, strict=True):
         assert torch.allclose(one, other, rtol=1e-6)
@@ -71,7 +71,9 @@ def test_validation_too_computes_no_more_than_a_micro_batch_at_once(micro_batch:
         return normalize(pixels, normalization)
 
     monkeypatch.setattr("train.learner.normalize", noted)
-    whole, parts = (new_learner(RECIPE, place).judge(batch()) for place in (WHOLE, Place(micro_batch=micro_batch)))
+    whole, parts = (
+        new_learner(RECIPE, execution).judge(batch()) for execution in (WHOLE, Execution(micro_batch=micro_batch))
+    )
     assert at_once[0] == sum(at_once[1:]) == 10
     assert max(at_once[1:]) == min(micro_batch, 10)
     assert torch.allclose(whole, parts, rtol=1e-6)
@@ -140,7 +142,7 @@ def test_a_shift_of_colours_is_a_shift_of_the_pixels():
 )
 def test_the_switches_for_speed_change_the_rounding_only(switches: dict[str, Any], near: float):
     plain, figures = after(steps=2)
-    fast, their_figures = after(place=Place(**switches), steps=2)
+    fast, their_figures = after(execution=Execution(**switches), steps=2)
     assert {value.dtype for value in fast.values()} == {torch.float32}
     assert their_figures[0][0].item() == pytest.approx(figures[0][0].item(), rel=0.02)
     matrices = {name: value for name, value in plain.items() if name.endswith(".weight")}  # biases are near zero yet
@@ -158,7 +160,7 @@ def test_lrn_is_computed_in_float32_under_bf16():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "local_response_norm", noted)
-        after(recipe, Place(bf16=True), steps=1)
+        after(recipe, Execution(bf16=True), steps=1)
     assert seen == [torch.float32]
 
 
@@ -167,4 +169,4 @@ def test_lrn_is_computed_in_float32_under_bf16():
 )
 def test_a_place_that_makes_no_sense_is_refused(field: str, value: Any):
     with pytest.raises(UsageError, match=f"{field} is {value}; expected"):
-        Place(**{field: value})
+        Execution(**{field: value})

@@ -11,15 +11,15 @@ import pytest
 import torch
 from rich.console import Console
 
+from train.compute.execution import Execution
 from train.data import digits
 from train.data.folder import read_folder
-from train.execution import Place
 from train.loop import train
 from train.network.checkpoint import read
 from train.network.reference import Reference
 from train.recipe import DIGITS, Recipe
-from train.runs.figures import Epoch
-from train.runs.run import Run
+from train.runs.metrics import Epoch
+from train.runs.run import TrainingRun
 from vgg_deploy.errors import ImageError, OutputError, TrainingError
 from vgg_deploy.network.manifest import TrainScale
 from vgg_deploy.network.spec import NetworkSpec
@@ -38,10 +38,10 @@ RECIPE = Recipe(
 LEARNS = replace(RECIPE, epochs=8, learning_rate=1e-2, dropout=0.0)
 
 
-def run_training(recipe: Recipe, folder: Path, out: Path, workers: int = 0) -> tuple[Epoch, Run, str]:
+def run_training(recipe: Recipe, folder: Path, out: Path, workers: int = 0) -> tuple[Epoch, TrainingRun, str]:
     console = Console(file=StringIO(), width=300)
-    with Run(out, {}) as run:
-        best = train(recipe, read_folder(folder), run, Place("cpu", workers), console)
+    with TrainingRun(out, {}) as run:
+        best = train(recipe, read_folder(folder), run, Execution("cpu", workers), console)
     assert isinstance(console.file, StringIO)
     return best, run, console.file.getvalue()
 
@@ -52,17 +52,19 @@ def folder(data_folder: MakeFolder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> tuple[Epoch, Run, str]:
+def trained(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None
+) -> tuple[Epoch, TrainingRun, str]:
     return run_training(LEARNS, folder, tmp_path_factory.mktemp("trained") / "run")
 
 
-def test_a_network_learns_to_tell_dark_from_light(trained: tuple[Epoch, Run, str]):
+def test_a_network_learns_to_tell_dark_from_light(trained: tuple[Epoch, TrainingRun, str]):
     best, _run, _text = trained
     assert best.val.top1 == 1.0
     assert best.val.top5 == 1.0
 
 
-def test_each_epoch_is_a_line_for_people_and_an_entry_of_the_history(trained: tuple[Epoch, Run, str]):
+def test_each_epoch_is_a_line_for_people_and_an_entry_of_the_history(trained: tuple[Epoch, TrainingRun, str]):
     best, run, text = trained
     history = json.loads((run.folder / "run.json").read_text())["history"]
     assert [entry["number"] for entry in history] == list(range(1, len(history) + 1))
@@ -74,7 +76,7 @@ def test_each_epoch_is_a_line_for_people_and_an_entry_of_the_history(trained: tu
     assert "mean RGB" in text
 
 
-def test_the_best_checkpoint_says_all_that_later_stages_ask(trained: tuple[Epoch, Run, str]):
+def test_the_best_checkpoint_says_all_that_later_stages_ask(trained: tuple[Epoch, TrainingRun, str]):
     best, run, _text = trained
     manifest = read(run.best).manifest
     assert [name.id for name in manifest.classes] == ["dark", "light"]
@@ -91,7 +93,7 @@ def test_the_best_checkpoint_says_all_that_later_stages_ask(trained: tuple[Epoch
     assert manifest.training["epoch"] == asdict(best)
 
 
-def test_the_best_checkpoint_answers_as_well_as_its_figures_say(trained: tuple[Epoch, Run, str], folder: Path):
+def test_the_best_checkpoint_answers_as_well_as_its_figures_say(trained: tuple[Epoch, TrainingRun, str], folder: Path):
     best, run, _text = trained
     checkpoint = read(run.best)
     data = read_folder(folder)
@@ -105,7 +107,7 @@ def test_the_best_checkpoint_answers_as_well_as_its_figures_say(trained: tuple[E
     assert hits / len(data.val) == best.val.top1
 
 
-def test_the_last_checkpoint_is_of_the_last_epoch(trained: tuple[Epoch, Run, str]):
+def test_the_last_checkpoint_is_of_the_last_epoch(trained: tuple[Epoch, TrainingRun, str]):
     _best, run, _text = trained
     training = read(run.last).manifest.training
     history = json.loads((run.folder / "run.json").read_text())["history"]

@@ -18,13 +18,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from train.compute.execution import Execution
 from train.data.folder import DataFolder, read_folder
-from train.execution import Place
 from train.learner import Learner
 from train.loop import train
 from train.network.checkpoint import read
 from train.recipe import Recipe
-from train.runs.run import Run
+from train.runs.run import TrainingRun
 from vgg_deploy.errors import CheckpointError
 from vgg_deploy.network.manifest import TrainScale
 from vgg_deploy.network.spec import NetworkSpec
@@ -40,7 +40,7 @@ RECIPE = Recipe(
     learning_rate=1e-3,
 )
 STEPS = 12  # 3 epochs of 32 images
-EACH_STEP = Place(save_minutes=0)
+EACH_STEP = Execution(save_minutes=0)
 
 
 class Killed(BaseException):
@@ -52,17 +52,19 @@ def data(data_folder: Callable[..., Path]) -> DataFolder:
     return read_folder(data_folder(train=16))
 
 
-def go(folder: Path, data: DataFolder, recipe: Recipe = RECIPE, place: Place = EACH_STEP, resumed: bool = False) -> Run:
-    with Run(folder, {}, resumed=resumed) as run:
-        train(recipe, data, run, place, Console(file=StringIO()))
+def go(
+    folder: Path, data: DataFolder, recipe: Recipe = RECIPE, execution: Execution = EACH_STEP, resumed: bool = False
+) -> TrainingRun:
+    with TrainingRun(folder, {}, resumed=resumed) as run:
+        train(recipe, data, run, execution, Console(file=StringIO()))
     return run
 
 
-def weights(run: Run) -> list[dict[str, torch.Tensor]]:
+def weights(run: TrainingRun) -> list[dict[str, torch.Tensor]]:
     return [read(path).weights for path in (run.best, run.last)]
 
 
-def same(first: Run, second: Run) -> bool:
+def same(first: TrainingRun, second: TrainingRun) -> bool:
     return all(
         torch.equal(one[name], other[name])
         for one, other in zip(weights(first), weights(second), strict=True)
@@ -70,7 +72,7 @@ def same(first: Run, second: Run) -> bool:
     )
 
 
-def figures(run: Run) -> list[dict[str, Any]]:
+def figures(run: TrainingRun) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl and the history, without what the clock gives."""
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     lines += json.loads((run.folder / "run.json").read_text())["history"]
@@ -78,7 +80,7 @@ def figures(run: Run) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(data: DataFolder, tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> Run:
+def uninterrupted(data: DataFolder, tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> TrainingRun:
     return go(tmp_path_factory.mktemp("whole") / "run", data)
 
 
@@ -115,7 +117,7 @@ def ends_there(folder: Path, data: DataFolder, resumed: bool = False) -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 4, 5, 7, STEPS])
 def test_stopped_in_any_step_it_ends_with_the_same_weights_and_figures(
-    tmp_path: Path, data: DataFolder, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch, step: int
+    tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun, monkeypatch: pytest.MonkeyPatch, step: int
 ):
     with monkeypatch.context() as patch:
         killed_in_step(patch, step)
@@ -138,7 +140,12 @@ def test_stopped_in_any_step_it_ends_with_the_same_weights_and_figures(
     ],
 )
 def test_stopped_between_two_files_it_ends_with_the_same_weights_and_figures(
-    tmp_path: Path, data: DataFolder, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch, what: str, number: int
+    tmp_path: Path,
+    data: DataFolder,
+    uninterrupted: TrainingRun,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    number: int,
 ):
     with monkeypatch.context() as patch:
         killed_before(patch, what, number)
@@ -149,7 +156,7 @@ def test_stopped_between_two_files_it_ends_with_the_same_weights_and_figures(
 
 
 def test_stopped_again_and_again_it_ends_with_the_same_weights(
-    tmp_path: Path, data: DataFolder, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun, monkeypatch: pytest.MonkeyPatch
 ):
     for attempt in range(4):
         with monkeypatch.context() as patch:
@@ -158,12 +165,12 @@ def test_stopped_again_and_again_it_ends_with_the_same_weights(
     assert same(go(tmp_path, data, resumed=True), uninterrupted)
 
 
-def test_how_often_the_state_is_saved_makes_no_difference(tmp_path: Path, data: DataFolder, uninterrupted: Run):
-    assert same(go(tmp_path, data, place=Place()), uninterrupted)
+def test_how_often_the_state_is_saved_makes_no_difference(tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun):
+    assert same(go(tmp_path, data, execution=Execution()), uninterrupted)
 
 
 def test_without_its_momentum_it_would_end_elsewhere(
-    tmp_path: Path, data: DataFolder, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patch:
         killed_in_step(patch, 7)

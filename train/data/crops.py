@@ -46,7 +46,7 @@ class Colours:
         return float(red), float(green), float(blue)
 
 
-class Views(Dataset[Any]):
+class ImageDataset(Dataset[Any]):
     """What is made of each image. A broken image is returned, not raised: torch would wrap it into a traceback as text."""
 
     def __init__(self, images: ImageSet, recipe: Recipe, rescaling: Rescaling) -> None:
@@ -70,7 +70,7 @@ class Views(Dataset[Any]):
         return rescale(pixels, short_side, self.rescaling, MAX_DECODED_PIXELS)
 
 
-class TrainCrops(Views):
+class TrainCrops(ImageDataset):
     """uint8 [crop, crop, 3]: S fixed or drawn, a random crop, mirrored half of the time, its colours shifted (section 3.1).
 
     The shift comes beside the crop: added to bytes it would be rounded and cut off.
@@ -92,7 +92,7 @@ class TrainCrops(Views):
         return view, self.colours.shift(chance.normal(0.0, self.recipe.rgb_shift, 3))
 
 
-class CentreCrops(Views):
+class CentreCrops(ImageDataset):
     """uint8 [crop, crop, 3]: the centre of the image rescaled to S, or to the middle of its range."""
 
     def view(self, pixels: Images, epoch: int, index: int) -> tuple[Images, Triple]:

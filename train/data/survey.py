@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from train.data.batches import Batches
-from train.data.crops import NO_SHIFT, Colours, Views
+from train.compute.execution import Execution
+from train.compute.processes import ALONE, Processes
+from train.compute.progress import progress
+from train.data.crops import NO_SHIFT, Colours, ImageDataset
 from train.data.folder import DataFolder, ImageSet
-from train.execution import Place
-from train.processes import ALONE, Processes
-from train.progress import progress
+from train.data.loader import BatchLoader
 from train.recipe import Recipe
 from vgg_deploy.files import whole_file
 from vgg_deploy.network.manifest import Rescaling, Triple
@@ -28,7 +28,7 @@ SURVEY_BATCH = 64  # images that a worker hands over at once
 _PAIRS = tuple((i, j) for i in range(3) for j in range(i, 3))
 
 
-class _PixelSums(Views):
+class _PixelSums(ImageDataset):
     """int64 [10]: the sums of R, G and B, the count of pixels, and the sums of RR, RG, RB, GG, GB, BB, of the image rescaled
     to S, or to the middle of its range. Whole numbers, so that their order makes no difference."""
 
@@ -62,7 +62,7 @@ def survey(
     """
     total = torch.zeros(10, dtype=torch.int64)
     views = _PixelSums(images, recipe, rescaling)
-    batches = Batches(views, SURVEY_BATCH, workers=workers, rank=processes.rank, processes=processes.size)
+    batches = BatchLoader(views, SURVEY_BATCH, workers=workers, rank=processes.rank, processes=processes.size)
     for batch in batches.epoch(0):
         if batch.counts:
             total += batch.views.sum(dim=0)
@@ -95,7 +95,7 @@ def surveyed(
     recipe: Recipe,
     data: DataFolder,
     rescaling: Rescaling,
-    place: Place,
+    execution: Execution,
     processes: Processes,
     console: Console,
     kept: Path | None,
@@ -113,11 +113,11 @@ def surveyed(
     if found is not None:
         return found
     with progress(console, "reading val images", len(data.val)) as advance:
-        survey(data.val, recipe, rescaling, workers=place.workers, processes=processes, advance=advance)
+        survey(data.val, recipe, rescaling, workers=execution.workers, processes=processes, advance=advance)
     if not recipe.rgb_shift and recipe.mean is not None:
         return None
     with progress(console, "colours of train images", len(data.train)) as advance:
-        colours = survey(data.train, recipe, rescaling, workers=place.workers, processes=processes, advance=advance)
+        colours = survey(data.train, recipe, rescaling, workers=execution.workers, processes=processes, advance=advance)
     if path is not None and processes.first:
         with whole_file(path) as temporary:
             record = {"fingerprint": data.fingerprint, **dataclasses.asdict(colours)}

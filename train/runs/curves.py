@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from train.runs.figures import Epoch
+from train.runs.metrics import Epoch
 from vgg_deploy.errors import OutputError
 from vgg_deploy.files import whole_file
 from vgg_deploy.install import install_command

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from train.runs.figures import Epoch
+from train.runs.metrics import Epoch
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import output_errors, whole_file
 
@@ -24,11 +24,11 @@ def check_tensorboard() -> None:
         raise UsageError("--tensorboard needs tensorboard, which is not installed: pip install tensorboard")
 
 
-class Metrics:
+class MetricsLog:
     """Writes the figures of a run as they come, from where it stands.
 
     A line of a step has `epoch`, `step`, `learning_rate` and the mean `loss` of its batch; that of an epoch has what
-    `train.runs.figures.Epoch` has, with `epoch` and `step` for its number and steps. What a killed run wrote after its last
+    `train.runs.metrics.Epoch` has, with `epoch` and `step` for its number and steps. What a killed run wrote after its last
     checkpoint is taken back, since it comes again.
 
     Args:

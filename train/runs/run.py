@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from train.runs.figures import Epoch
 from train.runs.lock import Lock
+from train.runs.metrics import Epoch
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import make_folder, output_errors, whole_file
 
@@ -27,7 +27,7 @@ RECORD, BEST, LAST, STATE = "run.json", "best.safetensors", "last.safetensors", 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 
 
-class Run:
+class TrainingRun:
     """A run that is going on: makes its folder, and keeps run.json up to date until the end of its `with` block.
 
     run.json has `status` (running, finished, interrupted or failed), `started` and `ended` (ISO 8601, UTC), `reason` (of a

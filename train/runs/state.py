@@ -10,7 +10,7 @@ import safetensors.torch
 from torch import Tensor
 
 from train.data.crops import Colours
-from train.runs.figures import NOTHING, Epoch, Total
+from train.runs.metrics import NOTHING, Epoch, MetricSums
 from vgg_deploy.errors import CheckpointError, ManifestError
 from vgg_deploy.files import whole_file
 from vgg_deploy.network import records
@@ -37,7 +37,7 @@ class Position:
     colours: Colours | None
     history: tuple[Epoch, ...] = ()
     batches: int = 0
-    total: Total = NOTHING
+    total: MetricSums = NOTHING
 
     @property
     def best(self) -> Epoch | None:

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from train.compute.execution import Execution
+from train.compute.processes import ALONE
 from train.data.crops import Colours, TrainCrops
 from train.data.folder import DataFolder, read_folder
 from train.data.survey import survey, surveyed
-from train.execution import Place
-from train.processes import ALONE
 from train.recipe import Recipe
 from vgg_deploy.errors import ImageError
 from vgg_deploy.network.manifest import Rescaling, TrainScale
@@ -83,7 +83,7 @@ def test_without_a_shift_the_crops_are_the_same_and_their_colours_stay(coloured:
 
 
 def look(data: DataFolder, kept: Path, recipe: Recipe = RECIPE) -> Colours | None:
-    return surveyed(recipe, data, Rescaling(), Place(), ALONE, Console(file=StringIO()), kept)
+    return surveyed(recipe, data, Rescaling(), Execution(), ALONE, Console(file=StringIO()), kept)
 
 
 def test_colours_are_kept_with_the_fingerprint_of_the_data_and_measured_once(coloured: DataFolder, tmp_path: Path):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data.batches import Batches
 from train.data.crops import CentreCrops, TrainCrops
 from train.data.folder import DataFolder, class_name, read_folder
+from train.data.loader import BatchLoader
 from train.data.survey import survey
 from train.recipe import Recipe
 from vgg_deploy.errors import ImageError, UsageError
@@ -28,7 +28,7 @@ def epoch(
     data: DataFolder, number: int, recipe: Recipe = RECIPE, workers: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     views = TrainCrops(data.train, recipe, Rescaling())
-    batches = list(Batches(views, recipe.batch, workers=workers, shuffle_seed=recipe.seed).epoch(number))
+    batches = list(BatchLoader(views, recipe.batch, workers=workers, shuffle_seed=recipe.seed).epoch(number))
     return torch.cat([batch.views for batch in batches]), torch.cat([batch.targets for batch in batches])
 
 
@@ -176,7 +176,7 @@ def test_s_is_drawn_from_its_whole_range(tmp_path: Path, data_folder: MakeFolder
 
 def test_validation_takes_the_centre_at_the_middle_of_the_range(data_folder: MakeFolder):
     data = read_folder(data_folder(val=1))
-    batch, *rest = Batches(CentreCrops(data.val, RECIPE, Rescaling()), 8).epoch(0)
+    batch, *rest = BatchLoader(CentreCrops(data.val, RECIPE, Rescaling()), 8).epoch(0)
     crops, targets = batch.views, batch.targets
     scaled = rescale(decode(data.val.path(0)), 40, Rescaling())
     assert scaled.shape == (40, 48, 3)
@@ -234,7 +234,7 @@ def test_the_fingerprint_of_a_copy_is_the_same_and_of_other_images_is_not(data_f
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_that_begins_at_a_later_batch_is_the_rest_of_the_whole(data_folder: MakeFolder, workers: int):
     data = read_folder(data_folder())
-    batches = Batches(TrainCrops(data.train, RECIPE, Rescaling()), 3, workers=workers, shuffle_seed=0)
+    batches = BatchLoader(TrainCrops(data.train, RECIPE, Rescaling()), 3, workers=workers, shuffle_seed=0)
     whole, rest = list(batches.epoch(4)), list(batches.epoch(4, 2))
     assert len(whole) == len(batches) == 6
     assert len(rest) == 4
@@ -247,9 +247,10 @@ def test_an_epoch_that_begins_at_a_later_batch_is_the_rest_of_the_whole(data_fol
 def test_the_shares_of_the_processes_are_the_batch_each_image_once(data_folder: MakeFolder, processes: int):
     data = read_folder(data_folder())
     views = TrainCrops(data.train, RECIPE, Rescaling())
-    alone = list(Batches(views, 6, shuffle_seed=0).epoch(1))
+    alone = list(BatchLoader(views, 6, shuffle_seed=0).epoch(1))
     together = [
-        list(Batches(views, 6, shuffle_seed=0, rank=rank, processes=processes).epoch(1)) for rank in range(processes)
+        list(BatchLoader(views, 6, shuffle_seed=0, rank=rank, processes=processes).epoch(1))
+        for rank in range(processes)
     ]
     for batch, *shares in zip(alone, *together, strict=True):
         counted = [share for share in shares if share.counts]

@@ -343,7 +343,9 @@ def test_the_refusal_of_code_names_it_and_what_to_do(tmp_path: Path) -> None:
 
 def test_a_pickled_module_is_refused_by_its_class(tmp_path: Path, narrow_spec: Callable[..., NetworkSpec]) -> None:
     torch.save(VGG(narrow_spec("A")), tmp_path / "whole.pt")
-    with pytest.raises(CheckpointError, match=r"holds more than tensors \(train\.model\.VGG\).*state_dict\(\)"):
+    with pytest.raises(
+        CheckpointError, match=r"holds more than tensors \(train\.network\.model\.VGG\).*state_dict\(\)"
+    ):
         read(tmp_path / "whole.pt", PAPER)
 
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from train.runs.curves import draw
-from train.runs.figures import Epoch, Figures
-from train.runs.metrics_log import Metrics, check_tensorboard
+from train.runs.metrics import Epoch, Metrics
+from train.runs.metrics_log import MetricsLog, check_tensorboard
 from vgg_deploy.errors import UsageError
 
-EPOCH = Epoch(1, 60, 0.01, Figures(2.0, 0.2, 0.6), Figures(1.5, 0.4, 0.8), 12.0, 100.0)
+EPOCH = Epoch(1, 60, 0.01, Metrics(2.0, 0.2, 0.6), Metrics(1.5, 0.4, 0.8), 12.0, 100.0)
 SECOND = replace(EPOCH, number=2, steps=120, learning_rate=0.001)
 
 
@@ -26,7 +26,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def write(folder: Path, first: int, last: int) -> None:
     """Steps and epochs of 60 steps, until a kill after step `last`."""
-    with Metrics(folder, first, [EPOCH] if first >= 60 else []) as metrics:
+    with MetricsLog(folder, first, [EPOCH] if first >= 60 else []) as metrics:
         for step in range(first + 1, last + 1):
             metrics.step(1 + (step - 1) // 60, step, 0.01, 1 / step)
             if step == 60:
@@ -62,7 +62,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with Metrics(tmp_path, 0, [], tensorboard=True) as metrics:
+    with MetricsLog(tmp_path, 0, [], tensorboard=True) as metrics:
         metrics.step(1, 50, 0.01, 0.5)
         metrics.epoch(EPOCH)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

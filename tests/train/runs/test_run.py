@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from train.runs.figures import Epoch, Figures
-from train.runs.run import Run, new_folder, newest_finished
+from train.runs.metrics import Epoch, Metrics
+from train.runs.run import TrainingRun, new_folder, newest_finished
 from vgg_deploy.errors import OutputError, TrainingError, UsageError
 
-EPOCH = Epoch(1, 4, 0.01, Figures(2.0, 0.2, 0.6), Figures(1.5, 0.4, 0.8), 12.0, 100.0)
+EPOCH = Epoch(1, 4, 0.01, Metrics(2.0, 0.2, 0.6), Metrics(1.5, 0.4, 0.8), 12.0, 100.0)
 
 
 def record_of(folder: Path) -> dict[str, object]:
@@ -22,19 +22,19 @@ def record_of(folder: Path) -> dict[str, object]:
 
 
 def finish(folder: Path) -> Path:
-    with Run(folder, {}) as run:
+    with TrainingRun(folder, {}) as run:
         run.best.write_bytes(b"weights")
     return run.best
 
 
 def fail(folder: Path) -> None:
-    with Run(folder, {}) as run:
+    with TrainingRun(folder, {}) as run:
         run.best.write_bytes(b"weights")
         raise TrainingError("the loss became nan")
 
 
 def test_a_run_is_running_until_its_end_and_then_finished(tmp_path: Path):
-    with Run(tmp_path / "run", {"data": "cats"}) as run:
+    with TrainingRun(tmp_path / "run", {"data": "cats"}) as run:
         run.record([EPOCH])
         record = record_of(run.folder)
         assert (record["status"], record["data"], record["history"]) == ("running", "cats", [asdict(EPOCH)])
@@ -44,7 +44,7 @@ def test_a_run_is_running_until_its_end_and_then_finished(tmp_path: Path):
 
 
 def test_an_interrupted_run_says_so(tmp_path: Path):
-    with pytest.raises(KeyboardInterrupt), Run(tmp_path / "run", {}):
+    with pytest.raises(KeyboardInterrupt), TrainingRun(tmp_path / "run", {}):
         raise KeyboardInterrupt
     assert record_of(tmp_path / "run")["status"] == "interrupted"
 
@@ -60,7 +60,7 @@ def test_the_reason_of_a_failure_survives_a_disk_that_takes_no_record(tmp_path: 
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    run = Run(tmp_path / "run", {})
+    run = TrainingRun(tmp_path / "run", {})
     monkeypatch.setattr(Path, "write_text", full)
     error = TrainingError("the loss became nan")
     run.__exit__(TrainingError, error, None)
@@ -74,7 +74,7 @@ def test_the_reason_of_a_failure_survives_a_disk_that_takes_no_record(tmp_path: 
 def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(tmp_path: Path, name: str):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match=f"already holds a run \\({name}\\)"):
-        Run(tmp_path, {})
+        TrainingRun(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
 
@@ -87,7 +87,7 @@ def test_a_folder_with_other_files_takes_a_run(tmp_path: Path):
 def test_a_folder_that_cannot_be_made_is_an_error_of_output(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
-        Run(tmp_path / "file" / "run", {})
+        TrainingRun(tmp_path / "file" / "run", {})
     with pytest.raises(OutputError, match="cannot write"):
         new_folder(tmp_path / "file", "vgg11")
 
@@ -95,11 +95,11 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_output(tmp_path: Path):
 TAKES_IT = """
 import sys
 from pathlib import Path
-from train.runs.run import Run
+from train.runs.run import TrainingRun
 from vgg_deploy.errors import UsageError
 assert "torch" not in sys.modules
 try:
-    Run(Path(sys.argv[1]), {}, resumed=True)
+    TrainingRun(Path(sys.argv[1]), {}, resumed=True)
     print("taken")
 except UsageError as error:
     print(error)
@@ -112,7 +112,7 @@ def test_a_run_is_one_processs_at_a_time_and_free_once_that_has_ended(tmp_path: 
         command = [sys.executable, "-c", TAKES_IT, str(tmp_path)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
-    with Run(tmp_path, {}):
+    with TrainingRun(tmp_path, {}):
         assert f"another process trains in {tmp_path} right now" in other_process()
     assert other_process() == "taken\n"
     assert other_process() == "taken\n"  # though that one left its lock behind, as one that is killed does
@@ -135,7 +135,7 @@ def test_runs_that_go_on_failed_or_lost_their_checkpoint_do_not_count(tmp_path: 
     with pytest.raises(TrainingError):
         fail(tmp_path / "failed")
     finish(tmp_path / "lost").unlink()
-    Run(tmp_path / "running", {}).best.write_bytes(b"weights")
+    TrainingRun(tmp_path / "running", {}).best.write_bytes(b"weights")
     assert newest_finished(tmp_path) == finished
 
 

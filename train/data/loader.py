@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from train.data.crops import Key, Sample, Views
+from train.data.crops import ImageDataset, Key, Sample
 from vgg_deploy.errors import ImageError, TrainingError
 
 WORKER_DIED = "DataLoader worker"  # in torch's RuntimeError, which a signal's handler may raise anywhere
@@ -76,7 +76,7 @@ class _Order(Sampler[list[Key]]):
             yield [(self.epoch, int(index)) for index in (share if len(share) else batch[:1])]
 
 
-class Batches:
+class BatchLoader:
     """Batches of a set's views, an epoch at a time; the same for any number of workers.
 
     Args:
@@ -90,7 +90,7 @@ class Batches:
 
     def __init__(
         self,
-        views: Views,
+        views: ImageDataset,
         batch: int,
         *,
         workers: int = 0,
@@ -126,10 +126,10 @@ class Batches:
         order = self._order
         order.epoch, order.first = number, first
         try:
-            for place, batch in enumerate(self._loader, first):
+            for number_in_epoch, batch in enumerate(self._loader, first):
                 if isinstance(batch, ImageError):
                     raise batch
-                total = order.total(place)
+                total = order.total(number_in_epoch)
                 views, targets, indices, shifts = batch
                 yield Batch(views, targets, indices, shifts, total, order.rank < total)
         except RuntimeError as error:

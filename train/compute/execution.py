@@ -12,7 +12,7 @@ SAVE_MINUTES = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Execution:
     """Where training computes; it decides how fast, and not what, but for rounding.
 
     Attributes:

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not distributed.is_available() or sys.platform != "linux", reason="torchrun is tested on Linux"),
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # 20 images in batches of 7: the last of an epoch has 6, which two processes share, and dropout and colours are on.
 RECIPE = "--arch A --width-divisor 8 --fc-width 32 --crop 32 --train-scale 36,44 --batch 7 --lr 0.001 --workers 0 --device cpu"
 # Float32 sums in another order: 1e-6 of a tensor's norm a step, which ReLUs at their edge and momentum make more of. Other

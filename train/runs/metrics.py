@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Metrics:
     """Of one pass over a set: mean cross-entropy in nats, and the fraction of images, 0..1, whose class is the first, or
     among the first five, of the network's answer."""
 
@@ -31,8 +31,8 @@ class Epoch:
     number: int
     steps: int
     learning_rate: float
-    train: Figures
-    val: Figures
+    train: Metrics
+    val: Metrics
     seconds: float
     images_per_s: float
 
@@ -45,7 +45,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
+class MetricSums:
     """Sums over the images of a pass so far.
 
     Attributes:
@@ -60,7 +60,7 @@ class Total:
     first_five: int = 0
     seconds: float = 0.0
 
-    def plus(self, images: int, loss: float, first: float, first_five: float) -> Total:
+    def plus(self, images: int, loss: float, first: float, first_five: float) -> MetricSums:
         return replace(
             self,
             images=self.images + images,
@@ -69,8 +69,8 @@ class Total:
             first_five=self.first_five + int(first_five),
         )
 
-    def figures(self) -> Figures:
-        return Figures(self.loss / self.images, self.first / self.images, self.first_five / self.images)
+    def figures(self) -> Metrics:
+        return Metrics(self.loss / self.images, self.first / self.images, self.first_five / self.images)
 
 
-NOTHING = Total()
+NOTHING = MetricSums()

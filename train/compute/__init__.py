@@ -1,0 +1,1 @@
+"""Where and with whom a training computes: device and settings, processes, progress."""
