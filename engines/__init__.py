@@ -1,4 +1,4 @@
-"""Engines: one file or folder per vendor SDK, and the registry that opens them."""
+"""Engines: one file or folder for each vendor SDK, and the registry that opens them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import importlib
 from dataclasses import replace
 from pathlib import Path
 
+from engines.choice import NO_BF16, choose_runtime, pairing_notices
 from engines.choice import RUNTIMES as RUNTIMES
-from engines.choice import choose_runtime, pairing_notices
-from engines.settings import NO_BF16, Settings, streaming_requests
-from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES, PLAN_SUFFIXES
+from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, kind_of
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
 from vgg_deploy.inference.engine import Engine
-
-DEFAULT_CUDA_API = "cuda-python"
+from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API as DEFAULT_CUDA_API
+from vgg_deploy.inference.engine_options import EngineOptions
 
 
 def open_engine(
@@ -30,70 +29,78 @@ def open_engine(
     cuda_api: str = DEFAULT_CUDA_API,
     trust: bool = False,
 ) -> Engine:
-    """Opens an ONNX file, or a TensorRT plan (.plan, .engine). A plan runs native code: open only plans that you trust.
+    """Opens an ONNX file or a TensorRT plan (.plan, .engine). A plan runs native code: open only plans that you trust.
 
     Args:
         path: the file.
-        runtime: onnxruntime, openvino or ncnn; auto: the fastest that is installed for this file on this machine, with the reason among
-            `info.notices`. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
-        device: cpu, cuda or cuda:N; None: the CPU for an ONNX file, the first GPU for a plan. Never another one than was
-            asked for.
-        threads: of computation on the CPU; None: one for each core that this process may use.
-        requests: calls of `run` that are computed side by side on the CPU, where they share the threads. 1: each call is as fast
-            as can be; more: many calls at once are, as `predict` and `evaluate` make them; None: what suits these.
-        allow_bf16: compute in bfloat16 where the file has floating point, if the CPU does so; answers change within the thresholds
-            of FP16.
-        labels: text of a labels file, for a model without our manifest, or instead of its names.
-        cuda_api: through what a plan's memory is handled, cuda-python or pycuda.
-        trust: open a plan that has no manifest beside it (`labels` is needed then), or that is not the one which it describes.
+        runtime: onnxruntime, openvino or ncnn. auto: the fastest that is installed for this file on this machine; `info.notices`
+            gives the reason. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
+        device: cpu, cuda or cuda:N. None: the CPU for an ONNX file, the first GPU for a plan. The engine never runs on a device
+            that was not asked for.
+        threads: compute threads on the CPU. None: one for each core that this process may use.
+        requests: calls of `run` that are computed side by side on the CPU; they share the threads. 1 makes each call as fast as
+            possible. More is faster for many calls at once, as `predict` and `evaluate` make them. None: what suits those two.
+        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then change within the thresholds of FP16.
+        labels: text of a labels file, for a model without our manifest or in place of its class names.
+        cuda_api: which library handles a plan's GPU memory, cuda-python or pycuda.
+        trust: open a plan that has no manifest beside it (then `labels` is required), or whose manifest describes another file.
 
     Raises:
-        UsageError: no such file, runtime or device; a runtime that is not installed; labels that do not fit.
-        ModelFileError, ManifestError, PlanError: a file that cannot be fed, or a plan that cannot run here.
+        UsageError: no such file, runtime or device; a runtime that is not installed; labels that do not match the network.
+        ModelFileError, ManifestError, PlanError: the file is damaged, unsuitable, or a plan that cannot run here.
         EngineError: the runtime cannot be loaded, or refused the file.
     """
+    options = EngineOptions(
+        runtime=runtime,
+        device=device,
+        threads=threads,
+        requests=requests,
+        allow_bf16=allow_bf16,
+        labels=labels,
+        cuda_api=cuda_api,
+        trust=trust,
+    )
+    return open_with(path, options)
+
+
+def open_with(path: str | Path, options: EngineOptions) -> Engine:
+    """`open_engine` with its options as one object."""
     path = Path(path)
-    if path.suffix in CHECKPOINT_SUFFIXES:
+    kind = kind_of(path)
+    if kind == CHECKPOINT:
         raise UsageError(
             f"{path} is a checkpoint, not a model to run: vgg-deploy export --weights {path} --dynamic makes one"
         )
-    if path.suffix in PLAN_SUFFIXES and (allow_bf16 or (requests or 1) > 1):
-        raise UsageError(f"{path} is a TensorRT plan; requests and bfloat16 are for ONNX files on CPUs, leave them out")
-    settings = Settings(
-        "cpu" if device is None else device,
-        threads,
-        streaming_requests(device, threads) if requests is None else requests,
-        allow_bf16,
-    )
-    if path.suffix in PLAN_SUFFIXES:
-        return _open_plan(path, runtime, device, threads, labels, cuda_api, trust)
-    if trust or cuda_api != DEFAULT_CUDA_API:
-        raise UsageError(f"{path} is no plan; trust and cuda_api are for TensorRT plans alone, leave them out")
-    manifest = read_manifest(path, labels)
-    unable: dict[str, str] = {}
-    said: tuple[str, ...] = ()
+    return _open_plan(path, options) if kind == PLAN else _open_onnx(path, options)
+
+
+def _open_onnx(path: Path, options: EngineOptions) -> Engine:
+    options.check_plan_options(path)
+    manifest = read_manifest(path, options.labels)
+    automatic = options.runtime == "auto"
+    unable: dict[str, str] = {}  # runtime -> why it cannot run this file
+    notices: tuple[str, ...] = ()
     while True:
-        choice = choose_runtime(runtime, settings, manifest, unable)
+        choice = choose_runtime(options, manifest, unable)
         try:
             home = importlib.import_module(RUNTIMES[choice.runtime].home)
         except (ImportError, OSError) as error:
             if _interrupted(error):
                 raise KeyboardInterrupt from error
-            if runtime != "auto":
-                raise EngineError(f"{choice.runtime} is installed and cannot be loaded: {error}") from error
-            unable[choice.runtime] = f"it is installed and cannot be loaded: {error}"
+            if not automatic:
+                raise EngineError(f"{choice.runtime} is installed but cannot be loaded: {error}") from error
+            unable[choice.runtime] = f"it is installed but cannot be loaded: {error}"
             continue
-        if runtime == "auto" and settings.bf16 and not home.computes_bf16():
-            # In what this CPU computes instead another runtime may be faster.
-            settings, said = replace(settings, bf16=False), (NO_BF16,)
+        if automatic and options.allow_bf16 and not home.computes_bf16():
+            # Another runtime may be faster in the precision that this CPU falls back to.
+            options, notices = replace(options, allow_bf16=False), (NO_BF16,)
             continue
-        notices = (*said, *pairing_notices(choice.runtime, settings, manifest))
-        if choice.reason is not None:
-            notices = (f"runtime {choice.runtime}: {choice.reason}", *notices)
+        reason = () if choice.reason is None else (f"runtime {choice.runtime}: {choice.reason}",)
+        pairing = pairing_notices(choice.runtime, options, manifest)
         try:
-            engine: Engine = home.open_model(path, manifest, settings, notices)
+            engine: Engine = home.open_model(path, manifest, options, (*reason, *notices, *pairing))
         except UnsupportedModelError as error:
-            if runtime != "auto":
+            if not automatic:
                 raise
             unable[choice.runtime] = error.reason
         else:
@@ -101,36 +108,27 @@ def open_engine(
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether an import ended by Ctrl-C, which is an ImportError where a runtime's own code initializes itself (ncnn, onnxruntime)."""
+    """Whether Ctrl-C ended an import. It arrives as an ImportError if it stops a runtime's native initialization."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
-def _open_plan(
-    path: Path,
-    runtime: str,
-    device: str | None,
-    threads: int | None,
-    labels: str | None,
-    cuda_api: str,
-    trust: bool,
-) -> Engine:
-    if runtime not in ("auto", *RUNTIMES, *BACKENDS):
-        raise UsageError(f"runtime is {runtime!r}; expected auto, {', '.join((*RUNTIMES, *BACKENDS))}")
-    if runtime in RUNTIMES:
+def _open_plan(path: Path, options: EngineOptions) -> Engine:
+    options.check_onnx_options(path, PLAN)
+    if options.runtime not in ("auto", *RUNTIMES, *BACKENDS):
+        raise UsageError(f"runtime is {options.runtime!r}; expected auto, {', '.join((*RUNTIMES, *BACKENDS))}")
+    if options.runtime in RUNTIMES:
         raise UsageError(
-            f"{path} is a TensorRT plan, and {runtime} runs ONNX files: leave the runtime out, or name the ONNX file that the plan "
-            "was built from"
+            f"{path} is a TensorRT plan, and {options.runtime} runs ONNX files: leave the runtime out, or give the ONNX file "
+            "from which the plan was built"
         )
-    if device == "cpu":
+    if options.device == "cpu":
         raise UsageError(
-            f"{path} is a TensorRT plan, which runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N; on the CPU, run "
-            "the ONNX file that it was built from"
+            f"{path} is a TensorRT plan, which runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On the CPU, "
+            "run the ONNX file from which the plan was built"
         )
-    if threads is not None:
-        raise UsageError(f"threads are of the CPU, and {path} runs on a GPU: leave them out")
-    home = importlib.import_module("engines.trt.engine")
-    index = int((device or "cuda").partition(":")[2] or 0)
-    engine: Engine = home.open_plan(path, runtime=runtime, device=index, labels=labels, cuda_api=cuda_api, trust=trust)
+    if options.threads is not None:
+        raise UsageError(f"{path} runs on a GPU; --threads applies to CPUs only, leave it out")
+    engine: Engine = importlib.import_module("engines.trt.engine").open_plan(path, options)
     return engine

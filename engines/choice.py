@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from engines.settings import Settings
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.errors import EngineError, MissingDependencyError, UsageError
+from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.install import install_command
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Quantization
+
+NO_BF16 = "this CPU does not compute in bfloat16: --allow-bf16 has no effect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Runtime:
     """A runtime of ONNX files and where it is found.
 
     Attributes:
-        home: our module, whose `open_model(path, manifest, settings, notices)` opens an ONNX file.
+        home: our module, whose `open_model(path, manifest, options, notices)` opens an ONNX file.
         module: the vendor's module.
         extra: the extra that installs it.
         devices: kinds of device it can run on.
@@ -55,9 +58,9 @@ class Choice:
 
 
 def choose_runtime(
-    runtime: str, settings: Settings, manifest: Manifest | None = None, unable: Mapping[str, str] = MappingProxyType({})
+    options: EngineOptions, manifest: Manifest | None = None, unable: Mapping[str, str] = MappingProxyType({})
 ) -> Choice:
-    """The runtime that `auto` means for a file on this machine, or `runtime` itself if it can be used.
+    """The runtime that `auto` means for a file on this machine, or `options.runtime` if it can be used.
 
     Args:
         unable: runtimes that were found unable to run this file, with the reason; `auto` takes another.
@@ -65,8 +68,9 @@ def choose_runtime(
     Raises:
         UsageError: unknown, not installed, or without this kind of device or precision.
     """
+    runtime = options.runtime
     if runtime == "auto":
-        return _fastest(settings, manifest, unable)
+        return _fastest(options, manifest, unable)
     if runtime in BACKENDS:
         raise UsageError(
             f"{runtime} runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend {runtime} makes one"
@@ -74,13 +78,13 @@ def choose_runtime(
     if runtime not in RUNTIMES:
         raise UsageError(f"runtime is {runtime!r}; expected auto, {', '.join(RUNTIMES)}")
     chosen = RUNTIMES[runtime]
-    if settings.kind not in chosen.devices:
+    if options.device_kind not in chosen.devices:
         raise UsageError(
-            f"{runtime} runs on {', '.join(chosen.devices)} here, not on {settings.device}; use --runtime onnxruntime"
+            f"{runtime} runs on {', '.join(chosen.devices)} here, not on {options.device}; use --runtime onnxruntime"
         )
     if not chosen.installed:
-        raise MissingDependencyError(chosen.module, _extra(chosen, settings), f"--runtime {runtime}")
-    if settings.bf16 and not chosen.bf16:
+        raise MissingDependencyError(chosen.module, _extra(chosen, options), f"--runtime {runtime}")
+    if options.allow_bf16 and not chosen.bf16:
         raise UsageError(
             f"{runtime} does not compute in bfloat16 on CPUs here; use --runtime openvino, or leave --allow-bf16 out"
         )
@@ -95,12 +99,12 @@ def _quantization(manifest: Manifest | None) -> Quantization | None:
     return quantization if quantization is not None and quantization.layers else None
 
 
-def _extra(runtime: Runtime, settings: Settings) -> str:
-    return "gpu" if settings.kind == "cuda" else runtime.extra
+def _extra(runtime: Runtime, options: EngineOptions) -> str:
+    return "gpu" if options.device_kind == "cuda" else runtime.extra
 
 
-def _fastest(settings: Settings, manifest: Manifest | None, unable: Mapping[str, str]) -> Choice:
-    ranked = _by_speed(settings, manifest)
+def _fastest(options: EngineOptions, manifest: Manifest | None, unable: Mapping[str, str]) -> Choice:
+    ranked = _by_speed(options, manifest)
     first = next(iter(ranked))
     for name, reason in ranked.items():
         if not RUNTIMES[name].installed or name in unable:
@@ -113,20 +117,20 @@ def _fastest(settings: Settings, manifest: Manifest | None, unable: Mapping[str,
     if unable:
         tried = [f"{name}: {unable.get(name, 'not installed')}" for name in ranked]
         raise EngineError(f"no runtime can run this file: {'; '.join(tried)}")
-    if settings.bf16:
+    if options.allow_bf16:
         raise MissingDependencyError("openvino", "cpu", "--allow-bf16")
     raise MissingDependencyError(
         "an ONNX runtime (onnxruntime, openvino or ncnn)",
-        _extra(RUNTIMES[first], settings),
-        f"running on {settings.device}",
+        _extra(RUNTIMES[first], options),
+        f"running on {options.device or 'cpu'}",
     )
 
 
-def _by_speed(settings: Settings, manifest: Manifest | None) -> dict[str, str | None]:
+def _by_speed(options: EngineOptions, manifest: Manifest | None) -> dict[str, str | None]:
     """The runtimes that can run a file, the fastest first, with what makes it so; the figures are those of benchmarks/results."""
-    if settings.kind != "cpu":
+    if options.device_kind != "cpu":
         return {"onnxruntime": None}
-    if settings.bf16:
+    if options.allow_bf16:
         return {"openvino": "it alone computes in bfloat16"}
     quantization = _quantization(manifest)
     if quantization is not None and quantization.target == "tensorrt":
@@ -151,21 +155,22 @@ def _by_speed(settings: Settings, manifest: Manifest | None) -> dict[str, str | 
     }
 
 
-def pairing_notices(runtime: str, settings: Settings, manifest: Manifest | None) -> tuple[str, ...]:
-    """What a user should know who runs a file's INT8 in a runtime that it was not made for."""
+def pairing_notices(runtime: str, options: EngineOptions, manifest: Manifest | None) -> tuple[str, ...]:
+    """Notices for INT8 files in a runtime for which they were not made."""
     quantization = _quantization(manifest)
     if (
         quantization is None
         or quantization.target == "onnxruntime"
-        or (runtime, settings.kind) != ("onnxruntime", "cpu")
+        or (runtime, options.device_kind) != ("onnxruntime", "cpu")
     ):
         return ()
     remedy = (
         "--runtime openvino runs them as INT8"
         if RUNTIMES["openvino"].installed
-        else "pip install openvino, which runs them as INT8"
+        else f"openvino runs them as INT8 ({install_command(RUNTIMES['openvino'].extra)})"
     )
     return (
-        "the file's Q/DQ nodes stand where TensorRT wants them, and onnxruntime's CPU kernels run most of them one by one, slower "
-        f"than FP32 (VGG-16 took 1.2 times the time of FP32; in openvino a quarter of it): {remedy}, or export it with --target onnxruntime",
+        "the file's Q/DQ nodes are placed for TensorRT, and onnxruntime's CPU kernels run most of them one by one, slower than "
+        "FP32 (VGG-16 took 1.2 times as long as in FP32; openvino takes a quarter of the FP32 time): "
+        f"{remedy}. Or export the file with --target onnxruntime",
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.settings import Settings
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.install import install_command
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import Images
@@ -38,9 +38,8 @@ _QUIET = 3  # log errors only; its warnings about shapes and casts are not for o
 class OnnxRuntimeEngine(ContextManaged):
     """An ONNX file in ONNX Runtime; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
-        kind, device = settings.kind, settings.device
-        options = _options(settings)
+    def __init__(self, path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> None:
+        kind, device = options.device_kind, options.device or "cpu"
         providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if kind == "cuda":
             if _CUDA not in onnxruntime.get_available_providers():
@@ -49,10 +48,10 @@ class OnnxRuntimeEngine(ContextManaged):
                     f"pip uninstall onnxruntime, then {install_command('gpu')}"
                 )
             _load_cuda_libraries()
-            providers.insert(0, (_CUDA, {"device_id": str(settings.index), "use_tf32": "0"}))
+            providers.insert(0, (_CUDA, {"device_id": str(options.device_index), "use_tf32": "0"}))
         try:
             session = onnxruntime.InferenceSession(
-                str(path), options, providers=providers, disabled_optimizers=_DISABLED_OPTIMIZERS
+                str(path), _session_options(options), providers=providers, disabled_optimizers=_DISABLED_OPTIMIZERS
             )
         except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"onnxruntime refused {path}: {_reason(error)}") from error
@@ -75,8 +74,8 @@ class OnnxRuntimeEngine(ContextManaged):
             precision=precision,
             outputs=tuple(self._names),
             shapes=manifest.shapes,
-            concurrency=settings.requests,
-            threads=settings.total_threads if settings.kind == "cpu" else None,
+            concurrency=options.request_count,
+            threads=options.total_threads if kind == "cpu" else None,
             manifest=manifest,
             notices=notices,
         )
@@ -99,24 +98,26 @@ class OnnxRuntimeEngine(ContextManaged):
         self._session = None
 
 
-def _options(settings: Settings) -> onnxruntime.SessionOptions:
-    """Of a session."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _QUIET
-    # One thread is the caller's own; more are a pool that all calls share, whose threads spin while they wait.
-    options.intra_op_num_threads = settings.pool_threads
-    # Memory patterns are planned for one shape; ours change from image to image, and each would be kept.
-    options.enable_mem_pattern = False
-    return options
+def _session_options(options: EngineOptions) -> onnxruntime.SessionOptions:
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = _QUIET
+    # Each caller brings one thread of its own. The others form a pool that all calls share; they spin while they wait.
+    callers = options.request_count if options.device_kind == "cpu" else 1
+    session_options.intra_op_num_threads = options.total_threads - callers + 1
+    # Memory patterns are planned for one shape. Our shapes change from image to image, and every plan would be kept.
+    session_options.enable_mem_pattern = False
+    return session_options
 
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def open_model(path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> OnnxRuntimeEngine:
+def open_model(
+    path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()
+) -> OnnxRuntimeEngine:
     """Opens an ONNX file; see `engines.open_engine`."""
-    return OnnxRuntimeEngine(path, manifest, settings, notices)
+    return OnnxRuntimeEngine(path, manifest, options, notices)
 
 
 def availability(device: str) -> str:
@@ -149,17 +150,17 @@ def _driver_present() -> bool:
     return False
 
 
-def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
+def layer_times(path: Path, options: EngineOptions, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node's name, of each of some calls by themselves on the CPU, from ONNX Runtime's own profile."""
     import tempfile
 
-    options = _options(replace(settings, requests=1))
-    options.enable_profiling = True
+    session_options = _session_options(replace(options, requests=1))
+    session_options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
+        session_options.profile_file_prefix = str(Path(folder) / "profile")
         try:
             session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMIZERS
+                str(path), session_options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMIZERS
             )
             for _ in range(1 + repetitions):  # the first is left out
                 session.run(None, {session.get_inputs()[0].name: images})

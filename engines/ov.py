@@ -12,9 +12,10 @@ from typing import cast
 
 import numpy as np
 
-from engines.settings import NO_BF16, Settings
+from engines.choice import NO_BF16
 from vgg_deploy.errors import EngineError
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import Images
 
@@ -38,15 +39,15 @@ _PRECISION = "INFERENCE_PRECISION_HINT"
 class OpenVINOEngine(ContextManaged):
     """An ONNX file in OpenVINO; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> None:
         try:
             core = openvino.Core()
-            properties = _properties(settings)
+            properties = _properties(options)
             compiled = core.compile_model(core.read_model(path), "CPU", properties)
         except Exception as error:  # the vendor raises many kinds, without a root of their own
             raise EngineError(f"openvino refused {path}: {_reason(error)}") from error
         bf16 = properties[_PRECISION] == "bf16"
-        if settings.bf16 and not bf16:
+        if options.allow_bf16 and not bf16:
             notices = (*notices, NO_BF16)
         precision = str(manifest.precision)
         if bf16:
@@ -67,8 +68,8 @@ class OpenVINOEngine(ContextManaged):
             precision=precision,
             outputs=tuple(self._names),
             shapes=manifest.shapes,
-            concurrency=settings.requests,
-            threads=settings.total_threads if settings.kind == "cpu" else None,
+            concurrency=options.request_count,
+            threads=options.total_threads,
             manifest=manifest,
             notices=notices,
             bf16=bf16,
@@ -102,17 +103,17 @@ def computes_bf16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _properties(settings: Settings) -> dict[str, object]:
+def _properties(options: EngineOptions) -> dict[str, object]:
     """What a model is compiled with."""
-    bf16 = settings.bf16 and computes_bf16()
+    bf16 = options.allow_bf16 and computes_bf16()
     # Unasked, OpenVINO computes FP32 and FP16 files in BF16 on CPUs that have it.
     properties: dict[str, object] = {_PRECISION: "bf16" if bf16 else "f32"}
-    if settings.requests == 1:
+    if options.request_count == 1:
         properties["PERFORMANCE_HINT"] = "LATENCY"
     else:
-        properties["NUM_STREAMS"] = settings.requests
-    if settings.threads is not None or settings.total_threads < (os.cpu_count() or 1):
-        properties["INFERENCE_NUM_THREADS"] = settings.total_threads
+        properties["NUM_STREAMS"] = options.request_count
+    if options.threads is not None or options.total_threads < (os.cpu_count() or 1):
+        properties["INFERENCE_NUM_THREADS"] = options.total_threads
     return properties
 
 
@@ -121,9 +122,9 @@ def _reason(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def open_model(path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> OpenVINOEngine:
+def open_model(path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> OpenVINOEngine:
     """Opens an ONNX file; the device is always the CPU here. See `engines.open_engine`."""
-    return OpenVINOEngine(path, manifest, settings, notices)
+    return OpenVINOEngine(path, manifest, options, notices)
 
 
 def availability(device: str) -> str:
@@ -137,11 +138,11 @@ def availability(device: str) -> str:
     return f"openvino {openvino.__version__.partition('-')[0]}"
 
 
-def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
+def layer_times(path: Path, options: EngineOptions, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node's name, of each of some calls by themselves, from OpenVINO's own counters."""
     try:
         core = openvino.Core()
-        properties = {**_properties(replace(settings, requests=1)), "PERF_COUNT": True}
+        properties = {**_properties(replace(options, requests=1)), "PERF_COUNT": True}
         request = core.compile_model(core.read_model(path), "CPU", properties).create_infer_request()
         request.infer([np.ascontiguousarray(images)])  # the first run of a shape costs more
         runs = []

@@ -12,10 +12,10 @@ import ncnn
 import numpy as np
 
 from engines.ncnn.translation import Network, UntranslatedError, Weights, translate
-from engines.settings import Settings
 from vgg_deploy.artifacts.onnx_graph import read_graph
 from vgg_deploy.errors import EngineError, UnsupportedModelError
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import ACTIVATION, Floats, Images
 
@@ -25,9 +25,9 @@ _FLOAT32 = np.zeros(1, np.float32)  # says so, before the weight of a convolutio
 class NcnnEngine(ContextManaged):
     """An ONNX file in ncnn; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> None:
         self._path = path
-        self._network, loaded = _load(path, settings)
+        self._network, loaded = _load(path, options)
         self._net: ncnn.Net | None = loaded
         precision = str(manifest.precision)
         if manifest.precision.arithmetic == "float16":
@@ -39,8 +39,8 @@ class NcnnEngine(ContextManaged):
             precision=precision,
             outputs=tuple(self._network.outputs),
             shapes=manifest.shapes,
-            concurrency=settings.requests,
-            threads=settings.total_threads,
+            concurrency=options.request_count,
+            threads=options.total_threads,
             manifest=manifest,
             notices=notices,
         )
@@ -107,12 +107,12 @@ _address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 )
 
 
-def _load(path: Path, settings: Settings) -> tuple[Network, ncnn.Net]:
+def _load(path: Path, options: EngineOptions) -> tuple[Network, ncnn.Net]:
     try:
         graph = read_graph(path)
         network = translate(graph)
         net = ncnn.Net()
-        _configure(net.opt, settings)
+        _configure(net.opt, options)
         if net.load_param_mem(network.text) != 0:
             raise UntranslatedError("it does not take these layers")
         if net.load_model(_Stream(in_ncnns_order(network, graph.weights))) != 0:
@@ -122,12 +122,12 @@ def _load(path: Path, settings: Settings) -> tuple[Network, ncnn.Net]:
     return network, net
 
 
-def _configure(options: ncnn.Option, settings: Settings) -> None:
-    options.num_threads = settings.total_threads // settings.requests  # a rest is left to decoding
-    options.use_vulkan_compute = False
+def _configure(option: ncnn.Option, options: EngineOptions) -> None:
+    option.num_threads = options.total_threads // options.request_count  # a rest is left to decoding
+    option.use_vulkan_compute = False
     # On CPUs that have them it would store activations in half precision, unasked.
-    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-    options.use_bf16_packed = options.use_bf16_storage = False
+    option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = False
+    option.use_bf16_packed = option.use_bf16_storage = False
 
 
 def in_ncnns_order(network: Network, weights: Weights) -> Iterator[Floats]:
@@ -146,9 +146,9 @@ def in_ncnns_order(network: Network, weights: Weights) -> Iterator[Floats]:
             yield array
 
 
-def open_model(path: Path, manifest: Manifest, settings: Settings, notices: tuple[str, ...] = ()) -> NcnnEngine:
+def open_model(path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> NcnnEngine:
     """Opens an ONNX file; the device is always the CPU here. See `engines.open_engine`."""
-    return NcnnEngine(path, manifest, settings, notices)
+    return NcnnEngine(path, manifest, options, notices)
 
 
 def availability(device: str) -> str:
@@ -156,13 +156,13 @@ def availability(device: str) -> str:
     return f"ncnn {ncnn.__version__}"
 
 
-def layer_times(path: Path, settings: Settings, images: Images, repetitions: int) -> list[dict[str, float]]:
+def layer_times(path: Path, options: EngineOptions, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node's name, of each of some calls by themselves.
 
     ncnn has no profile: each layer's output is asked for in turn, twice; the second time it is there, and what handing it over
     costs is taken off.
     """
-    network, net = _load(path, replace(settings, requests=1))
+    network, net = _load(path, replace(options, requests=1))
     runs: list[dict[str, float]] = []
     for _ in range(1 + repetitions):  # the first is left out
         times: dict[str, float] = {}

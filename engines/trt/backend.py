@@ -58,7 +58,7 @@ def load(name: str) -> Backend:
 
     Raises:
         MissingDependencyError: it is not installed.
-        EngineError: it is installed and cannot be loaded.
+        EngineError: it is installed but cannot be loaded.
     """
     module, extra = _MODULES[name]
     if importlib.util.find_spec(module) is None:
@@ -69,7 +69,7 @@ def load(name: str) -> Backend:
         Exception
     ) as error:  # its libraries may be missing, or too new for the driver: ImportError, OSError, RuntimeError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngineError(f"{name} is installed and cannot be loaded: {reason}") from error
+        raise EngineError(f"{name} is installed but cannot be loaded: {reason}") from error
 
 
 def choose(name: str | None, gpu: tuple[int, int] | None) -> Backend:
@@ -80,7 +80,7 @@ def choose(name: str | None, gpu: tuple[int, int] | None) -> Backend:
 
     Raises:
         MissingDependencyError: it is not installed, or none is.
-        EngineError: it is installed and cannot be loaded.
+        EngineError: it is installed but cannot be loaded.
     """
     supported = gpu is not None and gpu >= OLDEST_GPU
     if name is None:

@@ -71,7 +71,7 @@ def build(
         ModelFileError, ManifestError: the file is damaged, or not one that we can feed.
         PreflightError: what TensorRT would refuse or misread, found before anything is built.
         BuildError: TensorRT failed, or the plan does not have the precision that the model declares.
-        EngineError: the backend is installed and cannot be loaded.
+        EngineError: the backend is installed but cannot be loaded.
         OutputError: the plan cannot be written; an older one stays as it was.
         KeyboardInterrupt: Ctrl-C, after TensorRT has stopped; nothing is written.
     """

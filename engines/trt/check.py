@@ -15,6 +15,7 @@ from engines.trt.gpu import compute_capability
 from vgg_deploy.artifacts.build_command import model_named_in, relocated_command, with_changed_options
 from vgg_deploy.artifacts.plan import BACKENDS, PlanManifest, mismatch, read_plan, sidecar_of
 from vgg_deploy.errors import ManifestError, PlanError, UsageError, VGGDeployError
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.precision import differences, summary
 
 
@@ -35,32 +36,11 @@ class Check:
     error: VGGDeployError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """How a plan is to be run.
-
-    Attributes:
-        path: the plan.
-        runtime: auto, or the backend that is asked for.
-        index: of the device.
-        cuda_api: cuda-python or pycuda.
-        labels: whether class names come with the request.
-        trust: run it without a manifest, or against it.
-    """
-
-    path: Path
-    runtime: str = "auto"
-    index: int = 0
-    cuda_api: str = "cuda-python"
-    labels: bool = False
-    trust: bool = False
-
-
 class Examination:
     """Puts the questions in their order. What a later one needs is kept here, and is None as long as it is not known."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, path: Path, options: EngineOptions) -> None:
+        self.path, self.options = path, options
         self.plan: PlanManifest | None = None
         self.changed = False
         self.backend: Backend | None = None
@@ -79,8 +59,8 @@ class Examination:
         Raises:
             UsageError: no such plan.
         """
-        if not self.request.path.is_file():
-            read_plan(self.request.path)  # raises, and says what it is instead
+        if not self.path.is_file():
+            read_plan(self.path)  # raises, and says what it is instead
         for name, ask in (
             ("manifest", self._manifest),
             ("contents", self._contents),
@@ -100,7 +80,7 @@ class Examination:
                 yield Check(name, True, answer)
 
     def _manifest(self) -> str:
-        path, sidecar = self.request.path, sidecar_of(self.request.path)
+        path, sidecar = self.path, sidecar_of(self.path)
         try:
             plan, reason = read_plan(path), f"{sidecar} is not there"
         except ManifestError as error:
@@ -110,7 +90,7 @@ class Examination:
             command = relocated_command(plan.command, path, plan.onnx.name)
             self.plan = plan = replace(plan, plan=replace(plan.plan, name=path.name), command=command)
             backend = plan.backend
-            if self.request.runtime not in ("auto", backend):
+            if self.options.runtime not in ("auto", backend):
                 raise UsageError(f"{path} is a plan of {backend}, which alone runs it; leave --runtime out")
             different = _differences(plan)
             if different is not None:
@@ -118,12 +98,12 @@ class Examination:
             return (
                 f"{sidecar.name}: from {plan.onnx.name}, {len(plan.manifest.classes)} classes, {summary(plan.layers)}"
             )
-        if not self.request.trust:
+        if not self.options.trust:
             raise UsageError(
                 f"{path} has no manifest to go by ({reason}): copy the two files together, or build it again; a plan runs native "
                 "code, so without manifest it is run only with --trust, and --labels FILE"
             )
-        if not self.request.labels:
+        if self.options.labels is None:
             raise UsageError(
                 f"{path} has no manifest to go by ({reason}), so its classes have no names: give --labels FILE"
             )
@@ -134,26 +114,26 @@ class Examination:
         if self.plan is None:
             raise _NotAskedError("the manifest")
         try:
-            reason = mismatch(self.request.path, self.plan)
+            reason = mismatch(self.path, self.plan)
         except OSError as error:
-            raise PlanError(f"{self.request.path} cannot be read: {error.strerror}") from error
+            raise PlanError(f"{self.path} cannot be read: {error.strerror}") from error
         if reason is None:
             return f"as built, SHA-256 {self.plan.plan.sha256[:12]}..."
-        if not self.request.trust:
+        if not self.options.trust:
             raise UsageError(f"{reason}; a plan runs native code, so a changed one is run only with --trust")
         self.changed = True
         self.notices.append(f"trusted against its manifest: {reason}")
         return "changed since it was built; trusted"
 
     def _gpu(self) -> str:
-        request = self.request
+        path, options = self.path, self.options
         if compute_capability() is None:
             raise PlanError(
-                f"{request.path} needs an NVIDIA GPU, and CUDA shows none here (no GPU, or no driver for it): "
-                + run_instead(request.path, self.plan)
+                f"{path} needs an NVIDIA GPU, and CUDA shows none here (no GPU, or no driver for it): "
+                + run_instead(path, self.plan)
             )
-        name = request.runtime if self.plan is None else self.plan.backend
-        self.cuda = open_cuda(request.cuda_api, request.index, "gpu" if name == TENSORRT else "rtx")
+        name = options.runtime if self.plan is None else self.plan.backend
+        self.cuda = open_cuda(options.cuda_api, options.device_index, "gpu" if name == TENSORRT else "rtx")
         return f"{self.cuda.device}: {self.cuda.gpu}"
 
     def _backend(self) -> str:
@@ -163,15 +143,15 @@ class Examination:
     def _backend_name(self) -> str:
         if self.plan is not None:
             return self.plan.backend
-        if self.request.runtime in BACKENDS:
-            return self.request.runtime
-        if not self.request.trust:
+        if self.options.runtime in BACKENDS:
+            return self.options.runtime
+        if not self.options.trust:
             raise _NotAskedError("the manifest")
         names = backends.installed()
         if len(names) == 1:
             return names[0]
         raise UsageError(
-            f"{self.request.path} has no manifest, so its backend is unknown: give --runtime tensorrt or --runtime tensorrt-rtx"
+            f"{self.path} has no manifest, so its backend is unknown: give --runtime tensorrt or --runtime tensorrt-rtx"
         )
 
     def _version(self) -> str:
@@ -201,13 +181,13 @@ class Examination:
         with self.cuda.active(), listening(self.backend) as messages:
             trt = self.backend.trt
             runtime = trt.Runtime(logger(self.backend))
-            with self.request.path.open("rb") as file:
+            with self.path.open("rb") as file:
                 header = file.read(runtime.engine_header_size)
             validity, bits = runtime.get_engine_validity(header)
         if validity == trt.EngineValidity.INVALID:
             raise PlanError(self._invalidity(bits, messages.reason))
         if validity == trt.EngineValidity.SUBOPTIMAL:
-            self.notices.append(f"{self.backend} says that {self.request.path.name} may run slower here than it could")
+            self.notices.append(f"{self.backend} says that {self.path.name} may run slower here than it could")
             return "valid, but may run slower than it could"
         return "valid"
 
@@ -237,7 +217,7 @@ class Examination:
             (kinds.CUDA_ERROR, "CUDA does not work here; nvidia-smi shows whether the driver answers"),
         )
         found = [meaning for kind, meaning in meanings if bits & int(kind)]
-        return f"{self.backend} cannot run {self.request.path}: {'; '.join(found) or said}"
+        return f"{self.backend} cannot run {self.path}: {'; '.join(found) or said}"
 
 
 def _differences(plan: PlanManifest) -> str | None:

@@ -156,7 +156,7 @@ def open_cuda(api: str, index: int, extra: str) -> Cuda:
     try:
         opened: Cuda = importlib.import_module(home).open_device(index)
     except (ImportError, OSError) as error:
-        raise EngineError(f"{api} is installed and cannot be loaded: {error}") from error
+        raise EngineError(f"{api} is installed but cannot be loaded: {error}") from error
     return opened
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from engines.trt.check import Examination, Request
+from engines.trt.check import Examination
 from engines.trt.cuda import Cuda
 from engines.trt.lane import Lane
 from engines.trt.loaded import LoadedPlan
@@ -18,6 +18,7 @@ from vgg_deploy.artifacts.plan import DECLARED, PlanManifest, sidecar_of
 from vgg_deploy.errors import EngineError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_bytes
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.precision import summary
@@ -124,27 +125,15 @@ class TrtEngine(ContextManaged):
                 self._loaded.close()
 
 
-def open_plan(
-    path: Path,
-    *,
-    runtime: str = "auto",
-    device: int = 0,
-    labels: str | None = None,
-    cuda_api: str = "cuda-python",
-    trust: bool = False,
-) -> TrtEngine:
+def open_plan(path: Path, options: EngineOptions) -> TrtEngine:
     """Opens a plan; see `engines.open_engine`.
-
-    Args:
-        device: the GPU's index.
 
     Raises:
         UsageError: no such plan; no manifest, or another plan's, without `trust`; labels that are missing or do not fit.
         PlanError: damaged, of another version, or not for this machine.
         EngineError: CUDA or TensorRT failed.
     """
-    request = Request(path, runtime, device, cuda_api, labels is not None, trust)
-    examined = Examination(request)
+    examined = Examination(path, options)
     examined.require()
     assert examined.backend is not None
     assert examined.cuda is not None
@@ -152,7 +141,7 @@ def open_plan(
         vouched = None if examined.plan is None or examined.changed else examined.plan.plan.sha256
         loaded = LoadedPlan(examined.backend, path, vouched)
         try:
-            plan = _described(examined, loaded, labels)
+            plan = _described(examined, loaded)
             return TrtEngine(path, plan, loaded, examined.cuda, examined.notices)
         except BaseException:
             loaded.close()
@@ -172,9 +161,9 @@ def _shapes(profiles: tuple[Profile, ...]) -> ShapeRange:
     return dataclasses.replace(together, batch=AxisRange(least, most)) if least <= most else together
 
 
-def _described(examined: Examination, loaded: LoadedPlan, labels: str | None) -> PlanManifest:
+def _described(examined: Examination, loaded: LoadedPlan) -> PlanManifest:
     """What is known of a plan, with the profiles and outputs that it has itself."""
-    path, tensors = examined.request.path, loaded.tensors
+    path, tensors, labels = examined.path, loaded.tensors, examined.options.labels
     plan = examined.plan or _undescribed(path, loaded)
     if examined.plan is not None and _ends(plan.profiles) != _ends(tensors.profiles):
         if not examined.changed:

@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engines import open_engine
-from engines.settings import Settings
 from vgg_deploy.errors import EngineError, UsageError
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.tensors import Images
 
 pytest.importorskip("ncnn")
@@ -189,7 +189,7 @@ def test_a_std_divides(changed: Callable[..., Path], images: Images) -> None:
 def test_each_layer_with_a_cost_is_timed_by_its_nodes_name(tiny_model: Path, images: Images) -> None:
     from engines.ncnn.engine import layer_times
 
-    runs = layer_times(tiny_model, Settings(threads=1), images, 2)
+    runs = layer_times(tiny_model, EngineOptions(threads=1), images, 2)
     assert len(runs) == 2
     for times in runs:
         assert {"conv1_1", "pool1", "fc6", "fc8"} <= times.keys()

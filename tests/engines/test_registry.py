@@ -20,9 +20,9 @@ import pytest
 import engines
 from engines import RUNTIMES, open_engine
 from engines.choice import Choice, choose_runtime, pairing_notices
-from engines.settings import Settings, streaming_requests
 from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, ModelFileError, UsageError
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.network.tensors import Images
@@ -79,10 +79,10 @@ def test_its_answers_depend_on_what_is_seen(tiny_model: Path, images: Images) ->
 
 
 def test_auto_takes_what_is_installed_and_says_why(without: Callable[..., None], tiny_model: Path) -> None:
-    assert choose_runtime("auto", Settings()).runtime in RUNTIMES
-    assert choose_runtime("openvino", Settings()) == Choice("openvino")
+    assert choose_runtime(EngineOptions()).runtime in RUNTIMES
+    assert choose_runtime(EngineOptions(runtime="openvino")) == Choice("openvino")
     without("onnxruntime", "ncnn")
-    assert choose_runtime("auto", Settings()).runtime == "openvino"
+    assert choose_runtime(EngineOptions()).runtime == "openvino"
     with open_engine(tiny_model) as engine:
         assert engine.info.runtime.startswith("openvino")
         assert engine.info.notices == ("runtime openvino: ncnn would be faster for this file, and is not installed",)
@@ -91,12 +91,12 @@ def test_auto_takes_what_is_installed_and_says_why(without: Callable[..., None],
 
 
 def test_auto_computes_bfloat16_in_openvino_alone(without: Callable[..., None], tiny_model: Path) -> None:
-    assert choose_runtime("auto", Settings(bf16=True)).runtime == "openvino"
+    assert choose_runtime(EngineOptions(allow_bf16=True)).runtime == "openvino"
     with pytest.raises(
         UsageError, match="onnxruntime does not compute in bfloat16 on CPUs here; use --runtime openvino"
     ):
         open_engine(tiny_model, runtime="onnxruntime", allow_bf16=True)
-    with pytest.raises(UsageError, match="bfloat16 is for CPUs here, and device is cuda:0"):
+    with pytest.raises(UsageError, match="bfloat16 is available on CPUs only, and device is cuda:0"):
         open_engine(tiny_model, device="cuda:0", allow_bf16=True)
     without("openvino")
     with pytest.raises(MissingDependencyError, match="--allow-bf16 needs openvino"):
@@ -110,15 +110,10 @@ def test_a_number_of_requests_below_one_is_refused(requests: int, tiny_model: Pa
 
 
 def test_more_requests_than_threads_are_refused(tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match="requests is 3, and they share 2 threads; expected at most as many"):
+    with pytest.raises(
+        UsageError, match="requests is 3, but there are 2 threads to share; expected at most one request per thread"
+    ):
         open_engine(tiny_model, threads=2, requests=3)
-
-
-def test_a_stream_gets_two_requests_where_there_are_threads_for_them() -> None:
-    assert streaming_requests(None, 2) == streaming_requests("cpu", 8) == 2
-    assert streaming_requests("cpu", 1) == 1
-    assert streaming_requests("cuda:0", None) == 1
-    assert Settings(threads=5, requests=2).pool_threads == 4
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
@@ -134,9 +129,9 @@ def test_answers_do_not_depend_on_how_many_requests_share_the_threads(
 
 def test_nothing_installed_names_the_extra(without: Callable[..., None], tiny_model: Path) -> None:
     without(*RUNTIMES)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'vgg-deploy\[cpu\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[cpu\]'"):
         open_engine(tiny_model)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'vgg-deploy\[gpu\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[gpu\]'"):
         open_engine(tiny_model, device="cuda")
 
 
@@ -145,7 +140,7 @@ def test_a_runtime_asked_for_and_not_installed_names_the_extra(
     runtime: str, without: Callable[..., None], tiny_model: Path
 ) -> None:
     without(runtime)
-    expected = rf"--runtime {runtime} needs {runtime}, which is not installed: pip install 'vgg-deploy\[cpu\]'"
+    expected = rf"--runtime {runtime} needs {runtime}, which is not installed: pip install '\.\[cpu\]'"
     with pytest.raises(MissingDependencyError, match=expected):
         open_engine(tiny_model, runtime=runtime)
 
@@ -172,7 +167,7 @@ def test_cuda_that_is_not_there_is_an_error_and_never_the_cpu_in_silence(runtime
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime is built for CUDA")
-    with pytest.raises(UsageError, match=r"device cuda:0 needs onnxruntime-gpu.*vgg-deploy\[gpu\]"):
+    with pytest.raises(UsageError, match=r"device cuda:0 needs onnxruntime-gpu.*'\.\[gpu\]'"):
         open_engine(tiny_model, runtime=runtime, device="cuda:0")
 
 
@@ -226,10 +221,10 @@ def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str,
         ),
         (
             {"device": "cpu"},
-            "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N; on the CPU, run the ONNX",
+            "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On the CPU, run the ONNX",
         ),
         ({"device": "gpu"}, "device is 'gpu'; expected cpu, cuda or cuda:N"),
-        ({"threads": 2}, "threads are of the CPU, and .*model.plan runs on a GPU: leave them out"),
+        ({"threads": 2}, "runs on a GPU; --threads applies to CPUs only, leave it out"),
         ({}, "has no manifest to go by .* --trust"),
     ],
 )
@@ -243,7 +238,9 @@ def test_what_does_not_fit_a_plan_is_refused(words: dict[str, Any], reason: str,
 
 @pytest.mark.parametrize("words", [{"trust": True}, {"cuda_api": "pycuda"}])
 def test_what_is_for_plans_alone_is_refused_for_an_onnx_file(words: dict[str, Any], tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match=r"tiny.onnx is no plan; trust and cuda_api are for TensorRT plans alone"):
+    with pytest.raises(
+        UsageError, match=r"tiny.onnx is not a TensorRT plan; --trust and --cuda-api apply to plans only"
+    ):
         open_engine(tiny_model, **words)
 
 
@@ -260,17 +257,12 @@ def test_a_plan_is_opened_on_the_device_that_was_asked_for(
 ) -> None:
     from engines.trt import engine as run
 
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(run, "open_plan", lambda path, **words: asked.update(words, path=path))
-    open_engine(tmp_path / "a.plan", device=device, labels="a", cuda_api="pycuda", trust=True, runtime="tensorrt")
-    assert asked == {
-        "path": tmp_path / "a.plan",
-        "runtime": "tensorrt",
-        "device": index,
-        "labels": "a",
-        "cuda_api": "pycuda",
-        "trust": True,
-    }
+    opened: list[tuple[Path, EngineOptions]] = []
+    monkeypatch.setattr(run, "open_plan", lambda path, options: opened.append((path, options)))
+    keywords: dict[str, Any] = {"labels": "a", "cuda_api": "pycuda", "trust": True, "runtime": "tensorrt"}
+    open_engine(tmp_path / "a.plan", device=device, **keywords)
+    assert opened == [(tmp_path / "a.plan", EngineOptions(device=device, **keywords))]
+    assert opened[0][1].device_index == index
 
 
 # ---- INT8 files and the runtimes that they were made for ----
@@ -332,9 +324,9 @@ def test_auto_passes_over_a_runtime_that_cannot_be_loaded_and_says_why(
     with open_engine(tiny_model) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
         (notice,) = engine.info.notices
-    expected = "ncnn, which would be faster, cannot: it is installed and cannot be loaded: libgomp"
+    expected = "ncnn, which would be faster, cannot: it is installed but cannot be loaded: libgomp"
     assert notice == f"runtime onnxruntime: {expected}"
-    with pytest.raises(EngineError, match="ncnn is installed and cannot be loaded: libgomp"):
+    with pytest.raises(EngineError, match="ncnn is installed but cannot be loaded: libgomp"):
         open_engine(tiny_model, runtime="ncnn")
 
 
@@ -354,7 +346,7 @@ def test_ctrl_c_while_a_runtime_initializes_itself_is_no_failure_of_it(
 
 def test_auto_gives_a_graph_of_another_exporter_to_a_runtime_that_takes_any(tiny_model: Path) -> None:
     foreign = replace(read_manifest(tiny_model), spec=None)
-    assert choose_runtime("auto", Settings(), foreign).runtime == "onnxruntime"
+    assert choose_runtime(EngineOptions(), foreign).runtime == "onnxruntime"
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
@@ -372,9 +364,11 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
         engine.run(images)
     assert tuple(said) == chosen
     assert SLOW in notice
-    assert "VGG-16 took 1.2 times the time of FP32; in openvino a quarter of it" in notice
-    assert ("pip install openvino" if runtime == "auto" else "--runtime openvino") in notice
-    assert "export it with --target onnxruntime" in notice
+    assert "VGG-16 took 1.2 times as long as in FP32; openvino takes a quarter of the FP32 time" in notice
+    assert (
+        "openvino runs them as INT8 (pip install '.[cpu]' in a clone" if runtime == "auto" else "--runtime openvino"
+    ) in notice
+    assert "export the file with --target onnxruntime" in notice
 
 
 def test_an_int8_file_is_refused_by_ncnn_with_what_runs_it(quantized: Callable[..., Path]) -> None:
@@ -387,8 +381,8 @@ def test_an_int8_file_is_refused_by_ncnn_with_what_runs_it(quantized: Callable[.
 
 def test_an_int8_file_on_cuda_is_no_matter_for_a_notice(quantized: Callable[..., Path]) -> None:
     manifest = read_manifest(quantized("tensorrt"))
-    assert pairing_notices("onnxruntime", Settings("cuda:0"), manifest) == ()
-    assert choose_runtime("auto", Settings("cuda:0"), manifest) == Choice("onnxruntime")
+    assert pairing_notices("onnxruntime", EngineOptions(device="cuda:0"), manifest) == ()
+    assert choose_runtime(EngineOptions(device="cuda:0"), manifest) == Choice("onnxruntime")
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from vgg_deploy.cli.tables import print_table
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.install import install_command
 
 # The packages of each extra.
@@ -48,17 +49,16 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
     """Prints what stands for and against running a plan."""
     import re
 
-    from engines.trt.check import Examination, Request
+    from engines.trt.check import Examination
     from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
     from vgg_deploy.errors import UsageError
 
-    match = re.fullmatch(r"cuda(?::(\d+))?", device, re.ASCII)
-    if match is None:
+    if not re.fullmatch(r"cuda(:\d+)?", device, re.ASCII):
         raise UsageError(f"device is {device!r}; expected cuda or cuda:N: plans run on NVIDIA GPUs")
     if plan.suffix not in PLAN_SUFFIXES:
         raise UsageError(f"{plan} is no plan (.plan, .engine); vgg-deploy verify proves ONNX files")
     runs, words = True, {True: "ok", False: "no", None: "-"}
-    for check in Examination(Request(plan, index=int(match[1] or 0), cuda_api=cuda_api)).checks():
+    for check in Examination(plan, EngineOptions(device=device, cuda_api=cuda_api)).checks():
         runs = runs and check.passed is not False
         click.echo(f"{words[check.passed]:<2}  {check.name:<18}  {check.text}")
     click.echo(f"{plan} {'can' if runs else 'cannot'} run here")

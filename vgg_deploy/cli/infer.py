@@ -13,6 +13,7 @@ import click
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options, read_labels, stream_options
 from vgg_deploy.cli.tables import notice, progress
+from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
     from vgg_deploy.inference.engine import Engine
@@ -101,7 +102,6 @@ def command(
     paper). Results come in input order. A file that cannot be read is reported, and the exit code is then 1.
     """
     from engines import open_engine
-    from engines.settings import streaming_requests
     from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
     from vgg_deploy.artifacts.plan import sidecar_of
     from vgg_deploy.inference.compatibility import check_compatible
@@ -121,7 +121,7 @@ def command(
     files = {"--json": json_path, "--csv": csv_path}
     check_outputs({name: Path(path) for name, path in files.items() if path not in (None, "-")}, read)
     if requests is None and model.suffix not in PLAN_SUFFIXES:
-        requests = streaming_requests(device, threads, len(images))
+        requests = EngineOptions(device=device, threads=threads, requests=None).for_images(len(images)).requests
     with ExitStack() as stack:
         engine = stack.enter_context(
             open_engine(

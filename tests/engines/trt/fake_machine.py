@@ -11,11 +11,12 @@ import pytest
 from engines.trt import backend as backends
 from engines.trt import check
 from engines.trt.backend import Backend
-from engines.trt.check import Check, Examination, Request
+from engines.trt.check import Check, Examination
 from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, FakeTrt
 from vgg_deploy.artifacts.plan import PlanManifest, sidecar_of
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, PlanError, UsageError
 from vgg_deploy.files import Source
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.shapes import Profile, shapes_of
@@ -83,12 +84,12 @@ class Machine:
         sidecar_of(self.path).write_text(plan.to_json(), encoding="utf-8")
         return plan
 
-    def checks(self, **request: Any) -> dict[str, Check]:
-        return {found.name: found for found in Examination(Request(self.path, **request)).checks()}
+    def checks(self, **options: Any) -> dict[str, Check]:
+        return {check.name: check for check in Examination(self.path, EngineOptions(**options)).checks()}
 
-    def problem(self, **request: Any) -> Exception:
+    def problem(self, **options: Any) -> Exception:
         """What stops it from running."""
         with pytest.raises((UsageError, PlanError, EngineError, ManifestError)) as caught:
-            Examination(Request(self.path, **request)).require()
+            Examination(self.path, EngineOptions(**options)).require()
         assert "\n" not in str(caught.value)
         return caught.value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from engines.trt import check
 from engines.trt import engine as run
 from engines.trt.capability import capability_problem
-from engines.trt.check import Examination, Request
+from engines.trt.check import Examination
 from engines.trt.cuda import Gpu
 from engines.trt.engine import open_plan
 from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, answer
@@ -20,6 +19,7 @@ from tests.engines.trt.fake_machine import COMMAND, RTX, Machine, described, noi
 from vgg_deploy.artifacts.plan import sidecar_of
 from vgg_deploy.errors import EngineError, MissingDependencyError, PlanError, UsageError
 from vgg_deploy.files import Source
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import Profile
 from vgg_deploy.network.spec import NetworkSpec
@@ -126,7 +126,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_a_plan_that_can_run_passes_every_question(machine: Machine) -> None:
     machine.describe()
-    checks = machine.checks(index=3, cuda_api="pycuda")
+    checks = machine.checks(device="cuda:3", cuda_api="pycuda")
     assert list(checks) == NAMES
     assert [found.passed for found in checks.values()] == [True] * 7
     assert checks["manifest"].text == "vgg11.plan.json: from vgg11.onnx, 5 classes, 1/1 convolutions INT8, fc8 FP16"
@@ -188,7 +188,7 @@ def test_a_damaged_plan_or_manifest_is_one_clear_line(
     machine.describe()
     damage(machine.path)
     with pytest.raises(kind, match=reason) as caught:
-        Examination(Request(machine.path)).require()
+        Examination(machine.path, EngineOptions()).require()
     assert caught.value.exit_code == code  # type: ignore[attr-defined]
     assert "\n" not in str(caught.value)
 
@@ -295,7 +295,7 @@ def test_each_of_rtx_s_diagnostics_has_its_words(bits: int, reason: str, machine
 def test_a_plan_that_may_be_slow_here_runs_with_a_notice(machine: Machine) -> None:
     machine.describe()
     machine.trt.validity = (machine.trt.EngineValidity.SUBOPTIMAL, 0)
-    with open_plan(machine.path) as engine:
+    with open_plan(machine.path, EngineOptions()) as engine:
         assert engine.info.notices == ("tensorrt-rtx 1.7.1 says that vgg11.plan may run slower here than it could",)
 
 
@@ -311,7 +311,7 @@ def test_a_runtime_that_is_not_the_plans_is_refused(machine: Machine) -> None:
 
 def test_a_plan_opens_with_what_its_manifest_says(machine: Machine) -> None:
     plan = machine.describe()
-    with open_plan(machine.path) as engine:
+    with open_plan(machine.path, EngineOptions()) as engine:
         info, images = engine.info, noise(2, 40, 40)
         assert (info.manifest.classes, info.scales, info.outputs) == (
             plan.manifest.classes,
@@ -326,7 +326,10 @@ def test_a_plan_that_was_renamed_is_called_by_its_new_name(machine: Machine) -> 
     machine.describe()
     renamed = machine.path.rename(machine.path.with_name("new.engine"))
     sidecar_of(machine.path).rename(sidecar_of(renamed))
-    with open_plan(renamed) as engine, pytest.raises(UsageError, match=r"is in no profile of new\.engine"):
+    with (
+        open_plan(renamed, EngineOptions()) as engine,
+        pytest.raises(UsageError, match=r"is in no profile of new\.engine"),
+    ):
         engine.run(noise(9, 32, 32))
 
 
@@ -342,7 +345,7 @@ def test_a_plan_that_is_replaced_while_it_is_opened_is_not_loaded(
 
     monkeypatch.setattr(Examination, "require", replace)
     with pytest.raises(PlanError, match=r"vgg11\.plan was replaced while it was opened"):
-        open_plan(machine.path)
+        open_plan(machine.path, EngineOptions())
 
 
 @pytest.mark.parametrize("command", ["vgg-deploy build 'x", "curl x | sh", "vgg-deploy build a.onnx; rm -r b"])
@@ -363,10 +366,10 @@ def test_a_manifest_whose_layers_were_edited_is_refused(
 
 def test_labels_replace_the_names_and_must_fit(machine: Machine) -> None:
     machine.describe()
-    with open_plan(machine.path, labels="a\nb\nc\nd\ne\n") as engine:
+    with open_plan(machine.path, EngineOptions(labels="a\nb\nc\nd\ne\n")) as engine:
         assert [name.label for name in engine.info.manifest.classes] == ["a", "b", "c", "d", "e"]
     with pytest.raises(UsageError, match="the labels file has 2 labels; the network has 5 classes"):
-        open_plan(machine.path, labels="a\nb\n")
+        open_plan(machine.path, EngineOptions(labels="a\nb\n"))
     assert isinstance(machine.cuda, FakeCuda)
     assert machine.cuda.live == set()
 
@@ -377,11 +380,11 @@ def test_an_edited_manifest_whose_hash_still_fits_is_found_out(machine: Machine)
     with pytest.raises(
         PlanError, match=r"vgg11\.plan\.json names other profiles than .* has: it was edited; build the plan again"
     ):
-        open_plan(machine.path)
+        open_plan(machine.path, EngineOptions())
     fewer = described("tensorrt-rtx").manifest
     machine.describe(manifest=fewer.with_(classes=fewer.classes[:3]))
     with pytest.raises(PlanError, match=r"names 3 classes, and .*vgg11\.plan gives 5: build it again"):
-        open_plan(machine.path)
+        open_plan(machine.path, EngineOptions())
 
 
 # ---- trust ----
@@ -395,7 +398,7 @@ def test_a_plan_without_manifest_that_is_trusted_tells_itself_what_it_takes(
 ) -> None:
     if sidecar is not None:
         sidecar_of(machine.path).write_text(sidecar)
-    with open_plan(machine.path, trust=True, labels=LABELS) as engine:
+    with open_plan(machine.path, EngineOptions(trust=True, labels=LABELS)) as engine:
         info, images = engine.info, noise(2, 70, 70)
         assert [name.label for name in info.manifest.classes] == ["a", "b", "c", "d", "e"]
         assert info.manifest.spec is None
@@ -412,19 +415,19 @@ def test_a_plan_without_manifest_that_is_trusted_tells_itself_what_it_takes(
 def test_trust_without_labels_asks_for_them(machine: Machine) -> None:
     expected = r"has no manifest to go by \(.* is not there\), so its classes have no names: give --labels FILE"
     with pytest.raises(UsageError, match=expected):
-        open_plan(machine.path, trust=True)
+        open_plan(machine.path, EngineOptions(trust=True))
 
 
 def test_trust_with_labels_that_do_not_fit_is_refused(machine: Machine) -> None:
     with pytest.raises(UsageError, match="the labels file has 1 label"):
-        open_plan(machine.path, trust=True, labels="a\n")
+        open_plan(machine.path, EngineOptions(trust=True, labels="a\n"))
 
 
 def test_trust_without_manifest_and_two_backends_asks_which(machine: Machine) -> None:
     machine.installed = ("tensorrt", "tensorrt-rtx")
     with pytest.raises(UsageError, match="its backend is unknown: give --runtime tensorrt or --runtime tensorrt-rtx"):
-        open_plan(machine.path, trust=True, labels=LABELS)
-    with open_plan(machine.path, trust=True, labels=LABELS, runtime="tensorrt") as engine:
+        open_plan(machine.path, EngineOptions(trust=True, labels=LABELS))
+    with open_plan(machine.path, EngineOptions(trust=True, labels=LABELS, runtime="tensorrt")) as engine:
         assert engine.info.runtime == "tensorrt 1.7.1"
 
 
@@ -432,7 +435,7 @@ def test_a_changed_plan_that_is_trusted_goes_by_its_own_profiles(machine: Machin
     wide = Profile((32,), (1, 32, 32), (2, 40, 48), (64, 512, 512))
     plan = machine.describe(profiles=(wide,))
     machine.path.write_bytes(b"another plan")
-    with open_plan(machine.path, trust=True) as engine:
+    with open_plan(machine.path, EngineOptions(trust=True)) as engine:
         assert engine.info.manifest.classes == plan.manifest.classes
         assert len(engine.info.plan.profiles) == 2  # type: ignore[union-attr]
         (notice,) = engine.info.notices
@@ -449,7 +452,7 @@ def test_a_damaged_plan_that_is_trusted_fails_in_tensorrts_words(machine: Machin
     with pytest.raises(
         PlanError, match=r"tensorrt-rtx 1\.7\.1 cannot load .*vgg11\.plan: Serialization assertion failed; "
     ):
-        open_plan(machine.path, trust=True)
+        open_plan(machine.path, EngineOptions(trust=True))
 
 
 def test_an_engine_that_cannot_be_made_leaves_nothing_behind(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,13 +460,8 @@ def test_an_engine_that_cannot_be_made_leaves_nothing_behind(machine: Machine, m
     closed = []
     monkeypatch.setattr(run.LoadedPlan, "close", lambda self: closed.append(self))
     machine.trt.broken.add("set_tensor_address")
-    open_plan(machine.path).close()  # contexts are made by the first requests
+    open_plan(machine.path, EngineOptions()).close()  # contexts are made by the first requests
     machine.trt.broken.add("create_execution_context")
     with pytest.raises(EngineError, match="makes no execution context"):
-        open_plan(machine.path)
+        open_plan(machine.path, EngineOptions())
     assert len(closed) == 2
-
-
-def test_requests_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Request(Path("a.plan")).trust = True  # type: ignore[misc]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from engines import RUNTIMES
-from engines.settings import Settings
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.bench.layer_times import by_layer, layer_of
 from vgg_deploy.bench.timing import BatchShape
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.spec import NetworkSpec
 
 TINY = Path(__file__).parents[2] / "data" / "tiny.onnx"
@@ -82,7 +82,7 @@ def test_each_runtime_tells_of_the_layers_of_a_real_model(runtime: str) -> None:
     pytest.importorskip(runtime)
     home = importlib.import_module(RUNTIMES[runtime].home)
     images = np.zeros((2, 40, 48, 3), np.uint8)
-    runs = home.layer_times(TINY, Settings(threads=1), images, 3)
+    runs = home.layer_times(TINY, EngineOptions(threads=1), images, 3)
     assert len(runs) == 3
     found = {time.layer: time for time in by_layer(runs, read_manifest(TINY).spec, BatchShape(2, 40, 48))}
     assert {"input", "conv1_1", "conv5_2", "pool1", "fc6", "fc8"} <= set(found)

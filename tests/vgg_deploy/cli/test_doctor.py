@@ -235,9 +235,9 @@ def test_what_does_not_load_or_open_says_why(
     monkeypatch.setattr(availability, "open_cuda", refuse("cudaSetDevice failed: no"))
     row = " ".join(line_of(doctor(), "tensorrt-rtx", "cuda"))
     assert row == "tensorrt-rtx cuda no tensorrt-rtx 1.7.1 builds plans here; running them: cudaSetDevice failed: no"
-    monkeypatch.setattr(backends, "load", refuse("tensorrt-rtx is installed and cannot be loaded: libcudart.so.13"))
+    monkeypatch.setattr(backends, "load", refuse("tensorrt-rtx is installed but cannot be loaded: libcudart.so.13"))
     row = " ".join(line_of(doctor(), "tensorrt-rtx", "cuda"))
-    assert row == "tensorrt-rtx cuda no tensorrt-rtx is installed and cannot be loaded: libcudart.so.13"
+    assert row == "tensorrt-rtx cuda no tensorrt-rtx is installed but cannot be loaded: libcudart.so.13"
 
 
 def test_the_real_tensorrt_rtx_is_told_as_it_is(doctor: Callable[[], str]) -> None:

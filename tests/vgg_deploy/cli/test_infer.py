@@ -656,7 +656,7 @@ def test_a_runtime_of_which_only_a_part_is_left_exits_1_with_the_way_out(
     monkeypatch.delitem(sys.modules, "engines.ort", raising=False)
     finished = infer(photos, "--runtime", "onnxruntime", engine=path)
     assert finished.code == 1
-    assert "onnxruntime is installed and cannot be loaded: its package is incomplete: pip uninstall" in finished.err
+    assert "onnxruntime is installed but cannot be loaded: its package is incomplete: pip uninstall" in finished.err
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])

@@ -161,16 +161,16 @@ class Request:
             notice(f"--layers: {entry.name} runs in {info.runtime} on {info.device}, of which there is no profile here")
             return None
         from engines import RUNTIMES
-        from engines.settings import Settings
         from vgg_deploy.bench.layer_times import by_layer
         from vgg_deploy.bench.pictures import batches_of
+        from vgg_deploy.inference.engine_options import EngineOptions as OpeningOptions
         from vgg_deploy.network.tensors import SCORE_MAP
 
         home = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].home)
-        settings = Settings("cpu", self.options.threads, 1, info.bf16)
+        options = OpeningOptions(threads=self.options.threads, allow_bf16=info.bf16)
         batch = batches_of(pictures[: shape.images], shape, info.manifest.rescaling)[0]
         with progress(f"layers of {entry.name}", None):
-            runs = home.layer_times(entry.path, settings, batch, PROFILED_CALLS)
+            runs = home.layer_times(entry.path, options, batch, PROFILED_CALLS)
         return Layers(entry.name, shape, by_layer(runs, info.manifest.spec, shape, score_map=SCORE_MAP in info.outputs))
 
     def _race_protocol(
