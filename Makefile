@@ -1,17 +1,17 @@
-# `make demo` and `make test` are all that a new machine needs: python3, python3-venv and make.
+# A new machine needs python3, python3-venv and make. `make demo` and `make test` install the rest.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DIGITS := runs/digits-data
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format bench bench-initialisation clean
+.PHONY: demo test test-slow lint format bench bench-initialisation clean
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vgg_deploy needs Python 3.11 or later; this is %d.%d (PYTHON=... names another)" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-# What the demo needs, and what development needs; each is installed anew when pyproject.toml changes.
+# What the demo and development need. Each is installed again when pyproject.toml changes.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,train]'
 	touch $@
@@ -33,25 +33,30 @@ demo: $(VENV)/.demo
 	$(BIN)/vgg-deploy infer $(DIGITS)/val --engine demo/digits-fp16.onnx --protocol center --check-folders --top 3 --csv - > demo/answers.csv
 	@head -n 4 demo/answers.csv; echo "... (demo/answers.csv)"
 
-# Threads that wait by spinning make small networks several times slower where others use the same cores.
+# OMP_WAIT_POLICY: threads that spin while they wait make small networks several times slower on shared cores.
 test: $(VENV)/.dev
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not slow'
+
+# Full-width networks, real data sets and trainings of minutes.
+test-slow: $(VENV)/.dev
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow --durations=0
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# On the network and photos of ../shared/data or of $$VGG_DEPLOY_TEST_DATA, where there are some: make bench BENCH='--images DIR'
-# names others.
+# Runs on the network and photos in ../shared/data or $$VGG_DEPLOY_TEST_DATA, if they exist. To name others:
+# make bench BENCH='--images DIR'.
 bench: $(VENV)/.dev
 	for table in single shapes multiscale protocols growth pipeline pairing; do $(BIN)/python -m benchmarks.$$table $(BENCH) || exit; done
 
-# What the paper says of training, eight minutes more.
+# What the paper says about initialisation: eight more minutes.
 bench-initialisation: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.initialisation
 
