@@ -24,7 +24,7 @@ from benchmarks.options import setup_options
 from benchmarks.report import Table, spread, write
 from benchmarks.subject import Setup, pictures
 from engines import RUNTIMES
-from vgg_deploy.artifacts.onnx_graph import read_graph
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.bench.timing import interleaved, paired_ratio
 from vgg_deploy.network.tensors import PROBABILITIES, Floats
 from vgg_deploy.views.protocols import Protocol
@@ -82,7 +82,7 @@ def _in_ncnns_form(model: Path) -> None:
     from engines.ncnn.engine import in_ncnns_order
     from engines.ncnn.translation import translate
 
-    graph = read_graph(model)
+    graph = OnnxFile(model).graph
     network = translate(graph)
     Path(f"{model}.param").write_text(network.text)
     with Path(f"{model}.bin").open("wb") as file:

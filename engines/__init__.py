@@ -9,7 +9,7 @@ from pathlib import Path
 from engines.choice import NO_BF16, choose_runtime, pairing_notices
 from engines.choice import RUNTIMES as RUNTIMES
 from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, kind_of
-from vgg_deploy.artifacts.onnx_file import read_manifest
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
 from vgg_deploy.inference.engine import Engine
@@ -76,7 +76,8 @@ def open_with(path: str | Path, options: EngineOptions) -> Engine:
 
 def _open_onnx(path: Path, options: EngineOptions) -> Engine:
     options.check_plan_options(path)
-    manifest = read_manifest(path, options.labels)
+    file = OnnxFile(path)
+    manifest = file.effective_manifest(options.labels)
     automatic = options.runtime == "auto"
     unable: dict[str, str] = {}  # runtime -> why it cannot run this file
     notices: tuple[str, ...] = ()
@@ -98,7 +99,7 @@ def _open_onnx(path: Path, options: EngineOptions) -> Engine:
         reason = () if choice.reason is None else (f"runtime {choice.runtime}: {choice.reason}",)
         pairing = pairing_notices(choice.runtime, options, manifest)
         try:
-            engine: Engine = home.open_model(path, manifest, options, (*reason, *notices, *pairing))
+            engine: Engine = home.open_model(file, manifest, options, (*reason, *notices, *pairing))
         except UnsupportedModelError as error:
             if not automatic:
                 raise

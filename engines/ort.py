@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -114,10 +115,10 @@ def _reason(error: Exception) -> str:
 
 
 def open_model(
-    path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()
+    file: OnnxFile, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()
 ) -> OnnxRuntimeEngine:
     """Opens an ONNX file; see `engines.open_engine`."""
-    return OnnxRuntimeEngine(path, manifest, options, notices)
+    return OnnxRuntimeEngine(file.path, manifest, options, notices)
 
 
 def availability(device: str) -> str:

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 
 from engines.choice import NO_BF16
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import EngineError
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -122,9 +123,11 @@ def _reason(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def open_model(path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> OpenVINOEngine:
+def open_model(
+    file: OnnxFile, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()
+) -> OpenVINOEngine:
     """Opens an ONNX file; the device is always the CPU here. See `engines.open_engine`."""
-    return OpenVINOEngine(path, manifest, options, notices)
+    return OpenVINOEngine(file.path, manifest, options, notices)
 
 
 def availability(device: str) -> str:

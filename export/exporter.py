@@ -18,8 +18,8 @@ from export.float16 import HEADROOM, LARGEST_FLOAT16, measure_activations, overf
 from export.graph import INPUT, GraphOptions, build_graph
 from train.network.checkpoint import Checkpoint
 from train.network.reference import Reference
-from vgg_deploy.artifacts.external_data import GRAPH_INITIALIZER, MODEL_GRAPH
-from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
+from vgg_deploy.artifacts.onnx_file import OnnxFile
+from vgg_deploy.artifacts.onnx_format import GraphField, ModelField, TensorField
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.artifacts.protobuf import encoded_key
 from vgg_deploy.errors import ModelFileError, OutputError
@@ -29,8 +29,6 @@ from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.tensors import Images
 from vgg_deploy.version import __version__
-
-_RAW_DATA = 9  # field number of a tensor, in onnx.proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +177,15 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
     sizes = [tensor.ByteSize() for tensor in tensors]
-    length = len(graph) + sum(len(encoded_key(GRAPH_INITIALIZER, size)) + size for size in sizes)
+    length = len(graph) + sum(len(encoded_key(GraphField.INITIALIZERS, size)) + size for size in sizes)
     with path.open("wb") as file:
-        file.write(model.SerializeToString() + encoded_key(MODEL_GRAPH, length) + graph)
+        file.write(model.SerializeToString() + encoded_key(ModelField.GRAPH, length) + graph)
         for tensor, size in zip(tensors, sizes, strict=True):
             inside, data = tensor.HasField("raw_data"), tensor.raw_data
             tensor.ClearField("raw_data")
-            file.write(encoded_key(GRAPH_INITIALIZER, size) + tensor.SerializeToString())
+            file.write(encoded_key(GraphField.INITIALIZERS, size) + tensor.SerializeToString())
             if inside:
-                file.write(encoded_key(_RAW_DATA, len(data)))
+                file.write(encoded_key(TensorField.RAW_DATA, len(data)))
                 file.write(data)
 
 
@@ -195,9 +193,10 @@ def _check(path: Path, manifest: Manifest, external_data: bool) -> None:
     """Holds the written file against what was asked for: valid ONNX, the manifest, free or fixed axes, and types."""
     # By its path, or as a full check, onnx (1.23) would hold the weights three times; the next line is what is left of that.
     onnx.checker.check_model(path if external_data else path.read_bytes())
-    header = read_header(path)
+    file = OnnxFile(path)
+    header = file.header
     onnx.shape_inference.infer_shapes(header, check_type=True, strict_mode=True)
-    written = read_manifest(path)
+    written = file.effective_manifest()
     if written != manifest:
         raise ModelFileError(
             f"the written file's {INPUT} are {written.shapes} and its outputs {', '.join(written.outputs)}; asked for were "

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from vgg_deploy.artifacts.onnx_file import external_files
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import VGGDeployError
 from vgg_deploy.files import whole_file
 
@@ -61,7 +61,7 @@ def _place(tensor: TensorProto, name: str, offset: int, length: int) -> None:
 def _former(path: Path) -> set[Path]:
     """The weights of an older file at `path`, so far as they are named as ours."""
     try:
-        files = external_files(path) if path.is_file() else ()
+        files = OnnxFile(path).external_files if path.is_file() else ()
     except VGGDeployError:
         return set()
     return {file for file in files if re.fullmatch(rf"{re.escape(path.stem)}-[0-9a-f]{{12}}\.weights", file.name)}

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from export.graph_writer import FLOAT, HALF, NUMPY_TYPES, GraphWriter
 from export.qdq import SPATIAL_MEAN, Quantizers
-from vgg_deploy.artifacts.onnx_file import PRODUCER
+from vgg_deploy.artifacts.onnx_format import IR_VERSION, OPSET, PRODUCER
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import Normalization
 from vgg_deploy.network.precision import Quantization
@@ -24,8 +24,6 @@ from vgg_deploy.network.spec import Layer, NetworkSpec
 from vgg_deploy.network.tensors import FEATURES, PROBABILITIES, SCORE_MAP, Floats
 from vgg_deploy.version import __version__
 
-OPSET = 20
-IR_VERSION = 9  # of ONNX 1.15, the first with opset 20: older runtimes read it too
 INPUT = "images"
 
 # Krizhevsky et al. 2012 (n=5, k=2, alpha=1e-4, beta=0.75) over the plain sum; ONNX divides the sum by n, so alpha is 5e-4.

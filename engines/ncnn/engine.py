@@ -12,7 +12,7 @@ import ncnn
 import numpy as np
 
 from engines.ncnn.translation import Network, UntranslatedError, Weights, translate
-from vgg_deploy.artifacts.onnx_graph import read_graph
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import EngineError, UnsupportedModelError
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -25,9 +25,11 @@ _FLOAT32 = np.zeros(1, np.float32)  # says so, before the weight of a convolutio
 class NcnnEngine(ContextManaged):
     """An ONNX file in ncnn; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> None:
-        self._path = path
-        self._network, loaded = _load(path, options)
+    def __init__(
+        self, file: OnnxFile, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()
+    ) -> None:
+        self._path = file.path
+        self._network, loaded = _load(file, options)
         self._net: ncnn.Net | None = loaded
         precision = str(manifest.precision)
         if manifest.precision.arithmetic == "float16":
@@ -107,18 +109,18 @@ _address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 )
 
 
-def _load(path: Path, options: EngineOptions) -> tuple[Network, ncnn.Net]:
+def _load(file: OnnxFile, options: EngineOptions) -> tuple[Network, ncnn.Net]:
     try:
-        graph = read_graph(path)
+        graph = file.graph
         network = translate(graph)
         net = ncnn.Net()
         _configure(net.opt, options)
         if net.load_param_mem(network.text) != 0:
             raise UntranslatedError("it does not take these layers")
         if net.load_model(_Stream(in_ncnns_order(network, graph.weights))) != 0:
-            raise EngineError(f"ncnn could not load the weights of {path}: is there enough memory?")
+            raise EngineError(f"ncnn could not load the weights of {file.path}: is there enough memory?")
     except UntranslatedError as error:
-        raise UnsupportedModelError("ncnn", path, str(error)) from error
+        raise UnsupportedModelError("ncnn", file.path, str(error)) from error
     return network, net
 
 
@@ -146,9 +148,9 @@ def in_ncnns_order(network: Network, weights: Weights) -> Iterator[Floats]:
             yield array
 
 
-def open_model(path: Path, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> NcnnEngine:
+def open_model(file: OnnxFile, manifest: Manifest, options: EngineOptions, notices: tuple[str, ...] = ()) -> NcnnEngine:
     """Opens an ONNX file; the device is always the CPU here. See `engines.open_engine`."""
-    return NcnnEngine(path, manifest, options, notices)
+    return NcnnEngine(file, manifest, options, notices)
 
 
 def availability(device: str) -> str:
@@ -162,7 +164,7 @@ def layer_times(path: Path, options: EngineOptions, images: Images, repetitions:
     ncnn has no profile: each layer's output is asked for in turn, twice; the second time it is there, and what handing it over
     costs is taken off.
     """
-    network, net = _load(path, replace(options, requests=1))
+    network, net = _load(OnnxFile(path), replace(options, requests=1))
     runs: list[dict[str, float]] = []
     for _ in range(1 + repetitions):  # the first is left out
         times: dict[str, float] = {}

@@ -24,7 +24,7 @@ from engines.trt.profiles import profiles_of, resolve
 from engines.trt.progress import Phases, serialized, stoppable
 from vgg_deploy.artifacts import onnx_layers
 from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES, PLAN_SUFFIXES
-from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import BUILT, DECLARED, PlanManifest, write_plan
 from vgg_deploy.errors import BuildError, PreflightError, UsageError
 from vgg_deploy.files import Source, require_writable
@@ -146,7 +146,8 @@ def _prepare(model: Path, plan: Path, asked: BuildOptions | None) -> tuple[_Job,
         )
     if model.suffix in PLAN_SUFFIXES:
         raise UsageError(f"{model} is a plan already; name the ONNX file that it was built from")
-    manifest = read_manifest(model, read_labels(options.labels))
+    file = OnnxFile(model)
+    manifest = file.effective_manifest(read_labels(options.labels))
     _check_output(model, plan, options.timing_cache)
     gpu = compute_capability()
     backend = choose(options.backend, gpu)
@@ -158,7 +159,7 @@ def _prepare(model: Path, plan: Path, asked: BuildOptions | None) -> tuple[_Job,
             f"{backend} builds on the GPU that the plan is for, and CUDA shows none here: build there, or give "
             "--backend tensorrt-rtx, which needs no GPU to build"
         )
-    header = read_header(model, preflight.KEPT_BYTES)
+    header = file.header_with_small_tensors(preflight.KEPT_BYTES)
     return _Job(model, plan, manifest, header, backend, options, profiles_of(manifest, options), gpu), notices
 
 

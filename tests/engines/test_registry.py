@@ -20,7 +20,7 @@ import pytest
 import engines
 from engines import RUNTIMES, open_engine
 from engines.choice import Choice, choose_runtime, pairing_notices
-from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
+from vgg_deploy.artifacts.onnx_file import OnnxFile, read_manifest
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, ModelFileError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
@@ -429,7 +429,7 @@ def test_importing_the_registry_imports_no_runtime() -> None:
 
 
 def test_every_output_of_the_file_is_among_the_engines(tiny_model: Path) -> None:
-    names = tuple(output.name for output in read_header(tiny_model).graph.output)
+    names = tuple(output.name for output in OnnxFile(tiny_model).header.graph.output)
     for runtime in RUNTIMES:
         with open_engine(tiny_model, runtime=runtime) as engine:
             assert set(engine.info.outputs) == set(names) == {"probabilities", "score_map", "features"}

@@ -11,7 +11,7 @@ from urllib.error import URLError
 
 import pytest
 
-from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
+from vgg_deploy.artifacts.onnx_file import OnnxFile, read_manifest
 from vgg_deploy.network.spec import COMMON_NAMES, CONFIGURATIONS
 
 Command = Callable[..., Any]
@@ -345,4 +345,4 @@ def test_an_older_export_is_replaced(
     assert vgg_deploy_command("export", "--weights", weights, "--fp16").code == 0
     assert vgg_deploy_command("export", "--weights", weights).code == 0
     assert [path.name for path in in_a_new_folder.iterdir()] == ["vgg11.onnx"]
-    assert read_header(in_a_new_folder / "vgg11.onnx").graph.initializer[1].data_type == 1  # float32
+    assert OnnxFile(in_a_new_folder / "vgg11.onnx").header.graph.initializer[1].data_type == 1  # float32

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engines import RUNTIMES, open_engine
-from vgg_deploy.artifacts.onnx_file import external_files
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import ModelFileError
 
 Command = Callable[..., Any]
@@ -36,7 +36,7 @@ def export(vgg_deploy_command: Command, narrow_checkpoint: Callable[..., Path], 
 def test_answers_are_those_of_one_file(precision: tuple[str, ...], runtime: str, export: Command) -> None:
     pytest.importorskip(RUNTIMES[runtime].module)
     together, apart = export(*precision), export(*precision, "--external-data", name="apart.onnx")
-    (weights,) = external_files(apart)
+    (weights,) = OnnxFile(apart).external_files
     assert weights.stat().st_size > apart.stat().st_size
     images = np.random.default_rng(1).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
     with open_engine(together, runtime=runtime) as one, open_engine(apart, runtime=runtime) as other:
@@ -44,13 +44,13 @@ def test_answers_are_those_of_one_file(precision: tuple[str, ...], runtime: str,
 
 
 def test_a_new_export_takes_the_place_of_both_files(export: Command, tmp_path: Path) -> None:
-    (first,) = external_files(export("--external-data"))
-    (same,) = external_files(export("--external-data"))
+    (first,) = OnnxFile(export("--external-data")).external_files
+    (same,) = OnnxFile(export("--external-data")).external_files
     assert same == first
-    (second,) = external_files(export("--external-data", seed=9))
+    (second,) = OnnxFile(export("--external-data", seed=9)).external_files
     assert second != first
     assert {path.name for path in tmp_path.glob("model*")} == {"model.onnx", second.name}
-    assert external_files(export()) == ()
+    assert OnnxFile(export()).external_files == ()
     assert {path.name for path in tmp_path.glob("model*")} == {"model.onnx", second.name}  # only its like is removed
 
 
@@ -83,10 +83,10 @@ def images_of_both() -> Callable[[Path], np.ndarray]:
 
 def test_both_files_can_be_moved_and_one_alone_is_refused(export: Command, tmp_path: Path) -> None:
     path = export("--external-data")
-    (weights,) = external_files(path)
+    (weights,) = OnnxFile(path).external_files
     (tmp_path / "elsewhere").mkdir()
     moved = Path(shutil.copy(path, tmp_path / "elsewhere"))
-    with pytest.raises(ModelFileError, match="which is not beside it; copy both files"):
+    with pytest.raises(ModelFileError, match="which is missing from its folder; copy both files"):
         open_engine(moved)
     shutil.copy(weights, tmp_path / "elsewhere")
     open_engine(moved).close()

@@ -19,7 +19,7 @@ from PIL import Image
 
 import export.sensitivity
 from engines import open_engine
-from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
+from vgg_deploy.artifacts.onnx_file import OnnxFile, read_manifest
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network.classes import ClassName
@@ -110,7 +110,7 @@ def test_the_manifest_records_method_target_images_scales_and_every_range(
     assert done.err == f"INT8 ranges: {method} of 6 images, multiscale: whole image at Q=73,105, with mirrors\n"
     rest = "the rest" if target == "tensorrt" else "fc8"
     assert f", int8 ({rest} in float32), images 1.. x 64.. x 64.. x 3, " in done.out
-    assert layer_types(read_header(here / "made.onnx")) == {name: manifest.precision.of(name) for name in LAYERS}
+    assert layer_types(OnnxFile(here / "made.onnx").header) == {name: manifest.precision.of(name) for name in LAYERS}
 
 
 def test_the_methods_give_other_ranges_and_the_targets_the_same(exports: Callable[..., Any]) -> None:

@@ -1,43 +1,46 @@
-"""Weights that an ONNX file keeps in files beside it, wherever in the model they hide."""
+"""Weights that an ONNX file keeps in other files, wherever in the model they stand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from vgg_deploy.artifacts.onnx_format import (
+    EXTERNAL,
+    AttributeField,
+    EntryField,
+    FunctionField,
+    GraphField,
+    ModelField,
+    NodeField,
+    SparseTensorField,
+    TensorField,
+)
 from vgg_deploy.artifacts.protobuf import Message, NotProtobufError
 from vgg_deploy.errors import ModelFileError
 
-# Field numbers of onnx.proto, by message.
-MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
-GRAPH_NODE, GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_FUNCTION_NODE, _NODE_ATTRIBUTE = 7, 5
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)  # one; several
-_SPARSE_VALUES, _SPARSE_INDICES = 1, 2
-TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
-KEY, VALUE = 1, 2  # of an entry
 
-_EXTERNAL = 1  # of TensorProto.DataLocation
-
-
-def external_data(model: Message, path: Path) -> Iterator[str]:
-    """The files in which weights of a model are, relative to its folder.
+def external_locations(model: Message, path: Path) -> Iterator[str]:
+    """The files that hold weights of a model, relative to its folder.
 
     Args:
         model: a ModelProto.
         path: the model's file.
 
     Raises:
-        ModelFileError: one is outside the model's folder, as a model from elsewhere must not read what it likes; or missing.
-        CutOffError, NotProtobufError: the model is no whole message.
+        ModelFileError: a file is missing, or outside the model's folder: a model from elsewhere must not read arbitrary files.
+        CutOffError, NotProtobufError: the model is not a whole message.
     """
     folder = path.parent.resolve()
     for tensor in _tensors(model):
-        # Of several places, too, runtimes may take another one than we would: all are looked at.
         if not _is_external(tensor):
             continue
-        entries = tensor.messages(_TENSOR_EXTERNAL)
-        for location in [each.text(VALUE, "strict") for each in entries if each.text(KEY) == "location"] or [""]:
+        entries = tensor.messages(TensorField.EXTERNAL_DATA)
+        # Check every location: if there are several, a runtime may not choose the one that we would.
+        locations = [
+            entry.text(EntryField.VALUE, "strict") for entry in entries if entry.text(EntryField.KEY) == "location"
+        ]
+        for location in locations or [""]:
             try:
                 target = (folder / location).resolve()
                 inside, present = target.is_relative_to(folder), target.is_file()
@@ -45,53 +48,61 @@ def external_data(model: Message, path: Path) -> Iterator[str]:
                 inside = present = False
             if not location or Path(location).is_absolute() or not inside:
                 raise ModelFileError(
-                    f"{path}: the weights of {tensor.text(TENSOR_NAME)} are said to be in {location!r:.200}, outside the model's folder: refused"
+                    f"{path} is refused: it places the weights of {tensor.text(TensorField.NAME)} in {location!r:.200}, "
+                    "outside its own folder"
                 )
             if not present:
-                raise ModelFileError(f"{path}: its weights are in {location}, which is not beside it; copy both files")
+                raise ModelFileError(
+                    f"{path} keeps its weights in {location}, which is missing from its folder; copy both files"
+                )
             yield location
 
 
-def external_place(tensor: Message) -> tuple[str, int, int | None] | None:
-    """The file of a tensor's data, relative to its model's folder, where they begin, and their length in bytes (None: to the end);
-    None for a tensor that has them itself.
+def external_range(tensor: Message) -> tuple[str, int, int | None] | None:
+    """Where a tensor's data is: the file, relative to the model's folder, the offset and the length in bytes (None: to the end).
+
+    None if the tensor holds its data itself.
 
     Raises:
-        NotProtobufError: an offset or a length that is no number.
+        NotProtobufError: the offset or the length is not a number.
     """
     if not _is_external(tensor):
         return None
-    entries = {each.text(KEY): each.text(VALUE) for each in tensor.messages(_TENSOR_EXTERNAL)}
+    entries = {
+        entry.text(EntryField.KEY): entry.text(EntryField.VALUE) for entry in tensor.messages(TensorField.EXTERNAL_DATA)
+    }
     offset, length = entries.get("offset", "0"), entries.get("length")
     if not offset.isdecimal() or not (length or "0").isdecimal():
-        raise NotProtobufError(f"weights at {offset}, of {length} bytes")
+        raise NotProtobufError(f"external data at offset {offset}, of {length} bytes")
     return entries.get("location", ""), int(offset), None if length is None else int(length)
 
 
 def _is_external(tensor: Message) -> bool:
-    # Of several numbers runtimes may take another one than we would.
-    return any(number & 0xFFFF_FFFF == _EXTERNAL for number in tensor.numbers(_TENSOR_LOCATION))
+    # Check every number: if there are several, a runtime may not choose the one that we would.
+    return any(number & 0xFFFF_FFFF == EXTERNAL for number in tensor.numbers(TensorField.LOCATION))
 
 
 def _tensors(model: Message) -> Iterator[Message]:
-    """All tensors of a model: weights, those that nodes carry themselves, and those of the graphs in nodes (If, Loop)."""
-    graphs = [model.message(MODEL_GRAPH)]
-    nodes = [node for function in model.messages(_MODEL_FUNCTION) for node in function.messages(_FUNCTION_NODE)]
+    """All tensors of a model: initializers, attributes of nodes, and those in the subgraphs of nodes (If, Loop)."""
+    graphs = [model.message(ModelField.GRAPH)]
+    functions = model.messages(ModelField.FUNCTIONS)
+    nodes = [node for function in functions for node in function.messages(FunctionField.NODES)]
     while graphs or nodes:
         sparse = []
         for graph in graphs:
-            nodes += graph.messages(GRAPH_NODE)
-            sparse += graph.messages(_GRAPH_SPARSE)
-            yield from graph.messages(GRAPH_INITIALIZER)
-        attributes = [attribute for node in nodes for attribute in node.messages(_NODE_ATTRIBUTE)]
-        graphs, nodes = _carried(attributes, _ATTRIBUTE_GRAPH), []
-        sparse += _carried(attributes, _ATTRIBUTE_SPARSE)
-        yield from _carried(attributes, _ATTRIBUTE_TENSOR)
+            nodes += graph.messages(GraphField.NODES)
+            sparse += graph.messages(GraphField.SPARSE_INITIALIZERS)
+            yield from graph.messages(GraphField.INITIALIZERS)
+        attributes = [attribute for node in nodes for attribute in node.messages(NodeField.ATTRIBUTES)]
+        graphs, nodes = _values(attributes, AttributeField.GRAPH, AttributeField.GRAPHS), []
+        sparse += _values(attributes, AttributeField.SPARSE_TENSOR, AttributeField.SPARSE_TENSORS)
+        yield from _values(attributes, AttributeField.TENSOR, AttributeField.TENSORS)
         for tensor in sparse:
-            yield from (tensor.message(_SPARSE_VALUES), tensor.message(_SPARSE_INDICES))
+            yield from (tensor.message(SparseTensorField.VALUES), tensor.message(SparseTensorField.INDICES))
 
 
-def _carried(attributes: list[Message], fields: tuple[int, int]) -> list[Message]:
-    """What attributes have in a field that is there once, and in its plural."""
-    one, several = fields
-    return [found for each in attributes for found in (each.message(one), *each.messages(several))]
+def _values(attributes: list[Message], single: int, repeated: int) -> list[Message]:
+    """The messages that attributes hold in a single field and in its repeated counterpart."""
+    return [
+        message for attribute in attributes for message in (attribute.message(single), *attribute.messages(repeated))
+    ]

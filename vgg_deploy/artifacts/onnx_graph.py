@@ -1,9 +1,8 @@
-"""The nodes and weights of an ONNX file, read without onnx: what a runtime that does not take ONNX files is told of one."""
+"""The nodes and weights of an ONNX file, read without onnx: what a runtime that takes no ONNX files is built from."""
 
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +11,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.artifacts.external_data import GRAPH_INITIALIZER, GRAPH_NODE, MODEL_GRAPH, TENSOR_NAME, external_place
-from vgg_deploy.artifacts.onnx_file import described, mapped
-from vgg_deploy.artifacts.protobuf import Message
+from vgg_deploy.artifacts.external_data import external_range
+from vgg_deploy.artifacts.onnx_format import (
+    AttributeField,
+    AttributeType,
+    ElementType,
+    GraphField,
+    NodeField,
+    TensorField,
+)
+from vgg_deploy.artifacts.protobuf import Message, mapped
 
-# Field numbers of onnx.proto, by message.
-_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TEXT, _ATTRIBUTE_INTEGERS = 1, 2, 3, 4, 8
-_ATTRIBUTE_TYPE = 20
-_TENSOR_DIMENSIONS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_RAW = 1, 2, 4, 9
-
-_FLOAT, _INTEGER, _TEXT, _INTEGERS = 1, 2, 3, 7  # of AttributeProto.AttributeType
-_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2")}  # of TensorProto.DataType
+_DTYPES: dict[int, np.dtype[Any]] = {ElementType.FLOAT: np.dtype("<f4"), ElementType.FLOAT16: np.dtype("<f2")}
 
 Attribute = float | int | str | tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node. An attribute of a kind that is not read here, such as a tensor, is None."""
+    """A node. An attribute of a type that is not read here, such as a tensor, is None."""
 
     name: str
     operator: str
@@ -45,11 +44,12 @@ class Graph:
     """What a model computes.
 
     Attributes:
-        inputs: without those that are weights.
-        outputs: their names.
+        inputs: names of the inputs that are not weights.
+        outputs: names of the outputs.
         nodes: in the order in which they are computed.
-        weights: by name, those in floating point that lie in a file in one piece, and where they lie: nothing is read before it is
-            used. They hold the file open; one that is cut short meanwhile ends the process.
+        weights: by name, the float32 and float16 weights that lie in a file in one piece. They are views into the mapped file,
+            so nothing is read before it is used. They hold the file open; if another process cuts it short meanwhile, the
+            system ends this one.
     """
 
     inputs: tuple[str, ...]
@@ -58,61 +58,64 @@ class Graph:
     weights: Mapping[str, npt.NDArray[np.floating[Any]]]
 
 
-def read_graph(path: Path) -> Graph:
-    """The graph of an ONNX file. Raises what `vgg_deploy.artifacts.onnx_file.look_into` does."""
-    with mapped(path) as data:
-        file = described(data, path)
-        graph = Message(data).message(MODEL_GRAPH)
-        weights, files = {}, dict[str, memoryview]()
-        for tensor in graph.messages(GRAPH_INITIALIZER):
-            values = _values(tensor, path.parent, files)
-            if values is not None:
-                weights[tensor.text(TENSOR_NAME)] = values
-        return Graph(
-            inputs=tuple(value.name for value in file.inputs),
-            outputs=tuple(value.name for value in file.outputs),
-            nodes=tuple(map(_node, graph.messages(GRAPH_NODE))),
-            weights=weights,
-        )
+def read_nodes(graph: Message) -> tuple[Node, ...]:
+    """The nodes of a GraphProto."""
+    return tuple(map(_node, graph.messages(GraphField.NODES)))
+
+
+def read_weights(graph: Message, folder: Path) -> dict[str, npt.NDArray[np.floating[Any]]]:
+    """The weights of a GraphProto, by name; see `Graph.weights`.
+
+    Args:
+        folder: the model's folder, with the files that hold its external data.
+    """
+    weights, files = {}, dict[str, memoryview]()
+    for tensor in graph.messages(GraphField.INITIALIZERS):
+        values = _values(tensor, folder, files)
+        if values is not None:
+            weights[tensor.text(TensorField.NAME)] = values
+    return weights
 
 
 def _node(node: Message) -> Node:
     return Node(
-        name=node.text(_NODE_NAME) or next(iter(node.texts(_NODE_OUTPUT)), ""),
-        operator=node.text(_NODE_OPERATOR),
-        domain=node.text(_NODE_DOMAIN),
-        inputs=node.texts(_NODE_INPUT),
-        outputs=node.texts(_NODE_OUTPUT),
-        attributes={each.text(_ATTRIBUTE_NAME): _attribute(each) for each in node.messages(_NODE_ATTRIBUTE)},
+        name=node.text(NodeField.NAME) or next(iter(node.texts(NodeField.OUTPUTS)), ""),
+        operator=node.text(NodeField.OPERATOR),
+        domain=node.text(NodeField.DOMAIN),
+        inputs=node.texts(NodeField.INPUTS),
+        outputs=node.texts(NodeField.OUTPUTS),
+        attributes={
+            attribute.text(AttributeField.NAME): _attribute(attribute)
+            for attribute in node.messages(NodeField.ATTRIBUTES)
+        },
     )
 
 
 def _attribute(attribute: Message) -> Attribute:
-    kind = attribute.number(_ATTRIBUTE_TYPE)
-    if kind == _FLOAT:
-        return attribute.float32(_ATTRIBUTE_FLOAT)
-    if kind == _INTEGER:
-        return attribute.number(_ATTRIBUTE_INTEGER)
-    if kind == _TEXT:
-        return attribute.text(_ATTRIBUTE_TEXT)
-    return attribute.packed(_ATTRIBUTE_INTEGERS) if kind == _INTEGERS else None
+    kind = attribute.number(AttributeField.TYPE)
+    if kind == AttributeType.FLOAT:
+        return attribute.float32(AttributeField.FLOAT)
+    if kind == AttributeType.INTEGER:
+        return attribute.number(AttributeField.INTEGER)
+    if kind == AttributeType.TEXT:
+        return attribute.text(AttributeField.TEXT)
+    return attribute.packed(AttributeField.INTEGERS) if kind == AttributeType.INTEGERS else None
 
 
 def _values(tensor: Message, folder: Path, files: dict[str, memoryview]) -> npt.NDArray[np.floating[Any]] | None:
-    """A weight; `files` are those beside the model that are mapped."""
-    kind, shape = _TYPES.get(tensor.number(_TENSOR_TYPE)), tensor.packed(_TENSOR_DIMENSIONS)
-    if kind is None:
+    """A weight, or None if it is not floating point in one piece. `files` holds the mapped files of external data."""
+    dtype, shape = _DTYPES.get(tensor.number(TensorField.TYPE)), tensor.packed(TensorField.DIMENSIONS)
+    if dtype is None:
         return None
-    place = external_place(tensor)
-    if place is None:
-        data = tensor.data(_TENSOR_RAW) if _TENSOR_RAW in tensor else tensor.data(_TENSOR_FLOATS)
+    external = external_range(tensor)
+    if external is None:
+        data = tensor.data(TensorField.RAW_DATA if TensorField.RAW_DATA in tensor else TensorField.FLOATS)
     else:
-        location, offset, length = place
+        location, offset, length = external
         if location not in files:
-            with (folder / location).open("rb") as file:
-                files[location] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            files[location] = mapped(folder / location)
         data = files[location]
         data = data[offset : len(data) if length is None else offset + length]
-    if min(shape, default=1) < 0 or len(data) != math.prod(shape) * kind.itemsize:
+    if min(shape, default=1) < 0 or len(data) != math.prod(shape) * dtype.itemsize:
         return None
-    return np.frombuffer(data, kind).reshape(shape)
+    return np.frombuffer(data, dtype).reshape(shape)

@@ -1,9 +1,11 @@
-"""Protobuf's wire format, as far as ONNX files have it: messages read by their fields' numbers, without a schema and without copies."""
+"""Protobuf's wire format, as far as ONNX files use it: messages are read by field number, without a schema and without copies."""
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 _FLOAT32 = struct.Struct("<f")
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -14,48 +16,60 @@ class CutOffError(Exception):
 
 
 class NotProtobufError(Exception):
-    """Bytes that are no message."""
+    """The bytes are not a message."""
+
+
+def mapped(path: Path) -> memoryview:
+    """A file's bytes, mapped into memory: nothing is read before it is used.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        if not path.stat().st_size:  # an empty file cannot be mapped
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 class Message:
-    """A message's fields by number. One that is absent is empty: no text, no messages.
+    """The fields of a message, by number. An absent field is empty: no text, no messages.
 
     Args:
-        parts: a message that a file gives in several parts is all of them together, as protobuf has it.
+        parts: the message. If a file gives one message in several parts, protobuf takes all of them together.
 
     Raises:
-        CutOffError, NotProtobufError: the bytes are no whole message.
+        CutOffError, NotProtobufError: the bytes are not a whole message.
     """
 
-    __slots__ = ("_found",)
+    __slots__ = ("_values",)
 
     def __init__(self, *parts: memoryview) -> None:
-        self._found: dict[int, list[memoryview | int | float]] = {}
+        self._values: dict[int, list[memoryview | int | float]] = {}
         for part in parts:
             for field, _whole, value in fields(part):
                 if value is not None:
-                    self._found.setdefault(field, []).append(value)
+                    self._values.setdefault(field, []).append(value)
 
     def __contains__(self, field: int) -> bool:
-        return field in self._found
+        return field in self._values
 
     def messages(self, field: int) -> list[Message]:
-        """Of a repeated field. Raises what the constructor does."""
+        """The messages of a repeated field. Raises what the constructor does."""
         return [Message(body) for body in self._bodies(field)]
 
     def message(self, field: int) -> Message:
-        """Of a field that is there once. Raises what the constructor does."""
+        """The message of a single field. Raises what the constructor does."""
         return Message(*self._bodies(field))
 
     def text(self, field: int, errors: str = "backslashreplace") -> str:
-        """The last one, which counts.
+        """The last text of a field, which is the one that counts.
 
         Args:
-            errors: what becomes of bytes that are not UTF-8, as `bytes.decode` has it. Writers are not held to UTF-8, and readers
-                take what they get: by default such a byte shows as its number, and the text is like none that was meant.
+            errors: how to decode bytes that are not UTF-8, as in `bytes.decode`. Writers may write such bytes and readers accept
+                them, so by default each is shown as its number, which no other text can equal.
 
         Raises:
-            NotProtobufError: it is not UTF-8, and `errors` is "strict".
+            NotProtobufError: the text is not UTF-8, and `errors` is "strict".
         """
         bodies = self._bodies(field)
         try:
@@ -64,51 +78,59 @@ class Message:
             raise NotProtobufError("a text that is not UTF-8") from error
 
     def data(self, field: int) -> memoryview:
-        """Bytes, where they lie; the last ones, which count. None: empty."""
+        """The last bytes of a field, which are the ones that count, without a copy; empty if there are none."""
         return next(reversed(self._bodies(field)), memoryview(b""))
 
     def texts(self, field: int) -> tuple[str, ...]:
-        """All of them, as `text` reads one."""
+        """All texts of a repeated field, decoded as `text` does."""
         return tuple(str(body, "utf-8", "backslashreplace") for body in self._bodies(field))
 
     def packed(self, field: int) -> tuple[int, ...]:
         """All numbers of a repeated field, as int64, written one by one or packed.
 
         Raises:
-            CutOffError, NotProtobufError: packed ones end within a number.
+            CutOffError, NotProtobufError: packed bytes end within a number.
         """
-        found: list[int] = []
-        for value in self._found.get(field, ()):
+        numbers: list[int] = []
+        for value in self._values.get(field, ()):
             if isinstance(value, int):
-                found.append(value)
+                numbers.append(value)
             elif isinstance(value, memoryview):
                 position = 0
                 while position < len(value):
                     number, position = _varint(value, position)
-                    found.append(number)
-        return tuple(number - (number >> 63 << 64) for number in found)
+                    numbers.append(number)
+        return tuple(map(_signed, numbers))
 
     def float32(self, field: int) -> float:
-        """The last one, which counts; 0 where there is none."""
-        return next((value for value in reversed(self._found.get(field, [])) if isinstance(value, float)), 0.0)
+        """The last float of a field, which is the one that counts; 0 if there is none."""
+        return next((value for value in reversed(self._values.get(field, [])) if isinstance(value, float)), 0.0)
 
     def numbers(self, field: int) -> list[int]:
-        """All of them, as int64."""
-        return [value - (value >> 63 << 64) for value in self._found.get(field, ()) if isinstance(value, int)]
+        """All numbers of a field that is not packed, as int64."""
+        return [_signed(value) for value in self._values.get(field, ()) if isinstance(value, int)]
 
     def number(self, field: int) -> int:
-        """The last one, which counts, as int64; 0 where there is none."""
+        """The last number of a field, which is the one that counts, as int64; 0 if there is none."""
         return next(reversed(self.numbers(field)), 0)
 
     def _bodies(self, field: int) -> list[memoryview]:
-        return [value for value in self._found.get(field, ()) if isinstance(value, memoryview)]
+        return [value for value in self._values.get(field, ()) if isinstance(value, memoryview)]
+
+
+def _signed(number: int) -> int:
+    """An unsigned 64-bit number as int64."""
+    return number - (number >> 63 << 64)
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | int | float | None]]:
-    """Number of each field, the field whole, and its value: the bytes of one with a length, an int of 0 to 2^64 - 1, a float32, or None.
+    """Of each field its number, its bytes with the key, and its value.
+
+    The value is a memoryview for a field with a length, an int from 0 to 2^64 - 1 for a varint, a float for a float32, and None
+    for 64 fixed bits.
 
     Raises:
-        CutOffError, NotProtobufError: the bytes are no whole message.
+        CutOffError, NotProtobufError: the bytes are not a whole message.
     """
     position, end = 0, len(message)
     while position < end:
@@ -126,7 +148,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | 
         elif wire == _LENGTH:
             length, position = _varint(message, position)
             if position + length > end:
-                raise CutOffError(f"a field of {length:,} bytes begins where {end - position:,} are left")
+                raise CutOffError(f"a field has {length:,} bytes, but only {end - position:,} are left")
             value = message[position : position + length]
             position += length
         else:
@@ -146,11 +168,11 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if not byte & 0x80:
             return value & (1 << 64) - 1, position
-    raise NotProtobufError("a number of over ten bytes")
+    raise NotProtobufError("a number of more than ten bytes")
 
 
 def encoded_key(field: int, length: int) -> bytes:
-    """What stands before a field of `length` bytes."""
+    """The key and length that precede the `length` bytes of a field."""
     return _encoded_varint(field << 3 | _LENGTH) + _encoded_varint(length)
 
 

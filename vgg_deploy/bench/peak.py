@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from vgg_deploy.artifacts.onnx_format import IR_VERSION, OPSET
 from vgg_deploy.bench.timing import Latency, interleaved
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.inference.engine import ContextManaged, Engine, EngineInfo
@@ -28,7 +29,6 @@ BFLOAT16 = "bfloat16"
 # Which runtimes reach the peak of a precision on CPUs; the better one counts.
 RUNTIMES = {FLOAT32: ("openvino", "onnxruntime"), BFLOAT16: ("openvino",), INT8: ("openvino",)}
 _LABELS = "yes\nno"
-_IR_VERSION, _OPSET = 9, 20  # those of our exports
 _RANGE = 4.0  # of activations, in units of their root mean square
 
 
@@ -99,7 +99,7 @@ def product_model(product: Product, precision: str) -> onnx.ModelProto:
     )
     # Without our manifest: it is no VGG. Labels make it one that engines take.
     model: onnx.ModelProto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
     return model
 

@@ -124,9 +124,9 @@ def _open_checkpoint(path: Path, options: EngineOptions, say: Callable[[str], No
 
 def model_fingerprint(path: Path) -> str:
     """Of the bytes of an engine's file, and of the files beside it that hold its weights."""
-    from vgg_deploy.artifacts.onnx_file import external_files
+    from vgg_deploy.artifacts.onnx_file import OnnxFile
     from vgg_deploy.evaluation.error_rates import fingerprint
     from vgg_deploy.files import sha256_of
 
-    beside = external_files(path) if kind_of(path) == ONNX else ()
+    beside = OnnxFile(path).external_files if kind_of(path) == ONNX else ()
     return fingerprint(*(sha256_of(file) for file in (path, *beside)))

@@ -116,7 +116,7 @@ def command(
     require_torch("exporting a checkpoint")
     from export import export
     from export.sensitivity import Budget
-    from vgg_deploy.artifacts.onnx_file import external_files
+    from vgg_deploy.artifacts.onnx_file import OnnxFile
 
     budget = None if max_drop is None and min_agreement is None else Budget(max_drop, min_agreement)
     if held_out is not None and budget is None:
@@ -164,7 +164,7 @@ def command(
     for text in written.notices:
         notice(text)
     made = written.manifest
-    beside = external_files(path)
+    beside = OnnxFile(path).external_files
     size = sum(file.stat().st_size for file in (path, *beside)) / 1e6
     where = f" with {beside[0].name}" if beside else ""
     click.echo(

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.trt import backend as backends
 from engines.trt.backend import TENSORRT_RTX, Backend
 from export.graph import GraphOptions, build_graph
+from vgg_deploy.artifacts.onnx_format import IR_VERSION, OPSET
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
 from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
@@ -144,7 +145,7 @@ class Foreign:
         constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in self.constants.items()]
         graph = helper.make_graph(self.nodes, "foreign", [images], [scores], constants)
         return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9, producer_name="other"
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="other"
         )
 
     def save(self, folder: Path) -> Path:

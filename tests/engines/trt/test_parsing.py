@@ -13,7 +13,7 @@ from onnx import TensorProto
 from engines.trt.backend import Backend, listening, logger
 from engines.trt.parsing import layer_types, parse
 from vgg_deploy.artifacts import onnx_layers
-from vgg_deploy.artifacts.onnx_file import read_header
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_tensorrt_sees_the_types_that_the_nodes_have(
 ) -> None:
     path = model("D", half=half, int8=int8)
     found = types(path)
-    assert found == onnx_layers.layer_types(read_header(path))
+    assert found == onnx_layers.layer_types(OnnxFile(path).header)
     assert len(found) == 16
     assert set(found.values()) <= {"int8", "float16" if half else "float32"}
 
@@ -45,14 +45,14 @@ def test_quantized_weights_alone_are_not_int8(
     foreign.node("conv").input[0] = "transpose"
     del foreign.nodes[2:4]
     path = foreign.save(tmp_path)
-    assert types(path) == {"conv": "float32"} == onnx_layers.layer_types(read_header(path))
+    assert types(path) == {"conv": "float32"} == onnx_layers.layer_types(OnnxFile(path).header)
 
 
 def test_quantized_data_alone_is_not_int8(foreign: Any, types: Any, tmp_path: Path) -> None:
     foreign.constants["weight"] = foreign.constants.pop("integers").astype("float32")
     foreign.nodes.remove(foreign.node("weight"))
     path = foreign.save(tmp_path)
-    assert types(path) == {"conv": "float32"} == onnx_layers.layer_types(read_header(path))
+    assert types(path) == {"conv": "float32"} == onnx_layers.layer_types(OnnxFile(path).header)
 
 
 def test_other_types_have_their_names(foreign: Any, types: Any, tmp_path: Path) -> None:
@@ -66,4 +66,4 @@ def test_other_types_have_their_names(foreign: Any, types: Any, tmp_path: Path) 
     foreign.insert("Cast", "back", before="mean", to=TensorProto.FLOAT)
     path = foreign.save(tmp_path)
     onnx.checker.check_model(onnx.load(path))
-    assert types(path) == {"conv": "bfloat16"} == onnx_layers.layer_types(read_header(path))
+    assert types(path) == {"conv": "bfloat16"} == onnx_layers.layer_types(OnnxFile(path).header)

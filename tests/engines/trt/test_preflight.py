@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from engines.trt import preflight
 from engines.trt.backend import Backend, listening, logger
 from engines.trt.parsing import parse
-from vgg_deploy.artifacts.onnx_file import read_header, read_manifest
+from vgg_deploy.artifacts.onnx_file import OnnxFile, read_manifest
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.shapes import Profile
@@ -33,7 +33,7 @@ def findings(others: Manifest, tmp_path: Path) -> Callable[[Any], list[str]]:
     """`findings(foreign)`: texts of what its graph shows, as it lies on the disk."""
 
     def look(foreign: Any) -> list[str]:
-        header = read_header(foreign.save(tmp_path), preflight.KEPT_BYTES)
+        header = OnnxFile(foreign.save(tmp_path)).header_with_small_tensors(preflight.KEPT_BYTES)
         found = preflight.of_graph(header, others)
         assert not any("\n" in finding.text for finding in found)
         return [finding.text for finding in found]
@@ -43,7 +43,7 @@ def findings(others: Manifest, tmp_path: Path) -> Callable[[Any], list[str]]:
 
 def refused(rtx: Backend, path: Path, others: Manifest) -> tuple[str, ...]:
     """All that stands against a file, with what the parser says."""
-    header = read_header(path, preflight.KEPT_BYTES)
+    header = OnnxFile(path).header_with_small_tensors(preflight.KEPT_BYTES)
     with listening(rtx):
         parsed = parse(rtx, rtx.trt.Builder(logger(rtx)), path)
         by_parser = [] if parsed.complete else preflight.of_parser(parsed.parser, header, rtx)
@@ -63,14 +63,14 @@ def test_nothing_stands_against_what_export_writes_for_tensorrt(
     configuration: str, precision: dict[str, Any], model: Callable[..., Path]
 ) -> None:
     path = model(configuration, **precision)
-    header = read_header(path, preflight.KEPT_BYTES)
+    header = OnnxFile(path).header_with_small_tensors(preflight.KEPT_BYTES)
     assert preflight.of_graph(header, read_manifest(path)) == []
     assert preflight.of_profiles(header, [Profile((64,), (1, 64, 64), (1, 64, 64), (8, 128, 128))]) == []
 
 
 def test_what_export_writes_for_onnx_runtime_is_to_be_exported_again(model: Callable[..., Path]) -> None:
     path = model(int8=True, target="onnxruntime")
-    found = preflight.of_graph(read_header(path, preflight.KEPT_BYTES), read_manifest(path))
+    found = preflight.of_graph(OnnxFile(path).header_with_small_tensors(preflight.KEPT_BYTES), read_manifest(path))
     assert len(found) == 2
     assert all(finding.text.endswith(": export it again with --int8 --target tensorrt") for finding in found)
     assert "unsigned 8 bit at " in found[0].text
@@ -195,7 +195,7 @@ def test_several_faults_of_one_file_are_all_told(foreign: Any, rtx: Backend, oth
 
 def test_a_profile_that_begins_below_the_smallest_input_is_told_with_that(foreign: Any, tmp_path: Path) -> None:
     foreign.constants |= {"integers": np.ones((5, 3, 50, 50), np.int8)}
-    header = read_header(foreign.save(tmp_path), preflight.KEPT_BYTES)
+    header = OnnxFile(foreign.save(tmp_path)).header_with_small_tensors(preflight.KEPT_BYTES)
     small, large = (Profile((q,), (1, q, q), (1, q, q), (8, 2 * q, 2 * q)) for q in (32, 96))
     (finding,) = preflight.of_profiles(header, [large, small])
     assert finding.nodes == ("conv",)
@@ -205,7 +205,7 @@ def test_a_profile_that_begins_below_the_smallest_input_is_told_with_that(foreig
 
 def test_a_model_that_has_no_output_for_any_image_is_damaged(foreign: Any, tmp_path: Path) -> None:
     foreign.constants |= {"integers": np.ones((5, 3, 5000, 1), np.int8)}
-    header = read_header(foreign.save(tmp_path), preflight.KEPT_BYTES)
+    header = OnnxFile(foreign.save(tmp_path)).header_with_small_tensors(preflight.KEPT_BYTES)
     (finding,) = preflight.of_profiles(header, [Profile((32,), (1, 32, 32), (1, 32, 32), (1, 64, 64))])
     assert "for images of any size" in finding.text
 
@@ -215,5 +215,5 @@ def test_sizes_that_the_file_states_wrongly_do_not_hide_it(foreign: Any, tmp_pat
     model = foreign.model()
     model.graph.value_info.append(helper.make_tensor_value_info("conv", TensorProto.FLOAT, ("n", 5, 7, 7)))
     onnx.save(model, tmp_path / "x.onnx")
-    header = read_header(tmp_path / "x.onnx", preflight.KEPT_BYTES)
+    header = OnnxFile(tmp_path / "x.onnx").header_with_small_tensors(preflight.KEPT_BYTES)
     assert preflight.of_profiles(header, [Profile((32,), (1, 32, 32), (1, 32, 32), (1, 64, 64))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from engines import open_engine
 from export.graph import GraphOptions, build_graph
-from vgg_deploy.artifacts.onnx_file import look_into, read_header, read_manifest
+from vgg_deploy.artifacts.description import describe
+from vgg_deploy.artifacts.onnx_file import OnnxFile, read_manifest
 from vgg_deploy.artifacts.protobuf import encoded_key
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
+from vgg_deploy.network import records
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
@@ -130,14 +134,14 @@ def test_a_header_is_the_model_without_its_weights(
     configuration: str, options: GraphOptions, tmp_path: Path, spec: NetworkSpec
 ) -> None:
     path = saved(build(dataclasses.replace(spec, configuration=configuration), options), tmp_path / "model.onnx")
-    header = read_header(path)
+    header = OnnxFile(path).header
     assert header == without_data(onnx.load(path))
     assert header.ByteSize() < path.stat().st_size / 2
 
 
 def test_weights_in_any_of_their_fields_are_left_out(tmp_path: Path) -> None:
     path = saved(with_typed_data(), tmp_path / "typed.onnx")
-    assert read_header(path) == without_data(onnx.load(path))
+    assert OnnxFile(path).header == without_data(onnx.load(path))
 
 
 def test_a_header_tells_of_external_data_beside_the_file_and_does_not_read_it(
@@ -146,16 +150,14 @@ def test_a_header_tells_of_external_data_beside_the_file_and_does_not_read_it(
     path = tmp_path / "model.onnx"
     onnx.save(build(spec), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert (tmp_path / "weights.bin").stat().st_size > 0
-    assert read_header(path) == onnx.load(path, load_external_data=False)
+    assert OnnxFile(path).header == onnx.load(path, load_external_data=False)
 
 
 def test_a_manifest_comes_back_with_the_shapes_that_the_file_states(ours: Path, manifest: Manifest) -> None:
     read = read_manifest(ours)
     free = ShapeRange(AxisRange(1), AxisRange(32), AxisRange(32))
     assert read == manifest.with_(shapes=free, outputs=("probabilities",))
-    text = look_into(ours).manifest
-    assert text is not None
-    assert json.loads(text)["classes"][2] == {"id": "2", "label": "2"}
+    assert OnnxFile(ours).manifest == manifest
 
 
 def test_a_file_of_one_size_takes_that_size(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> None:
@@ -184,13 +186,13 @@ def test_a_file_cut_off_anywhere_is_refused(ours: Path) -> None:
 
 def test_small_tensors_keep_their_data_where_that_is_asked_for(ours: Path) -> None:
     whole = {tensor.name: tensor for tensor in onnx.load(ours).graph.initializer}
-    kept = {tensor.name: tensor for tensor in read_header(ours, keep_below=200).graph.initializer}
+    kept = {tensor.name: tensor for tensor in OnnxFile(ours).header_with_small_tensors(200).graph.initializer}
     assert kept.keys() == whole.keys()
     for name, tensor in kept.items():
         assert tensor.raw_data == (whole[name].raw_data if whole[name].ByteSize() < 200 else b"")
         assert list(tensor.dims) == list(whole[name].dims)
     assert 0 < sum(bool(tensor.raw_data) for tensor in kept.values()) < len(kept)
-    assert not any(tensor.raw_data for tensor in read_header(ours).graph.initializer)
+    assert not any(tensor.raw_data for tensor in OnnxFile(ours).header.graph.initializer)
 
 
 def test_damage_anywhere_is_one_of_our_errors_or_none(ours: Path) -> None:
@@ -212,9 +214,9 @@ def test_damage_in_a_header_is_one_of_our_errors_or_leaves_what_onnx_reads_too(t
         damaged[int(random.integers(len(data)))] = int(random.integers(256))
         path.write_bytes(damaged)
         with contextlib.suppress(ModelFileError):
-            file = look_into(path)
+            file = OnnxFile(path)
             with contextlib.suppress(ModelFileError):  # nodes are not looked at as closely by us
-                graph = read_header(path).graph
+                graph = file.header.graph
                 assert [value.element for value in file.outputs] == [
                     value.type.tensor_type.elem_type for value in graph.output
                 ]
@@ -240,7 +242,7 @@ def test_text_that_is_not_utf_8_is_no_other_text_and_no_raw_error(tmp_path: Path
     path.write_bytes(data.replace(b"image_0", b"im\xffge_0"))
     assert read_manifest(path, LABELS).outputs == ("probabilities",)
     path.write_bytes(data.replace(b"probabilities", b"prob\xe9bilities"))
-    with pytest.raises(ModelFileError, match=r"no output named probabilities \(it has prob\\xe9bilities\)"):
+    with pytest.raises(ModelFileError, match=r"no output named probabilities; its outputs are prob\\xe9bilities"):
         read_manifest(path, LABELS)
 
 
@@ -282,7 +284,7 @@ def test_a_message_of_fields_that_onnx_does_not_know_has_no_nodes(tmp_path: Path
     # Valid protobuf: field 90 with five bytes.
     (tmp_path / "other.onnx").write_bytes(b"\xd2\x05\x05hello")
     with pytest.raises(ModelFileError, match="it has no nodes"):
-        read_header(tmp_path / "other.onnx")
+        OnnxFile(tmp_path / "other.onnx")
 
 
 def test_a_missing_file_or_a_folder_is_bad_use(tmp_path: Path) -> None:
@@ -321,7 +323,9 @@ def test_weights_outside_the_models_folder_are_refused(location: str, secret: Pa
     (folder / "folder").symlink_to(secret.parent, target_is_directory=True)
     model = foreign()
     model.graph.initializer.append(external(model, location.format(absolute=secret)))
-    with pytest.raises(ModelFileError, match=r"weights of conv1_1\.weight are said to be in .*: refused"):
+    with pytest.raises(
+        ModelFileError, match=r"is refused: it places the weights of conv1_1\.weight in .*, outside its own folder"
+    ):
         read_manifest(saved(model, folder / "model.onnx"), LABELS)
 
 
@@ -331,7 +335,7 @@ def test_a_location_that_is_no_path_is_refused(location: str, secret: Path) -> N
     (folder / "loop").symlink_to("loop")
     model = foreign()
     model.graph.initializer.append(external(model, location))
-    with pytest.raises(ModelFileError, match=r"refused|not beside it") as caught:
+    with pytest.raises(ModelFileError, match=r"is refused|missing from its folder") as caught:
         read_manifest(saved(model, folder / "model.onnx"), LABELS)
     assert len(str(caught.value)) < 1000 + len(str(folder))
 
@@ -351,7 +355,7 @@ def test_weights_that_hide_elsewhere_in_the_model_are_refused_too(where: str, se
         model.functions.append(function)
     else:
         model.graph.sparse_initializer.add(values=tensor)
-    with pytest.raises(ModelFileError, match="outside the model's folder: refused"):
+    with pytest.raises(ModelFileError, match="outside its own folder"):
         read_manifest(saved(model, secret.parent / "models" / "model.onnx"), LABELS)
 
 
@@ -363,7 +367,7 @@ def test_every_place_that_is_stated_for_a_weight_is_looked_at(secret: Path) -> N
         tensor = external(model, first)
         tensor.external_data.add(key="location", value=second)
         model.graph.initializer.append(tensor)
-        with pytest.raises(ModelFileError, match="outside the model's folder: refused"):
+        with pytest.raises(ModelFileError, match="outside its own folder"):
             read_manifest(saved(model, folder / "model.onnx"), LABELS)
 
 
@@ -380,7 +384,7 @@ def test_a_weight_that_comes_in_two_parts_is_one(secret: Path) -> None:
     path = secret.parent / "models" / "model.onnx"
     path.write_bytes(model)
     assert onnx.load(path, load_external_data=False).graph.node[-1].attribute[0].t.name == "hidden"
-    with pytest.raises(ModelFileError, match=r"weights of hidden are said to be in '\.\./secret'"):
+    with pytest.raises(ModelFileError, match=r"it places the weights of hidden in '\.\./secret'"):
         read_manifest(path, LABELS)
 
 
@@ -390,7 +394,7 @@ def test_graphs_within_graphs_are_looked_through_however_deep_they_are(secret: P
         node = field(5, field(6, field(1, node)))
     path = secret.parent / "models" / "model.onnx"
     path.write_bytes(foreign().SerializeToString() + field(7, field(1, node)))
-    with pytest.raises(ModelFileError, match="outside the model's folder: refused"):
+    with pytest.raises(ModelFileError, match="outside its own folder"):
         read_manifest(path, LABELS)
 
 
@@ -408,9 +412,9 @@ def test_missing_weights_are_named(tmp_path: Path, spec: NetworkSpec) -> None:
     onnx.save(build(spec), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(
-        ModelFileError, match=r"its weights are in weights\.bin, which is not beside it; copy both files"
+        ModelFileError, match=r"keeps its weights in weights\.bin, which is missing from its folder; copy"
     ):
-        read_header(path)
+        OnnxFile(path)
 
 
 def test_a_foreign_model_that_takes_bytes_is_accepted_with_labels(tmp_path: Path) -> None:
@@ -447,20 +451,23 @@ def test_a_foreign_model_without_labels_asks_for_them(tmp_path: Path) -> None:
     [
         (
             foreign(kind=TensorProto.FLOAT, image=("n", 3, 224, 224)),
-            r"its input is float \[\?, 3, 224, 224\]; how it wants",
+            r"its input is float \[\?, 3, 224, 224\], so its normalization",
         ),
         (foreign(kind=TensorProto.FLOAT), r"its input is float \[\?, \?, \?, 3\]"),
         (foreign(kind=99), r"its input is type 99 \[\?, \?, \?, 3\]"),
         (foreign(image=("n", 3, "h", "w")), r"its input is uint8 \[\?, 3, \?, \?\]"),
         (foreign(image=("h", "w", 3)), r"its input is uint8 \[\?, \?, 3\]"),
         (foreign(image=("n", "h", "w", "c")), r"its input is uint8 \[\?, \?, \?, \?\]"),
-        (foreign(image=("n", 224, 320, 3)), "it takes images of 224 rows and 320 columns only; crops are square"),
-        (foreign(inputs=2), "it has 2 inputs; only models with one"),
+        (foreign(image=("n", 224, 320, 3)), "it only takes images of 224 rows and 320 columns; expected square images"),
+        (foreign(inputs=2), "it has 2 inputs; expected one, uint8"),
         (foreign(inputs=0), "it has 0 inputs"),
-        (foreign(output="logits"), r"it has no output named probabilities \(it has logits\)"),
-        (foreign(scores=("n", "classes")), r"its probabilities are float \[\?, \?\]; expected float32 \[n, classes\]"),
-        (foreign(scores=("n", 3, 1, 1)), r"its probabilities are float \[\?, 3, 1, 1\]"),
-        (foreign(scores_kind=TensorProto.FLOAT16), r"its probabilities are float16 \[\?, 3\]"),
+        (foreign(output="logits"), r"it has no output named probabilities; its outputs are logits"),
+        (
+            foreign(scores=("n", "classes")),
+            r"its output probabilities is float \[\?, \?\]; expected float32 \[n, classes\]",
+        ),
+        (foreign(scores=("n", 3, 1, 1)), r"its output probabilities is float \[\?, 3, 1, 1\]"),
+        (foreign(scores_kind=TensorProto.FLOAT16), r"its output probabilities is float16 \[\?, 3\]"),
     ],
     ids=lambda value: "" if isinstance(value, onnx.ModelProto) else value[:40],
 )
@@ -480,7 +487,7 @@ def test_an_input_that_is_a_weight_too_is_none(tmp_path: Path) -> None:
 
 def test_our_file_without_its_manifest_says_that_it_was_lost(tmp_path: Path, spec: NetworkSpec) -> None:
     path = saved(build(spec), tmp_path / "stripped.onnx")
-    with pytest.raises(ModelFileError, match="was written by vgg_deploy, and its manifest is missing"):
+    with pytest.raises(ModelFileError, match="was written by vgg_deploy, but its manifest is missing"):
         read_manifest(path)
     assert len(read_manifest(path, LABELS).classes) == 3
 
@@ -531,3 +538,37 @@ def test_reading_leaves_no_file_open(ours: Path) -> None:
         with pytest.raises(ModelFileError):
             read_manifest(broken)
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - what other tests opened may be closed meanwhile
+
+
+class Reads:
+    """Counts how often a file is mapped and a manifest decoded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.maps = self.manifests = 0
+        map_file, decode = mmap.mmap, records.from_json
+
+        def counted_map(*arguments: Any, **options: Any) -> mmap.mmap:
+            self.maps += 1
+            return map_file(*arguments, **options)
+
+        def counted_decode(*arguments: Any, **options: Any) -> Any:
+            self.manifests += 1
+            return decode(*arguments, **options)
+
+        monkeypatch.setattr(mmap, "mmap", counted_map)
+        monkeypatch.setattr(records, "from_json", counted_decode)
+
+
+def test_inspect_maps_a_file_once_and_decodes_its_manifest_once(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+    describe(ours)
+    assert (reads.maps, reads.manifests) == (1, 1)
+
+
+def test_opening_in_ncnn_maps_a_file_once_and_decodes_its_manifest_once(
+    ours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ncnn")
+    reads = Reads(monkeypatch)
+    with open_engine(ours, runtime="ncnn"):
+        assert (reads.maps, reads.manifests) == (1, 1)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from vgg_deploy.artifacts.onnx_graph import read_graph
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import ModelFileError
 
 
@@ -19,7 +19,7 @@ def ours() -> Path:
 
 
 def test_nodes_are_those_that_onnx_reads(ours: Path) -> None:
-    model, graph = onnx.load(ours), read_graph(ours)
+    model, graph = onnx.load(ours), OnnxFile(ours).graph
     assert graph.inputs == ("images",)
     assert graph.outputs == tuple(output.name for output in model.graph.output)
     assert len(graph.nodes) == len(model.graph.node)
@@ -38,7 +38,7 @@ def test_attributes_of_every_kind_that_is_read(ours: Path, tmp_path: Path) -> No
     values = {"real": -2.5, "whole": -3, "word": b"SAME", "list": [1, -1], "others": [1.5, 2.5]}
     node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
     onnx.save(model, path)
-    found = read_graph(path).nodes[0].attributes
+    found = OnnxFile(path).graph.nodes[0].attributes
     assert {name: found[name] for name in values} == {
         "real": -2.5,
         "whole": -3,
@@ -53,7 +53,7 @@ def test_weights_are_those_of_the_file_and_are_not_copied(external: bool, ours: 
     model, path = onnx.load(ours), tmp_path / "copy.onnx"
     expected = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     onnx.save(model, path, save_as_external_data=external, location="copy.weights", size_threshold=0)
-    found = read_graph(path).weights
+    found = OnnxFile(path).graph.weights
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
@@ -68,7 +68,7 @@ def test_a_place_counts_for_external_tensors_alone(ours: Path, tmp_path: Path) -
     expected = numpy_helper.to_array(first)
     first.external_data.add(key="location", value="../secret")
     onnx.save(model, path)
-    np.testing.assert_array_equal(read_graph(path).weights[first.name], expected)
+    np.testing.assert_array_equal(OnnxFile(path).graph.weights[first.name], expected)
 
 
 @pytest.mark.parametrize("key", ["offset", "length"])
@@ -80,8 +80,9 @@ def test_a_place_that_is_no_number_is_refused(key: str, ours: Path, tmp_path: Pa
     (entry,) = (entry for entry in entries if entry.key == key)
     entry.value = "-1"
     path.write_bytes(model.SerializeToString())
+    file = OnnxFile(path)
     with pytest.raises(ModelFileError, match="damaged"):
-        read_graph(path)
+        _ = file.graph
 
 
 def test_what_is_not_floating_point_or_not_in_one_piece_is_left_out(ours: Path, tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_what_is_not_floating_point_or_not_in_one_piece_is_left_out(ours: Path, 
     typed = helper.make_tensor("typed", TensorProto.FLOAT, [2], [1.5, 2.5])  # in float_data, packed
     model.graph.initializer.extend([numpy_helper.from_array(np.arange(3), "integers"), half, short, typed])
     onnx.save(model, path)
-    found = read_graph(path).weights
+    found = OnnxFile(path).graph.weights
     assert not {"integers", "half", "short"} & found.keys()
     np.testing.assert_array_equal(found["typed"], [1.5, 2.5])
     assert model.graph.initializer[0].name in found
@@ -102,4 +103,4 @@ def test_a_cut_off_file_is_refused_at_every_length(ours: Path, tmp_path: Path) -
     for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
         with pytest.raises(ModelFileError):
-            read_graph(path)
+            OnnxFile(path)

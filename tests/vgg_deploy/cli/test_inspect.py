@@ -251,11 +251,11 @@ def test_a_plan_whose_layers_are_not_what_its_model_declares_exits_1(
         ),
         (
             {"outputs": ("probabilities", "features")},
-            "its outputs are probabilities, its manifest says probabilities, features",
+            "has the outputs probabilities, but its manifest states probabilities, features",
         ),
         (
             {"shapes": ShapeRange(AxisRange(1, 1), EDGE, EDGE)},
-            r"its images are 1\.\. x 64\.\. x 64\.\. x 3, its manifest says 1 x 64",
+            r"takes images of 1\.\. x 64\.\. x 64\.\. x 3, but its manifest states 1 x 64",
         ),
     ],
 )
@@ -288,7 +288,7 @@ def test_a_file_of_ours_that_lost_its_manifest_exits_1(
     onnx.save(stripped, path)
     done = vgg_deploy_command("inspect", str(path))
     assert done.code == 1
-    assert "was written by vgg_deploy, and its manifest is missing" in done.err
+    assert "was written by vgg_deploy, but its manifest is missing" in done.err
     assert "8/8 convolutions FP32" in done.out
 
 
@@ -313,7 +313,7 @@ def test_of_a_foreign_file_is_told_what_is_known(tmp_path: Path, vgg_deploy_comm
 
 def test_what_is_neither_is_told(tmp_path: Path, plan: Callable[..., Path]) -> None:
     (tmp_path / "best.safetensors").write_bytes(b"x")
-    with pytest.raises(UsageError, match="is a checkpoint; inspect takes an ONNX file or a plan: vgg-deploy export"):
+    with pytest.raises(UsageError, match=r"is a checkpoint; inspect takes an ONNX file or a plan.*: vgg-deploy export"):
         describe(tmp_path / "best.safetensors")
     with pytest.raises(UsageError, match=r"name the plan: .*model\.plan$"):
         describe(sidecar_of(plan()))
@@ -332,7 +332,9 @@ def test_what_is_neither_is_told(tmp_path: Path, plan: Callable[..., Path]) -> N
 def test_a_plan_without_its_manifest_cannot_be_told(plan: Callable[..., Path]) -> None:
     path = plan()
     sidecar_of(path).unlink()
-    with pytest.raises(ManifestError, match=r"has no model\.plan\.json beside it, .* copy both files, or build it"):
+    with pytest.raises(
+        ManifestError, match=r"has no model\.plan\.json beside it, .* copy both files, or build the plan"
+    ):
         describe(path)
 
 
