@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +18,7 @@ from vgg_deploy.cli.calibration import (
     quantize,
 )
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.cli.weights import named_checkpoint, require_torch, source_options, weight_facts, weight_options
+from vgg_deploy.cli.weights import WeightFacts, named_checkpoint, require_torch, source_options, weight_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,7 @@ def command(
     fine: bool,
     external_data: bool,
     output: Path | None,
-    **facts: Any,
+    facts: WeightFacts,
 ) -> None:
     """Fold the FC layers into convolutions and write the network as ONNX, with its manifest."""
     check_count("--calibration-images", calibration_images)
@@ -121,7 +121,7 @@ def command(
     budget = None if max_drop is None and min_agreement is None else Budget(max_drop, min_agreement)
     if held_out is not None and budget is None:
         raise click.UsageError("--held-out images judge a budget; give --max-drop or --min-agreement with it")
-    checkpoint = named_checkpoint(weights, weight_facts(**facts), runs)
+    checkpoint = named_checkpoint(weights, facts, runs)
     for text in checkpoint.notices:
         notice(text)
     manifest = checkpoint.manifest

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.engines import EngineOptions, open_any
+from vgg_deploy.cli.engines import open_any, options_for_each
 from vgg_deploy.cli.outputs import check_outputs
-from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options, stream_options
+from vgg_deploy.cli.parameters import comma_integers, engine_options, labels_files
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.cli.weights import weight_facts, weight_options
+from vgg_deploy.cli.weights import WeightFacts, weight_options
+from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
     from vgg_deploy.inference.engine import Engine
@@ -53,9 +54,7 @@ SVM_C = 1.0  # of the paper's SVMs no value is printed; descriptors of length 1 
     is_flag=True,
     help="DATA has train/CLASS/* and val/CLASS/*: fit a linear SVM on the one and print its accuracy on the other.",
 )
-@engine_options
-@stream_options
-@plan_options
+@engine_options()
 @weight_options
 def command(
     data: str,
@@ -64,14 +63,8 @@ def command(
     scales: tuple[int, ...] | None,
     mirror: bool | None,
     svm: bool,
-    runtime: str,
-    device: str | None,
-    threads: int | None,
-    allow_bf16: bool,
-    requests: int | None,
-    cuda_api: str,
-    trust: bool,
-    **facts: Any,
+    options: EngineOptions,
+    facts: WeightFacts,
 ) -> None:
     """Describe images by fc7, averaged over positions, mirrors and scales, at length 1 (the paper's appendix B).
 
@@ -96,12 +89,9 @@ def command(
     sets = [list(find_images([folder])) for folder in folders]
     if svm:
         _check_classes(*([folder_name(image) for image in paths] for paths in sets))
-    labels = () if facts["labels"] is None else (facts["labels"],)
-    check_outputs({"--output": path}, (model, *labels, *(image for paths in sets for image in paths)))
-    (options,) = EngineOptions(
-        weight_facts(**facts), runtime, device, threads, cuda_api, trust, requests, allow_bf16
-    ).for_each([model])
-    with open_any(model, options) as engine:
+    check_outputs({"--output": path}, (model, *labels_files(), *(image for paths in sets for image in paths)))
+    (options,) = options_for_each([model], options, facts)
+    with open_any(model, options, facts) as engine:
         info = engine.info
         if FEATURES not in info.outputs:
             raise UsageError(f"{model} has no output features: export it with --features")

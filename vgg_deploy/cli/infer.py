@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vgg_deploy.artifacts.kinds import PLAN, kind_of
+from vgg_deploy.cli.engines import open_any
 from vgg_deploy.cli.outputs import check_outputs
-from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options, read_labels, stream_options
+from vgg_deploy.cli.parameters import comma_integers, engine_options, labels_files
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.inference.engine_options import EngineOptions
 
@@ -48,9 +50,6 @@ if TYPE_CHECKING:
 @click.option("--top", default=5, show_default=True, help="Classes shown for each image.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write JSON Lines: one object an image.")
 @click.option("--csv", "csv_path", metavar="FILE|-", help="Write CSV: one line an image.")
-@click.option(
-    "--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line, instead of the model's."
-)
 @click.option("--batch", type=int, help="Views of one shape in one call, at most.  [default: 2; 4 on a GPU]")
 @click.option(
     "--heatmaps",
@@ -70,9 +69,7 @@ if TYPE_CHECKING:
     help="Decode large JPEGs at 1/2, 1/4 or 1/8 of their size, as far as that is not below the largest Q: faster, and changes "
     "posteriors a little.",
 )
-@engine_options
-@stream_options
-@plan_options
+@engine_options()
 def command(
     paths: tuple[str, ...],
     model: Path,
@@ -82,27 +79,18 @@ def command(
     top: int,
     json_path: str | None,
     csv_path: str | None,
-    labels: Path | None,
     batch: int | None,
     heatmaps: Path | None,
     check_folders: bool,
     max_view_pixels: int | None,
     reduced_decoding: bool,
-    runtime: str,
-    device: str | None,
-    threads: int | None,
-    allow_bf16: bool,
-    requests: int | None,
-    cuda_api: str,
-    trust: bool,
+    options: EngineOptions,
 ) -> None:
     """Classify images: files, folders (searched whole) and glob patterns.
 
     Each image is rescaled to each Q and scored whole, with its mirror; the posteriors are averaged (section 3.2 of the
     paper). Results come in input order. A file that cannot be read is reported, and the exit code is then 1.
     """
-    from engines import open_engine
-    from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
     from vgg_deploy.artifacts.plan import sidecar_of
     from vgg_deploy.inference.compatibility import check_compatible
     from vgg_deploy.inference.prediction import Failure, predict
@@ -114,28 +102,16 @@ def command(
     images = list(find_images(paths))
     read = [
         model,
-        *([sidecar_of(model)] if model.suffix in PLAN_SUFFIXES else []),
-        *([labels] if labels else []),
+        *([sidecar_of(model)] if kind_of(model) == PLAN else []),
+        *labels_files(),
         *images,
     ]
     files = {"--json": json_path, "--csv": csv_path}
     check_outputs({name: Path(path) for name, path in files.items() if path not in (None, "-")}, read)
-    if requests is None and model.suffix not in PLAN_SUFFIXES:
-        requests = EngineOptions(device=device, threads=threads, requests=None).for_images(len(images)).requests
+    if kind_of(model) != PLAN:
+        options = options.for_images(len(images))
     with ExitStack() as stack:
-        engine = stack.enter_context(
-            open_engine(
-                model,
-                runtime=runtime,
-                device=device,
-                threads=threads,
-                requests=requests,
-                allow_bf16=allow_bf16,
-                labels=read_labels(labels),
-                cuda_api=cuda_api,
-                trust=trust,
-            )
-        )
+        engine = stack.enter_context(open_any(model, options))
         info = engine.info
         choice = choose_protocol(
             info.manifest, protocol, scales, mirror, free_size=info.shapes.free, built_for=info.scales
@@ -156,7 +132,7 @@ def command(
             streams[-1][0].write(table.header)
         if "-" not in (json_path, csv_path):
             streams.append((stack.enter_context(LineStream("-")), Text(top)))
-        for text in (*info.notices, *choice.notices):
+        for text in choice.notices:
             notice(text)
         notice(f"{choice.protocol}; {info.runtime} on {info.device}, {info.precision}")
         shown = sys.stderr.isatty() and not sys.stdout.isatty()

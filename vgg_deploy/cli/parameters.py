@@ -1,16 +1,28 @@
-"""Options and parsers that several commands share."""
+"""Options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.network.classes import read_labels as read_labels
+from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API, EngineOptions
+from vgg_deploy.network.classes import read_labels
 
 if TYPE_CHECKING:
     from vgg_deploy.network.manifest import Normalization, TrainScale
+
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
+
+_LABELS = "vgg_deploy.labels"  # where the value of --labels is in click's context
+_ENGINE_FIELDS = tuple(field.name for field in fields(EngineOptions))
+
+REQUESTS_HELP = "Batches computed side by side. They share the threads.  [default: 2 on the CPU]"
 
 
 def comma_integers(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -89,61 +101,102 @@ def chosen_normalization(
     return Normalization(mean, std)
 
 
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --runtime, --device, --threads and --allow-bf16."""
-    options = (
+@dataclass(frozen=True, slots=True)
+class LabelsFile:
+    """The file that --labels names, and its text."""
+
+    path: Path
+    text: str
+
+
+def labels_text() -> str | None:
+    """The text of the running command's labels file; None: --labels was not given."""
+    labels: LabelsFile | None = click.get_current_context().meta.get(_LABELS)
+    return None if labels is None else labels.text
+
+
+def labels_files() -> tuple[Path, ...]:
+    """The running command's labels file, if it has one, as one of the files that it reads."""
+    labels: LabelsFile | None = click.get_current_context().meta.get(_LABELS)
+    return () if labels is None else (labels.path,)
+
+
+def labels_option(command: Function) -> Function:
+    """Adds --labels, once however often it is applied. The file is read at once; `labels_text` returns it."""
+    if any(parameter.name == "labels" for parameter in getattr(command, "__click_params__", ())):
+        return command
+    return click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        callback=_read_labels,
+        help="Class names in the order of the outputs, one a line: LABEL or ID<TAB>LABEL.  [default: those of the model]",
+    )(command)
+
+
+def _read_labels(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        ctx.meta[_LABELS] = LabelsFile(path, read_labels(path) or "")
+
+
+def engine_options(*, requests: str | None = REQUESTS_HELP, plans: bool = True) -> Decorator:
+    """Adds the options that say how to open an engine. The command receives them as `options`, an `EngineOptions`.
+
+    They are --runtime, --device, --threads, --allow-bf16 and --labels, and on request --requests, --cuda-api and --trust.
+
+    Args:
+        requests: the help text of --requests; None: the command has no such option.
+        plans: whether the command has --cuda-api and --trust.
+    """
+    added = [
         click.option(
             "--runtime",
             default="auto",
             show_default=True,
             type=click.Choice(["auto", "onnxruntime", "openvino", "ncnn", "tensorrt", "tensorrt-rtx"]),
-            help="What computes. auto: for an ONNX file the fastest that is installed for it, which is said; for a plan what built it.",
+            help="Runtime that computes. auto: the fastest that is installed for this ONNX file; for a plan, the one that built it.",
         ),
         click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu; cuda:0 for a plan]"),
-        click.option("--threads", type=int, help="Threads of computation on the CPU.  [default: one for each core]"),
+        click.option("--threads", type=int, help="Compute threads on the CPU.  [default: one for each core]"),
         click.option(
             "--allow-bf16",
             is_flag=True,
-            help="Compute in bfloat16 on CPUs that do so; answers change as FP16's do.",
+            help="Compute in bfloat16 if the CPU can. Answers then change about as much as in FP16.",
         ),
-    )
-    return _with_options(command, options)
+    ]
+    if requests is not None:
+        added.append(click.option("--requests", type=int, help=requests))
+    if plans:
+        added += [
+            click.option(
+                "--cuda-api",
+                default=DEFAULT_CUDA_API,
+                show_default=True,
+                type=click.Choice(["cuda-python", "pycuda"]),
+                help="Library that handles a plan's GPU memory.",
+            ),
+            click.option(
+                "--trust",
+                is_flag=True,
+                help="Run a plan without a manifest beside it (then --labels is required), or with a manifest of another plan. "
+                "A plan runs native code.",
+            ),
+        ]
+
+    def decorate(command: Function) -> Function:
+        @functools.wraps(command)
+        def with_options(**values: Any) -> Any:
+            given = {name: values.pop(name) for name in _ENGINE_FIELDS if name in values}
+            return command(options=EngineOptions(**given, labels=labels_text()), **values)
+
+        return with_click_options(labels_option(with_options), added)
+
+    return decorate
 
 
-def stream_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --requests."""
-    options = (
-        click.option(
-            "--requests",
-            type=int,
-            help="Batches computed side by side; they share the threads.  [default: 2 on the CPU]",
-        ),
-    )
-    return _with_options(command, options)
-
-
-def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --cuda-api and --trust."""
-    options = (
-        click.option(
-            "--cuda-api",
-            default="cuda-python",
-            show_default=True,
-            type=click.Choice(["cuda-python", "pycuda"]),
-            help="Through what a plan's GPU memory is handled.",
-        ),
-        click.option(
-            "--trust",
-            is_flag=True,
-            help="Run a plan that has no manifest beside it (with --labels), or another one's. Plans run native code.",
-        ),
-    )
-    return _with_options(command, options)
-
-
-def _with_options(
-    command: Callable[..., Any], options: Sequence[Callable[[Callable[..., Any]], Callable[..., Any]]]
-) -> Callable[..., Any]:
+def with_click_options(command: Function, options: Sequence[Decorator]) -> Function:
+    """Applies click's decorators so that `--help` lists the options in this order."""
     for option in reversed(options):
         command = option(command)
     return command

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,7 +15,7 @@ from vgg_deploy.cli.calibration import (
     sensitivities,
 )
 from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.weights import named_checkpoint, require_torch, source_options, weight_facts, weight_options
+from vgg_deploy.cli.weights import WeightFacts, named_checkpoint, require_torch, source_options, weight_options
 
 
 @click.command("sensitivity")
@@ -40,7 +39,7 @@ def command(
     target: str | None,
     held_out: int | None,
     as_json: bool,
-    **facts: Any,
+    facts: WeightFacts,
 ) -> None:
     """Quantize each layer alone to INT8, and show what that does to the answers, the worst first."""
     check_count("--calibration-images", calibration_images)
@@ -48,7 +47,7 @@ def command(
     require_torch("reading a checkpoint")
     from export.sensitivity import RANKING_IMAGES
 
-    checkpoint = named_checkpoint(weights, weight_facts(**facts), runs)
+    checkpoint = named_checkpoint(weights, facts, runs)
     for text in checkpoint.notices:
         notice(text)
     request = Int8Request(

@@ -55,3 +55,15 @@ def progress(what: str, total: int | None, *, shown: bool | None = None) -> Iter
 def notice(text: str) -> None:
     """A line for the user's eyes, on stderr."""
     click.echo(text, err=True)
+
+
+def once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` for texts that may come several times: each is passed on the first time only."""
+    texts: set[str] = set()
+
+    def say_once(text: str) -> None:
+        if text not in texts:
+            texts.add(text)
+            say(text)
+
+    return say_once

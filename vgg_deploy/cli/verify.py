@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
+from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES, ONNX, kind_of
+from vgg_deploy.cli.engines import open_any
 from vgg_deploy.cli.parameters import engine_options
-from vgg_deploy.cli.tables import notice, print_table, progress
+from vgg_deploy.cli.tables import notice, once, print_table, progress
 from vgg_deploy.cli.weights import (
     WeightFacts,
     describes_itself,
     known_facts,
     read_weights,
-    weight_facts,
     weight_options,
 )
 from vgg_deploy.errors import MissingDependencyError, UsageError
+from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
     from export.verify import Stage, Views
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", default=200, show_default=True, help="Use at most this many of the images, a seeded sample.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON.")
-@engine_options
+@engine_options(requests=None, plans=False)
 @weight_options
 def command(
     models: tuple[Path, ...],
@@ -55,52 +57,39 @@ def command(
     images: tuple[str, ...],
     limit: int,
     json_path: str | None,
-    runtime: str,
-    device: str | None,
-    threads: int | None,
-    allow_bf16: bool,
-    **facts: Any,
+    options: EngineOptions,
+    facts: WeightFacts,
 ) -> None:
     """Prove that ONNX files and plans answer as their reference does, stage by stage; exit 1 where one does not."""
-    from engines import RUNTIMES, open_engine
+    from engines import RUNTIMES
     from export.verify import read_views, rounded_too
-    from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
     from vgg_deploy.artifacts.onnx_file import read_manifest
 
-    known = weight_facts(**facts)
+    say = once(notice)
 
-    said: set[str] = set()
-
-    def opened(path: Path, *, bf16: bool = False) -> Engine:
-        engine = open_engine(
-            path, runtime=runtime, device=device, threads=threads, labels=known.labels, allow_bf16=bf16
-        )
-        for text in engine.info.notices:
-            if text not in said:
-                said.add(text)
-                notice(text)
-        return engine
+    def opened(path: Path) -> Engine:
+        return open_any(path, replace(options, allow_bf16=False), say=say)
 
     def judged(path: Path) -> Engine:
-        return opened(path, bf16=allow_bf16 and path.suffix not in PLAN_SUFFIXES)
+        return open_any(path, options, say=say) if kind_of(path) == ONNX else opened(path)
 
     def rounding(path: Path) -> Engine:
-        return open_engine(path, runtime="onnxruntime", device=device, threads=threads, labels=known.labels)
+        return open_any(path, replace(options, runtime="onnxruntime", allow_bf16=False), say=lambda _text: None)
 
-    manifests = [_manifest(path, known.labels) for path in models]
+    manifests = [_manifest(path, options.labels) for path in models]
     if not reference.is_file():
         raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
     if not RUNTIMES["onnxruntime"].installed and any(map(rounded_too, models, manifests)):
         raise MissingDependencyError("onnxruntime", "cpu", "judging an FP16 file's rounding")
     # Views are made as the first file that says how wants them; a foreign file cannot say.
     if reference.suffix not in CHECKPOINT_SUFFIXES:
-        described = [*manifests, read_manifest(reference, known.labels)]
+        described = [*manifests, read_manifest(reference, options.labels)]
     else:
         described = manifests
     views = read_views(_sample(images, limit), next((item for item in described if item.spec), manifests[0]))
     for text in views.unreadable:
         notice(f"passed over {text}")
-    stages = _stages(models, manifests, reference, views, opened, judged, rounding, known)
+    stages = _stages(models, manifests, reference, views, opened, judged, rounding, facts)
     if json_path != "-":
         _print(stages)
     if json_path is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.artifacts.kinds import CHECKPOINT_ENDINGS
-from vgg_deploy.cli.parameters import chosen_normalization, read_labels, rgb_triple, train_scale
+from vgg_deploy.cli.parameters import (
+    Function,
+    chosen_normalization,
+    labels_option,
+    labels_text,
+    rgb_triple,
+    train_scale,
+    with_click_options,
+)
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError
 from vgg_deploy.network.spec import CONFIGURATIONS
@@ -21,17 +29,22 @@ if TYPE_CHECKING:
     from vgg_deploy.network.manifest import Manifest, Normalization, TrainScale
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFacts:
-    """What the options say of the weights; see `train.network.checkpoint.Facts`."""
+    """What the options say about weights whose file does not state it; see `train.network.checkpoint.Facts`."""
 
-    configuration: str | None
-    normalization: Normalization | None
-    labels: str | None
-    train_scale: TrainScale | None
+    configuration: str | None = None
+    normalization: Normalization | None = None
+    labels: str | None = None
+    train_scale: TrainScale | None = None
+
+    @property
+    def about_training(self) -> bool:
+        """Whether anything but labels was given. Only checkpoints need it."""
+        return bool(self.configuration or self.normalization or self.train_scale)
 
 
-def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def source_options(command: Function) -> Function:
     """Adds --weights and --runs: where the weights come from."""
     options = (
         click.option(
@@ -47,21 +60,40 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Where training puts its runs.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_click_options(command, options)
 
 
-def weight_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that say what foreign weights cannot say of themselves."""
+def weight_options(command: Function) -> Function:
+    """Adds what foreign weights cannot say about themselves. The command receives it as `facts`, a `WeightFacts`."""
+
+    @functools.wraps(command)
+    def with_facts(
+        *,
+        arch: str | None,
+        normalization: str | None,
+        mean: tuple[float, float, float] | None,
+        std: tuple[float, float, float] | None,
+        train_scale: TrainScale | None,
+        **values: Any,
+    ) -> Any:
+        facts = WeightFacts(
+            configuration=arch,
+            normalization=chosen_normalization(normalization, mean, std),
+            labels=labels_text(),
+            train_scale=train_scale,
+        )
+        return command(facts=facts, **values)
+
     options = (
         click.option(
-            "--arch", type=click.Choice(CONFIGURATIONS), help="Configuration; needed for A-LRN, whose tensors are A's."
+            "--arch",
+            type=click.Choice(CONFIGURATIONS),
+            help="Configuration. Only A-LRN needs it: its tensors are the same as those of A.",
         ),
         click.option(
             "--normalization",
             type=click.Choice(["paper", "torchvision"]),
-            help="Of weights that do not say theirs. paper: RGB 0..255 minus a mean.",
+            help="For weights whose file does not state it. paper: RGB 0..255 minus a mean.",
         ),
         click.option(
             "--mean",
@@ -73,37 +105,13 @@ def weight_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--std", callback=rgb_triple, metavar="R,G,B", help="Divisor in units of 0..255.  [default: 1,1,1]"
         ),
         click.option(
-            "--labels",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Class names, one a line in the order of the outputs, or id<TAB>label.",
-        ),
-        click.option(
             "--train-scale",
             callback=train_scale,
             metavar="S|SMIN,SMAX",
-            help="Training scale S of weights that do not say theirs.",
+            help="Training scale S, for weights whose file does not state it.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def weight_facts(
-    arch: str | None,
-    normalization: str | None,
-    mean: tuple[float, float, float] | None,
-    std: tuple[float, float, float] | None,
-    labels: Path | None,
-    train_scale: TrainScale | None,
-) -> WeightFacts:
-    """The options' values together.
-
-    Raises:
-        UsageError: they contradict each other; the labels file cannot be read.
-    """
-    return WeightFacts(arch, chosen_normalization(normalization, mean, std), read_labels(labels), train_scale)
+    return with_click_options(labels_option(with_facts), options)
 
 
 def require_torch(purpose: str, *others: str) -> None:
@@ -136,10 +144,10 @@ def known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
     """
     lrn = manifest.spec is not None and manifest.spec.configuration == "A-LRN"
     return WeightFacts(
-        facts.configuration or ("A-LRN" if lrn else None),
-        facts.normalization or manifest.normalization,
-        facts.labels,
-        facts.train_scale or manifest.train_scale,
+        configuration=facts.configuration or ("A-LRN" if lrn else None),
+        normalization=facts.normalization or manifest.normalization,
+        labels=facts.labels,
+        train_scale=facts.train_scale or manifest.train_scale,
     )
 
 

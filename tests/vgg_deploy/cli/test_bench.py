@@ -341,7 +341,7 @@ def test_a_flip_of_a_near_tie_among_few_images_is_told_and_is_no_failure(
 def test_requests_where_nobody_takes_them_are_refused(
     bench: Callable[..., Any], narrow_checkpoint: Callable[..., Path]
 ) -> None:
-    done = bench(narrow_checkpoint("A"), "--requests", "2")
+    done = bench(narrow_checkpoint("A"), "--requests", "1")
     assert done.code == 2
     assert "--requests is for ONNX files on the CPU, and here is only a checkpoint: leave it out" in " ".join(
         done.err.split()

@@ -21,9 +21,11 @@ from PIL import Image
 
 import engines
 import vgg_deploy
-from vgg_deploy.cli.engines import model_fingerprint
+from vgg_deploy.cli.engines import model_fingerprint, options_for_each
+from vgg_deploy.cli.weights import WeightFacts
 from vgg_deploy.evaluation.error_rates import error_rates, evaluate, fused, label_by_folder
 from vgg_deploy.evaluation.paper import ROWS
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
@@ -78,7 +80,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tupl
             shutil.copy(TINY, path)
             with path.open("ab") as file:  # one byte string of another field: another file, and the same model
                 file.write(b"\x1a" + bytes([len(path.stem)]) + path.stem.encode())
-        monkeypatch.setattr(engines, "open_engine", lambda path, **_options: known[Path(path).stem])
+        monkeypatch.setattr(engines, "open_with", lambda path, _options: known[Path(path).stem])
         return paths
 
     return make
@@ -301,8 +303,8 @@ def test_mirrors_can_be_left_out(evaluated: Callable[..., Any], fakes: Callable[
         (("--json", "out", "--cache", "out"), "--json and --cache both name out"),
         (("--plot", "plot.jpeg"), "--plot is plot.jpeg; expected a name that ends in .png, .svg, .pdf"),
         (("--plot", "plot"), "--plot is plot; expected a name that ends in"),
-        (("--arch", "D"), "leave --arch, --normalization, --mean, --std and --train-scale out"),
-        (("--train-scale", "40"), "a.onnx is an ONNX file, and says itself how it was trained"),
+        (("--arch", "D"), "leave out --arch, --normalization, --mean, --std and --train-scale"),
+        (("--train-scale", "40"), "a.onnx is an ONNX file, and its manifest states how the network was trained"),
         (("--runtime", "tensorflow"), "'tensorflow'"),
         (("more",), "expected one folder of labelled images, received"),
     ],
@@ -508,12 +510,12 @@ def test_of_several_engines_one_is_open_at_a_time_and_none_in_the_end(
         ran.append(sum(not engine.closed for engine in opened))
         return certain(0)(images)
 
-    def open_engine(_path: Path, **_options: Any) -> FakeEngine:
+    def open_with(_path: Path, _options: EngineOptions) -> FakeEngine:
         opened.append(FakeEngine(manifest, answer))
         return opened[-1]
 
     paths = fakes(a=FakeEngine(manifest), b=FakeEngine(manifest))
-    monkeypatch.setattr(engines, "open_engine", open_engine)
+    monkeypatch.setattr(engines, "open_with", open_with)
     done = evaluated(engine=paths)
     assert done.code == 0, done.err
     assert set(ran) == {1}
@@ -696,8 +698,8 @@ import numpy as np
 import engines
 from vgg_deploy.testing import FakeEngine
 
-opened = engines.open_engine
-engines.open_engine = lambda path, **options: FakeEngine(opened(path).info.manifest, latency_s=0.1)
+opened = engines.open_with
+engines.open_with = lambda path, options: FakeEngine(opened(path, options).info.manifest, latency_s=0.1)
 from vgg_deploy.cli import main
 
 main()
@@ -985,8 +987,8 @@ def test_without_paper_its_figures_are_left_out(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--runtime", "onnxruntime"), "is a checkpoint, which PyTorch runs: leave --runtime out"),
-        (("--trust",), "--trust and --cuda-api are for TensorRT plans alone"),
+        (("--runtime", "onnxruntime"), "is a checkpoint, and PyTorch runs it: leave out --runtime"),
+        (("--trust",), "--trust and --cuda-api apply to plans only"),
         (("--threads", "0"), "threads is 0; expected 1 or more"),
         (("--device", "tpu"), "device is 'tpu'; expected cpu, cuda or cuda:N"),
         (("--device", "cuda:63"), "device is cuda:63; PyTorch sees"),
@@ -1007,13 +1009,10 @@ def test_options_that_are_not_for_checkpoints_are_refused(
 
 
 def test_an_option_reaches_the_engines_that_it_is_for_and_is_refused_where_there_is_none() -> None:
-    from vgg_deploy.cli.engines import EngineOptions
-    from vgg_deploy.cli.weights import WeightFacts
-
-    nothing = WeightFacts(None, None, None, None)
+    nothing = WeightFacts()
     plan, model, checkpoint = Path("a.plan"), Path("b.onnx"), Path("c.pth")
-    given = EngineOptions(nothing, "openvino", None, 3, "pycuda", True)
-    of_plan, of_model, of_checkpoint = given.for_each([plan, model, checkpoint])
+    given = EngineOptions(runtime="openvino", threads=3, cuda_api="pycuda", trust=True)
+    of_plan, of_model, of_checkpoint = options_for_each([plan, model, checkpoint], given, nothing)
     assert (of_plan.runtime, of_plan.threads, of_plan.cuda_api, of_plan.trust) == ("auto", None, "pycuda", True)
     assert (of_model.runtime, of_model.threads, of_model.cuda_api, of_model.trust) == (
         "openvino",
@@ -1023,9 +1022,9 @@ def test_an_option_reaches_the_engines_that_it_is_for_and_is_refused_where_there
     )
     assert (of_checkpoint.runtime, of_checkpoint.threads, of_checkpoint.trust) == ("auto", 3, False)
     # Where no engine takes it, opening refuses it.
-    assert given.for_each([checkpoint]) == given.for_each([model]) == [given]
-    assert given.for_each([plan])[0].runtime == "openvino"
-    (other, _model) = EngineOptions(nothing, "tensorrt", None, None, "cuda-python", False).for_each([model, plan])
+    for path in (plan, model, checkpoint):
+        assert options_for_each([path], given, nothing) == [given]
+    other, _plan = options_for_each([model, plan], EngineOptions(runtime="tensorrt"), nothing)
     assert other.runtime == "auto"
 
 

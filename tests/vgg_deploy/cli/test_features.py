@@ -15,6 +15,7 @@ from PIL import Image
 
 import engines
 import vgg_deploy
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Rescaling
 from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import decode, rescale
@@ -197,15 +198,15 @@ def test_images_of_which_none_can_be_described_exit_1(describe: Callable[..., An
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batches that any engine is given."""
     seen: list[int] = []
-    usual = engines.open_engine
+    usual = engines.open_with
 
-    def opened(path: Any, **options: Any) -> Any:
-        engine = usual(path, **options)
+    def opened(path: Path, options: EngineOptions) -> Any:
+        engine = usual(path, options)
         run = engine.run
         engine.run = lambda images: (seen.append(len(images)), run(images))[1]  # type: ignore[attr-defined,func-returns-value]
         return engine
 
-    monkeypatch.setattr(engines, "open_engine", opened)
+    monkeypatch.setattr(engines, "open_with", opened)
     return seen
 
 
@@ -220,7 +221,7 @@ def test_the_watch_sees_batches(describe: Callable[..., Any], data: Path, watche
         (("--svm",), "train: no such folder; --svm learns from DATA/train/CLASS/* and is judged on DATA/val/CLASS/*"),
         (("--scales", "31"), "scale 31 is below the network's crop of 32"),
         (("--scales", "a"), "'a'; expected whole numbers"),
-        (("--arch", "D"), "leave --arch, --normalization, --mean, --std and --train-scale out"),
+        (("--arch", "D"), "leave out --arch, --normalization, --mean, --std and --train-scale"),
         (("-o", "data/owls/1.png"), "results would overwrite"),
         (("-o", "model.onnx"), "results would overwrite"),
     ],
@@ -251,7 +252,7 @@ def test_a_model_without_the_output_exits_2_and_says_how_to_get_it(
 ) -> None:
     text = next(entry.value for entry in onnx.load(TINY).metadata_props if entry.key == MANIFEST_KEY)
     engine = FakeEngine(Manifest.from_json(text, "tiny.onnx"))
-    monkeypatch.setattr(engines, "open_engine", lambda *_path, **_options: engine)
+    monkeypatch.setattr(engines, "open_with", lambda _path, _options: engine)
     done = describe(data)
     assert done.code == 2
     assert "tiny.onnx has no output features: export it with --features" in done.err

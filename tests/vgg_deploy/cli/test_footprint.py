@@ -11,14 +11,13 @@ import pytest
 from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.cli.bench.entries import Entry
 from vgg_deploy.cli.bench.footprint import footprint_of
-from vgg_deploy.cli.engines import EngineOptions
-from vgg_deploy.cli.weights import WeightFacts
 from vgg_deploy.errors import EngineError
+from vgg_deploy.inference.engine_options import EngineOptions
 
 pytest.importorskip("onnxruntime")
 
 TINY = Path(__file__).parents[2] / "data" / "tiny.onnx"
-OPTIONS = EngineOptions(WeightFacts(None, None, None, None), "onnxruntime", None, 1, "cuda-python", False)
+OPTIONS = EngineOptions(runtime="onnxruntime", threads=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is told in another way there")

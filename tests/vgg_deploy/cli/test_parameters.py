@@ -8,8 +8,9 @@ from typing import Any
 import click
 import pytest
 
-from vgg_deploy.cli.parameters import chosen_normalization, comma_integers, read_labels, rgb_triple, train_scale
+from vgg_deploy.cli.parameters import chosen_normalization, comma_integers, rgb_triple, train_scale
 from vgg_deploy.errors import UsageError
+from vgg_deploy.network.classes import read_labels
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization, TrainScale
 
 

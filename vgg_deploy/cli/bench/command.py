@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,11 +13,10 @@ from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.cli.bench.entries import entries_of, peer_names
 from vgg_deploy.cli.bench.measure import Request
 from vgg_deploy.cli.bench.report import as_json, plot_report, print_report
-from vgg_deploy.cli.engines import EngineOptions
-from vgg_deploy.cli.eval.report import check_plot, write_text
-from vgg_deploy.cli.outputs import check_outputs
-from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options
-from vgg_deploy.cli.weights import weight_facts, weight_options
+from vgg_deploy.cli.outputs import check_outputs, check_plot, write_text
+from vgg_deploy.cli.parameters import comma_integers, engine_options
+from vgg_deploy.cli.weights import WeightFacts, weight_options
+from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
     from vgg_deploy.bench.timing import BatchShape
@@ -71,9 +71,6 @@ def _shapes(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
     metavar="CKPT",
     help="What answers are held against, and what torch runs.  [default: the first MODEL]",
 )
-@click.option(
-    "--requests", type=click.IntRange(1), help="Calls computed side by side.  [default: 1; for --protocol 2 on the CPU]"
-)
 @click.option("--repetitions", type=click.IntRange(1), metavar="N", help="So many of each, instead of --seconds.")
 @click.option(
     "--seconds",
@@ -84,8 +81,7 @@ def _shapes(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
 @click.option("--layers", is_flag=True, help="Show where the time goes, layer by layer.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report, with all samples, as JSON.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw images/s (.png, .svg, .pdf).")
-@engine_options
-@plan_options
+@engine_options(requests="Calls computed side by side.  [default: 1; for --protocol 2 on the CPU]")
 @weight_options
 def command(
     models: tuple[Path, ...],
@@ -96,19 +92,13 @@ def command(
     limit: int,
     peers: tuple[str, ...],
     reference: Path | None,
-    requests: int | None,
     repetitions: int | None,
     seconds: float | None,
     layers: bool,
     json_path: str | None,
     plot: Path | None,
-    runtime: str,
-    device: str | None,
-    threads: int | None,
-    allow_bf16: bool,
-    cuda_api: str,
-    trust: bool,
-    **facts: Any,
+    options: EngineOptions,
+    facts: WeightFacts,
 ) -> None:
     """Time models beside each other and beside what else would run them, in turn in one run, and show that they agree.
 
@@ -135,8 +125,8 @@ def command(
     for path in written.values():
         if path is not None:
             require_writable(path)
-    options = EngineOptions(weight_facts(**facts), runtime, device, threads, cuda_api, trust, 1, allow_bf16)
-    entries, right = entries_of(models, peers, reference, options)
+    requests, options = options.requests, replace(options, requests=1)
+    entries, right = entries_of(models, peers, reference, options, facts)
     if requests is not None and not any(kind_of(entry.path) == ONNX for entry in entries):
         kinds = " and ".join(dict.fromkeys(kind_of(entry.path) for entry in entries))
         raise click.UsageError(f"--requests is for ONNX files on the CPU, and here is only {kinds}: leave it out")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
-from vgg_deploy.cli.engines import EngineOptions, open_any
+from vgg_deploy.cli.engines import open_any, options_for_each
 from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.weights import describes_itself, known_facts, read_weights, require_torch
+from vgg_deploy.cli.weights import WeightFacts, describes_itself, known_facts, read_weights, require_torch
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
     from vgg_deploy.inference.engine import Engine
@@ -31,6 +32,7 @@ class Entry:
         name: what it is called in the report.
         path: its file.
         options: how it is opened.
+        facts: about the weights of a checkpoint.
         compiled: through torch.compile.
         beside: the first model's manifest, of which a checkpoint takes what it does not know itself, and the grid; None: it is a
             model of its own.
@@ -39,6 +41,7 @@ class Entry:
     name: str
     path: Path
     options: EngineOptions
+    facts: WeightFacts = field(default_factory=WeightFacts)
     compiled: bool = False
     beside: Manifest | None = None
 
@@ -48,7 +51,7 @@ class Entry:
         if self.beside is not None and kind_of(self.path) == CHECKPOINT:
             return self._open_in_torch(self.beside, any_size)
         options = self.options if kind_of(self.path) != ONNX else replace(self.options, requests=requests)
-        return open_any(self.path, options, lambda text: say(f"{self.name}: {text}"))
+        return open_any(self.path, options, self.facts, lambda text: say(f"{self.name}: {text}"))
 
     def _open_in_torch(self, beside: Manifest, any_size: bool) -> Engine:
         import torch
@@ -58,7 +61,7 @@ class Entry:
         from vgg_deploy.cores import usable_cores
 
         torch.set_num_threads(self.options.threads or usable_cores())  # as many as the others have
-        facts = self.options.facts if describes_itself(self.path) else known_facts(self.options.facts, beside)
+        facts = self.facts if describes_itself(self.path) else known_facts(self.facts, beside)
         checkpoint = read_weights(self.path, facts)
         device = self.options.device or "cpu"
         fine = beside.spec is not None and beside.spec.fine
@@ -84,7 +87,11 @@ def peer_names(_ctx: click.Context, _parameter: click.Parameter, value: str | No
 
 
 def entries_of(
-    models: Sequence[Path], peers: Sequence[str], reference: Path | None, options: EngineOptions
+    models: Sequence[Path],
+    peers: Sequence[str],
+    reference: Path | None,
+    options: EngineOptions,
+    facts: WeightFacts,
 ) -> tuple[list[Entry], Entry | None]:
     """The models as they were given, then the peers; and the reference, if there is one.
 
@@ -92,14 +99,14 @@ def entries_of(
         click.UsageError: a peer in PyTorch without a checkpoint as reference, or one in a runtime without an ONNX file.
         UsageError: options that do not fit, or no such file.
     """
-    each = options.for_each([*models, *(() if reference is None else (reference,))])
-    entries = [Entry(name, path, own) for name, path, own in zip(_names(models), models, each, strict=False)]
+    each = options_for_each([*models, *(() if reference is None else (reference,))], options, facts)
+    entries = [Entry(name, path, own, facts) for name, path, own in zip(_names(models), models, each, strict=False)]
     right = None
     if reference is not None:
         if not reference.is_file():
             raise UsageError(f"--reference {reference}: no such file; give a checkpoint, or a model")
-        beside = _manifest(models[0], options.facts.labels) if kind_of(reference) == CHECKPOINT else None
-        right = Entry(reference.name, reference, replace(each[-1], allow_bf16=False), beside=beside)
+        beside = _manifest(models[0], options.labels) if kind_of(reference) == CHECKPOINT else None
+        right = Entry(reference.name, reference, replace(each[-1], allow_bf16=False), facts, beside=beside)
     for peer in peers:
         if peer in (TORCH, TORCH_COMPILE):
             if right is None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.cli.bench.entries import Entry
 from vgg_deploy.cli.bench.footprint import Footprint, footprint_of
-from vgg_deploy.cli.engines import EngineOptions
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
     from vgg_deploy.bench.contest import Contestant, Effort, Result

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.engines import EngineOptions, model_fingerprint, open_any
+from vgg_deploy.cli.engines import model_fingerprint, open_any, options_for_each
 from vgg_deploy.cli.eval.plan import check_same_classes, distinct_names, folder_and_protocols, plan_protocols
-from vgg_deploy.cli.eval.report import Row, as_csv, as_json, check_plot, plot_rows, print_rows, write_text
-from vgg_deploy.cli.outputs import check_outputs
-from vgg_deploy.cli.parameters import comma_integers, engine_options, plan_options, stream_options
+from vgg_deploy.cli.eval.report import Row, as_csv, as_json, plot_rows, print_rows
+from vgg_deploy.cli.outputs import check_outputs, check_plot, write_text
+from vgg_deploy.cli.parameters import comma_integers, engine_options, labels_files
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.cli.weights import weight_facts, weight_options
+from vgg_deploy.cli.weights import WeightFacts, weight_options
+from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
     from vgg_deploy.evaluation.error_rates import Evaluation, LabelledImages
@@ -71,9 +72,7 @@ PAPER_IMAGES = 50_000  # ILSVRC-2012's validation set
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw error against cost (.png, .svg, .pdf)."
 )
-@engine_options
-@stream_options
-@plan_options
+@engine_options()
 @weight_options
 def command(
     data: tuple[str, ...],
@@ -88,14 +87,8 @@ def command(
     json_path: str | None,
     csv_path: str | None,
     plot: Path | None,
-    runtime: str,
-    device: str | None,
-    threads: int | None,
-    allow_bf16: bool,
-    requests: int | None,
-    cuda_api: str,
-    trust: bool,
-    **facts: Any,
+    options: EngineOptions,
+    facts: WeightFacts,
 ) -> None:
     """Measure top-1 and top-5 error on labelled images: DATA/CLASS/*, under one or several test protocols.
 
@@ -114,11 +107,11 @@ def command(
         "--plot": plot,
     }
     paths = list(find_images([folder]))
-    labels = () if facts["labels"] is None else (facts["labels"],)
-    check_outputs({**written, "--cache": cache}, (*models, *labels, *paths))
+    check_outputs({**written, "--cache": cache}, (*models, *labels_files(), *paths))
     request = _Request(
         models,
-        EngineOptions(weight_facts(**facts), runtime, device, threads, cuda_api, trust, requests, allow_bf16),
+        options,
+        facts,
         paths,
         limit,
         names,
@@ -154,6 +147,7 @@ class _Request:
 
     models: tuple[Path, ...]
     options: EngineOptions
+    facts: WeightFacts
     paths: list[Path]
     limit: int | None
     protocols: list[str]
@@ -170,13 +164,14 @@ class _Request:
         from vgg_deploy.files import require_writable
 
         names = distinct_names(self.models)
-        options = self.options.for_each(self.models)
+        options = options_for_each(self.models, self.options, self.facts)
         pairs = list(zip(self.models, options, strict=True))
         with ExitStack() as stack:
             # One engine stays open. Of several, each is open for its turn alone, so that memory holds one.
-            only = stack.enter_context(open_any(*pairs[0])) if len(pairs) == 1 else None
+            only = stack.enter_context(open_any(*pairs[0], self.facts)) if len(pairs) == 1 else None
             infos = [
-                _info_of(name, *pair) if only is None else only.info for name, pair in zip(names, pairs, strict=True)
+                _info_of(name, *pair, self.facts) if only is None else only.info
+                for name, pair in zip(names, pairs, strict=True)
             ]
             check_same_classes(names, infos)
             everything = label_by_folder(self.paths, infos[0].manifest.classes)
@@ -191,7 +186,7 @@ class _Request:
             said: set[tuple[Path, str]] = set()
             results = []
             for pair, name, tested in zip(pairs, names, protocols, strict=True):
-                opened = open_any(*pair, say=lambda _text: None) if only is None else nullcontext(only)
+                opened = open_any(*pair, self.facts, say=lambda _text: None) if only is None else nullcontext(only)
                 with opened as engine:
                     results.append(self._tested(name, pair[0], engine, tested, images, cache, said))
         rows = [
@@ -264,8 +259,8 @@ def _say_what_the_paper_has_not(names: Sequence[str], infos: Sequence[EngineInfo
         )
 
 
-def _info_of(name: str, path: Path, options: EngineOptions) -> EngineInfo:
-    with open_any(path, options, say=lambda text: notice(f"{name}: {text}")) as engine:
+def _info_of(name: str, path: Path, options: EngineOptions, facts: WeightFacts) -> EngineInfo:
+    with open_any(path, options, facts, say=lambda text: notice(f"{name}: {text}")) as engine:
         return engine.info
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from vgg_deploy.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from vgg_deploy.evaluation.paper import PaperRow
 
 FUSED = "fused"
-PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,30 +131,6 @@ def _csv_cell(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     return "+".join(",".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
-
-
-def write_text(where: str, text: str) -> None:
-    """To a file that appears whole or not at all, or to stdout for '-', as UTF-8."""
-    from vgg_deploy.files import whole_file
-
-    data = text.encode(errors="backslashreplace")  # bytes of a file's name that are no UTF-8
-    if where == "-":
-        click.echo(data, nl=False)
-        return
-    with whole_file(Path(where)) as temporary:
-        temporary.write_bytes(data)
-
-
-def check_plot(path: Path) -> None:
-    """Raises UsageError for a picture that cannot be drawn or written."""
-    import importlib.util
-
-    from vgg_deploy.errors import MissingDependencyError
-
-    if path.suffix.lower() not in PLOT_ENDINGS:
-        raise click.UsageError(f"--plot is {path}; expected a name that ends in {', '.join(PLOT_ENDINGS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependencyError("matplotlib", "train", "--plot")
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
