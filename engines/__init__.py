@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engines.choice import NO_BF16, choose_runtime, pairing_notices
 from engines.choice import RUNTIMES as RUNTIMES
+from engines.onnx_model import OnnxModel
 from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import BACKENDS
@@ -98,8 +99,9 @@ def _open_onnx(path: Path, options: EngineOptions) -> Engine:
             continue
         reason = () if choice.reason is None else (f"runtime {choice.runtime}: {choice.reason}",)
         pairing = pairing_notices(choice.runtime, options, manifest)
+        model = OnnxModel(file=file, manifest=manifest, options=options, notices=(*reason, *notices, *pairing))
         try:
-            engine: Engine = home.open_model(file, manifest, options, (*reason, *notices, *pairing))
+            engine: Engine = home.open_model(model)
         except UnsupportedModelError as error:
             if not automatic:
                 raise

@@ -22,7 +22,7 @@ class Runtime:
     """A runtime of ONNX files and where it is found.
 
     Attributes:
-        home: our module, whose `open_model(file, manifest, options, notices)` opens an ONNX file.
+        home: our module, whose `open_model(OnnxModel)` opens an ONNX file.
         module: the vendor's module.
         extra: the extra that installs it.
         devices: kinds of device it can run on.

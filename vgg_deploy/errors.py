@@ -91,3 +91,8 @@ class TrainingError(VGGDeployError):
 
 class OutputError(VGGDeployError):
     """A result could not be written."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its type if it has no text."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

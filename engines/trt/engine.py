@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,18 +17,18 @@ from vgg_deploy.artifacts.build_command import refusal
 from vgg_deploy.artifacts.plan import DECLARED, PlanManifest, sidecar_of
 from vgg_deploy.errors import EngineError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_bytes
+from vgg_deploy.inference.engine import BaseEngine, EngineInfo, check_bytes
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.precision import summary
 from vgg_deploy.network.shapes import AxisRange, PlanProfiles, Profile, ShapeRange, shapes_of
-from vgg_deploy.network.tensors import Images
+from vgg_deploy.network.tensors import Floats, Images
 
 LANES = 2  # one copies while the other computes
 
 
-class TrtEngine(ContextManaged):
+class TrtEngine(BaseEngine[Lane]):
     """A plan on a GPU; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads.
 
     Args:
@@ -42,7 +42,7 @@ class TrtEngine(ContextManaged):
     def __init__(
         self, path: Path, plan: PlanManifest, loaded: LoadedPlan, cuda: Cuda, notices: Sequence[str] = ()
     ) -> None:
-        self._path, self._loaded, self._cuda = path, loaded, cuda
+        self._loaded, self._cuda = loaded, cuda
         self._profiles = PlanProfiles(plan.plan.name, plan.profiles, plan.command)
         self._lanes: list[Lane] = []
         self._closing, self._closed = threading.Lock(), False
@@ -52,7 +52,7 @@ class TrtEngine(ContextManaged):
         for lane in self._lanes:
             self._idle.put(lane)
         declared = ", as declared" if plan.layers_from == DECLARED else ""
-        self.info = EngineInfo(
+        info = EngineInfo(
             runtime=str(loaded.backend),
             device=cuda.device,
             precision=f"{summary(plan.layers)}{declared}" if plan.layers else "the plan's own precision",
@@ -63,6 +63,7 @@ class TrtEngine(ContextManaged):
             notices=notices,
             plan=self._profiles,
         )
+        super().__init__(path, info, None)  # a call takes its lane from the queue
 
     def _make_lanes(self) -> list[str]:
         """As many lanes as the GPU's memory holds; what is to be said of them."""
@@ -86,27 +87,26 @@ class TrtEngine(ContextManaged):
             )
         return notices
 
-    def run(self, images: Images) -> Scores:
+    def _check(self, images: Images) -> None:
         check_bytes(images)
         batch, height, width = images.shape[:3]
         reason = refusal(self._profiles, (batch, height, width))
         if reason is not None:
             raise UsageError(f"images is {reason}")
-        profile = best_profile(self._profiles.profiles, (batch, height, width))
+
+    def _take(self) -> Lane | None:
         lane = self._idle.get()
-        try:
-            if lane is None:
-                raise EngineError(f"{self._path} was closed; open it again")
-            with self._cuda.active():
-                outputs = lane.run(images, profile)
-        except EngineError as error:
-            if lane is None:
-                raise
-            shape = " x ".join(map(str, images.shape))
-            raise EngineError(f"{self._path} failed on {shape}: {error}") from error
-        finally:
-            self._idle.put(lane)
-        return Scores.from_outputs(outputs)
+        if lane is None:
+            self._idle.put(None)
+        return lane
+
+    def _give_back(self, worker: Lane) -> None:
+        self._idle.put(worker)
+
+    def _infer(self, worker: Lane, images: Images) -> Mapping[str, Floats]:
+        batch, height, width = images.shape[:3]
+        with self._cuda.active():
+            return worker.run(images, best_profile(self._profiles.profiles, (batch, height, width)))
 
     def close(self) -> None:
         """Waits for requests under way, and frees what the plan holds."""

@@ -128,7 +128,7 @@ def test_after_a_failure_it_goes_on(tiny_model: Path, images: Images, monkeypatc
         expected = engine.run(images).probabilities
         with monkeypatch.context() as patch:
             patch.setattr(np, "ascontiguousarray", lambda _images: "no array")
-            with pytest.raises(EngineError, match="openvino failed on 8 x 45 x 70 x 3"):
+            with pytest.raises(EngineError, match=r"tiny\.onnx failed on 8 x 45 x 70 x 3: openvino \S+: "):
                 engine.run(images)
         np.testing.assert_array_equal(engine.run(images).probabilities, expected)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.network.checkpoint import Checkpoint
+from train.network.model import VGG
 from train.network.reference import Reference, normalize
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import Scores, check_images
-from vgg_deploy.network.tensors import PROBABILITIES, Images
+from vgg_deploy.network.tensors import PROBABILITIES, Floats, Images
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
 _KEPT = 8  # forms of a function that torch keeps (2.4 to 2.15: recompile_limit, before cache_size_limit)
@@ -49,14 +50,11 @@ class Compiled(Reference):
         self._compiled = torch.compile(self._posteriors, dynamic=None if any_size else False)
 
     def _posteriors(self, pixels: Tensor) -> Tensor:
-        assert self._network is not None
-        scores = self._network(normalize(pixels, self._normalization))
+        assert self._worker is not None
+        scores = self._worker(normalize(pixels, self._normalization))
         return functional.softmax(scores.mean(dim=(2, 3)), dim=1)
 
-    def run(self, images: Images) -> Scores:
-        check_images(images, self.info.shapes)
-        if self._network is None:
-            raise EngineError("this engine was closed; make another")
+    def _infer(self, worker: VGG, images: Images) -> Mapping[str, Floats]:
         pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
         if not self._any_size and images.shape not in self._shapes:
             if len(self._shapes) == _KEPT:  # past these torch would run a new shape uncompiled, with a warning
@@ -71,4 +69,4 @@ class Compiled(Reference):
             raise EngineError(
                 f"torch.compile failed: {reason}; without a working C++ compiler leave torch-compile out"
             ) from error
-        return Scores(probabilities.cpu().numpy().copy())
+        return {PROBABILITIES: probabilities.cpu().numpy().copy()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,11 +12,10 @@ from torch.nn import functional
 
 from train.network.checkpoint import Checkpoint
 from train.network.model import VGG, folded
-from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
+from vgg_deploy.inference.engine import BaseEngine, EngineInfo
 from vgg_deploy.network.manifest import Normalization
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
-from vgg_deploy.network.tensors import FEATURES, PROBABILITIES, SCORE_MAP, Floats, Images
+from vgg_deploy.network.tensors import ACTIVATION, FEATURES, PROBABILITIES, SCORE_MAP, Floats, Images
 
 
 def normalize(images: Tensor, normalization: Normalization) -> Tensor:
@@ -25,7 +25,7 @@ def normalize(images: Tensor, normalization: Normalization) -> Tensor:
     return ((images.to(torch.float32) - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-class Reference(ContextManaged):
+class Reference(BaseEngine[VGG]):
     """Runs a checkpoint in PyTorch, float32.
 
     Args:
@@ -55,27 +55,23 @@ class Reference(ContextManaged):
             network = VGG(spec, convolutional=convolutional)
         weights = folded(spec, checkpoint.weights) if convolutional else checkpoint.weights
         network.load_state_dict(weights, assign=True)
-        self._network: VGG | None = network.eval().to(device)
         self._normalization, self._device, self._keep = manifest.normalization, device, keep_activations
         crop = manifest.spec.crop
         edge = AxisRange(crop) if convolutional else AxisRange(crop, crop)
         outputs = (PROBABILITIES, SCORE_MAP, FEATURES)
         shapes = ShapeRange(AxisRange(1), edge, edge)
-        self.info = EngineInfo(
+        info = EngineInfo(
             f"torch {torch.__version__}", device, "float32", outputs, shapes, 1, manifest.with_(spec=spec)
         )
+        super().__init__("the PyTorch engine", info, network.eval().to(device))
 
     @torch.inference_mode()
-    def run(self, images: Images) -> Scores:
-        check_images(images, self.info.shapes)
-        network = self._network
-        if network is None:
-            raise EngineError("this reference was closed; make another")
+    def _infer(self, worker: VGG, images: Images) -> Mapping[str, Floats]:
         # torch warns of read-only arrays, and those that Pillow gives are.
         pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
         activations: dict[str, Tensor] = {}
         scores = features = pixels
-        for name, output in network.steps(normalize(pixels, self._normalization)):
+        for name, output in worker.steps(normalize(pixels, self._normalization)):
             if self._keep:
                 activations[name] = output
             if name == "fc7":
@@ -86,15 +82,9 @@ class Reference(ContextManaged):
         if features.ndim == 4:
             features = features.mean(dim=(2, 3))
         probabilities = functional.softmax(score_map.mean(dim=(2, 3)), dim=1)
-        return Scores(
-            _owned(probabilities),
-            _owned(score_map),
-            _owned(features),
-            {name: _owned(value) for name, value in activations.items()},
-        )
-
-    def close(self) -> None:
-        self._network = None
+        outputs = {PROBABILITIES: probabilities, SCORE_MAP: score_map, FEATURES: features}
+        outputs |= {ACTIVATION + name: output for name, output in activations.items()}
+        return {name: _owned(output) for name, output in outputs.items()}
 
 
 def _owned(tensor: Tensor) -> Floats:

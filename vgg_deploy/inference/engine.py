@@ -5,31 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import EngineError, UsageError, reason_of
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import FLOAT16, FLOAT32
 from vgg_deploy.network.shapes import PlanProfiles, ShapeRange
 from vgg_deploy.network.tensors import ACTIVATION, FEATURES, PROBABILITIES, SCORE_MAP, Floats, Images
 
-# Views in a batch: one and its mirror. More did not make networks faster on CPUs, and each view of 384x512 takes about 120 MB;
-# and where few images have the same shape, batches of many sizes are many shapes, each of which costs OpenVINO once.
+# Views in a batch: one and its mirror. Larger batches did not make networks faster on CPUs, and each view of 384x512 takes about
+# 120 MB. If few images share a shape, batches of many sizes also mean more shapes, and OpenVINO pays once for each.
 CPU_BATCH = 2
 DEVICE_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one run gives. The arrays belong to the caller.
+    """The result of one run. The arrays belong to the caller.
 
     Attributes:
         probabilities: float32 [n, classes], the posteriors; each row sums to 1.
-        score_map: float32 [n, classes, rows, columns], class scores before the spatial average, where the model gives them.
-        features: float32 [n, fc_width], the spatial mean of fc7, where the model gives it.
-        activations: outputs of layers, before their ReLU, by the layer's name, where the model gives them.
+        score_map: float32 [n, classes, rows, columns], class scores before the spatial average; None if the model has no such
+            output.
+        features: float32 [n, fc_width], the spatial mean of fc7; None if the model has no such output.
+        activations: each layer's output before its ReLU, by the layer's name; empty if the model has no such outputs.
     """
 
     probabilities: Floats
@@ -48,20 +49,20 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is and takes.
+    """What an engine is and which batches it accepts.
 
     Attributes:
-        runtime: name and version of what computes, such as "onnxruntime 1.20.1".
-        device: where, such as "cpu" or "cuda:0".
-        precision: the types it really computes in, in words.
+        runtime: name and version of the runtime, such as "onnxruntime 1.20.1".
+        device: where it runs, such as "cpu" or "cuda:0".
+        precision: the types in which it really computes, in words.
         outputs: names of the outputs.
-        shapes: the batches it accepts; of a plan, those of all profiles together, of which some may be in none.
-        concurrency: how many calls of `run` at once make it faster; more are safe.
-        manifest: of the artifact it runs.
-        notices: what the user should know of this pairing of file and runtime.
+        shapes: the batches it accepts. For a plan: the range that holds all profiles; some shapes in it may be in no profile.
+        concurrency: how many calls of `run` at once are still faster than fewer. More are safe.
+        manifest: the manifest of the artifact.
+        notices: what the user should know about this file in this runtime.
         plan: the profiles of a TensorRT plan; None for all other engines.
-        threads: that compute on the CPU; None: not the engine's to say.
-        bf16: whether what the file has in floating point is computed in bfloat16.
+        threads: compute threads on the CPU; None if the engine does not decide that.
+        bf16: whether the file's floating-point layers are computed in bfloat16.
     """
 
     runtime: str
@@ -78,13 +79,13 @@ class EngineInfo:
 
     @property
     def lowest(self) -> str:
-        """float32, float16 or int8: which row of `parity.THRESHOLDS` its answers are held against."""
+        """float32, float16 or int8: the row of `parity.THRESHOLDS` that applies to its answers."""
         declared = self.manifest.precision.lowest
         return FLOAT16 if self.bf16 and declared == FLOAT32 else declared
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """The Q's that a plan was built for; none: any."""
+        """The test scales Q for which a plan was built; empty for engines that take any."""
         profiles = () if self.plan is None else self.plan.profiles
         return tuple(sorted({scale for profile in profiles for scale in profile.scales}))
 
@@ -100,7 +101,7 @@ class Engine(Protocol):
 
         Raises:
             UsageError: another dtype, or a shape outside `info.shapes`.
-            EngineError: the runtime failed.
+            EngineError: the runtime failed, or the engine was closed.
         """
         ...
 
@@ -142,3 +143,61 @@ class ContextManaged:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+Worker = TypeVar("Worker")
+
+
+class BaseEngine(ContextManaged, Generic[Worker]):
+    """All of an engine except its runtime: `run` checks the images, translates failures, and sorts the outputs.
+
+    A subclass computes in `_infer`, with a worker: a session, a network, or one lane of a GPU. `close` lets go of the worker;
+    calls under way keep theirs until they end.
+
+    Args:
+        name: what runs, for messages; usually the path of its file.
+        info: what the engine is.
+        worker: passed to each `_infer`.
+    """
+
+    def __init__(self, name: object, info: EngineInfo, worker: Worker | None) -> None:
+        self._name, self._worker = name, worker
+        self.info = info
+
+    def run(self, images: Images) -> Scores:
+        """See `Engine.run`."""
+        self._check(images)
+        worker = self._take()
+        if worker is None:
+            raise EngineError(f"{self._name} was closed; open it again")
+        try:
+            outputs = self._infer(worker, images)
+        except Exception as error:  # runtimes raise many kinds, without a common root
+            reason = str(error) if isinstance(error, EngineError) else f"{self.info.runtime}: {self._reason(error)}"
+            raise EngineError(f"{self._name} failed on {' x '.join(map(str, images.shape))}: {reason}") from error
+        finally:
+            self._give_back(worker)
+        return Scores.from_outputs({name: np.asarray(array, dtype=np.float32) for name, array in outputs.items()})
+
+    def close(self) -> None:
+        self._worker = None
+
+    def _infer(self, worker: Worker, images: Images) -> Mapping[str, Any]:
+        """Arrays by the names of the model's outputs. They belong to the caller of `run`: the next call must not reuse them."""
+        raise NotImplementedError
+
+    def _check(self, images: Images) -> None:
+        """Raises UsageError for a batch that the engine does not take."""
+        check_images(images, self.info.shapes)
+
+    def _take(self) -> Worker | None:
+        """The worker for one call; None once the engine is closed."""
+        return self._worker
+
+    def _give_back(self, worker: Worker) -> None:
+        """Ends the use of what `_take` gave."""
+
+    @staticmethod
+    def _reason(error: Exception) -> str:
+        """The line of a runtime's error that says what happened."""
+        return reason_of(error)

@@ -61,7 +61,7 @@ def test_what_the_compiler_raises_is_one_line(
 
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/c++")
-    expected = r"^torch.compile failed: CppCompileError: C\+\+ compile error; without"
+    expected = r"^the PyTorch engine failed on 1 x 64 x 64 x 3: torch.compile failed: CppCompileError: C\+\+ compile error; without"
     engine = Compiled(read(narrow_checkpoint("A")))
     with engine, pytest.raises(EngineError, match=expected):
         engine.run(np.zeros((1, 64, 64, 3), np.uint8))

@@ -123,7 +123,7 @@ def test_cuda_on_a_machine_without_it_is_a_no_with_the_reason(doctor: Callable[[
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime can use CUDA")
     row = " ".join(line_of(doctor(), "onnxruntime", "cuda"))
-    assert row.startswith("onnxruntime cuda no this onnxruntime is for CPUs")
+    assert row.startswith("onnxruntime cuda no this onnxruntime supports CPUs only")
     assert ".[gpu]" in row
 
 
