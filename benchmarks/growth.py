@@ -27,8 +27,8 @@ from benchmarks.options import setup_options
 from benchmarks.ours import CPU_RUNTIMES, InFlight, Peak, Turn, call
 from benchmarks.report import Table, canvas, faster, spread, write
 from benchmarks.subject import Setup, pictures, random_checkpoint
+from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.peak import BFLOAT16
-from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.cores import usable_cores
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.precision import FLOAT32, INT8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,7 +124,7 @@ class Peak:
     def __call__(self, calls: int = 5) -> float | None:
         if self._probe is None:
             return None
-        return self._probe.product.gflop / statistics.median(self._probe.seconds() for _ in range(calls))
+        return self._probe().gflops_per_s
 
 
 class InFlight:

@@ -21,9 +21,8 @@ from benchmarks.contestant import HOW, Contestant
 from benchmarks.models import prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import CPU_RUNTIMES, Turn, call
-from benchmarks.report import Table, faster, spread, write
+from benchmarks.report import Table, faster, interleaved, spread, write
 from benchmarks.subject import Setup, pictures
-from vgg_deploy.bench.timing import interleaved
 from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import decode, rescale
 

@@ -21,11 +21,11 @@ from benchmarks.agreement import COLUMNS, NOTHING, REFERENCE, Judge, cells, comp
 from benchmarks.contestant import apart
 from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
-from benchmarks.report import Table, spread, write
+from benchmarks.report import Table, interleaved, spread, write
 from benchmarks.subject import Setup, pictures
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_file import OnnxFile
-from vgg_deploy.bench.timing import interleaved, paired_ratio
+from vgg_deploy.bench.timing import paired_ratio
 from vgg_deploy.network.tensors import PROBABILITIES, Floats
 from vgg_deploy.views.protocols import Protocol
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +148,12 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _rounded(each) for key, each in value.items()}
     return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def interleaved(repetitions: int, *contestants: Callable[[], float]) -> list[list[float]]:
+    """Runs each contestant in turn, and gives the samples of each."""
+    rounds = [[contestant() for contestant in contestants] for _ in range(repetitions)]
+    return [list(samples) for samples in zip(*rounds, strict=True)]
 
 
 @contextmanager

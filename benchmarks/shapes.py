@@ -22,7 +22,8 @@ from benchmarks.ours import Turn, call
 from benchmarks.report import Table, faster, spread, verdict, write
 from benchmarks.straightforward import onnxruntime_session, openvino_model
 from benchmarks.subject import Setup, pictures
-from vgg_deploy.bench.timing import BatchShape, Ratio
+from vgg_deploy.bench.batch_shape import BatchShape
+from vgg_deploy.bench.timing import Ratio
 from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.images import decode, mirrored, resize
 

@@ -23,8 +23,8 @@ from benchmarks.ours import CPU_RUNTIMES, Peak, Turn, call
 from benchmarks.report import Table, canvas, faster, spread, write
 from benchmarks.straightforward import onnxruntime_session, openvino_model, pytorch, torchvision_vgg16
 from benchmarks.subject import Setup, pictures, verification
+from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.peak import BFLOAT16
-from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.evaluation.parity import Parity
 from vgg_deploy.network.precision import FLOAT32, INT8
 from vgg_deploy.network.tensors import Floats, Images

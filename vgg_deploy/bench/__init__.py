@@ -1,1 +1,1 @@
-"""Speed: timing, contestants that take turns, and the peak of the machine."""
+"""Speed: turns and how they are timed, contests, and the peak of the machine."""

@@ -1,182 +1,204 @@
-"""Engines against each other in one run: in turn, so that a drift of the machine meets all alike, each beside the machine's peak, and
-held against a reference for what it answers. `vgg_deploy.bench.race` runs them."""
+"""Contestants that take turns, so that a drift of the machine affects them alike, and whose answers are compared."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from vgg_deploy.bench.peak import Peak, PeakProbe, arithmetic
-from vgg_deploy.bench.timing import Latency, Ratio, interleaved
-from vgg_deploy.errors import UsageError
-from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, compare
-from vgg_deploy.inference.engine import Engine, EngineInfo
+import numpy as np
+
+from vgg_deploy.bench.effort import Effort
+from vgg_deploy.bench.peak import Peak
+from vgg_deploy.bench.timing import Ratio
+from vgg_deploy.bench.turns import SETTLING_S, Turn
+from vgg_deploy.evaluation.parity import Parity, compare, furthest
 from vgg_deploy.network.classes import ClassName
-from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 from vgg_deploy.network.tensors import Floats
 
-LEAST_REPETITIONS, MOST_REPETITIONS = 3, 1000
-# A turn of a quick engine has several calls, and begins with one that does not count: ONNX Runtime's threads go on spinning for
-# a moment after its call, and the caches hold the weights of whoever was before.
-TURN_S, SETTLING_S, MOST_CALLS = 0.1, 0.2, 20
-_BY_LOOSENESS = (FLOAT32, FLOAT16, INT8)
+Task = TypeVar("Task")  # what a turn answers: a `Batch`, or image files
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
-    """An engine, and what it is called."""
-
-    name: str
-    engine: Engine
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How long to measure: `repetitions`, or as many as take about `seconds`, all contestants together; at least three."""
-
-    repetitions: int | None = None
-    seconds: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.repetitions is not None and self.repetitions < 1:
-            raise UsageError(f"repetitions is {self.repetitions}; expected 1 or more")
-        if not 0 < self.seconds < float("inf"):
-            raise UsageError(f"seconds is {self.seconds:g}; expected more than 0")
-
-    def count(self, one_s: float) -> int:
-        """Repetitions, where one takes `one_s` seconds."""
-        if self.repetitions is not None:
-            return self.repetitions
-        return max(LEAST_REPETITIONS, min(MOST_REPETITIONS, round(self.seconds / max(one_s, 1e-9))))
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one contestant did of one work.
+class Contestant(Generic[Task]):
+    """One contestant.
 
     Attributes:
-        contestant: its name.
-        work: a shape of batches, or a protocol over images, in words.
-        info: of its engine.
-        first_run_s: of its first call in this work, which is not among the samples.
-        latency: samples: calls, with as many side by side as the engine takes; or passes over all images.
-        turns: seconds a picture of each repetition, in the order of all contestants' repetitions.
-        ratio: to the first contestant; above 1: faster.
-        gflop: of the work of one sample; None where the network is not known.
-        peak: of the machine in this engine's arithmetic, measured in the same repetitions; None where it is not known.
-        parity: against the reference, or the first contestant.
-        failures: what does not hold of the thresholds, or failed, in words.
+        name: in reports.
+        play: takes a turn. If its second argument is true, it answers the task only once.
+        group: contestants of one group follow each other directly, in reverse order every other time. None: a group of
+            its own.
+        every: it takes part in every so many repetitions.
     """
 
-    contestant: str
-    work: str
-    info: EngineInfo
-    first_run_s: float
-    latency: Latency
-    turns: tuple[float, ...]
-    ratio: Ratio
-    gflop: float | None
-    peak: Peak | None
-    parity: Parity
-    failures: tuple[str, ...]
+    name: str
+    play: Callable[[Task, bool], Turn]
+    group: str | None = None
+    every: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The terms of a contest.
+
+    Attributes:
+        effort: how long to measure.
+        probes: what measures the machine's peak, by precision; each measures once a repetition, before the contestants.
+        tolerant: whether a contestant whose first turn fails drops out with a reason. The first contestant never does:
+            the others are compared with it.
+        progress: called after each contestant's first turns, and after each turn.
+    """
+
+    effort: Effort
+    probes: Mapping[str, Callable[[], Peak]] = field(default_factory=dict)
+    tolerant: bool = False
+    progress: Callable[[], None] = lambda: None
+
+
+@dataclass(slots=True)
+class Record(Generic[Task]):
+    """What was measured of one contestant.
+
+    Attributes:
+        first: its first turn for each task, which does not count among the samples.
+        turns: its other turns, by repetition.
+        answers: every answer it gave, first turns included, by task: posteriors float32 [images, classes].
+        reason: why it dropped out.
+    """
+
+    contestant: Contestant[Task]
+    first: list[Turn] = field(default_factory=list)
+    turns: dict[int, Turn] = field(default_factory=dict)
+    answers: dict[int, list[Floats]] = field(default_factory=dict)
+    reason: str = ""
 
     @property
-    def gflops_per_s(self) -> float | None:
-        return None if self.gflop is None else self.latency.gflops_per_s(self.gflop)
+    def name(self) -> str:
+        return self.contestant.name
 
     @property
-    def share_of_peak(self) -> float | None:
-        rate = self.gflops_per_s
-        return None if rate is None or self.peak is None else rate / self.peak.gflops_per_s
-
-
-def thresholds_between(reference: EngineInfo, candidate: EngineInfo) -> Thresholds:
-    """What must hold between two engines: the row of `parity.THRESHOLDS` of the lower precision of the two."""
-    return THRESHOLDS[max(reference.lowest, candidate.lowest, key=_BY_LOOSENESS.index)]
-
-
-@dataclass
-class Turn:
-    """A contestant's part of a repetition, in `interleaved`: several calls, whose times are kept."""
-
-    call: Callable[[int], float]
-    once_s: float
-    seconds: list[float] = field(default_factory=list)
-    played: int = 0
+    def image_s(self) -> list[float]:
+        """Seconds an image in each of its repetitions."""
+        return [turn.image_s for turn in self.turns.values()]
 
     @property
-    def calls(self) -> int:
-        return max(1, min(MOST_CALLS, int(TURN_S / max(self.once_s, 1e-9))))
+    def failures(self) -> tuple[str, ...]:
+        """Images without an answer, each once."""
+        return tuple(dict.fromkeys(text for turn in (*self.first, *self.turns.values()) for text in turn.failures))
 
-    @property
-    def settles(self) -> bool:
-        return self.once_s < SETTLING_S
+    def ratio_to(self, other: Record[Task]) -> Ratio:
+        """How many times as fast as `other` it is, in the repetitions in which both took part."""
+        common = sorted(self.turns.keys() & other.turns.keys())
+        return Ratio.of([other.turns[n].image_s for n in common], [self.turns[n].image_s for n in common])
 
-    @property
-    def length_s(self) -> float:
-        return (self.calls + self.settles) * self.once_s
+    def parity(self, wanted: Sequence[Floats], classes: Sequence[ClassName]) -> Parity:
+        """How far its answers are from the right ones. Of each task's answers, those that are furthest off count.
 
-    def __call__(self) -> float:
-        if self.settles:
-            self.call(self.played)
-        times = [self.call(self.played) for _ in range(self.calls)]
-        self.played += 1
-        self.seconds += times
-        return statistics.median(times)
-
-
-def in_turn(
-    turns: Sequence[Turn], effort: Effort, probes: Mapping[str, PeakProbe], progress: Callable[[], None]
-) -> tuple[list[list[float]], dict[str, Peak]]:
-    """Seconds of a call in each repetition, of each turn, and the peaks that were reached between them."""
-    probed = [Turn(_ignoring(probe.seconds), probe.seconds()) for probe in probes.values()]
-    repetitions = effort.count(sum(turn.length_s for turn in (*turns, *probed)))
-
-    def moving(turn: Turn) -> Callable[[], float]:
-        def play() -> float:
-            seconds = turn()
-            progress()
-            return seconds
-
-        return play
-
-    measured = interleaved(repetitions, *(moving(turn) for turn in turns), *probed)
-    peaks = {
-        precision: probe.peak(turn.seconds) for (precision, probe), turn in zip(probes.items(), probed, strict=True)
-    }
-    return measured[: len(turns)], peaks
+        Args:
+            wanted: by task, float32 [images, classes]; of a longer answer the first rows are compared.
+        """
+        rows = [
+            furthest(right, [answer[: len(right)] for answer in self.answers[task]])
+            for task, right in enumerate(wanted)
+            if len(right)
+        ]
+        right, worst = np.concatenate(wanted), np.concatenate(rows)  # [all images, classes]
+        return compare(right, worst, [str(number) for number in range(1, len(right) + 1)], classes)
 
 
-def result_of(
-    one: Contestant,
-    work: str,
-    first_run_s: float,
-    latency: Latency,
-    turns: tuple[Sequence[float], Sequence[float]],
-    gflop: float | None,
-    peaks: Mapping[str, Peak],
-    answers: tuple[Floats, Floats],
-    against: EngineInfo,
-    failed: tuple[str, ...] = (),
-) -> Result:
-    """A contestant's result.
+class Contest(Generic[Task]):
+    """Contestants that answer the same tasks in turn.
 
     Args:
-        turns: seconds a picture of each repetition, of the first contestant and of this one.
-        answers: posteriors that are right, and its own, float32 [pictures, classes].
-        against: of the engine that gave the right ones.
-        failed: what failed otherwise, in words.
+        contestants: at least one; the others are compared with the first.
+        timed: tasks that are timed. One repetition is a turn of each contestant on the same task, and repetitions go
+            round the tasks.
+        checked: further tasks, whose answers are only compared.
+
+    Attributes:
+        records: of each contestant, in order.
+        peaks: of the machine in each repetition, by precision.
     """
-    info = one.engine.info
-    classes: tuple[ClassName, ...] = info.manifest.classes
-    parity = compare(*answers, [str(index) for index in range(1, len(answers[0]) + 1)], classes)
-    failures = (*failed, *parity.failures(thresholds_between(against, info)))
-    peak = None if info.plan is not None else peaks.get(arithmetic(info))  # plans run elsewhere than what was probed
-    return Result(
-        one.name, work, info, first_run_s, latency, tuple(turns[1]), Ratio.of(*turns), gflop, peak, parity, failures
-    )
+
+    def __init__(
+        self,
+        contestants: Sequence[Contestant[Task]],
+        timed: Sequence[Task],
+        terms: Terms,
+        checked: Sequence[Task] = (),
+    ) -> None:
+        self._timed, self._checked, self._terms = timed, checked, terms
+        self._once_s: dict[str, float] = {}
+        self.records = [Record(contestant) for contestant in contestants]
+        self.peaks: dict[str, list[Peak]] = {precision: [] for precision in terms.probes}
+
+    @property
+    def running(self) -> list[Record[Task]]:
+        """Of the contestants that have not dropped out."""
+        return [record for record in self.records if not record.reason]
+
+    def __getitem__(self, name: str) -> Record[Task]:
+        return next(record for record in self.records if record.name == name)
+
+    def hold(self) -> None:
+        """Everything: first turns, then repetitions."""
+        self.first_turns()
+        self.take_turns()
+
+    def first_turns(self) -> None:
+        """Each contestant answers every task once.
+
+        This also compiles what a runtime compiles for each shape.
+        """
+        for record in self.records:
+            try:
+                for number, task in enumerate((*self._timed, *self._checked)):
+                    began = time.perf_counter()
+                    record.first.append(record.contestant.play(task, True))
+                    self._once_s[record.name] = time.perf_counter() - began
+                    record.answers[number] = list(record.first[-1].answers)
+            except Exception as error:
+                if not self._terms.tolerant or record is self.records[0]:
+                    raise
+                record.reason = reason_of(error)
+            self._terms.progress()
+
+    def take_turns(self) -> None:
+        """The repetitions that are timed."""
+        effort = self._terms.effort
+        for repetition in range(effort.count(0.0 if effort.repetitions else self._repetition_s())):
+            number = repetition % len(self._timed)
+            for precision, probe in self._terms.probes.items():
+                self.peaks[precision].append(probe())
+            for record in self._order(repetition):
+                turn = record.contestant.play(self._timed[number], False)
+                record.turns[repetition] = turn
+                record.answers[number] += turn.answers
+                self._terms.progress()
+
+    def _order(self, repetition: int) -> Iterable[Record[Task]]:
+        groups: dict[str, list[Record[Task]]] = {}
+        for record in self.running:
+            if repetition % record.contestant.every == 0:
+                groups.setdefault(record.contestant.group or record.name, []).append(record)
+        for group in groups.values():
+            turn = repetition // group[0].contestant.every
+            yield from reversed(group) if turn % 2 else group
+
+    def _repetition_s(self) -> float:
+        """How long a repetition will take. A turn of a quick contestant is longer than one answer."""
+        began = time.perf_counter()
+        for probe in self._terms.probes.values():
+            probe()
+        for record in self.running:
+            if self._once_s[record.name] < SETTLING_S:
+                record.contestant.play(self._timed[0], False)
+        slow_s = sum(seconds for seconds in self._once_s.values() if seconds >= SETTLING_S)
+        return time.perf_counter() - began + slow_s
 
 
-def _ignoring(seconds: Callable[[], float]) -> Callable[[int], float]:
-    return lambda _repetition: seconds()
+def reason_of(error: Exception) -> str:
+    """The first line of an error, short enough for a table."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text[:160].replace("|", "/")

@@ -1,4 +1,4 @@
-"""Where an engine's time goes: a runtime's own profile by node, merged to the paper's layers."""
+"""Where an engine's time goes: a runtime's own profile by node, merged into the paper's layers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vgg_deploy.bench.timing import BatchShape
+from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.network.spec import NetworkSpec
 
 INPUT, OTHER = "input", "other"
-# Runtimes name what they fuse after one of the nodes in it, with words of their own before and behind: the first name that is
-# one of our graph's counts. relu1_1 is conv1_1's.
+# A runtime names a fused node after one of the nodes in it, with a prefix and a suffix of its own. The first name of a
+# node of our graph counts. relu1_1 belongs to conv1_1.
 _NAMES = re.compile(
-    r"(?P<input>cast|subtract_mean|divide_std|transpose)|relu(?P<relu>\d(_\d)?)|conv\d_\d|fc[678]|pool\d|lrn\d|(?P<map>score_map)"
+    r"(?P<input>cast|subtract_mean|divide_std|transpose)|relu(?P<relu>\d(_\d)?)"
+    r"|conv\d_\d|fc[678]|pool\d|lrn\d|(?P<map>score_map)"
 )
 
 
@@ -23,11 +24,11 @@ class LayerTime:
     """Time of a layer in one call.
 
     Attributes:
-        layer: the paper's name; `input` for cast, mean and transposition; `other` for the spatial mean, soft-max and what the
-            runtime adds between layers.
+        layer: the paper's name; `input` for cast, mean and transposition; `other` for the spatial mean, the soft-max
+            and what the runtime adds between layers.
         ms: of all its nodes.
         share: of the sum over layers, 0..1.
-        gflop: of the work in it; None where it has no products.
+        gflop: its work; None: it has no products.
     """
 
     layer: str
@@ -42,28 +43,29 @@ class LayerTime:
 
 def layer_of(node: str) -> str:
     """The layer that a runtime's node belongs to: 'conv1_2/WithoutBiases' and 'relu1_2_nchwc' to conv1_2."""
-    found = _NAMES.search(node)
-    if found is None:
+    name = _NAMES.search(node)
+    if name is None:
         return OTHER
-    if found["input"]:
+    if name["input"]:
         return INPUT
-    if found["map"]:
+    if name["map"]:
         return "fc8"
-    relu = found["relu"]
+    relu = name["relu"]
     if relu is None:
-        return found[0]
+        return name[0]
     return f"conv{relu}" if "_" in relu else f"fc{relu}"
 
 
 def by_layer(
     runs: Sequence[Mapping[str, float]], spec: NetworkSpec | None, shape: BatchShape, *, score_map: bool = False
 ) -> tuple[LayerTime, ...]:
-    """Milliseconds by node's name, of several runs: the medians of the input, of the layers in the network's order, and of the rest.
+    """Medians over several runs: of the input, of the layers in the network's order, and of the rest.
 
-    Layers that a runtime made part of others have no time of their own, and are left out.
+    A layer that a runtime fused into another has no time of its own, and is left out.
 
     Args:
-        score_map: whether the model gives it; fc8 then runs on every position, otherwise on their mean.
+        runs: of each run, milliseconds by node name.
+        score_map: whether the model outputs it. fc8 then runs at every position, otherwise once, on their mean.
     """
     merged: list[dict[str, float]] = []
     for run in runs:
@@ -82,8 +84,8 @@ def by_layer(
         rows = spec.statistics(shape.height, shape.width)
         names = [row.layer.name for row in rows]
         work = {row.layer.name: 2 * shape.images * row.macs / 1e9 for row in rows if row.macs}
-        _channels, high, wide = rows[-1].output
-        work["fc8"] /= 1 if score_map else high * wide
+        _channels, map_rows, map_columns = rows[-1].output
+        work["fc8"] /= 1 if score_map else map_rows * map_columns
     total = sum(medians.values()) or 1.0
     return tuple(
         LayerTime(layer, medians[layer], medians[layer] / total, work.get(layer))

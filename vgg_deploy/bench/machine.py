@@ -1,4 +1,4 @@
-"""What figures were measured on: the processor, and the versions of what computes."""
+"""The machine that figures were measured on: its processor, and the versions of the software that computes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PACKAGES = ("vgg-deploy", "numpy", "Pillow", "onnx", *_RUNTIMES)
 
 
 def machine() -> dict[str, str | int]:
-    """The processor with the instructions that matter here, its cores and those that this process may use, and the system."""
+    """The processor with the instructions that matter here, its cores, the usable ones among them, and the system."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        # Of the first processor: each repeats them.
+        # The first processor's lines; each processor repeats them.
         fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
         flags = fields.get("flags", "").split()
         known = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]
@@ -37,11 +37,11 @@ def machine() -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """Python's, and of the packages that are installed."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and of the packages that are installed."""
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -1,27 +1,34 @@
-"""Measured times: taken in turn, told with their spread, and set in relation to the work that was done."""
+"""Measured times: a stopwatch, and the figures that are made of what it measured."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from vgg_deploy.errors import UsageError
-from vgg_deploy.network.spec import NetworkSpec
 
+class Stopwatch:
+    """Times blocks of code.
 
-def interleaved(repetitions: int, *contestants: Callable[[], float]) -> list[list[float]]:
-    """Runs each contestant in turn, `repetitions` times over, so that a drift of the machine meets all of them alike.
-
-    Returns:
-        What each contestant gave, in the order of the contestants; the samples of one repetition have the same index.
+    Attributes:
+        seconds: wall time of each block.
+        cpu_s: CPU time of this process in all blocks together: user and system time of all its threads.
     """
-    samples: list[list[float]] = [[] for _ in contestants]
-    for _ in range(repetitions):
-        for index, contestant in enumerate(contestants):
-            samples[index].append(contestant())
-    return samples
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.cpu_s = 0.0
+
+    @contextmanager
+    def sample(self) -> Iterator[None]:
+        """Times the `with` block."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        yield
+        self.seconds.append(time.perf_counter() - wall)
+        self.cpu_s += time.process_time() - cpu
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
@@ -31,9 +38,10 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> tu
 
 
 def standard_error(samples: Sequence[float]) -> float:
-    """Of the median of some samples, from their median absolute deviation, which a few disturbed ones do not move; NaN for one.
+    """Standard error of the median of some samples; NaN for one sample.
 
-    Of normal noise, 1.4826 deviations are its sigma, and the median's own is 1.2533 sigma / sqrt(n).
+    It comes from the median absolute deviation, which a few disturbed samples do not move: for normal noise, sigma is
+    1.4826 deviations, and the standard error of the median is 1.2533 sigma / sqrt(n).
     """
     if len(samples) < 2:
         return math.nan
@@ -43,59 +51,21 @@ def standard_error(samples: Sequence[float]) -> float:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """The value below which `share` (0..1) of the samples lie, linear between the two nearest of them."""
+    """The value below which `share` (0..1) of the samples lie, linear between the two nearest samples."""
     ordered = sorted(samples)
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
-@dataclass(frozen=True, slots=True)
-class BatchShape:
-    """A batch of images of one size: how many, and their height and width in pixels."""
-
-    images: int
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        if min(self.images, self.height, self.width) < 1:
-            raise UsageError(f"a shape is {self}; expected NxHxW of at least 1 each, such as 1x224x224")
-
-    def __str__(self) -> str:
-        return f"{self.images}x{self.height}x{self.width}"
-
-    @staticmethod
-    def parse(text: str) -> BatchShape:
-        """'8x224x224' -> 8 images of 224 rows and 224 columns.
-
-        Raises:
-            UsageError: anything else.
-        """
-        words = text.strip().lower().split("x")
-        if len(words) != 3 or not all(word.isascii() and word.isdecimal() for word in words):
-            raise UsageError(f"a shape is {text!r}; expected NxHxW: images, rows and columns, such as 1x224x224")
-        return BatchShape(*map(int, words))
-
-    def gflop(self, spec: NetworkSpec) -> float:
-        """Work of one batch in 1e9 operations: two (a product and a sum) for each multiply-accumulate of the spec.
-
-        VGG-16 at 224x224: 30.9. It is that of the network, however it is computed: our files run fc8 once, on the mean over positions.
-
-        Raises:
-            UsageError: smaller than the network's crop.
-        """
-        return 2 * self.images * spec.macs(self.height, self.width) / 1e9
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Times of calls that all did the same.
+    """Times of samples that all did the same work.
 
     Attributes:
-        images: how many one call answers.
-        seconds: of each call, in the order they were made.
+        images: how many images one sample answers.
+        seconds: of each sample, in order.
     """
 
     images: int
@@ -131,13 +101,13 @@ class Latency:
         return self.images / statistics.median(self.seconds)
 
     def gflops_per_s(self, gflop: float) -> float:
-        """Effective rate, at the median time, of calls that do `gflop` of work each (`BatchShape.gflop`)."""
+        """Effective rate at the median time, if one sample does `gflop` of work (`BatchShape.gflop`)."""
         return gflop / statistics.median(self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as fast as another a contestant is: the median of the ratios within each repetition, lowest and highest.
+    """How many times as fast as another contestant one is: median, lowest and highest ratio of a repetition.
 
     Attributes:
         error: standard error of the median; NaN for one repetition.
@@ -150,7 +120,7 @@ class Ratio:
 
     @staticmethod
     def of(first: Sequence[float], other: Sequence[float]) -> Ratio:
-        """Of a contestant with times `other` to one with times `first`, taken in the same repetitions; above 1: faster."""
+        """From the times of two contestants in the same repetitions. Above 1: `other` is faster than `first`."""
         error = standard_error([a / b for a, b in zip(first, other, strict=True)])
         return Ratio(*paired_ratio(first, other), error)
 

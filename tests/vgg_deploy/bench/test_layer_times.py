@@ -1,4 +1,4 @@
-"""Where the time goes, merged to the paper's layers."""
+"""Time by node, merged into the paper's layers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_file import read_manifest
+from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.layer_times import by_layer, layer_of
-from vgg_deploy.bench.timing import BatchShape
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.spec import NetworkSpec
 
@@ -55,8 +55,8 @@ def test_nodes_are_summed_and_runs_give_their_median(narrow_spec: Callable[..., 
         {"fc8": 1.0, "conv1_1": 9.0, "softmax": 4.0, "cast": 2.0},
         {"fc8": 1.0, "conv1_1": 1.0, "softmax": 4.0, "cast": 2.0},
     ]
-    found = by_layer(runs, spec, BatchShape(2, 96, 128))
-    assert [(time.layer, time.ms, time.share) for time in found] == [
+    times = by_layer(runs, spec, BatchShape(2, 96, 128))
+    assert [(time.layer, time.ms, time.share) for time in times] == [
         ("input", 2.0, 0.2),
         ("conv1_1", 3.0, 0.3),
         ("fc8", 1.0, 0.1),
@@ -64,27 +64,27 @@ def test_nodes_are_summed_and_runs_give_their_median(narrow_spec: Callable[..., 
     ]
     # conv1_1: two images of 96 x 128 positions, 3 to 4 channels, 3 x 3. fc8: once an image, on the mean.
     gflop = 2 * 2 * 96 * 128 * 9 * 3 * 4 / 1e9
-    assert found[1].gflop == pytest.approx(gflop)
-    assert found[1].gflops_per_s == pytest.approx(gflop / 0.003)
-    assert found[2].gflop == pytest.approx(2 * 2 * 24 * 5 / 1e9)
-    assert (found[0].gflop, found[3].gflops_per_s) == (None, None)
+    assert times[1].gflop == pytest.approx(gflop)
+    assert times[1].gflops_per_s == pytest.approx(gflop / 0.003)
+    assert times[2].gflop == pytest.approx(2 * 2 * 24 * 5 / 1e9)
+    assert (times[0].gflop, times[3].gflops_per_s) == (None, None)
     on_the_map = by_layer(runs, spec, BatchShape(2, 96, 128), score_map=True)
     assert on_the_map[2].gflop == pytest.approx(2 * 2 * 24 * 5 * (2 * 3) / 1e9)
 
 
-def test_a_foreign_model_has_times_without_work() -> None:
+def test_layers_of_a_foreign_model_have_times_without_work() -> None:
     (only,) = by_layer([{"conv1_1": 2.0}], None, BatchShape(1, 8, 8))
     assert (only.layer, only.ms, only.gflop, only.gflops_per_s) == ("conv1_1", 2.0, None, None)
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
-def test_each_runtime_tells_of_the_layers_of_a_real_model(runtime: str) -> None:
+def test_each_runtime_profiles_the_layers_of_a_real_model(runtime: str) -> None:
     pytest.importorskip(runtime)
     home = importlib.import_module(RUNTIMES[runtime].home)
     images = np.zeros((2, 40, 48, 3), np.uint8)
     runs = home.layer_times(TINY, EngineOptions(threads=1), images, 3)
     assert len(runs) == 3
-    found = {time.layer: time for time in by_layer(runs, read_manifest(TINY).spec, BatchShape(2, 40, 48))}
-    assert {"input", "conv1_1", "conv5_2", "pool1", "fc6", "fc8"} <= set(found)
-    assert sum(time.share for time in found.values()) == pytest.approx(1)
-    assert all(time.ms >= 0 for time in found.values())
+    times = {time.layer: time for time in by_layer(runs, read_manifest(TINY).spec, BatchShape(2, 40, 48))}
+    assert {"input", "conv1_1", "conv5_2", "pool1", "fc6", "fc8"} <= set(times)
+    assert sum(time.share for time in times.values()) == pytest.approx(1)
+    assert all(time.ms >= 0 for time in times.values())

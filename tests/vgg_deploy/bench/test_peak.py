@@ -1,4 +1,4 @@
-"""The matrix-multiply peak: small products through a runtime, and what is said where there is none."""
+"""The matrix-multiply peak: small products in a runtime, and the notice if no runtime can compute them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from engines import open_engine
-from vgg_deploy.bench.peak import Peak, PeakProbe, Product, arithmetic, open_best_probe, product_model
+from vgg_deploy.bench.peak import Peak, PeakProbe, arithmetic, open_best_probe
+from vgg_deploy.bench.product import Product, product_model
 from vgg_deploy.errors import EngineError
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest, TrainScale
@@ -66,22 +67,22 @@ def test_quantized_or_not_a_product_answers_alike(precision: str, tmp_path: Path
             images = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
             answers.append(engine.run(images).probabilities)
     assert np.abs(answers[0] - answers[1]).max() < 0.05
-    assert answers[0].min() > 0.001  # activations keep their size: nothing overflows, fades or saturates
+    assert answers[0].min() > 0.001  # activations keep their size: none overflows, fades or saturates
 
 
-def test_the_peak_is_that_of_what_was_measured() -> None:
+def test_the_peak_is_computed_from_the_measured_times() -> None:
     pytest.importorskip("openvino")
     probe = open_best_probe(open_engine, "int8", products=(SMALL,), threads=1, repetitions=1)
     assert probe is not None
     with probe:
-        peak = probe.peak([probe.seconds() for _ in range(3)])
+        peak = Peak.merged([probe(once=True) for _ in range(3)])
     assert (peak.precision, peak.product, len(peak.seconds)) == ("int8", SMALL, 3)
     assert peak.runtime.startswith("openvino")
     assert peak.gflops_per_s == pytest.approx(SMALL.gflop / sorted(peak.seconds)[1])
     assert peak.highest_gflops_per_s == pytest.approx(SMALL.gflop / min(peak.seconds))
 
 
-def test_the_better_runtime_counts() -> None:
+def test_the_faster_runtime_counts() -> None:
     manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
 
     def opened(_path: Path, runtime: str, **_options: object) -> FakeEngine:
@@ -96,12 +97,12 @@ def test_the_better_runtime_counts() -> None:
 
 
 @pytest.mark.usefixtures("without_openvino")
-def test_without_openvino_there_is_no_peak_in_int8_and_it_is_said() -> None:
-    said: list[str] = []
-    assert open_best_probe(open_engine, "int8", products=(SMALL,), say=said.append) is None
-    assert len(said) == 1
-    assert said[0].startswith("the peak in int8 is not known: ")
-    assert "openvino, which is not installed" in said[0]
+def test_without_openvino_there_is_no_peak_in_int8_and_a_notice_says_so() -> None:
+    notices: list[str] = []
+    assert open_best_probe(open_engine, "int8", products=(SMALL,), say=notices.append) is None
+    assert len(notices) == 1
+    assert notices[0].startswith("the peak in int8 is not known: ")
+    assert "openvino, which is not installed" in notices[0]
 
 
 @pytest.mark.usefixtures("without_openvino")
@@ -116,9 +117,9 @@ def test_without_openvino_floating_point_is_measured_in_onnx_runtime() -> None:
 def test_a_cpu_without_bfloat16_has_no_peak_in_it() -> None:
     manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
     engine = FakeEngine(manifest)
-    said: list[str] = []
-    assert open_best_probe(lambda _path, **_options: engine, "bfloat16", products=(SMALL,), say=said.append) is None
-    assert said == ["the peak in bfloat16 is not known: this CPU does not compute in bfloat16"]
+    notices: list[str] = []
+    assert open_best_probe(lambda _path, **_options: engine, "bfloat16", products=(SMALL,), say=notices.append) is None
+    assert notices == ["the peak in bfloat16 is not known: this CPU does not compute in bfloat16"]
     assert engine.closed
 
 
@@ -139,10 +140,10 @@ def test_a_runtime_that_fails_is_no_peak_and_what_was_opened_is_closed() -> None
     assert opened[0].closed
 
 
-def test_an_unknown_device_of_a_precision_has_no_peak() -> None:
-    said: list[str] = []
-    assert open_best_probe(open_engine, "float16", say=said.append) is None
-    assert said == ["the peak in float16 is not known: no runtime here computes in it on cpu"]
+def test_a_precision_that_no_runtime_computes_on_this_device_has_no_peak() -> None:
+    notices: list[str] = []
+    assert open_best_probe(open_engine, "float16", say=notices.append) is None
+    assert notices == ["the peak in float16 is not known: no runtime here computes in it on cpu"]
 
 
 def test_a_probe_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_probe_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path
     manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
     with PeakProbe(lambda _path, **_options: FakeEngine(manifest), SMALL, "float32") as probe:
         assert list(tmp_path.rglob("*.onnx"))
-        assert isinstance(probe.peak([0.5]), Peak)
+        assert len(probe(once=True).seconds) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,7 +165,7 @@ def test_a_probe_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path
         ("int8", "cpu", True, "int8"),
     ],
 )
-def test_the_arithmetic_is_what_really_computes(
+def test_the_arithmetic_is_the_one_that_really_computes(
     precision: str,
     device: str,
     bf16: bool,

@@ -1,4 +1,4 @@
-"""`vgg-deploy bench` from the command line: what is refused before any work, what is reported, and who fails."""
+"""`vgg-deploy bench` from the command line: refusals before any work, the report, and failures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from PIL import Image
 import vgg_deploy
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_file import read_manifest
-from vgg_deploy.bench.peak import Product
-from vgg_deploy.bench.timing import BatchShape, percentile
+from vgg_deploy.bench.batch_shape import BatchShape
+from vgg_deploy.bench.product import Product
+from vgg_deploy.bench.timing import percentile
 
 pytest.importorskip("onnxruntime")
 
@@ -36,7 +37,7 @@ def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bench(vgg_deploy_command: Callable[..., Any]) -> Callable[..., Any]:
-    """`bench(*arguments)` runs the command on as little as can be."""
+    """`bench(*arguments)` runs the command with two repetitions in one thread."""
 
     def run(*arguments: str | Path, quick: tuple[str, ...] = QUICK) -> Any:
         return vgg_deploy_command("bench", *map(str, arguments), *quick)
@@ -80,7 +81,7 @@ def fixed(path: Path) -> Path:
     return path
 
 
-# ---- what is refused ----
+# ---- refusals ----
 
 
 @pytest.mark.parametrize("text", ["32x32", "1x32xb", "1x32x32,", "0x32x32", "1x3x32x32"])
@@ -92,32 +93,32 @@ def test_a_wrong_shape_is_bad_use(bench: Callable[..., Any], text: str) -> None:
     assert done.out == ""
 
 
-def test_a_shape_below_the_crop_names_who_does_not_take_it(bench: Callable[..., Any]) -> None:
+def test_a_shape_below_the_crop_names_the_model_that_does_not_accept_it(bench: Callable[..., Any]) -> None:
     done = bench(TINY, "--shapes", "1x40x40,1x31x64")
     assert done.code == 2
-    assert "shape 1x31x64 is not for tiny.onnx, which takes 1.. x 32.. x 32.. x 3" in done.err
+    assert "tiny.onnx does not accept shape 1x31x64; it accepts 1.. x 32.. x 32.. x 3" in done.err
     assert done.out == ""
 
 
 @pytest.mark.parametrize("shape", ["1x40x40", "2x32x32"])
-def test_a_model_of_one_size_takes_no_other(bench: Callable[..., Any], tmp_path: Path, shape: str) -> None:
+def test_a_model_of_one_size_accepts_no_other(bench: Callable[..., Any], tmp_path: Path, shape: str) -> None:
     done = bench(TINY, fixed(tmp_path / "fixed.onnx"), "--shapes", shape)
     assert done.code == 2
-    assert f"shape {shape} is not for fixed.onnx, which takes 1 x 32 x 32 x 3; export with --dynamic" in done.err
+    assert f"fixed.onnx does not accept shape {shape}; it accepts 1 x 32 x 32 x 3; export with --dynamic" in done.err
 
 
 @pytest.mark.parametrize("peer", ["tensorflow", "onnxruntime,", "torch;openvino"])
 def test_an_unknown_peer_is_bad_use(bench: Callable[..., Any], peer: str) -> None:
     done = bench(TINY, "--against", peer)
     assert done.code == 2
-    assert f"expected torch, torch-compile, {', '.join(RUNTIMES)}" in " ".join(done.err.split())
+    assert f"expected one or more of torch, torch-compile, {', '.join(RUNTIMES)}" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize("peer", ["torch", "torch-compile"])
-def test_pytorch_needs_the_weights(bench: Callable[..., Any], peer: str) -> None:
+def test_pytorch_requires_the_weights(bench: Callable[..., Any], peer: str) -> None:
     done = bench(TINY, "--against", peer)
     assert done.code == 2
-    assert f"--against {peer} needs the network's weights: give --reference CKPT" in done.err
+    assert f"--against {peer} requires the network's weights: give --reference CKPT" in done.err
     done = bench(TINY, "--against", peer, "--reference", TINY)
     assert done.code == 2
     assert "tiny.onnx is an ONNX file: give a checkpoint" in " ".join(done.err.split())
@@ -128,8 +129,8 @@ def test_pytorch_needs_the_weights(bench: Callable[..., Any], peer: str) -> None
     [
         (("--protocol", "multiscale"), "give --images DIR"),
         (("--protocol", "9-crop", "--images", "."), "--protocol is '9-crop'"),
-        (("--scales", "40"), "--scales are of --protocol"),
-        (("--seconds", "3"), "--repetitions and --seconds"),
+        (("--scales", "40"), "--scales requires --protocol"),
+        (("--seconds", "3"), "--repetitions and --seconds exclude each other"),
         (("--plot", "plot.txt"), "--plot is plot.txt; expected a name that ends in .png"),
         (("--reference", "absent.safetensors"), "absent.safetensors: no such file"),
         (("--images", "absent"), "absent: no such file or folder"),
@@ -164,13 +165,13 @@ def test_a_runtime_that_is_not_installed_names_the_extra(
     assert "openvino, which is not installed: pip install '.[cpu]'" in done.err
 
 
-# ---- what is reported ----
+# ---- the report ----
 
 
 def test_the_json_has_machine_versions_contestants_and_every_sample(
     bench: Callable[..., Any], photos: Path, changed: Callable[..., Path]
 ) -> None:
-    other = changed("other.onnx", lambda bias: bias + 3.0)  # the soft-max does not see what all classes have
+    other = changed("other.onnx", lambda bias: bias + 3.0)  # the soft-max does not see what all classes share
     done = bench(TINY, other, "--shapes", "1x40x48,3x32x32", "--images", photos, "--json", "-")
     assert done.code == 0, done.err
     report = json.loads(done.out)
@@ -210,11 +211,11 @@ def test_the_json_has_machine_versions_contestants_and_every_sample(
 def test_the_table_has_each_contestant_in_each_shape(bench: Callable[..., Any], tmp_path: Path) -> None:
     done = bench(TINY, "--against", "onnxruntime", "--plot", tmp_path / "plot.svg", "--layers")
     assert done.code == 0, done.err
-    assert "made-up pictures" in done.err
+    assert "generated pictures" in done.err
     lines = done.out.splitlines()
-    assert "16 made-up pictures (--images names real ones); against tiny.onnx" in lines[0]
+    assert "16 generated pictures (give real ones with --images); compared with tiny.onnx" in lines[0]
     rows = [line for line in lines if line.startswith(("tiny.onnx ", "onnxruntime: tiny.onnx "))]
-    assert len(rows) == 4  # what each costs by itself, and in one shape: --layers takes one
+    assert len(rows) == 4  # the footprints, and one shape: with --layers the default is one
     assert all(row.endswith("ok") for row in rows[2:])
     assert "1x32x32, 2 repetitions; images a sample: 1" in lines
     assert any(line.startswith("peak: ") for line in lines)
@@ -248,7 +249,7 @@ def test_a_protocol_is_timed_decode_to_answer(bench: Callable[..., Any], photos:
     }
 
 
-def test_shapes_and_a_protocol_together_look_for_the_peak_once(
+def test_the_peak_is_sought_once_for_shapes_and_a_protocol(
     bench: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vgg_deploy.bench import peak
@@ -267,17 +268,15 @@ def test_shapes_and_a_protocol_together_look_for_the_peak_once(
     assert [one["peak"]["precision"] for one in json.loads(done.out)["results"]] == ["float32"] * 2
 
 
-def test_images_that_fill_a_batch_by_repetition_are_said_and_compared_once(
-    bench: Callable[..., Any], photos: Path
-) -> None:
+def test_images_that_are_repeated_to_fill_a_batch_are_compared_once(bench: Callable[..., Any], photos: Path) -> None:
     done = bench(TINY, "--shapes", "8x32x32,2x32x32", "--images", photos, "--json", "-")
-    assert "8x32x32: there are 3 images, which fill a batch by repetition; each is compared once" in " ".join(
+    assert "8x32x32: 3 images do not fill a batch, so some are repeated; each is compared once" in " ".join(
         done.err.split()
     )
     assert [one["parity"]["pictures"] for one in json.loads(done.out)["results"]] == [3, 3]
 
 
-def test_images_that_fail_to_decode_are_passed_over_and_named(bench: Callable[..., Any], photos: Path) -> None:
+def test_images_that_fail_to_decode_are_skipped_and_named(bench: Callable[..., Any], photos: Path) -> None:
     (photos / "broken.png").write_bytes(b"no picture")
     done = bench(TINY, "--shapes", "1x32x32", "--protocol", "dense", "--images", photos, "--json", "-")
     assert done.code == 0, done.err
@@ -291,10 +290,10 @@ def test_no_image_that_decodes_is_a_failure(bench: Callable[..., Any], tmp_path:
     (tmp_path / "a.png").write_bytes(b"no picture")
     done = bench(TINY, "--images", tmp_path / "a.png")
     assert done.code == 1
-    assert "none of 1 images could be read" in done.err
+    assert "none of the 1 images could be read" in done.err
 
 
-# ---- who fails ----
+# ---- failures ----
 
 
 def test_a_model_that_disagrees_is_marked_and_exits_1(
@@ -312,7 +311,7 @@ def test_a_model_that_disagrees_is_marked_and_exits_1(
     assert [bool(one["failures"]) for one in report["results"]] == [False, True]
 
 
-def test_a_flip_of_a_near_tie_among_few_images_is_told_and_is_no_failure(
+def test_a_flip_of_a_near_tie_among_few_images_is_reported_and_is_no_failure(
     bench: Callable[..., Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vgg_deploy.evaluation.parity import THRESHOLDS
@@ -338,19 +337,17 @@ def test_a_flip_of_a_near_tie_among_few_images_is_told_and_is_no_failure(
     assert float(line.split()[-1]) < THRESHOLDS["float32"].max_dp
 
 
-def test_requests_where_nobody_takes_them_are_refused(
+def test_requests_without_an_onnx_file_are_refused(
     bench: Callable[..., Any], narrow_checkpoint: Callable[..., Path]
 ) -> None:
     done = bench(narrow_checkpoint("A"), "--requests", "1")
     assert done.code == 2
-    assert "--requests is for ONNX files on the CPU, and here is only a checkpoint: leave it out" in " ".join(
+    assert "--requests applies to ONNX files on the CPU, and every MODEL is a checkpoint: leave it out" in " ".join(
         done.err.split()
     )
 
 
-def test_nan_is_a_failure_of_whoever_gives_it_and_null_in_json(
-    bench: Callable[..., Any], changed: Callable[..., Path]
-) -> None:
+def test_nan_is_a_failure_and_null_in_json(bench: Callable[..., Any], changed: Callable[..., Path]) -> None:
     broken = changed("broken.onnx", lambda bias: bias * math.nan)
     done = bench(broken, "--shapes", "1x40x40", "--json", "-", "--runtime", "onnxruntime")  # ncnn refuses such weights
     assert done.code == 1
@@ -359,7 +356,7 @@ def test_nan_is_a_failure_of_whoever_gives_it_and_null_in_json(
     assert "max_dp is nan" in one["failures"]
 
 
-def test_a_checkpoint_judges_and_takes_part(
+def test_a_checkpoint_is_the_reference_and_a_contestant(
     bench: Callable[..., Any], narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     from export import export

@@ -1,4 +1,4 @@
-"""What an engine costs a process of its own."""
+"""What an engine costs in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgg_deploy.bench.timing import BatchShape
+from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.cli.bench.entries import Entry
 from vgg_deploy.cli.bench.footprint import footprint_of
 from vgg_deploy.errors import EngineError
@@ -20,15 +20,15 @@ TINY = Path(__file__).parents[2] / "data" / "tiny.onnx"
 OPTIONS = EngineOptions(runtime="onnxruntime", threads=1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is told in another way there")
-def test_memory_is_of_the_engine_alone_whatever_its_parent_holds() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in another way there")
+def test_memory_is_that_of_the_engine_alone_whatever_its_parent_holds() -> None:
     held = np.ones(400_000_000, np.uint8)
-    found = footprint_of(Entry("tiny", TINY, OPTIONS), BatchShape(1, 32, 32))
+    footprint = footprint_of(Entry("tiny", TINY, OPTIONS), BatchShape(1, 32, 32))
     assert held[-1] == 1
-    assert found.peak_bytes is not None
-    assert 10_000_000 < found.peak_bytes < 300_000_000
-    assert found.load_s > 0
-    assert found.first_run_s > 0
+    assert footprint.peak_bytes is not None
+    assert 10_000_000 < footprint.peak_bytes < 300_000_000
+    assert footprint.load_s > 0
+    assert footprint.first_run_s > 0
 
 
 def test_a_failure_is_one_line_with_the_name(tmp_path: Path) -> None:

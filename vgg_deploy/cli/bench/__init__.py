@@ -1,1 +1,1 @@
-"""Speed: timing, contestants that take turns, and the peak of the machine."""
+"""`vgg-deploy bench`: what it times, what it measures, and how it reports."""

@@ -1,4 +1,4 @@
-"""Who takes part in `vgg-deploy bench`: the models, and the peers that they are put beside."""
+"""The contestants of `vgg-deploy bench` before they are opened: models, and peers that they are compared with."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ TORCH, TORCH_COMPILE = "torch", "torch-compile"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Somebody who takes part.
+    """One contestant, not opened yet.
 
     Attributes:
-        name: what it is called in the report.
+        name: in the report.
         path: its file.
-        options: how it is opened.
+        options: how to open it.
         facts: about the weights of a checkpoint.
-        compiled: through torch.compile.
-        beside: the first model's manifest, of which a checkpoint takes what it does not know itself, and the grid; None: it is a
-            model of its own.
+        compiled: whether torch.compile runs it.
+        template: the first model's manifest. A checkpoint takes from it the grid, and what its own file does not state.
+            None: an entry that needs no template.
     """
 
     name: str
@@ -43,28 +43,41 @@ class Entry:
     options: EngineOptions
     facts: WeightFacts = field(default_factory=WeightFacts)
     compiled: bool = False
-    beside: Manifest | None = None
+    template: Manifest | None = None
 
     def open(self, requests: int | None, say: Callable[[str], None] = notice, *, any_size: bool = False) -> Engine:
-        """Its engine; `requests` as in `engines.open_engine`, for ONNX files; `any_size`: for images of many sizes, of which
-        torch.compile is not to compile each for itself."""
-        if self.beside is not None and kind_of(self.path) == CHECKPOINT:
-            return self._open_in_torch(self.beside, any_size)
+        """Its engine.
+
+        Args:
+            requests: for ONNX files, as in `engines.open_engine`.
+            say: gets the engine's notices.
+            any_size: images will have many sizes, so torch.compile compiles once for all sizes.
+        """
+        if self.template is not None and kind_of(self.path) == CHECKPOINT:
+            return self._open_in_torch(self.template, any_size)
         options = self.options if kind_of(self.path) != ONNX else replace(self.options, requests=requests)
         return open_any(self.path, options, self.facts, lambda text: say(f"{self.name}: {text}"))
 
-    def _open_in_torch(self, beside: Manifest, any_size: bool) -> Engine:
+    def answers_as(self, reference: Entry) -> bool:
+        """Whether its engine can also serve as the reference."""
+        return (self.path, self.template, self.compiled) == (
+            reference.path,
+            reference.template,
+            False,
+        ) and self.options.allow_bf16 == reference.options.allow_bf16
+
+    def _open_in_torch(self, template: Manifest, any_size: bool) -> Engine:
         import torch
 
         from train.network.compiled import Compiled
         from train.network.reference import Reference
         from vgg_deploy.cores import usable_cores
 
-        torch.set_num_threads(self.options.threads or usable_cores())  # as many as the others have
-        facts = self.facts if describes_itself(self.path) else known_facts(self.facts, beside)
+        torch.set_num_threads(self.options.threads or usable_cores())  # as many as other engines use
+        facts = self.facts if describes_itself(self.path) else known_facts(self.facts, template)
         checkpoint = read_weights(self.path, facts)
         device = self.options.device or "cpu"
-        fine = beside.spec is not None and beside.spec.fine
+        fine = template.spec is not None and template.spec.fine
         return (
             Compiled(checkpoint, device=device, fine=fine, any_size=any_size)
             if self.compiled
@@ -73,7 +86,7 @@ class Entry:
 
 
 def peer_names(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """'torch,openvino' -> the peers' names, each once."""
+    """'torch,openvino' -> the names of the peers, each once."""
     if not value:
         return ()
     from engines import RUNTIMES
@@ -82,7 +95,7 @@ def peer_names(_ctx: click.Context, _parameter: click.Parameter, value: str | No
     names = tuple(dict.fromkeys(value.split(",")))
     for name in names:
         if name not in known:
-            raise click.BadParameter(f"{name!r}; expected {', '.join(known)}, with commas between")
+            raise click.BadParameter(f"{name!r}; expected one or more of {', '.join(known)}, separated by commas")
     return names
 
 
@@ -93,35 +106,37 @@ def entries_of(
     options: EngineOptions,
     facts: WeightFacts,
 ) -> tuple[list[Entry], Entry | None]:
-    """The models as they were given, then the peers; and the reference, if there is one.
+    """The models in the given order, then the peers; and the reference, if there is one.
 
     Raises:
-        click.UsageError: a peer in PyTorch without a checkpoint as reference, or one in a runtime without an ONNX file.
-        UsageError: options that do not fit, or no such file.
+        click.UsageError: a PyTorch peer without a checkpoint as --reference, or a runtime without an ONNX file as first
+        model.
+        UsageError: options that do not suit the files, or a missing file.
     """
     each = options_for_each([*models, *(() if reference is None else (reference,))], options, facts)
     entries = [Entry(name, path, own, facts) for name, path, own in zip(_names(models), models, each, strict=False)]
     right = None
     if reference is not None:
         if not reference.is_file():
-            raise UsageError(f"--reference {reference}: no such file; give a checkpoint, or a model")
-        beside = _manifest(models[0], options.labels) if kind_of(reference) == CHECKPOINT else None
-        right = Entry(reference.name, reference, replace(each[-1], allow_bf16=False), facts, beside=beside)
+            raise UsageError(f"--reference {reference}: no such file; give a checkpoint or a model")
+        template = _manifest(models[0], options.labels) if kind_of(reference) == CHECKPOINT else None
+        right = Entry(reference.name, reference, replace(each[-1], allow_bf16=False), facts, template=template)
     for peer in peers:
         if peer in (TORCH, TORCH_COMPILE):
             if right is None:
-                raise click.UsageError(f"--against {peer} needs the network's weights: give --reference CKPT")
-            if right.beside is None:
+                raise click.UsageError(f"--against {peer} requires the network's weights: give --reference CKPT")
+            if right.template is None:
                 raise click.UsageError(
-                    f"--against {peer} needs the network's weights, and --reference {right.path} is {kind_of(right.path)}: "
-                    "give a checkpoint"
+                    f"--against {peer} requires the network's weights, but --reference {right.path} is "
+                    f"{kind_of(right.path)}: give a checkpoint"
                 )
             require_torch(f"--against {peer}")
             entries.append(replace(right, name=f"{peer}: {right.name}", compiled=peer == TORCH_COMPILE))
             continue
         if kind_of(models[0]) != ONNX:
             raise click.UsageError(
-                f"--against {peer} runs the first MODEL, and {models[0]} is {kind_of(models[0])}: name an ONNX file first"
+                f"--against {peer} runs the first MODEL, and {models[0]} is {kind_of(models[0])}: "
+                "give an ONNX file first"
             )
         own = replace(each[0], runtime=peer, allow_bf16=False)
         entries.append(Entry(f"{peer}: {models[0].name}", models[0], own))
@@ -139,11 +154,14 @@ def _manifest(path: Path, labels: str | None) -> Manifest:
     from vgg_deploy.network.classes import numbered_classes
     from vgg_deploy.network.manifest import Manifest, TrainScale
 
-    return Manifest(numbered_classes(1), None, None, TrainScale(1, 1))  # of a checkpoint: each knows of itself
+    return Manifest(numbered_classes(1), None, None, TrainScale(1, 1))  # a checkpoint states everything itself
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The files' names, or the paths where two have one name; a file that is given again, which shows the noise, is numbered."""
+    """The names of the files, or their paths if two files share a name.
+
+    A file that is given again, to show the noise, is numbered.
+    """
     different = {path.name: {other.resolve() for other in paths if other.name == path.name} for path in paths}
     names = [path.name if len(different[path.name]) == 1 else str(path) for path in paths]
     seen: Counter[str] = Counter()

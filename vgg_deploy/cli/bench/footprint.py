@@ -1,4 +1,4 @@
-"""What an engine costs a process of its own: time to load it, to its first answer, and peak memory."""
+"""What an engine costs in a process of its own: time to load, time to the first answer, and peak memory."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vgg_deploy.errors import EngineError
+
 if TYPE_CHECKING:
-    from vgg_deploy.bench.timing import BatchShape
+    from vgg_deploy.bench.batch_shape import BatchShape
     from vgg_deploy.cli.bench.entries import Entry
 
+_HOME = str(Path(__file__).resolve().parents[3])  # the folder of the package
 _SCRIPT = "from vgg_deploy.cli.bench.footprint import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Of a fresh process.
+    """Costs in a fresh process.
 
     Attributes:
         load_s: importing the runtime and opening the file, in seconds.
         first_run_s: the first call after that.
-        peak_bytes: most memory that was resident at once; None where the system does not tell.
+        peak_bytes: the most memory that was resident at once; None: the system does not report it.
     """
 
     load_s: float
@@ -35,16 +39,12 @@ class Footprint:
 
 
 def footprint_of(entry: Entry, shape: BatchShape, requests: int = 1) -> Footprint:
-    """Opens an entry in a process of its own, which runs one batch of `shape` and tells.
+    """Opens an entry in a process of its own, and runs one batch of `shape` there.
 
     Raises:
-        EngineError: it could not; says why.
+        EngineError: the process failed; with its reason.
     """
-    import vgg_deploy
-    from vgg_deploy.errors import EngineError
-
-    home = str(Path(vgg_deploy.__file__).resolve().parent.parent)
-    paths = os.pathsep.join(word for word in (home, os.environ.get("PYTHONPATH", "")) if word)
+    paths = os.pathsep.join(path for path in (_HOME, os.environ.get("PYTHONPATH", "")) if path)
     finished = subprocess.run(
         [sys.executable, "-c", _SCRIPT],
         input=pickle.dumps((entry, shape, requests)),
@@ -56,17 +56,13 @@ def footprint_of(entry: Entry, shape: BatchShape, requests: int = 1) -> Footprin
         return Footprint(**json.loads(finished.stdout.splitlines()[-1]))
     except (ValueError, TypeError, IndexError):
         lines = finished.stderr.decode(errors="replace").strip().splitlines()
-        reason = (
-            re.sub(r"^vgg_deploy\.errors\.\w+: ", "", lines[-1]) if lines else f"it ended with {finished.returncode}"
-        )
+        reason = re.sub(r"^vgg_deploy\.errors\.\w+: ", "", lines[-1]) if lines else f"exit code {finished.returncode}"
         raise EngineError(f"{entry.name} failed in a process of its own: {reason}") from None
 
 
 def main() -> None:
-    """The process: reads an entry and a shape from stdin, writes the figures to stdout."""
-    import time
-
-    entry, shape, requests = pickle.loads(sys.stdin.buffer.read())  # of our own parent
+    """The process: reads an entry and a shape from stdin, and writes the figures to stdout."""
+    entry, shape, requests = pickle.loads(sys.stdin.buffer.read())  # written by footprint_of
     began = time.perf_counter()
     engine = entry.open(requests, lambda _text: None)
     loaded = time.perf_counter()
@@ -80,7 +76,7 @@ def main() -> None:
 
 
 def _peak_bytes() -> int | None:
-    """Of this process. The kernel's other count, ru_maxrss, begins with what the parent had when it forked."""
+    """Of this process. Linux's other count, ru_maxrss, starts at what the parent held when it forked."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

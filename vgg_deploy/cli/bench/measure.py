@@ -1,8 +1,9 @@
-"""What `vgg-deploy bench` measures, in order: what each contestant costs by itself, then all against each other."""
+"""What `vgg-deploy bench` measures, in order: what each contestant costs by itself, then all of them in contests."""
 
 from __future__ import annotations
 
 import importlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,21 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
+from vgg_deploy.bench.batch_shape import BatchShape
+from vgg_deploy.bench.effort import Effort
 from vgg_deploy.cli.bench.entries import Entry
 from vgg_deploy.cli.bench.footprint import Footprint, footprint_of
+from vgg_deploy.cli.bench.works import Works
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
-    from vgg_deploy.bench.contest import Contestant, Effort, Result
     from vgg_deploy.bench.layer_times import LayerTime
     from vgg_deploy.bench.peak import PeakProbe
-    from vgg_deploy.bench.timing import BatchShape
+    from vgg_deploy.bench.result import Result
     from vgg_deploy.inference.engine import Engine, EngineInfo
     from vgg_deploy.network.tensors import Images
 
-SYNTHETIC = 16  # pictures that are made up where there are no images
+GENERATED = 16  # pictures that are generated if there are no images
 PROFILED_CALLS = 5
 
 
@@ -39,14 +42,15 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was measured.
+    """Everything that was measured.
 
     Attributes:
         infos: of the contestants' engines, by name.
-        pictures: on what was measured, in words.
-        reference: against what answers were held, in words.
+        pictures: what it was measured on, as text.
+        reference: the name of the model that answers were compared with.
         footprints: by contestant.
-        results: of all contestants in one work after the other.
+        results: of all contestants, one work after the other.
+        layers: of each contestant that a runtime can profile, if asked for.
     """
 
     infos: dict[str, EngineInfo]
@@ -58,83 +62,90 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What the options ask for; `shapes` None: the network's crop, one image, and eight where the first model takes them."""
+class Field:
+    """The contestants, opened.
+
+    Attributes:
+        engines: by contestant.
+        reference: gives the right answers; None: the first contestant does.
+    """
+
+    engines: dict[str, Engine]
+    reference: Engine | None
+
+    @property
+    def first(self) -> EngineInfo:
+        return next(iter(self.engines.values())).info
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What the options ask for.
+
+    Attributes:
+        entries: the contestants.
+        reference: gives the right answers; None: the first entry does.
+        options: for the machine's peak. `requests` None: one call at a time, and for a protocol what suits it.
+        works: what to time.
+        effort: how long.
+    """
 
     entries: list[Entry]
     reference: Entry | None
     options: EngineOptions
-    shapes: tuple[BatchShape, ...] | None
-    protocol: str | None
-    scales: tuple[int, ...] | None
-    paths: list[Path]
-    limit: int
+    works: Works
     effort: Effort
-    requests: int | None
-    layers: bool
 
     def run(self) -> Report:
-        paths, pictures = _readable(self.paths, self.limit)
+        works = self.works
+        pictures = _readable(list(works.paths), works.limit)
         results: list[Result] = []
         layers: list[Layers] = []
-        with ExitStack() as kept:
-            with self._opened(self.requests or 1, say=notice) as (contestants, reference):
-                infos = {one.name: one.engine.info for one in contestants}
-                shapes = self._shapes(contestants[0].engine.info)
+        with ExitStack() as stack:
+            with self._opened(self.options.requests or 1, say=notice) as field:
+                infos = {name: engine.info for name, engine in field.engines.items()}
+                shapes = self._shapes(field.first)
                 for shape in shapes:
-                    _check_shape(contestants, shape)
-                first = shapes[0] if shapes else _crop(contestants[0].engine.info)
+                    _check_shape(field, shape)
+                first = shapes[0] if shapes else _crop(field.first)
                 footprints = {entry.name: self._footprint(entry, first) for entry in self.entries}
-                probes = kept.enter_context(self._probes([one.engine for one in contestants]))
+                probes = stack.enter_context(self._probes(list(infos.values())))
                 for shape in shapes:
-                    results += _race(contestants, shape, pictures, self.effort, reference, probes)
-                if self.layers:
-                    layers = [
-                        found
+                    results += self._time_batches(field, shape, pictures.pixels, probes)
+                if works.layers:
+                    profiled = (
+                        self._layers(entry, infos[entry.name], shape, pictures.pixels)
                         for entry in self.entries
                         for shape in shapes
-                        if (found := self._layers(entry, infos[entry.name], shape, pictures)) is not None
-                    ]
-            if self.protocol is not None:
-                with self._opened(self.requests, say=lambda _text: None, any_size=True) as (contestants, reference):
-                    results += self._race_protocol(contestants, reference, probes, paths, pictures)
-        words = (
-            f"{len(pictures)} images" if self.paths else f"{len(pictures)} made-up pictures (--images names real ones)"
-        )
-        against = self.entries[0].name if self.reference is None else self.reference.name
-        return Report(infos, words, against, footprints, tuple(results), tuple(layers))
+                    )
+                    layers = [each for each in profiled if each is not None]
+            if works.protocol is not None:
+                with self._opened(self.options.requests, say=lambda _text: None, any_size=True) as field:
+                    results += self._time_protocol(field, pictures, probes)
+        reference = self.entries[0].name if self.reference is None else self.reference.name
+        return Report(infos, str(pictures), reference, footprints, tuple(results), tuple(layers))
 
     @contextmanager
-    def _opened(
-        self, requests: int | None, say: Callable[[str], None], *, any_size: bool = False
-    ) -> Iterator[tuple[list[Contestant], Engine | None]]:
-        from vgg_deploy.bench.contest import Contestant
-
+    def _opened(self, requests: int | None, say: Callable[[str], None], *, any_size: bool = False) -> Iterator[Field]:
         with ExitStack() as stack:
-            contestants = [
-                Contestant(entry.name, stack.enter_context(entry.open(requests, say, any_size=any_size)))
-                for entry in self.entries
-            ]
+            engines = {
+                entry.name: stack.enter_context(entry.open(requests, say, any_size=any_size)) for entry in self.entries
+            }
             reference = None
             if self.reference is not None:
-                same = [
-                    one.engine
-                    for one, entry in zip(contestants, self.entries, strict=True)
-                    if (entry.path, entry.beside, entry.compiled) == (self.reference.path, self.reference.beside, False)
-                    and entry.options.allow_bf16 == self.reference.options.allow_bf16
-                ]
+                same = [engines[entry.name] for entry in self.entries if entry.answers_as(self.reference)]
                 reference = same[0] if same else stack.enter_context(self.reference.open(1))
-            yield contestants, reference
+            yield Field(engines, reference)
 
     @contextmanager
-    def _probes(self, engines: Sequence[Engine]) -> Iterator[dict[str, PeakProbe]]:
-        """Of the machine's peak in every precision that an engine computes in."""
+    def _probes(self, infos: Sequence[EngineInfo]) -> Iterator[dict[str, PeakProbe]]:
+        """Probes of the machine's peak in every precision that an engine computes in."""
         from engines import open_engine
         from vgg_deploy.bench.peak import arithmetic, open_best_probe
 
         with ExitStack() as stack:
             probes = {}
-            for precision in dict.fromkeys(arithmetic(one.info) for one in engines if one.info.plan is None):
+            for precision in dict.fromkeys(arithmetic(info) for info in infos if info.plan is None):
                 with progress(f"peak in {precision}", None):
                     probe = open_best_probe(
                         open_engine, precision, device=self.options.device, threads=self.options.threads, say=notice
@@ -144,141 +155,123 @@ class Request:
             yield probes
 
     def _shapes(self, info: EngineInfo) -> tuple[BatchShape, ...]:
-        from vgg_deploy.bench.timing import BatchShape
-
-        if self.shapes is not None or (self.protocol is not None and not self.layers):
-            return self.shapes or ()
-        one = _crop(info)
-        several = BatchShape(8, one.height, one.width)
-        return (one, several) if info.shapes.batch.accepts(8) and not self.layers else (one,)
+        works = self.works
+        if works.shapes is not None or (works.protocol is not None and not works.layers):
+            return works.shapes or ()
+        single = _crop(info)
+        several = BatchShape(8, single.height, single.width)
+        return (single, several) if info.shapes.batch.accepts(8) and not works.layers else (single,)
 
     def _footprint(self, entry: Entry, shape: BatchShape) -> Footprint:
         with progress(f"{entry.name} by itself", None):
-            return footprint_of(entry, shape, self.requests or 1)
+            return footprint_of(entry, shape, self.options.requests or 1)
 
     def _layers(self, entry: Entry, info: EngineInfo, shape: BatchShape, pictures: Sequence[Images]) -> Layers | None:
         if kind_of(entry.path) != ONNX or info.device != "cpu":
-            notice(f"--layers: {entry.name} runs in {info.runtime} on {info.device}, of which there is no profile here")
+            notice(f"--layers: no profile of {entry.name}, which runs in {info.runtime} on {info.device}")
             return None
         from engines import RUNTIMES
+        from vgg_deploy.bench.batches import batches_of
         from vgg_deploy.bench.layer_times import by_layer
-        from vgg_deploy.bench.pictures import batches_of
-        from vgg_deploy.inference.engine_options import EngineOptions as OpeningOptions
         from vgg_deploy.network.tensors import SCORE_MAP
 
         home = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].home)
-        options = OpeningOptions(threads=self.options.threads, allow_bf16=info.bf16)
+        options = EngineOptions(threads=self.options.threads, allow_bf16=info.bf16)
         batch = batches_of(pictures[: shape.images], shape, info.manifest.rescaling)[0]
         with progress(f"layers of {entry.name}", None):
-            runs = home.layer_times(entry.path, options, batch, PROFILED_CALLS)
+            runs = home.layer_times(entry.path, options, batch.images, PROFILED_CALLS)
         return Layers(entry.name, shape, by_layer(runs, info.manifest.spec, shape, score_map=SCORE_MAP in info.outputs))
 
-    def _race_protocol(
-        self,
-        contestants: list[Contestant],
-        reference: Engine | None,
-        probes: dict[str, PeakProbe],
-        paths: list[Path],
-        pictures: Sequence[Images],
+    def _time_batches(
+        self, field: Field, shape: BatchShape, pictures: Sequence[Images], probes: dict[str, PeakProbe]
     ) -> list[Result]:
-        from vgg_deploy.bench.race import race_protocol
+        from vgg_deploy.bench.batches import batches_of
+        from vgg_deploy.bench.contest import Terms
+        from vgg_deploy.bench.result import time_batches
+
+        if len(pictures) < shape.images:
+            notice(f"{shape}: {len(pictures)} images do not fill a batch, so some are repeated; each is compared once")
+        batches = batches_of(pictures, shape, field.first.manifest.rescaling)
+        with progress(str(shape), None) as advance:
+            terms = Terms(effort=self.effort, probes=probes, progress=advance)
+            return time_batches(field.engines, shape, batches, terms, field.reference)
+
+    def _time_protocol(self, field: Field, pictures: Pictures, probes: dict[str, PeakProbe]) -> list[Result]:
+        from vgg_deploy.bench.contest import Terms
+        from vgg_deploy.bench.result import time_protocol
         from vgg_deploy.inference.compatibility import check_compatible
         from vgg_deploy.views.protocols import choose_protocol
 
-        info = contestants[0].engine.info
+        info = field.first
         choice = choose_protocol(
-            info.manifest, self.protocol, self.scales, free_size=info.shapes.free, built_for=info.scales
+            info.manifest, self.works.protocol, self.works.scales, free_size=info.shapes.free, built_for=info.scales
         )
         for text in choice.notices:
             notice(text)
-        for one in contestants:
+        for name, engine in field.engines.items():
             try:
-                check_compatible(one.engine.info, choice.protocol)
+                check_compatible(engine.info, choice.protocol)
             except UsageError as error:
-                raise UsageError(f"{one.name}: {error}") from error
-        sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
-        with progress(f"{choice.protocol.name}, {len(paths)} images", None) as advance:
-            return race_protocol(
-                contestants,
-                paths,
-                sizes,
-                choice.protocol,
-                self.effort,
-                reference=reference,
-                probes=probes,
-                progress=advance,
-            )
-
-
-def _race(
-    contestants: list[Contestant],
-    shape: BatchShape,
-    pictures: Sequence[Images],
-    effort: Effort,
-    reference: Engine | None,
-    probes: dict[str, PeakProbe],
-) -> list[Result]:
-    from vgg_deploy.bench.pictures import batches_of
-    from vgg_deploy.bench.race import race
-
-    if len(pictures) < shape.images:
-        notice(f"{shape}: there are {len(pictures)} images, which fill a batch by repetition; each is compared once")
-    batches = batches_of(pictures, shape, contestants[0].engine.info.manifest.rescaling)
-    with progress(str(shape), None) as advance:
-        return race(
-            contestants,
-            shape,
-            batches,
-            effort,
-            pictures=len(pictures),
-            reference=reference,
-            probes=probes,
-            progress=advance,
-        )
+                raise UsageError(f"{name}: {error}") from error
+        sizes = {
+            path: (pixels.shape[0], pixels.shape[1])
+            for path, pixels in zip(pictures.paths, pictures.pixels, strict=True)
+        }
+        with progress(f"{choice.protocol.name}, {len(sizes)} images", None) as advance:
+            terms = Terms(effort=self.effort, probes=probes, progress=advance)
+            return time_protocol(field.engines, sizes, choice.protocol, terms, field.reference)
 
 
 def _crop(info: EngineInfo) -> BatchShape:
-    from vgg_deploy.bench.timing import BatchShape
-
     return BatchShape(info.shapes.batch.minimum, info.shapes.height.minimum, info.shapes.width.minimum)
 
 
-def _check_shape(contestants: Sequence[Contestant], shape: BatchShape) -> None:
-    """Raises UsageError where a contestant does not take batches of this shape."""
+def _check_shape(field: Field, shape: BatchShape) -> None:
+    """Raises UsageError if a contestant does not accept batches of this shape."""
     from vgg_deploy.artifacts.build_command import refusal
 
-    for one in contestants:
-        info = one.engine.info
+    for name, engine in field.engines.items():
+        info = engine.info
         if info.plan is not None:
             reason = refusal(info.plan, (shape.images, shape.height, shape.width))
             if reason is not None:
-                raise UsageError(f"shape {shape} is not for {one.name}, as a batch {reason}")
+                raise UsageError(f"{name} does not accept shape {shape}: a batch {reason}")
         elif not info.shapes.accepts(shape.images, shape.height, shape.width):
             hint = "" if info.shapes.free else "; export with --dynamic for other sizes"
-            raise UsageError(f"shape {shape} is not for {one.name}, which takes {info.shapes}{hint}")
+            raise UsageError(f"{name} does not accept shape {shape}; it accepts {info.shapes}{hint}")
 
 
-def _readable(paths: list[Path], limit: int) -> tuple[list[Path], list[Images]]:
-    """The images that can be read, and their pixels; made-up pictures where there are no images."""
-    import random
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What is measured on: pixels uint8 [h, w, 3], and their files; none if the pictures are generated."""
 
-    from vgg_deploy.bench.pictures import smooth_pictures
-    from vgg_deploy.errors import ImageError
+    pixels: list[Images]
+    paths: list[Path]
+
+    def __str__(self) -> str:
+        if self.paths:
+            return f"{len(self.pixels)} images"
+        return f"{len(self.pixels)} generated pictures (give real ones with --images)"
+
+
+def _readable(paths: list[Path], limit: int) -> Pictures:
+    """The images that can be read; generated pictures if there are no images."""
+    from vgg_deploy.bench.batches import smooth_pictures
     from vgg_deploy.views.images import decode
 
     if not paths:
-        notice("no --images: measured and compared on made-up pictures, whose answers mean little")
-        return [], smooth_pictures(SYNTHETIC)
+        notice("no --images: measuring on generated pictures; agreement on them means little")
+        return Pictures(smooth_pictures(GENERATED), [])
     if limit < len(paths):
         notice(f"measuring on {limit} of {len(paths)} images, a seeded sample (--limit)")
         paths = sorted(random.Random(0).sample(paths, limit))
-    kept, pictures = [], []
+    readable = Pictures([], [])
     for path in paths:
         try:
-            pictures.append(decode(path))
-            kept.append(path)
+            readable.pixels.append(decode(path))
+            readable.paths.append(path)
         except ImageError as error:
-            notice(f"passed over {path}: {error}")
-    if not kept:
-        raise ImageError(f"none of {len(paths)} images could be read")
-    return kept, pictures
+            notice(f"skipped {path}: {error}")
+    if not readable.paths:
+        raise ImageError(f"none of the {len(paths)} images could be read")
+    return readable

@@ -1,4 +1,4 @@
-"""What `vgg-deploy bench` found, as tables, JSON and a plot."""
+"""The report of `vgg-deploy bench`: tables, JSON and a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from vgg_deploy.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from vgg_deploy.bench.contest import Result
+    from vgg_deploy.bench.result import Result
     from vgg_deploy.cli.bench.measure import Layers, Report
 
 _COLUMNS = (
@@ -24,9 +24,8 @@ def print_report(report: Report) -> None:
     from vgg_deploy.bench.machine import machine
 
     host = machine()
-    click.echo(
-        f"{host['cpu']}, {host['usable_cores']} of {host['cores']} cores; {report.pictures}; against {report.reference}"
-    )
+    cores = f"{host['usable_cores']} of {host['cores']} cores"
+    click.echo(f"{host['cpu']}, {cores}; {report.pictures}; compared with {report.reference}")
     click.echo()
     rows = []
     for name, info in report.infos.items():
@@ -38,13 +37,13 @@ def print_report(report: Report) -> None:
     print_table(("contestant", "runtime", "precision", "load", "first run", "peak memory"), rows, left=(0, 1, 2))
     for work, results in _by_work(report).items():
         click.echo()
-        side = max(one.latency.images for one in results)
-        click.echo(f"{work}, {len(results[0].turns)} repetitions; images a sample: {side}")
-        print_table(_COLUMNS, [_cells(one) for one in results], left=(0, len(_COLUMNS) - 1))
-        for peak in dict.fromkeys(one.peak for one in results if one.peak is not None):
+        images = max(result.latency.images for result in results)
+        click.echo(f"{work}, {len(results[0].turns)} repetitions; images a sample: {images}")
+        print_table(_COLUMNS, [_cells(result) for result in results], left=(0, len(_COLUMNS) - 1))
+        for peak in dict.fromkeys(result.peak for result in results if result.peak is not None):
             click.echo(f"peak: {peak}")
-    for one in report.layers:
-        _print_layers(one)
+    for layers in report.layers:
+        _print_layers(layers)
     for result in report.results:
         for flip in result.parity.flips:
             click.echo(
@@ -57,18 +56,18 @@ def print_report(report: Report) -> None:
 
 
 def _by_work(report: Report) -> dict[str, list[Result]]:
-    found: dict[str, list[Result]] = {}
+    results: dict[str, list[Result]] = {}
     for result in report.results:
-        found.setdefault(result.work, []).append(result)
-    return found
+        results.setdefault(result.work, []).append(result)
+    return results
 
 
-def _cells(one: Result) -> tuple[str, ...]:
-    latency, ratio, parity = one.latency, one.ratio, one.parity
-    rate, share = one.gflops_per_s, one.share_of_peak
+def _cells(result: Result) -> tuple[str, ...]:
+    latency, ratio, parity = result.latency, result.ratio, result.parity
+    rate, share = result.gflops_per_s, result.share_of_peak
     return (
-        one.contestant,
-        f"{1000 * one.first_run_s:,.1f}",
+        result.contestant,
+        f"{1000 * result.first_run_s:,.1f}",
         f"{latency.p50_ms:,.1f}",
         f"{latency.p90_ms:,.1f}",
         f"{latency.p99_ms:,.1f}",
@@ -78,13 +77,13 @@ def _cells(one: Result) -> tuple[str, ...]:
         f"{ratio.median:.2f} ({ratio.lowest:.2f} to {ratio.highest:.2f})",
         "-" if math.isnan(parity.agreement) else f"{parity.agreement:.1%}",
         f"{parity.max_dp:.1e}",
-        "FAILED" if one.failures else "ok",
+        "FAILED" if result.failures else "ok",
     )
 
 
-def _print_layers(one: Layers) -> None:
+def _print_layers(layers: Layers) -> None:
     click.echo()
-    click.echo(f"{one.contestant}, {one.shape}, by layer")
+    click.echo(f"{layers.contestant}, {layers.shape}, by layer")
     rows = [
         (
             time.layer,
@@ -92,14 +91,14 @@ def _print_layers(one: Layers) -> None:
             f"{time.share:.1%}",
             "-" if time.gflops_per_s is None else f"{time.gflops_per_s:,.0f}",
         )
-        for time in one.times
+        for time in layers.times
     ]
-    rows.append(("sum", f"{sum(time.ms for time in one.times):,.2f}", "", ""))
+    rows.append(("sum", f"{sum(time.ms for time in layers.times):,.2f}", "", ""))
     print_table(("layer", "ms", "share", "GFLOP/s"), rows)
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The whole report; times in the units that names say, shares in 0..1, null for what is not known or no number."""
+    """The whole report. Names carry the units; shares are in 0..1; null is not known or not a number."""
     from vgg_deploy.bench.machine import machine, versions
 
     return {
@@ -124,8 +123,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "results": [_result_as_json(result) for result in report.results],
         "layers": [
             {
-                "contestant": one.contestant,
-                "shape": str(one.shape),
+                "contestant": layers.contestant,
+                "shape": str(layers.shape),
                 "layers": [
                     {
                         "layer": time.layer,
@@ -134,22 +133,22 @@ def as_json(report: Report) -> dict[str, Any]:
                         "gflop": time.gflop,
                         "gflops_per_s": time.gflops_per_s,
                     }
-                    for time in one.times
+                    for time in layers.times
                 ],
             }
-            for one in report.layers
+            for layers in report.layers
         ],
     }
 
 
-def _result_as_json(one: Result) -> dict[str, Any]:
-    latency, peak, parity = one.latency, one.peak, one.parity
+def _result_as_json(result: Result) -> dict[str, Any]:
+    latency, peak, parity = result.latency, result.peak, result.parity
     return {
-        "contestant": one.contestant,
-        "work": one.work,
-        "requests": one.info.concurrency,
+        "contestant": result.contestant,
+        "work": result.work,
+        "requests": result.info.concurrency,
         "images_per_sample": latency.images,
-        "first_run_ms": 1000 * one.first_run_s,
+        "first_run_ms": 1000 * result.first_run_s,
         "p50_ms": latency.p50_ms,
         "p90_ms": latency.p90_ms,
         "p99_ms": latency.p99_ms,
@@ -157,16 +156,16 @@ def _result_as_json(one: Result) -> dict[str, Any]:
         "highest_ms": latency.highest_ms,
         "images_per_s": latency.images_per_s,
         "samples_ms": [round(1000 * seconds, 4) for seconds in latency.seconds],
-        "turns_ms_per_image": [round(1000 * seconds, 4) for seconds in one.turns],
+        "turns_ms_per_image": [round(1000 * seconds, 4) for seconds in result.turns],
         "ratio_to_first": {
-            "median": one.ratio.median,
-            "lowest": one.ratio.lowest,
-            "highest": one.ratio.highest,
-            "standard_error": _number(one.ratio.error),
+            "median": result.ratio.median,
+            "lowest": result.ratio.lowest,
+            "highest": result.ratio.highest,
+            "standard_error": _number(result.ratio.error),
         },
-        "gflop_per_sample": one.gflop,
-        "gflops_per_s": one.gflops_per_s,
-        "share_of_peak": one.share_of_peak,
+        "gflop_per_sample": result.gflop,
+        "gflops_per_s": result.gflops_per_s,
+        "share_of_peak": result.share_of_peak,
         "peak": None
         if peak is None
         else {
@@ -193,7 +192,7 @@ def _result_as_json(one: Result) -> dict[str, Any]:
                 for flip in parity.flips
             ],
         },
-        "failures": list(one.failures),
+        "failures": list(result.failures),
     }
 
 
@@ -202,7 +201,7 @@ def _number(value: float) -> float | None:
 
 
 def plot_report(report: Report, path: Path) -> None:
-    """Images/s of each contestant, a panel for each work; the whiskers reach from the slowest to the fastest repetition."""
+    """Images/s of each contestant, a panel for each work. Whiskers: the slowest and the fastest repetition."""
     import matplotlib as mpl
 
     from vgg_deploy.files import whole_file
@@ -220,15 +219,15 @@ def plot_report(report: Report, path: Path) -> None:
         height_ratios=[len(r) for r in works.values()],
     )
     for axes, (work, results) in zip(panels[:, 0], works.items(), strict=True):
-        names = [one.contestant for one in results]
-        rates = [one.latency.images_per_s for one in results]
-        ends = [[1 / max(one.turns), 1 / min(one.turns)] for one in results]
+        names = [result.contestant for result in results]
+        rates = [result.latency.images_per_s for result in results]
+        ends = [[1 / max(result.turns), 1 / min(result.turns)] for result in results]
         whiskers = [
             [max(0.0, rate - low) for rate, (low, _high) in zip(rates, ends, strict=True)],
             [max(0.0, high - rate) for rate, (_low, high) in zip(rates, ends, strict=True)],
         ]
         bars = axes.barh(range(len(names)), rates, xerr=whiskers, capsize=3, color="#4878a8")
-        axes.bar_label(bars, [f"{one.ratio.median:.2f}x" for one in results], padding=4, fontsize=8)
+        axes.bar_label(bars, [f"{result.ratio.median:.2f}x" for result in results], padding=4, fontsize=8)
         axes.set(yticks=range(len(names)), yticklabels=names, xlabel="images/s", title=work)
         axes.invert_yaxis()
         axes.margins(x=0.12)

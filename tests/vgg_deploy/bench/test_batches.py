@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgg_deploy.bench.pictures import batches_of, fitted, smooth_pictures
-from vgg_deploy.bench.timing import BatchShape
+from vgg_deploy.bench.batch_shape import BatchShape
+from vgg_deploy.bench.batches import batches_of, fitted, smooth_pictures
 from vgg_deploy.network.manifest import Rescaling
 
 
-def test_made_up_pictures_are_smooth_and_the_same_each_time() -> None:
+def test_generated_pictures_are_smooth_and_the_same_each_time() -> None:
     first, again, other = smooth_pictures(2), smooth_pictures(2), smooth_pictures(2, seed=1)
     assert [picture.shape for picture in first] == [(375, 500, 3)] * 2
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
@@ -20,7 +20,7 @@ def test_made_up_pictures_are_smooth_and_the_same_each_time() -> None:
 
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 20), (10, 10), (40, 60)])
-def test_a_picture_is_cut_to_the_middle_of_what_covers_the_shape(size: tuple[int, int]) -> None:
+def test_a_picture_is_rescaled_to_cover_the_shape_and_cut_to_its_centre(size: tuple[int, int]) -> None:
     picture = np.zeros((20, 60, 3), np.uint8)
     picture[:, 29:31] = 255
     cut = fitted(picture, *size, Rescaling())
@@ -33,7 +33,9 @@ def test_a_picture_is_cut_to_the_middle_of_what_covers_the_shape(size: tuple[int
 def test_the_first_pictures_fill_up_the_last_batch() -> None:
     pictures = [np.full((8, 8, 3), value, np.uint8) for value in (10, 20, 30)]
     batches = batches_of(pictures, BatchShape(2, 4, 6), Rescaling())
-    assert [batch.shape for batch in batches] == [(2, 4, 6, 3)] * 2
-    assert [batch[:, 0, 0, 0].tolist() for batch in batches] == [[10, 20], [30, 10]]
+    assert [batch.images.shape for batch in batches] == [(2, 4, 6, 3)] * 2
+    assert [batch.images[:, 0, 0, 0].tolist() for batch in batches] == [[10, 20], [30, 10]]
+    assert [batch.distinct for batch in batches] == [2, 1]
     (whole,) = batches_of(pictures, BatchShape(8, 4, 6), Rescaling())
-    assert whole[:, 0, 0, 0].tolist() == [10, 20, 30, 10, 20, 30, 10, 20]
+    assert whole.images[:, 0, 0, 0].tolist() == [10, 20, 30, 10, 20, 30, 10, 20]
+    assert whole.distinct == 3

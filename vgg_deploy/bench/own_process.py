@@ -1,0 +1,117 @@
+"""Contestants in processes of their own, so that no runtime's threads disturb another's turn."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from types import ModuleType
+from typing import Any, cast
+
+from vgg_deploy.bench.contest import Contestant, reason_of
+from vgg_deploy.inference.engine import ContextManaged
+
+# Before a turn. Threads that spin after their work sleep by then: those of ONNX Runtime and OpenMP do after a few ms.
+PAUSE_S = 0.05
+
+_play: Callable[..., Any]
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _initialize() -> None:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # Importing OpenVINO (2026.4) sends an event to its maker, unless this module cannot be imported.
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
+    # A parent that is killed closes nothing, and its contestants would wait forever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_initialize)
+
+
+def _begin(make: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]) -> None:
+    global _play
+    _play = make(*arguments)
+
+
+def _call(arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return _play(*arguments, **options)
+
+
+class OwnProcess(ContextManaged):
+    """A function in a process of its own.
+
+    Args:
+        make: called once in that process; returns the function.
+        arguments: of `make`.
+    """
+
+    def __init__(self, make: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
+        self._pool = _process()
+        try:
+            self._pool.submit(_begin, make, arguments).result()
+        except BaseException:
+            self._pool.shutdown()
+            raise
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        time.sleep(PAUSE_S)
+        return self._pool.submit(_call, arguments, options).result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A contestant that is not started yet.
+
+    Attributes:
+        name: in reports.
+        make: called with `arguments` in the contestant's process; returns what plays its turns (`Contestant.play`).
+        precision: float32, bfloat16 or int8, in which most of it is computed; tells its peak.
+        group, every: as in `Contestant`.
+    """
+
+    name: str
+    make: Callable[..., Callable[..., Any]]
+    arguments: tuple[Any, ...]
+    precision: str = ""
+    group: str | None = None
+    every: int = 1
+
+
+def start(stack: ExitStack, entrants: Iterable[Entrant]) -> tuple[list[Contestant[Any]], dict[str, str]]:
+    """Starts each entrant in a process of its own, which ends with the stack.
+
+    Returns:
+        The contestants, and for each entrant that could not start, by name, the reason.
+    """
+    contestants, reasons = [], {}
+    for entrant in entrants:
+        try:
+            process = stack.enter_context(OwnProcess(entrant.make, *entrant.arguments))
+        except Exception as error:  # noqa: BLE001 - a runtime that is not installed may raise anything
+            reasons[entrant.name] = reason_of(error)
+            continue
+        contestants.append(Contestant(entrant.name, process, entrant.group, entrant.every))
+    return contestants, reasons
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function, computed in a process that then ends, with everything that it loaded."""
+    with _process() as pool:
+        return pool.submit(function, *arguments).result()

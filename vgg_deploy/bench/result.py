@@ -1,0 +1,178 @@
+"""Contests of engines in this process: speed beside the machine's peak, and agreement within thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vgg_deploy.bench.batch_shape import BatchShape
+from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.contest import Contest, Contestant, Record, Terms
+from vgg_deploy.bench.peak import Peak, arithmetic
+from vgg_deploy.bench.timing import Latency, Ratio
+from vgg_deploy.bench.turns import Calls, Passes, Run, Turn, timed_pass
+from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds
+from vgg_deploy.inference.engine import Engine, EngineInfo
+from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
+from vgg_deploy.network.tensors import Floats
+from vgg_deploy.views.protocols import Protocol
+
+_BY_LOOSENESS = (FLOAT32, FLOAT16, INT8)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one contestant did of one work.
+
+    Attributes:
+        contestant: its name.
+        work: a shape of batches, or a protocol over images, as text.
+        info: of its engine.
+        first_run_s: its first sample in this work, which is not among the others.
+        latency: samples: calls, as many at once as the engine computes side by side, or passes over all images.
+        turns: seconds an image in each repetition.
+        ratio: to the first contestant; above 1: faster.
+        gflop: work of one sample; None: the network is not known.
+        peak: of the machine in this engine's arithmetic, measured in the same repetitions; None: not known.
+        parity: against the reference, or the first contestant.
+        failures: thresholds that do not hold, and images without an answer, as text.
+    """
+
+    contestant: str
+    work: str
+    info: EngineInfo
+    first_run_s: float
+    latency: Latency
+    turns: tuple[float, ...]
+    ratio: Ratio
+    gflop: float | None
+    peak: Peak | None
+    parity: Parity
+    failures: tuple[str, ...]
+
+    @property
+    def gflops_per_s(self) -> float | None:
+        return None if self.gflop is None else self.latency.gflops_per_s(self.gflop)
+
+    @property
+    def share_of_peak(self) -> float | None:
+        rate = self.gflops_per_s
+        return None if rate is None or self.peak is None else rate / self.peak.gflops_per_s
+
+
+def thresholds_between(reference: EngineInfo, candidate: EngineInfo) -> Thresholds:
+    """What must hold between two engines: the row of `parity.THRESHOLDS` for the lower precision of the two."""
+    return THRESHOLDS[max(reference.lowest, candidate.lowest, key=_BY_LOOSENESS.index)]
+
+
+def time_batches(
+    engines: Mapping[str, Engine],
+    shape: BatchShape,
+    batches: Sequence[Batch],
+    terms: Terms,
+    reference: Engine | None = None,
+) -> list[Result]:
+    """Times calls on batches of one shape.
+
+    An engine that computes several calls side by side gets as many at once, and of their answers those furthest off are
+    compared.
+
+    Args:
+        engines: by the contestant's name.
+        reference: gives the right answers; None: the first engine.
+    """
+    with ExitStack() as stack:
+        contestants = [
+            Contestant(
+                name,
+                stack.enter_context(Calls(run_of(engine), at_once=engine.info.concurrency, settles=True)),
+            )
+            for name, engine in engines.items()
+        ]
+        contest = Contest(contestants, batches, terms)
+        contest.first_turns()
+        wanted = None
+        if reference is not None:
+            wanted = [reference.run(batch.images).probabilities[: batch.distinct] for batch in batches]
+        contest.take_turns()
+
+    def gflop(info: EngineInfo, turn: Turn) -> float | None:
+        spec = info.manifest.spec
+        return None if spec is None else turn.images / shape.images * shape.gflop(spec)
+
+    return _Work(str(shape), engines, gflop, reference).results(contest, wanted)
+
+
+def time_protocol(
+    engines: Mapping[str, Engine],
+    images: Mapping[Path, tuple[int, int]],
+    protocol: Protocol,
+    terms: Terms,
+    reference: Engine | None = None,
+) -> list[Result]:
+    """Times passes over image files, from decoding to answers, as `predict` makes them.
+
+    The answers of every pass are compared.
+
+    Args:
+        engines: by the contestant's name.
+        images: height and width of each image file.
+        reference: gives the right answers; None: the first engine.
+    """
+    paths = list(images)
+    contest = Contest([Contestant(name, Passes(engine, protocol)) for name, engine in engines.items()], [paths], terms)
+    contest.first_turns()
+    wanted = None if reference is None else timed_pass(reference, paths, protocol).answers
+    contest.take_turns()
+
+    def gflop(info: EngineInfo, _turn: Turn) -> float | None:
+        spec = info.manifest.spec
+        if spec is None:
+            return None
+        return sum(2 * protocol.macs(spec, *size, info.manifest.rescaling) for size in images.values()) / 1e9
+
+    return _Work(str(protocol), engines, gflop, reference).results(contest, wanted)
+
+
+def run_of(engine: Engine) -> Run:
+    """An engine's posteriors alone."""
+    return lambda images: engine.run(images).probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    name: str
+    engines: Mapping[str, Engine]
+    gflop: Callable[[EngineInfo, Turn], float | None]
+    reference: Engine | None
+
+    def results(self, contest: Contest[Any], wanted: Sequence[Floats] | None) -> list[Result]:
+        first = contest.records[0]
+        right = [turn.answers[0] for turn in first.first] if wanted is None else wanted
+        against = (self.reference or self.engines[first.name]).info
+        return [self._result(record, contest, right, against) for record in contest.records]
+
+    def _result(
+        self, record: Record[Any], contest: Contest[Any], right: Sequence[Floats], against: EngineInfo
+    ) -> Result:
+        info = self.engines[record.name].info
+        turns = list(record.turns.values())
+        parity = record.parity(right, info.manifest.classes)
+        # A plan runs on a device that no probe measured.
+        peaks = contest.peaks.get(arithmetic(info), []) if info.plan is None else []
+        return Result(
+            record.name,
+            self.name,
+            info,
+            record.first[0].seconds[0],
+            Latency(turns[0].images, tuple(seconds for turn in turns for seconds in turn.seconds)),
+            tuple(record.image_s),
+            record.ratio_to(contest.records[0]),
+            self.gflop(info, turns[0]),
+            Peak.merged(peaks) if peaks else None,
+            parity,
+            (*record.failures, *parity.failures(thresholds_between(against, info))),
+        )

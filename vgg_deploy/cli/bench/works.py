@@ -1,0 +1,125 @@
+"""What `vgg-deploy bench` times and for how long, and the options that say it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vgg_deploy.bench.batch_shape import BatchShape
+from vgg_deploy.bench.effort import Effort
+from vgg_deploy.cli.parameters import Function, comma_integers, with_click_options
+from vgg_deploy.errors import UsageError
+
+SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Works:
+    """What to time.
+
+    Attributes:
+        shapes: of batches; None: one image of the network's crop, and eight if the first model takes them.
+        protocol: over the images, from decoding to answers.
+        scales: the Q's of the protocol.
+        images: names of image files, folders and patterns; none: pictures are generated.
+        limit: use at most this many images.
+        layers: whether to profile layers.
+    """
+
+    shapes: tuple[BatchShape, ...] | None
+    protocol: str | None
+    scales: tuple[int, ...] | None
+    images: tuple[str, ...]
+    limit: int
+    layers: bool
+
+    def __post_init__(self) -> None:
+        from vgg_deploy.views.protocols import PROTOCOLS
+
+        if self.protocol is not None and self.protocol not in PROTOCOLS:
+            raise UsageError(f"--protocol is {self.protocol!r}; expected {', '.join(PROTOCOLS)}")
+        if self.protocol is not None and not self.images:
+            raise UsageError("--protocol times image files: give --images DIR")
+        if self.scales is not None and self.protocol is None:
+            raise UsageError("--scales requires --protocol")
+
+    @functools.cached_property
+    def paths(self) -> tuple[Path, ...]:
+        """The image files."""
+        from vgg_deploy.views.images import find_images
+
+        return tuple(find_images(self.images))
+
+
+def _shapes(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[BatchShape, ...] | None:
+    """'1x224x224,8x224x224' -> shapes, each once."""
+    if value is None:
+        return None
+    try:
+        return tuple(dict.fromkeys(BatchShape.parse(shape) for shape in value.split(",")))
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_WORKS = (
+    click.option(
+        "--shapes",
+        callback=_shapes,
+        metavar="NxHxW,...",
+        help="Batches to time: images, rows, columns.  [default: one image of the network's crop, and eight; none if "
+        "--protocol is given]",
+    ),
+    click.option("--protocol", metavar="P", help="Also time a test protocol over the images, decoding included."),
+    click.option("--scales", callback=comma_integers, metavar="Q,Q,...", help="Test scales of the protocol."),
+    click.option(
+        "--images",
+        multiple=True,
+        metavar="DIR",
+        help="Folder, file or pattern of real images; repeatable.",
+    ),
+    click.option(
+        "--limit",
+        type=click.IntRange(1),
+        default=16,
+        show_default=True,
+        help="Use at most this many images, a seeded sample.",
+    ),
+    click.option("--layers", is_flag=True, help="Show the time of each layer."),
+)
+_EFFORT = (
+    click.option("--repetitions", type=click.IntRange(1), metavar="N", help="Repetitions, in place of --seconds."),
+    click.option(
+        "--seconds",
+        type=click.FloatRange(0, min_open=True),
+        metavar="S",
+        help="Time to spend on each shape and on the protocol, for all contestants together; at least three "
+        f"repetitions.  [default: {SECONDS:g}]",
+    ),
+)
+
+
+def works_options(command: Function) -> Function:
+    """Adds --shapes, --protocol, --scales, --images, --limit and --layers. The command receives `works`."""
+
+    @functools.wraps(command)
+    def with_works(**values: Any) -> Any:
+        fields = {name: values.pop(name) for name in ("shapes", "protocol", "scales", "images", "limit", "layers")}
+        return command(works=Works(**fields), **values)
+
+    return with_click_options(with_works, _WORKS)
+
+
+def effort_options(command: Function) -> Function:
+    """Adds --repetitions and --seconds. The command receives `effort`."""
+
+    @functools.wraps(command)
+    def with_effort(*, repetitions: int | None, seconds: float | None, **values: Any) -> Any:
+        if repetitions is not None and seconds is not None:
+            raise click.UsageError("--repetitions and --seconds exclude each other; give one of them")
+        return command(effort=Effort(repetitions, SECONDS if seconds is None else seconds), **values)
+
+    return with_click_options(with_effort, _EFFORT)
