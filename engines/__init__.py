@@ -30,24 +30,30 @@ def open_engine(
     cuda_api: str = DEFAULT_CUDA_API,
     trust: bool = False,
 ) -> Engine:
-    """Opens an ONNX file or a TensorRT plan (.plan, .engine). A plan runs native code: open only plans that you trust.
+    """Opens an ONNX file or a TensorRT plan (.plan, .engine).
+
+    A plan runs native code: open only plans that you trust.
 
     Args:
         path: the file.
-        runtime: onnxruntime, openvino or ncnn. auto: the fastest that is installed for this file on this machine; `info.notices`
-            gives the reason. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
-        device: cpu, cuda or cuda:N. None: the CPU for an ONNX file, the first GPU for a plan. The engine never runs on a device
-            that was not asked for.
+        runtime: onnxruntime, openvino or ncnn. auto: the fastest that is installed for this file on this machine;
+            `info.notices` gives the reason. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
+        device: cpu, cuda or cuda:N. None: the CPU for an ONNX file, the first GPU for a plan. The engine never runs on
+            a device that was not asked for.
         threads: compute threads on the CPU. None: one for each core that this process may use.
-        requests: calls of `run` that are computed side by side on the CPU; they share the threads. 1 makes each call as fast as
-            possible. More is faster for many calls at once, as `predict` and `evaluate` make them. None: what suits those two.
-        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then change within the thresholds of FP16.
+        requests: calls of `run` that are computed side by side on the CPU; they share the threads. 1 makes each call as
+            fast as possible. More is faster for many calls at once, as `predict` and `evaluate` make them. None: what
+            suits those two.
+        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then change within the thresholds of
+            FP16.
         labels: text of a labels file, for a model without our manifest or in place of its class names.
         cuda_api: which library handles a plan's GPU memory, cuda-python or pycuda.
-        trust: open a plan that has no manifest beside it (then `labels` is required), or whose manifest describes another file.
+        trust: open a plan that has no manifest beside it (then `labels` is required), or whose manifest describes
+            another file.
 
     Raises:
-        UsageError: no such file, runtime or device; a runtime that is not installed; labels that do not match the network.
+        UsageError: no such file, runtime or device; a runtime that is not installed; labels that do not match the
+            network.
         ModelFileError, ManifestError, PlanError: the file is damaged, unsuitable, or a plan that cannot run here.
         EngineError: the runtime cannot be loaded, or refused the file.
     """
@@ -123,13 +129,13 @@ def _open_plan(path: Path, options: EngineOptions) -> Engine:
         raise UsageError(f"runtime is {options.runtime!r}; expected auto, {', '.join((*RUNTIMES, *BACKENDS))}")
     if options.runtime in RUNTIMES:
         raise UsageError(
-            f"{path} is a TensorRT plan, and {options.runtime} runs ONNX files: leave the runtime out, or give the ONNX file "
-            "from which the plan was built"
+            f"{path} is a TensorRT plan, and {options.runtime} runs ONNX files: leave the runtime out, or give the "
+            "ONNX file from which the plan was built"
         )
     if options.device == "cpu":
         raise UsageError(
-            f"{path} is a TensorRT plan, which runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On the CPU, "
-            "run the ONNX file from which the plan was built"
+            f"{path} is a TensorRT plan, which runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On "
+            "the CPU, run the ONNX file from which the plan was built"
         )
     if options.threads is not None:
         raise UsageError(f"{path} runs on a GPU; --threads applies to CPUs only, leave it out")

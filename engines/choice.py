@@ -1,4 +1,4 @@
-"""Which runtime computes an ONNX file: the registry, what suits a file on this machine, and what to say about it."""
+"""The registry of runtimes for ONNX files, and the choice of the fastest one for a file on this machine."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Quantization
 
 NO_BF16 = "this CPU does not compute in bfloat16: --allow-bf16 has no effect"
+_AS_FAST = "it was as fast as openvino on the CPUs that we measured, and a new image size costs no extra time"
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A runtime of ONNX files and where it is found.
+    """A runtime for ONNX files.
 
     Attributes:
-        home: our module, whose `open_model(OnnxModel)` opens an ONNX file.
+        home: our module for it. Its `open_model(OnnxModel)` opens an ONNX file.
         module: the vendor's module.
         extra: the extra that installs it.
-        devices: kinds of device it can run on.
+        devices: the kinds of device on which it runs.
         quantized: whether it runs INT8 files.
-        bf16: whether it computes in bfloat16 on CPUs that do so.
+        bf16: whether it computes in bfloat16 if the CPU can.
     """
 
     home: str
@@ -51,7 +52,7 @@ RUNTIMES = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A runtime's name, and why `auto` took it (None: it was asked for)."""
+    """A runtime's name, and why `auto` chose it (None: the user named it)."""
 
     runtime: str
     reason: str | None = None
@@ -60,13 +61,16 @@ class Choice:
 def choose_runtime(
     options: EngineOptions, manifest: Manifest | None = None, unable: Mapping[str, str] = MappingProxyType({})
 ) -> Choice:
-    """The runtime that `auto` means for a file on this machine, or `options.runtime` if it can be used.
+    """The runtime that the options name, or, for `auto`, the fastest that is installed.
 
     Args:
-        unable: runtimes that were found unable to run this file, with the reason; `auto` takes another.
+        options: `runtime`, `device` and `allow_bf16` matter here.
+        manifest: the file's manifest; None: any FP32 file of ours.
+        unable: runtimes that cannot run this file, with the reason; `auto` skips them.
 
     Raises:
-        UsageError: unknown, not installed, or without this kind of device or precision.
+        UsageError: the runtime is unknown, is not installed, or does not support the device or the precision.
+        EngineError: no installed runtime can run this file.
     """
     runtime = options.runtime
     if runtime == "auto":
@@ -80,21 +84,20 @@ def choose_runtime(
     chosen = RUNTIMES[runtime]
     if options.device_kind not in chosen.devices:
         raise UsageError(
-            f"{runtime} runs on {', '.join(chosen.devices)} here, not on {options.device}; use --runtime onnxruntime"
+            f"{runtime} supports {', '.join(chosen.devices)} only, and device is {options.device}; "
+            "use --runtime onnxruntime"
         )
     if not chosen.installed:
         raise MissingDependencyError(chosen.module, _extra(chosen, options), f"--runtime {runtime}")
     if options.allow_bf16 and not chosen.bf16:
-        raise UsageError(
-            f"{runtime} does not compute in bfloat16 on CPUs here; use --runtime openvino, or leave --allow-bf16 out"
-        )
+        raise UsageError(f"{runtime} does not support bfloat16; use --runtime openvino, or leave --allow-bf16 out")
     if _quantization(manifest) is not None and not chosen.quantized:
-        raise UsageError(f"{runtime} computes in floating point here, and the file is INT8; use --runtime openvino")
+        raise UsageError(f"{runtime} does not support INT8 files; use --runtime openvino")
     return Choice(runtime)
 
 
 def _quantization(manifest: Manifest | None) -> Quantization | None:
-    """Of a file that has INT8 layers."""
+    """How the file was quantized; None if it has no INT8 layers."""
     quantization = None if manifest is None else manifest.precision.quantization
     return quantization if quantization is not None and quantization.layers else None
 
@@ -110,9 +113,9 @@ def _fastest(options: EngineOptions, manifest: Manifest | None, unable: Mapping[
         if not RUNTIMES[name].installed or name in unable:
             continue
         if first in unable:
-            reason = f"{first}, which would be faster, cannot: {unable[first]}"
+            reason = f"{first} would be faster, but cannot run this file: {unable[first]}"
         elif name != first:
-            reason = f"{first} would be faster for this file, and is not installed"
+            reason = f"{first} would be faster for this file, but is not installed"
         return Choice(name, reason)
     if unable:
         tried = [f"{name}: {unable.get(name, 'not installed')}" for name in ranked]
@@ -127,36 +130,36 @@ def _fastest(options: EngineOptions, manifest: Manifest | None, unable: Mapping[
 
 
 def _by_speed(options: EngineOptions, manifest: Manifest | None) -> dict[str, str | None]:
-    """The runtimes that can run a file, the fastest first, with what makes it so; the figures are those of benchmarks/results."""
+    """The runtimes that can run a file, fastest first, with the reason. benchmarks/results has the figures."""
     if options.device_kind != "cpu":
         return {"onnxruntime": None}
     if options.allow_bf16:
-        return {"openvino": "it alone computes in bfloat16"}
+        return {"openvino": "only openvino computes in bfloat16"}
     quantization = _quantization(manifest)
     if quantization is not None and quantization.target == "tensorrt":
         return {
-            "openvino": "it runs the INT8 of a file made for TensorRT as INT8, onnxruntime does not",
+            "openvino": "it runs the INT8 layers of a file made for TensorRT as INT8; onnxruntime does not",
             "onnxruntime": None,
         }
     if quantization is not None:
         return {
-            "onnxruntime": "the file is made for it; as fast as openvino on the CPUs that were measured, and new image sizes cost it nothing",
+            "onnxruntime": f"the file was made for it; {_AS_FAST}",
             "openvino": None,
         }
     others: dict[str, str | None] = {
-        "onnxruntime": "as fast as openvino in floating point on the CPUs that were measured, and new image sizes cost it nothing",
+        "onnxruntime": f"in floating point {_AS_FAST}",
         "openvino": None,
     }
     if manifest is not None and manifest.spec is None:  # another exporter's graph
         return others
     return {
-        "ncnn": "its Winograd convolutions are the fastest in floating point on the CPUs that were measured",
+        "ncnn": "its Winograd convolutions were the fastest in floating point on the CPUs that we measured",
         **others,
     }
 
 
 def pairing_notices(runtime: str, options: EngineOptions, manifest: Manifest | None) -> tuple[str, ...]:
-    """Notices for INT8 files in a runtime for which they were not made."""
+    """Notices for an INT8 file in a runtime for which it was not made."""
     quantization = _quantization(manifest)
     if (
         quantization is None
@@ -170,7 +173,7 @@ def pairing_notices(runtime: str, options: EngineOptions, manifest: Manifest | N
         else f"openvino runs them as INT8 ({install_command(RUNTIMES['openvino'].extra)})"
     )
     return (
-        "the file's Q/DQ nodes are placed for TensorRT, and onnxruntime's CPU kernels run most of them one by one, slower than "
-        "FP32 (VGG-16 took 1.2 times as long as in FP32; openvino takes a quarter of the FP32 time): "
+        "the file's Q/DQ nodes are placed for TensorRT, and onnxruntime's CPU kernels run most of them one by one, "
+        "slower than FP32 (VGG-16 took 1.2 times as long as in FP32; openvino takes a quarter of the FP32 time): "
         f"{remedy}. Or export the file with --target onnxruntime",
     )

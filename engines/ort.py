@@ -32,7 +32,7 @@ _CUDA = "CUDAExecutionProvider"
 # This optimizer quantizes the bias of a convolution whose input and weights come from Q/DQ nodes. In FP16 it computes
 # bias / scale, which overflows for small weights (1.32).
 _DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
-_QUIET = 3  # log errors only; the warnings about shapes and casts mean nothing to our users
+_QUIET = 3  # log errors only; the warnings about shapes and casts do not concern our users
 
 
 class OnnxRuntimeEngine(BaseEngine[onnxruntime.InferenceSession]):
@@ -62,8 +62,8 @@ class OnnxRuntimeEngine(BaseEngine[onnxruntime.InferenceSession]):
         if cuda and _CUDA not in session.get_providers():
             # It falls back to the CPU without a word.
             raise EngineError(
-                f"onnxruntime could not start CUDA on {options.device}: its CUDA or cuDNN libraries are missing or do not match "
-                f"the driver. nvidia-smi shows the driver; to install the libraries: {install_command('gpu')}"
+                f"onnxruntime could not start CUDA on {options.device}: its CUDA or cuDNN libraries are missing or do "
+                f"not match the driver. nvidia-smi shows the driver; to install the libraries: {install_command('gpu')}"
             )
         precision = str(manifest.precision)
         if not cuda and manifest.precision.arithmetic == "float16":
@@ -108,7 +108,7 @@ def availability(device: str) -> str:
 
 
 def _load_cuda_libraries() -> None:
-    """Loads CUDA and cuDNN from their Python packages, where no loader looks. onnxruntime-gpu offers this from 1.21 on."""
+    """Loads CUDA and cuDNN from their Python packages, where no loader looks. Only from onnxruntime-gpu 1.21 on."""
     preload = getattr(onnxruntime, "preload_dlls", None)
     if preload is not None:
         preload()
@@ -125,7 +125,7 @@ def _driver_present() -> bool:
 
 
 def layer_times(path: Path, options: EngineOptions, images: Images, repetitions: int) -> list[dict[str, float]]:
-    """Milliseconds by node name for each of `repetitions` separate calls on the CPU, from ONNX Runtime's own profile."""
+    """Milliseconds by node name for each of `repetitions` separate calls on the CPU, from ONNX Runtime's profiler."""
     import tempfile
 
     session_options = _session_options(replace(options, requests=1))

@@ -20,7 +20,8 @@ from vgg_deploy.inference.engine import BaseEngine
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.tensors import Floats, Images
 
-# Importing openvino sends an event to its vendor from another process (2026.4), unless openvino_telemetry cannot be imported.
+# Importing openvino sends an event to its vendor from another process (2026.4), unless openvino_telemetry cannot be
+# imported.
 _TELEMETRY = "openvino_telemetry"
 _blocked = _TELEMETRY not in sys.modules
 if _blocked:

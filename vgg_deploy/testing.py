@@ -1,4 +1,4 @@
-"""For tests of programs that use vgg_deploy: an engine that needs no runtime and no weights."""
+"""An engine for tests of programs that use vgg_deploy. It needs no runtime and no weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from vgg_deploy.network.tensors import PROBABILITIES, SCORE_MAP, Floats, Images
 
 
 class FakeEngine(ContextManaged):
-    """An engine for tests that needs no runtime and no weights.
+    """An engine without runtime and weights. It notes the shape of each call in `batches`, and `close` in `closed`.
 
     Args:
-        manifest: names the classes; its `shapes` are what is accepted (None: anything from the crop on).
-        answer: maps uint8 [n, h, w, 3] to float32 posteriors [n, classes]; by default a soft-max over the brightness of as
-            many vertical strips as there are classes, so that the answer depends on content, and mirrors differ.
-        score_map: whether to give a score map too, of one row and one column each 32 pixels.
+        manifest: names the classes. Its `shapes` are accepted; None: every size from the crop up.
+        answer: maps uint8 [n, h, w, 3] to float32 posteriors [n, classes]. By default: the soft-max over the brightness
+            of as many vertical strips as there are classes, so that answers depend on the content and mirrors differ.
+        score_map: whether to give a score map too, with one row and one column for every 32 pixels.
         latency_s: how long each call takes, in seconds.
+        concurrency: see `EngineInfo`.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class FakeEngine(ContextManaged):
         self.info = EngineInfo("fake", "cpu", "float32", outputs, shapes, concurrency, manifest)
 
     def _brightness(self, images: Images) -> Floats:
+        # [n, height, width / classes, 3] each
         strips = np.array_split(images.astype(np.float32), len(self.info.manifest.classes), axis=2)
         brightness = np.stack(
             [strip.mean(axis=(1, 2, 3)) if strip.size else 0 * images[:, 0, 0, 0] for strip in strips], 1
-        )
+        )  # [n, classes]
         exponents = np.exp((brightness - brightness.max(axis=1, keepdims=True)) / 32)
         result: Floats = (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
         return result
@@ -60,8 +62,8 @@ class FakeEngine(ContextManaged):
             return Scores(probabilities)
         rows, columns = images.shape[1] // 32, images.shape[2] // 32
         grid = images[:, : rows * 32, : columns * 32].reshape(len(images), rows, 32, columns, 32, 3)
-        cells = grid.mean(axis=(2, 4, 5), dtype=np.float32)
-        weights = np.linspace(1, -1, probabilities.shape[1], dtype=np.float32)
+        cells = grid.mean(axis=(2, 4, 5), dtype=np.float32)  # [n, rows, columns]
+        weights = np.linspace(1, -1, probabilities.shape[1], dtype=np.float32)  # [classes]
         return Scores(probabilities, cells[:, None] * weights[None, :, None, None])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""ncnn on the CPU, in FP32. It computes 3x3 convolutions by Winograd's method, with about a quarter of the multiplications."""
+"""ncnn on the CPU, in FP32. Winograd's method saves about three quarters of the multiplications in 3x3 convolutions."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def availability(device: str) -> str:
 def layer_times(path: Path, options: EngineOptions, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node name for each of `repetitions` separate calls.
 
-    ncnn has no profiler, so each layer's output is extracted in turn, twice. The second time it is already computed; the time of
-    that, which is only the copy, is subtracted.
+    ncnn has no profiler, so each layer's output is extracted twice in turn. The second time it is already computed, so
+    that time is only the copy, and is subtracted.
     """
     network, net = _load(OnnxFile(path), replace(options, requests=1))
     calls: list[dict[str, float]] = []

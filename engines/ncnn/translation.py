@@ -1,4 +1,4 @@
-"""An ONNX file as `export` writes it, in ncnn's own form: a list of layers as text, and weights in the order of the list."""
+"""Translates an ONNX file of `export` to ncnn's form: a list of layers as text, and the weights in that order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
 _MAGIC = 7767517  # the first line of ncnn's text format
 _RELU = 1  # `activation_type` of a layer with weights
 _MAX, _MEAN = 0, 1  # `pooling_type`
-_VALID = 1  # `pad_mode` of a pooling: no window hangs over the edge
+_VALID = 1  # `pad_mode` of a pooling: no window extends past the edge
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 _LRN = {"size": 0, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}  # ONNX's defaults, in the order of ncnn's parameters
 
@@ -25,21 +25,21 @@ _FLOAT, _FLOAT16 = 1, 10  # of TensorProto.DataType
 
 
 class UntranslatedError(Exception):
-    """A network that ncnn cannot be given, with the reason."""
+    """ncnn cannot compute this network; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network as ncnn reads it.
+    """A network in ncnn's form. A blob is ncnn's word for a tensor.
 
     Attributes:
-        text: the layers.
-        weights: names of the initializers, in the order in which ncnn reads them; a bias follows its convolution's weight.
-        image: the blob that takes an image, float32 [3, height, width], normalized.
-        normalization: the last of the nodes that are not among the layers, because they normalize the image.
+        text: the layers, in ncnn's text format.
+        weights: names of the initializers in ncnn's order, as pairs of a convolution's weight and bias.
+        image: the input blob: a normalized image, float32 [3, height, width].
+        normalization: the last of the nodes that normalize the image. These nodes are not among the layers.
         mean, std: of the image's channels, in units of 0..255.
-        outputs: the blob of each output of the ONNX file, in the order in which they are computed.
-        blobs: the blobs that layers give, in order, each with the node that it is of.
+        outputs: the blob of each output of the ONNX file, in the order of computation.
+        blobs: the blobs that the layers compute, in order, each with its node's name.
     """
 
     text: str
@@ -63,61 +63,63 @@ class _Layer:
 
 
 def translate(graph: Graph) -> Network:
-    """The network of an ONNX file in floating point. Casts are left out: everything is computed in float32.
+    """Translates a graph in floating point. Casts are left out, because ncnn computes everything in float32 here.
 
     Raises:
-        UntranslatedError: a node or an attribute that has no counterpart here; quantized layers among them.
+        UntranslatedError: a node or an attribute without a counterpart, such as a quantized layer.
     """
     for node in graph.nodes:
         if not node.inputs or not node.outputs or node.domain not in ("", "ai.onnx"):
             raise _unknown(node)
     if len(graph.inputs) != 1:
         raise UntranslatedError(f"it has {len(graph.inputs)} inputs")
-    mean, std, place = _normalization(graph)
-    layers, alias = _layers(graph.nodes[place:], graph.weights)
-    image = graph.nodes[place - 1].outputs[0]
-    given = {image, *(layer.result for layer in layers)}
+    mean, std, count = _normalization(graph)
+    layers, alias = _layers(graph.nodes[count:], graph.weights)
+    image = graph.nodes[count - 1].outputs[0]
+    computed = {image, *(layer.result for layer in layers)}
     for layer in layers:
-        if layer.source not in given:
-            raise UntranslatedError(f"node {layer.node} reads {layer.source}, which is no layer's output")
+        if layer.source not in computed:
+            raise UntranslatedError(f"node {layer.node} reads {layer.source}, which no layer computes")
     outputs = {name: alias.get(name, name) for name in graph.outputs}
-    if not given.issuperset(outputs.values()):
-        raise UntranslatedError(f"{', '.join(sorted(set(outputs.values()) - given))} is no layer's output")
+    missing = set(outputs.values()) - computed
+    if missing:
+        raise UntranslatedError(f"no layer computes the output {', '.join(sorted(missing))}")
     layers = _fused(layers, set(outputs.values()))
-    # Numbers for names, which may hold what ncnn's text cannot.
+    # Numbers replace the names, which may contain characters that ncnn's text cannot.
     blobs = {image: "0", **{layer.result: str(number) for number, layer in enumerate(layers, start=1)}}
+    ordered = sorted(outputs.items(), key=lambda output: int(blobs[output[1]]))
     return Network(
         text=_text(image, layers, blobs),
         weights=tuple(layer.weights for layer in layers if layer.weights is not None),
         image=blobs[image],
-        normalization=graph.nodes[place - 1].name,
+        normalization=graph.nodes[count - 1].name,
         mean=mean,
         std=std,
-        outputs={name: blobs[tensor] for name, tensor in sorted(outputs.items(), key=lambda each: int(blobs[each[1]]))},
+        outputs={name: blobs[tensor] for name, tensor in ordered},
         blobs=tuple((blobs[layer.result], layer.node) for layer in layers),
     )
 
 
 def _unknown(node: Node) -> UntranslatedError:
-    hint = "; it computes in floating point" if node.operator.endswith("QuantizeLinear") else ""
-    return UntranslatedError(f"node {node.name} is {node.operator}, for which there is no layer here{hint}")
+    hint = "; ncnn computes in floating point here" if node.operator.endswith("QuantizeLinear") else ""
+    return UntranslatedError(f"node {node.name} is {node.operator}, which is not translated to ncnn{hint}")
 
 
 def _normalization(graph: Graph) -> tuple[tuple[float, ...], tuple[float, ...], int]:
-    """Mean and std of the nodes before the network, and how many they are: bytes to floats, Sub, maybe Div, channels first."""
+    """Mean, std and number of the nodes that normalize the image: Cast, Sub, perhaps Div, and Transpose."""
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    seen, tensor = [], graph.inputs[0]
+    operators, tensor = [], graph.inputs[0]
     for count, node in enumerate(graph.nodes, start=1):
         if node.inputs[0] != tensor:
             break
-        seen.append(node.operator)
+        operators.append(node.operator)
         if node.operator in ("Sub", "Div"):
             constant = tuple(float(value) for value in graph.weights.get(node.inputs[-1], np.zeros(0)).reshape(-1))
             if len(node.inputs) != 2 or len(constant) != 3:
                 break
             mean, std = (constant, std) if node.operator == "Sub" else (mean, constant)
         if node.operator == "Transpose":
-            if node.attributes.get("perm") != _TO_CHANNELS_FIRST or seen not in (
+            if node.attributes.get("perm") != _TO_CHANNELS_FIRST or operators not in (
                 ["Cast", "Sub", "Transpose"],
                 ["Cast", "Sub", "Div", "Transpose"],
             ):
@@ -125,26 +127,26 @@ def _normalization(graph: Graph) -> tuple[tuple[float, ...], tuple[float, ...], 
             return mean, std, count
         tensor = node.outputs[0]
     raise UntranslatedError(
-        f"it normalizes its input by {', '.join(seen) or 'nothing'}, not as vgg-deploy export writes it"
+        f"it normalizes its input by {', '.join(operators) or 'nothing'}, unlike files of vgg-deploy export"
     )
 
 
 def _layers(nodes: Sequence[Node], weights: Weights) -> tuple[list[_Layer], dict[str, str]]:
-    """The nodes as layers; and for tensors that a node only hands on, the tensor that they are."""
+    """The nodes as layers, and the aliases: tensors that a node only passes on, with the tensor that they equal."""
     layers: list[_Layer] = []
     alias: dict[str, str] = {}
     halved: set[str] = set()
-    flat: set[str] = set()  # tensors of one position, which have no rows and columns in ncnn
+    flat: set[str] = set()  # tensors with one position; ncnn drops their rows and columns
     for node in nodes:
         source, result = alias.get(node.inputs[0], node.inputs[0]), node.outputs[0]
         if node.operator == "Cast":
             kind = node.attributes.get("to")
             if kind == _FLOAT and node.inputs[0] in halved:
                 raise UntranslatedError(
-                    f"node {node.name} is there to round to FP16, and everything is computed in float32 here"
+                    f"node {node.name} rounds to FP16, and ncnn computes everything in float32 here"
                 )
             if kind not in (_FLOAT, _FLOAT16):
-                raise UntranslatedError(f"node {node.name} casts to what is neither float32 nor float16")
+                raise UntranslatedError(f"node {node.name} casts to a type other than float32 and float16")
             if kind == _FLOAT16:
                 halved.add(result)
             alias[result] = source
@@ -183,7 +185,7 @@ def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_o
         or stride is None
         or (on_one_position and (kernel.shape[2], pads, stride) != (1, 0, 1))
     ):
-        raise UntranslatedError(f"node {node.name} is not a convolution as vgg-deploy export writes them")
+        raise UntranslatedError(f"node {node.name} is a convolution unlike those of vgg-deploy export")
     names = node.inputs[1], node.inputs[2]
     if on_one_position:
         return _Layer("InnerProduct", node.name, source, result, {0: len(bias), 1: 1, 2: kernel.size}, names)
@@ -192,7 +194,7 @@ def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_o
 
 
 def _same(node: Node, name: str, count: int, default: int) -> int | None:
-    """An attribute of so many equal numbers, not below 0; None for anything else."""
+    """The value of an attribute that holds `count` equal numbers, 0 or more; None for anything else."""
     values = node.attributes.get(name, (default,) * count)
     if not isinstance(values, tuple) or len(values) != count or len(set(values)) != 1 or values[0] < 0:
         return None
@@ -200,7 +202,7 @@ def _same(node: Node, name: str, count: int, default: int) -> int | None:
 
 
 def _without_weights(node: Node, *, on_one_position: bool) -> tuple[str, dict[int, float]]:
-    """ncnn's kind of layer, and its numbered parameters."""
+    """The kind of a layer in ncnn, and its numbered parameters."""
     attributes = node.attributes
     if node.operator == "Relu":
         return "ReLU", {}
@@ -217,18 +219,18 @@ def _without_weights(node: Node, *, on_one_position: bool) -> tuple[str, dict[in
             or defaults != (0, 1, 0)
             or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
         ):
-            raise UntranslatedError(f"node {node.name} is not a pooling as vgg-deploy export writes them")
+            raise UntranslatedError(f"node {node.name} is a pooling unlike those of vgg-deploy export")
         return "Pooling", {0: _MAX, 1: kernel, 2: stride, 5: _VALID}
     if node.operator == "LRN" and not on_one_position:
-        given = (attributes.get(name, default) for name, default in _LRN.items())
-        values = [value for value in given if isinstance(value, int | float)]
+        parameters = (attributes.get(name, default) for name, default in _LRN.items())
+        values = [value for value in parameters if isinstance(value, int | float)]
         if len(values) == len(_LRN):
             return "LRN", {0: 0, **dict(enumerate(values, start=1))}
     raise _unknown(node)
 
 
 def _fused(layers: list[_Layer], outputs: set[str]) -> list[_Layer]:
-    """Each ReLU within its convolution, where nothing else reads the convolution."""
+    """Merges each ReLU into its convolution, unless something else reads the convolution."""
     readers = Counter(layer.source for layer in layers)
     fused: list[_Layer] = []
     for layer in layers:
@@ -249,17 +251,17 @@ def _fused(layers: list[_Layer], outputs: set[str]) -> list[_Layer]:
 
 
 def _text(image: str, layers: list[_Layer], blobs: dict[str, str]) -> str:
-    """In ncnn's text format, where a blob that several layers read is split into as many."""
+    """The layers in ncnn's text format. If several layers read a blob, it is split into one copy for each."""
     readers = Counter(layer.source for layer in layers)
-    handed: Counter[str] = Counter()
+    used: Counter[str] = Counter()  # copies of a blob that have a reader already
     lines, count = [f"Input image 0 1 {blobs[image]}"], 1
     for result, layer in [(image, None), *((layer.result, layer) for layer in layers)]:
         blob = blobs[result]
         if layer is not None:
             source = blobs[layer.source]
             if readers[layer.source] > 1:
-                handed[source] += 1
-                source = f"{source}/{handed[source] - 1}"
+                used[source] += 1
+                source = f"{source}/{used[source] - 1}"
             parameters = " ".join(f"{number}={value!r}" for number, value in layer.parameters.items())
             lines.append(f"{layer.kind} layer{blob} 1 1 {source} {blob} {parameters}".rstrip())
             count += 1

@@ -1,4 +1,4 @@
-"""What the tests of engines share: the tiny network of tests/data, and bytes to run it on. None of it needs torch."""
+"""Fixtures for tests of engines: the tiny network of tests/data, and images for it. They need no torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vgg_deploy.network.tensors import Images
 
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
-    """tests/data/tiny.onnx: configuration A, crop 32, five classes, free axes, all outputs; see tests/data/make_tiny.py."""
+    """tests/data/tiny.onnx: configuration A, crop 32, five classes, free axes, all outputs; from make_tiny.py."""
     return Path(__file__).parent.parent / "data" / "tiny.onnx"
 
 
 @pytest.fixture(scope="session")
 def images() -> Images:
-    """uint8 [8, 45, 70, 3]: noise of another brightness on each side of each image."""
+    """uint8 [8, 45, 70, 3]: noise; the two sides of each image differ in brightness."""
     chance = np.random.default_rng(0)
     noise = chance.integers(0, 128, (8, 45, 70, 3))
     noise[:, :, 35:] += chance.integers(0, 128, (8, 1, 1, 3))

@@ -31,18 +31,18 @@ def test_it_gives_what_a_plain_session_gives(tiny_model: Path, images: Images) -
 def test_the_number_of_threads_is_the_one_asked_for(
     threads: int | None, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, session = [], onnxruntime.InferenceSession
+    options_seen, session = [], onnxruntime.InferenceSession
 
     def recording(path: str, options: onnxruntime.SessionOptions, **rest: object) -> onnxruntime.InferenceSession:
-        given.append(options)
+        options_seen.append(options)
         return session(path, options, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", recording)
     with open_engine(tiny_model, runtime="onnxruntime", threads=threads):
-        assert given[0].intra_op_num_threads == (threads or usable_cores())
-        assert not given[0].enable_mem_pattern
+        assert options_seen[0].intra_op_num_threads == (threads or usable_cores())
+        assert not options_seen[0].enable_mem_pattern
     with open_engine(tiny_model, runtime="onnxruntime", threads=6, requests=3) as engine:
-        assert given[1].intra_op_num_threads == 4  # three callers, and three workers that they share
+        assert options_seen[1].intra_op_num_threads == 4  # three callers, and three workers that they share
         assert engine.info.concurrency == 3
 
 

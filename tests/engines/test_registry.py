@@ -1,4 +1,4 @@
-"""Opening engines: which runtime is taken, and what is refused in which words."""
+"""Opening engines: which runtime is chosen, and what is refused."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def make_tiny() -> ModuleType:
 
 
 def test_the_tiny_model_is_what_its_script_makes(tiny_model: Path, make_tiny: ModuleType) -> None:
-    made, kept = make_tiny.tiny_model(), onnx.load(tiny_model)
-    made.producer_version = kept.producer_version  # it changes with every release, the network does not
-    assert made == kept
+    made, stored = make_tiny.tiny_model(), onnx.load(tiny_model)
+    made.producer_version = stored.producer_version  # it changes with every release, the network does not
+    assert made == stored
     assert tiny_model.stat().st_size < 20_000
 
 
@@ -85,45 +85,28 @@ def test_auto_takes_what_is_installed_and_says_why(without: Callable[..., None],
     assert choose_runtime(EngineOptions()).runtime == "openvino"
     with open_engine(tiny_model) as engine:
         assert engine.info.runtime.startswith("openvino")
-        assert engine.info.notices == ("runtime openvino: ncnn would be faster for this file, and is not installed",)
+        assert engine.info.notices == ("runtime openvino: ncnn would be faster for this file, but is not installed",)
     with open_engine(tiny_model, runtime="openvino") as engine:
         assert engine.info.notices == ()
 
 
 def test_auto_computes_bfloat16_in_openvino_alone(without: Callable[..., None], tiny_model: Path) -> None:
     assert choose_runtime(EngineOptions(allow_bf16=True)).runtime == "openvino"
-    with pytest.raises(
-        UsageError, match="onnxruntime does not compute in bfloat16 on CPUs here; use --runtime openvino"
-    ):
+    with pytest.raises(UsageError, match="onnxruntime does not support bfloat16; use --runtime openvino"):
         open_engine(tiny_model, runtime="onnxruntime", allow_bf16=True)
-    with pytest.raises(UsageError, match="bfloat16 is available on CPUs only, and device is cuda:0"):
-        open_engine(tiny_model, device="cuda:0", allow_bf16=True)
     without("openvino")
     with pytest.raises(MissingDependencyError, match="--allow-bf16 needs openvino"):
         open_engine(tiny_model, allow_bf16=True)
-
-
-@pytest.mark.parametrize("requests", [0, -1])
-def test_a_number_of_requests_below_one_is_refused(requests: int, tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match=f"requests is {requests}; expected 1 or more"):
-        open_engine(tiny_model, requests=requests)
-
-
-def test_more_requests_than_threads_are_refused(tiny_model: Path) -> None:
-    with pytest.raises(
-        UsageError, match="requests is 3, but there are 2 threads to share; expected at most one request per thread"
-    ):
-        open_engine(tiny_model, threads=2, requests=3)
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 def test_answers_do_not_depend_on_how_many_requests_share_the_threads(
     runtime: str, tiny_model: Path, images: Images
 ) -> None:
-    with open_engine(tiny_model, runtime=runtime, threads=2) as one:
-        expected = one.run(images).probabilities
-    with open_engine(tiny_model, runtime=runtime, threads=2, requests=2) as two, ThreadPoolExecutor(4) as pool:
-        for scores in pool.map(two.run, [images] * 12):
+    with open_engine(tiny_model, runtime=runtime, threads=2) as engine:
+        expected = engine.run(images).probabilities
+    with open_engine(tiny_model, runtime=runtime, threads=2, requests=2) as engine, ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(engine.run, [images] * 12):
             np.testing.assert_allclose(scores.probabilities, expected, atol=1e-6)
 
 
@@ -150,15 +133,11 @@ def test_an_unknown_runtime_is_refused(tiny_model: Path) -> None:
         open_engine(tiny_model, runtime="tflite")
 
 
-@pytest.mark.parametrize("device", ["gpu", "tpu:0", "", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "CUDA", "cuda:0:1"])
-def test_an_unknown_device_is_refused(device: str, tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match=f"device is '{device}'; expected cpu, cuda or cuda:N"):
-        open_engine(tiny_model, device=device)
-
-
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_openvino_does_not_pretend_to_run_on_cuda(device: str, tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match=f"openvino runs on cpu here, not on {device}"):
+    with pytest.raises(
+        UsageError, match=f"openvino supports cpu only, and device is {device}; use --runtime onnxruntime"
+    ):
         open_engine(tiny_model, runtime="openvino", device=device)
 
 
@@ -187,12 +166,6 @@ def test_cuda_that_fails_to_start_is_an_error_though_onnxruntime_goes_on_with_th
         open_engine(tiny_model, runtime="onnxruntime", device="cuda:0")
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_fewer_than_one_thread_is_refused(threads: int, tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match=f"threads is {threads}; expected 1 or more"):
-        open_engine(tiny_model, threads=threads)
-
-
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -211,7 +184,7 @@ def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str,
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("keywords", "reason"),
     [
         ({"runtime": "onnxruntime"}, "is a TensorRT plan, and onnxruntime runs ONNX files: leave the runtime out"),
         ({"runtime": "openvino"}, "is a TensorRT plan, and openvino runs ONNX files"),
@@ -219,29 +192,26 @@ def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str,
             {"runtime": "tflite"},
             "runtime is 'tflite'; expected auto, onnxruntime, openvino, ncnn, tensorrt, tensorrt-rtx",
         ),
-        (
-            {"device": "cpu"},
-            "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On the CPU, run the ONNX",
-        ),
-        ({"device": "gpu"}, "device is 'gpu'; expected cpu, cuda or cuda:N"),
+        ({"device": "cpu"}, "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On the CPU, run the"),
         ({"threads": 2}, "runs on a GPU; --threads applies to CPUs only, leave it out"),
         ({}, "has no manifest to go by .* --trust"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".plan", ".engine"])
-def test_what_does_not_fit_a_plan_is_refused(words: dict[str, Any], reason: str, suffix: str, tmp_path: Path) -> None:
+def test_options_that_a_plan_does_not_take_are_refused(
+    keywords: dict[str, Any], reason: str, suffix: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"a plan")
     with pytest.raises(UsageError, match=reason.replace(".plan", suffix)):
-        open_engine(path, **words)
+        open_engine(path, **keywords)
 
 
-@pytest.mark.parametrize("words", [{"trust": True}, {"cuda_api": "pycuda"}])
-def test_what_is_for_plans_alone_is_refused_for_an_onnx_file(words: dict[str, Any], tiny_model: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"tiny.onnx is not a TensorRT plan; --trust and --cuda-api apply to plans only"
-    ):
-        open_engine(tiny_model, **words)
+def test_each_kind_of_file_refuses_the_options_of_the_other(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"tiny.onnx is not a TensorRT plan; --trust and --cuda-api"):
+        open_engine(tiny_model, trust=True)
+    with pytest.raises(UsageError, match=r"a.plan is a TensorRT plan; --requests and --allow-bf16"):
+        open_engine(tmp_path / "a.plan", allow_bf16=True)
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
@@ -294,7 +264,7 @@ def test_auto_takes_openvino_for_a_file_that_was_quantized_for_tensorrt(quantize
     with open_engine(quantized("tensorrt")) as engine:
         assert engine.info.runtime.startswith("openvino")
         (notice,) = engine.info.notices
-    assert notice.startswith("runtime openvino: it runs the INT8 of a file made for TensorRT as INT8")
+    assert notice.startswith("runtime openvino: it runs the INT8 layers of a file made for TensorRT as INT8")
 
 
 def test_auto_takes_the_faster_one_for_each_precision_and_says_which_and_why(quantized: Callable[..., Path]) -> None:
@@ -302,11 +272,11 @@ def test_auto_takes_the_faster_one_for_each_precision_and_says_which_and_why(qua
     with open_engine(quantized("onnxruntime")) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
         (notice,) = engine.info.notices
-    assert notice.startswith("runtime onnxruntime: the file is made for it; as fast as openvino")
+    assert notice.startswith("runtime onnxruntime: the file was made for it; it was as fast as openvino")
     with open_engine(quantized("tensorrt", ())) as engine:
         assert engine.info.runtime.startswith("ncnn")
         (notice,) = engine.info.notices
-    assert notice.startswith("runtime ncnn: its Winograd convolutions are the fastest in floating point")
+    assert notice.startswith("runtime ncnn: its Winograd convolutions were the fastest in floating point")
 
 
 def test_auto_passes_over_a_runtime_that_cannot_be_loaded_and_says_why(
@@ -324,7 +294,7 @@ def test_auto_passes_over_a_runtime_that_cannot_be_loaded_and_says_why(
     with open_engine(tiny_model) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
         (notice,) = engine.info.notices
-    expected = "ncnn, which would be faster, cannot: it is installed but cannot be loaded: libgomp"
+    expected = "ncnn would be faster, but cannot run this file: it is installed but cannot be loaded: libgomp"
     assert notice == f"runtime onnxruntime: {expected}"
     with pytest.raises(EngineError, match="ncnn is installed but cannot be loaded: libgomp"):
         open_engine(tiny_model, runtime="ncnn")
@@ -356,13 +326,13 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
     path = quantized("tensorrt")
     if runtime == "auto":
         without("openvino")
-    missing = "runtime onnxruntime: openvino would be faster for this file, and is not installed"
+    missing = "runtime onnxruntime: openvino would be faster for this file, but is not installed"
     chosen = (missing,) if runtime == "auto" else ()
     with open_engine(path, runtime=runtime) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
-        *said, notice = engine.info.notices
+        *reasons, notice = engine.info.notices
         engine.run(images)
-    assert tuple(said) == chosen
+    assert tuple(reasons) == chosen
     assert SLOW in notice
     assert "VGG-16 took 1.2 times as long as in FP32; openvino takes a quarter of the FP32 time" in notice
     assert (
@@ -373,9 +343,7 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
 
 def test_an_int8_file_is_refused_by_ncnn_with_what_runs_it(quantized: Callable[..., Path]) -> None:
     pytest.importorskip("ncnn")
-    with pytest.raises(
-        UsageError, match="ncnn computes in floating point here, and the file is INT8; use --runtime openvino"
-    ):
+    with pytest.raises(UsageError, match="ncnn does not support INT8 files; use --runtime openvino"):
         open_engine(quantized("tensorrt"), runtime="ncnn")
 
 
@@ -385,13 +353,12 @@ def test_an_int8_file_on_cuda_is_no_matter_for_a_notice(quantized: Callable[...,
     assert choose_runtime(EngineOptions(device="cuda:0"), manifest) == Choice("onnxruntime")
 
 
-@pytest.mark.parametrize("runtime", list(RUNTIMES))
-def test_a_cut_off_file_is_refused_at_every_length(runtime: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_cut_off_file_is_refused_at_every_length(tiny_model: Path, tmp_path: Path) -> None:
     whole, path = tiny_model.read_bytes(), tmp_path / "cut.onnx"
     for length in (0, 1, 100, 1000, 5000, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises((ModelFileError, ManifestError)):
-            open_engine(path, runtime=runtime)
+            open_engine(path)
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))

@@ -15,8 +15,9 @@ from vgg_deploy.network.precision import FLOAT16, FLOAT32
 from vgg_deploy.network.shapes import PlanProfiles, ShapeRange
 from vgg_deploy.network.tensors import ACTIVATION, FEATURES, PROBABILITIES, SCORE_MAP, Floats, Images
 
-# Views in a batch: one and its mirror. Larger batches did not make networks faster on CPUs, and each view of 384x512 takes about
-# 120 MB. If few images share a shape, batches of many sizes also mean more shapes, and OpenVINO pays once for each.
+# Views in a batch: one and its mirror. Larger batches did not make networks faster on CPUs, and each view of 384x512
+# takes about 120 MB. If few images share a shape, batches of many sizes also mean more shapes, and OpenVINO pays once
+# for each.
 CPU_BATCH = 2
 DEVICE_BATCH = 4
 
@@ -27,8 +28,8 @@ class Scores:
 
     Attributes:
         probabilities: float32 [n, classes], the posteriors; each row sums to 1.
-        score_map: float32 [n, classes, rows, columns], class scores before the spatial average; None if the model has no such
-            output.
+        score_map: float32 [n, classes, rows, columns], class scores before the spatial average; None if the model
+            has no such output.
         features: float32 [n, fc_width], the spatial mean of fc7; None if the model has no such output.
         activations: each layer's output before its ReLU, by the layer's name; empty if the model has no such outputs.
     """
@@ -56,7 +57,8 @@ class EngineInfo:
         device: where it runs, such as "cpu" or "cuda:0".
         precision: the types in which it really computes, in words.
         outputs: names of the outputs.
-        shapes: the batches it accepts. For a plan: the range that holds all profiles; some shapes in it may be in no profile.
+        shapes: the batches it accepts. For a plan: the range that holds all profiles; some shapes in it may be in no
+            profile.
         concurrency: how many calls of `run` at once are still faster than fewer. More are safe.
         manifest: the manifest of the artifact.
         notices: what the user should know about this file in this runtime.
@@ -151,8 +153,8 @@ Worker = TypeVar("Worker")
 class BaseEngine(ContextManaged, Generic[Worker]):
     """All of an engine except its runtime: `run` checks the images, translates failures, and sorts the outputs.
 
-    A subclass computes in `_infer`, with a worker: a session, a network, or one lane of a GPU. `close` lets go of the worker;
-    calls under way keep theirs until they end.
+    A subclass computes in `_infer`, with a worker: a session, a network, or one lane of a GPU. `close` lets go of the
+    worker; calls under way keep theirs until they end.
 
     Args:
         name: what runs, for messages; usually the path of its file.
@@ -183,7 +185,7 @@ class BaseEngine(ContextManaged, Generic[Worker]):
         self._worker = None
 
     def _infer(self, worker: Worker, images: Images) -> Mapping[str, Any]:
-        """Arrays by the names of the model's outputs. They belong to the caller of `run`: the next call must not reuse them."""
+        """Arrays by the names of the outputs. They belong to the caller of `run`: no later call may change them."""
         raise NotImplementedError
 
     def _check(self, images: Images) -> None:

@@ -11,8 +11,9 @@ from vgg_deploy.errors import UsageError
 
 DEFAULT_CUDA_API = "cuda-python"
 
-# Two requests keep the cores busy where a single call would wait: between layers, and for its slowest thread, which image
-# decoding delays. VGG-16 on two cores: as fast as one call with two threads on an idle machine, 20 % faster on a busy one.
+# Two requests keep the cores busy while one of them waits: between layers, and for its slowest thread, which image
+# decoding delays. VGG-16 on two cores: as fast as one call with two threads on an idle machine, 20 % faster on a busy
+# one.
 STREAMING_REQUESTS = 2
 
 
@@ -21,17 +22,20 @@ class EngineOptions:
     """How to open an ONNX file, a TensorRT plan or a checkpoint.
 
     Attributes:
-        runtime: onnxruntime, openvino or ncnn. auto: the fastest that is installed for this file on this machine; `info.notices`
-            gives the reason. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
-        device: cpu, cuda or cuda:N. None: the CPU for an ONNX file or a checkpoint, the first GPU for a plan. An engine never
-            runs on a device that was not asked for.
+        runtime: onnxruntime, openvino or ncnn. auto: the fastest that is installed for this file on this machine;
+            `info.notices` gives the reason. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
+        device: cpu, cuda or cuda:N. None: the CPU for an ONNX file or a checkpoint, the first GPU for a plan. An engine
+            never runs on a device that was not asked for.
         threads: compute threads on the CPU. None: one for each core that this process may use.
-        requests: calls of `run` that are computed side by side on the CPU; they share the threads. 1 makes each call as fast as
-            possible. More is faster for many calls at once, as `predict` and `evaluate` make them. None: what suits those two.
-        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then change within the thresholds of FP16.
+        requests: calls of `run` that are computed side by side on the CPU; they share the threads. 1 makes each call as
+            fast as possible. More is faster for many calls at once, as `predict` and `evaluate` make them. None: what
+            suits those two.
+        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then change within the thresholds of
+            FP16.
         labels: text of a labels file, for a model without our manifest or in place of its class names.
         cuda_api: which library handles a plan's GPU memory, cuda-python or pycuda.
-        trust: open a plan that has no manifest beside it (then `labels` is required), or whose manifest describes another file.
+        trust: open a plan that has no manifest beside it (then `labels` is required), or whose manifest describes
+            another file.
 
     Raises:
         UsageError: a value that no engine accepts.
@@ -84,17 +88,15 @@ class EngineOptions:
         return min(STREAMING_REQUESTS, self.total_threads) if self.device_kind == "cpu" else 1
 
     def for_images(self, count: int) -> EngineOptions:
-        """These options, with one request instead of None for one or two images: those may have only a single view."""
+        """These options, but one request instead of None for one or two images, which may be one view."""
         return replace(self, requests=1) if self.requests is None and count < 3 else self
 
     def check_plan_options(self, path: Path) -> None:
-        """Raises UsageError if options are set that only a TensorRT plan takes; `path` is the file that is none."""
+        """Raises UsageError if options are set that only a TensorRT plan takes. `path`: the file, which is not a plan."""
         if self.trust or self.cuda_api != DEFAULT_CUDA_API:
-            raise UsageError(
-                f"{path} is not a TensorRT plan; --trust and --cuda-api apply to plans only, leave them out"
-            )
+            raise UsageError(f"{path} is not a TensorRT plan; --trust and --cuda-api apply to plans only")
 
     def check_onnx_options(self, path: Path, kind: str) -> None:
-        """Raises UsageError if options are set that only an ONNX file takes; `path` is `kind`, such as "a TensorRT plan"."""
+        """Raises UsageError if options are set that only an ONNX file takes. `kind`: what `path` is instead."""
         if self.allow_bf16 or (self.requests or 1) > 1:
-            raise UsageError(f"{path} is {kind}; --requests and --allow-bf16 apply to ONNX files only, leave them out")
+            raise UsageError(f"{path} is {kind}; --requests and --allow-bf16 apply to ONNX files only")

@@ -1,4 +1,4 @@
-"""Which image batches an artifact takes: ranges of batch, height and width, and the profiles of a plan."""
+"""The image batches that an artifact accepts: ranges of batch, height and width, and the profiles of a plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Shape = tuple[int, int, int]  # batch, height, width
 
 @dataclass(frozen=True, slots=True)
 class AxisRange:
-    """Whole numbers from `minimum` to `maximum`, both included; a maximum of None is no limit."""
+    """Whole numbers from `minimum` to `maximum`, both included. A maximum of None means no limit."""
 
     minimum: int
     maximum: int | None = None
@@ -35,7 +35,7 @@ class AxisRange:
 
 @dataclass(frozen=True, slots=True)
 class ShapeRange:
-    """The image batches that an artifact takes: N x H x W x 3."""
+    """The image batches that an artifact accepts: N x H x W x 3."""
 
     batch: AxisRange
     height: AxisRange
@@ -55,12 +55,12 @@ class ShapeRange:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The batches that one optimization profile of a plan takes: N x H x W x 3, from `minimum` to `maximum`.
+    """The batches that one optimization profile of a plan accepts: N x H x W x 3, from `minimum` to `maximum`.
 
     Attributes:
-        scales: the Q's that it is for; none where the model takes one size only.
-        minimum, maximum: the least and largest batch, height and width, each on its own.
-        optimum: the shape for which kernels are chosen.
+        scales: the test scales Q that it serves; empty if the model accepts one size only.
+        minimum, maximum: the smallest and largest batch, height and width, each separately.
+        optimum: the shape for which TensorRT chooses kernels.
     """
 
     scales: tuple[int, ...]
@@ -82,7 +82,7 @@ class Profile:
 
 
 def shapes_of(profiles: tuple[Profile, ...]) -> ShapeRange:
-    """The smallest range that holds every profile. A shape within it may still be in none of them."""
+    """The smallest range that holds every profile. A shape in this range may still be in none of them."""
     lows = (min(profile.minimum[axis] for profile in profiles) for axis in range(3))
     highs = (max(profile.maximum[axis] for profile in profiles) for axis in range(3))
     return ShapeRange(*(AxisRange(low, high) for low, high in zip(lows, highs, strict=True)))
@@ -90,12 +90,12 @@ def shapes_of(profiles: tuple[Profile, ...]) -> ShapeRange:
 
 @dataclass(frozen=True, slots=True)
 class PlanProfiles:
-    """What an engine needs to know of the plan that it runs.
+    """What an engine needs to know about its plan.
 
     Attributes:
         name: the plan's file name, for messages.
-        profiles: its optimization profiles, in its own order.
-        command: the command that built it; messages change it to build a plan that takes another shape.
+        profiles: its optimization profiles, in the plan's order.
+        command: the command that built it; messages adapt it to build a plan for another shape.
     """
 
     name: str

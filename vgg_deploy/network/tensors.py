@@ -1,4 +1,4 @@
-"""Types and names of the tensors that go into a network and come out of it."""
+"""Types and names of a network's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ Floats = npt.NDArray[np.float32]
 
 # Names of the graph's outputs.
 PROBABILITIES, SCORE_MAP, FEATURES = "probabilities", "score_map", "features"
-ACTIVATION = "activation/"  # stands before a layer's name: an output that gives the activation of that layer
+ACTIVATION = "activation/"  # prefix of an output that gives a layer's activation; the layer's name follows

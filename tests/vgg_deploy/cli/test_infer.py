@@ -225,7 +225,7 @@ def test_a_file_name_that_is_not_unicode_is_no_trouble(infer: Callable[..., Any]
         (("--device", "tpu"), "device is 'tpu'; expected cpu, cuda or cuda:N"),
         (("--device", "cuda:one"), "device is 'cuda:one'; expected cpu, cuda or cuda:N"),
         (("--runtime", "tensorflow"), "'tensorflow'"),
-        (("--runtime", "openvino", "--device", "cuda"), "openvino runs on cpu here, not on cuda"),
+        (("--runtime", "openvino", "--device", "cuda"), "openvino supports cpu only, and device is cuda"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -617,7 +617,7 @@ def test_auto_takes_the_next_runtime_where_the_first_is_not_installed(
         finished = infer(photos / "a.jpg", "--protocol", "dense")
         assert finished.code == 0, finished.err
         assert f"; {second} " in finished.err
-        assert f"runtime {second}: ncnn would be faster for this file, and is not installed" in finished.err
+        assert f"runtime {second}: ncnn would be faster for this file, but is not installed" in finished.err
 
 
 @pytest.mark.parametrize(

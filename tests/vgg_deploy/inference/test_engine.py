@@ -30,11 +30,6 @@ def picture(height: int = 64, width: int = 64, count: int = 1) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64, 3), (7, 65, 131, 3)])
-def test_batches_of_bytes_within_the_range_are_accepted(shape: tuple[int, ...]) -> None:
-    check_images(np.zeros(shape, np.uint8), FREE)
-
-
 @pytest.mark.parametrize(
     ("images", "named"),
     [
