@@ -1,4 +1,4 @@
-"""How many cores this process may use: of the machine's, those that its affinity and its container's quota leave."""
+"""How many cores this process may use, given its affinity and the quota of its container."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 import os
 from pathlib import Path
 
-# Linux control groups, version 2 (one file: quota and period in microseconds, or "max") and version 1 (-1: no quota).
+# Linux control groups. Version 2 has one file with quota ("max": none) and period in microseconds, version 1 has two
+# (a quota of -1: none).
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
     """Cores that this process may keep busy, at least 1.
 
-    Runtimes count the machine's cores: in a container that may use 2 of 64 they would start 64 threads for 2 cores' time.
+    Runtimes count the cores of the machine. In a container that may use 2 of 64 cores they would start 64 threads.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
@@ -21,7 +22,7 @@ def usable_cores(cgroup: Path = _CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Cores' worth of time that the control group grants; None: no limit, or none that can be read."""
+    """Cores that the control group grants, as a share of time; None if there is no limit or it cannot be read."""
     try:
         if (cgroup / "cpu.max").exists():
             limit, period = (cgroup / "cpu.max").read_text().split()

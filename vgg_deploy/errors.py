@@ -1,22 +1,22 @@
 """Every error that vgg_deploy raises on purpose.
 
     VGGDeployError                 exit 1
-    |-- UsageError                 exit 2: the request itself cannot be carried out as it was put
-    |   `-- MissingDependencyError        a package is needed that is not installed; names the extra
-    |-- ImageError                 one image file cannot be read or made into views
-    |-- ManifestError              a manifest is missing, of another version, or does not fit its artifact
-    |-- CheckpointError            weights that are not a VGG's, are damaged, or hold code
-    |-- ModelFileError             an ONNX file that is damaged, unsafe, or not one that we can feed
-    |-- BuildError                 an ONNX file that cannot become the plan that was asked for
-    |   `-- PreflightError                it was found out before the build; all that stands against it
-    |-- PlanError                  a TensorRT plan that is damaged, not what its manifest says, or not for this machine
-    |-- EngineError                a runtime refused the model or failed while it ran
-    |   `-- UnsupportedModelError         the model has something that this runtime cannot compute; another may
-    |-- TrainingError              training cannot start or go on
-    `-- OutputError                a result could not be written
+    |-- UsageError                 exit 2: the request cannot be carried out as given
+    |   `-- MissingDependencyError        a package is not installed; names the extra to install
+    |-- ImageError                 an image file cannot be read or turned into views
+    |-- ManifestError              a manifest is missing, has another version, or does not fit its file
+    |-- CheckpointError            weights are damaged, contain code, or do not belong to a VGG network
+    |-- ModelFileError             an ONNX file is damaged, unsafe, or does not take images as we give them
+    |-- BuildError                 an ONNX file cannot become the requested plan
+    |   `-- PreflightError                found before the build; lists all the reasons
+    |-- PlanError                  a TensorRT plan is damaged, does not match its manifest, or is for another machine
+    |-- EngineError                a runtime refused the model or failed while running it
+    |   `-- UnsupportedModelError         this runtime cannot compute the model, but another may
+    |-- TrainingError              training cannot start or continue
+    `-- OutputError                a result cannot be written
 
-A message says what was received, what was expected and what to do. Errors of vendors' libraries are
-translated where that library is called, nowhere else.
+A message says what was received, what was expected and what to do. Errors of a vendor's library are translated where
+that library is called, and nowhere else.
 """
 
 from vgg_deploy.install import install_command
@@ -29,40 +29,40 @@ class VGGDeployError(Exception):
 
 
 class UsageError(VGGDeployError):
-    """The request cannot be carried out as it was put."""
+    """The request cannot be carried out as given."""
 
     exit_code = 2
 
 
 class MissingDependencyError(UsageError):
-    """A package is needed that is not installed."""
+    """A package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}, which is not installed: {install_command(extra)}")
 
 
 class ImageError(VGGDeployError):
-    """One image file cannot be read or made into views."""
+    """An image file cannot be read or turned into views."""
 
 
 class ManifestError(VGGDeployError):
-    """A manifest is missing, of another version, or does not fit its artifact."""
+    """A manifest is missing, has another version, or does not fit its file."""
 
 
 class CheckpointError(VGGDeployError):
-    """Weights that are not a VGG's, are damaged, or hold code."""
+    """Weights are damaged, contain code, or do not belong to a VGG network."""
 
 
 class ModelFileError(VGGDeployError):
-    """An ONNX file that is damaged, unsafe, or not one that we can feed."""
+    """An ONNX file is damaged, unsafe, or does not take images as we give them."""
 
 
 class BuildError(VGGDeployError):
-    """An ONNX file that cannot become the plan that was asked for."""
+    """An ONNX file cannot become the requested plan."""
 
 
 class PreflightError(BuildError):
-    """What stands against a build, found before it: `findings`, a line each, with what to do."""
+    """Reasons against a build, found before it. `findings` has one line for each, with what to do."""
 
     def __init__(self, where: str, findings: tuple[str, ...]) -> None:
         super().__init__(f"{where} cannot become a plan: " + "\n".join(findings))
@@ -70,15 +70,15 @@ class PreflightError(BuildError):
 
 
 class PlanError(VGGDeployError):
-    """A TensorRT plan that is damaged, not what its manifest says, or not for this machine."""
+    """A TensorRT plan is damaged, does not match its manifest, or is for another machine."""
 
 
 class EngineError(VGGDeployError):
-    """A runtime refused the model or failed while it ran."""
+    """A runtime refused the model or failed while running it."""
 
 
 class UnsupportedModelError(EngineError):
-    """The model in a file has something that a runtime cannot compute, and another may: `reason`, in words."""
+    """A runtime cannot compute the model in a file, but another may; `reason` says why."""
 
     def __init__(self, runtime: str, path: object, reason: str) -> None:
         super().__init__(f"{runtime} refused {path}: {reason}")
@@ -86,11 +86,11 @@ class UnsupportedModelError(EngineError):
 
 
 class TrainingError(VGGDeployError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class OutputError(VGGDeployError):
-    """A result could not be written."""
+    """A result cannot be written."""
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their fingerprints."""
+"""Writing files so that they appear whole or not at all, and fingerprints of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vgg_deploy.errors import OutputError
 
 
 def describe_os_error(error: OSError) -> str:
-    """An OSError's reason in words, without its number and path."""
+    """The reason of an OSError as text, without its number and path."""
     if error.errno == errno.ENOSPC:
         return "the disk is full"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -24,7 +24,7 @@ def describe_os_error(error: OSError) -> str:
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Translates an OSError while writing `path` into an OutputError of one line. A closed pipe passes through."""
+    """Translates an OSError while writing `path` into an OutputError of one line. Lets a BrokenPipeError through."""
     try:
         yield
     except BrokenPipeError:
@@ -34,7 +34,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it, where they are missing.
+    """Makes a folder and its missing parents.
 
     Raises:
         OSError: it cannot be made.
@@ -49,15 +49,15 @@ def make_folder(path: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; renames it to `path` when the block ends without an error.
 
-    Missing parent folders are made. Whatever stops the block, Ctrl-C included, the temporary file goes and an older file at
-    `path` stays as it was.
+    Makes missing parent folders. If anything stops the block, Ctrl-C included, the temporary file is removed and an
+    older file at `path` stays as it was.
 
     Raises:
-        OutputError: the folder is read-only, the disk is full, `path` is a folder.
+        OutputError: the folder is read-only, the disk is full, or `path` is a folder.
     """
     temporary = _temporary(path)
     with output_errors(path):
-        _refuse_what_is_no_file(path)
+        _refuse_special_file(path)
         make_folder(path.parent)
         try:
             temporary.touch()
@@ -65,38 +65,37 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
-            temporary.chmod(
-                mode
-            )  # some writers, such as safetensors, make a file of their own that nobody else may read
+            # Some writers, such as safetensors, replace it by a file that other users may not read.
+            temporary.chmod(mode)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def require_writable(path: Path) -> None:
-    """Raises OutputError, before any work, where `whole_file` would after it."""
+    """Raises the OutputError that `whole_file` would raise, but before any work is done."""
     temporary = _temporary(path)
     with output_errors(path):
-        _refuse_what_is_no_file(path)
+        _refuse_special_file(path)
         make_folder(path.parent)
         temporary.touch()
         temporary.unlink()
 
 
 def _temporary(path: Path) -> Path:
-    return path.parent / f".{uuid.uuid4().hex}.partial"  # not longer than `path` may be
+    return path.parent / f".{uuid.uuid4().hex}.partial"  # short enough wherever `path` is
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
+def _refuse_special_file(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
-    if path.exists() and not path.is_file():  # renaming over /dev/null as root would replace it
+    if path.exists() and not path.is_file():  # as root, a rename over /dev/null would replace it
         raise OSError(errno.EINVAL, "it is a device or a pipe; name a file")
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    import hashlib  # which loads OpenSSL
+    import hashlib  # slow: it loads OpenSSL
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -104,12 +103,12 @@ def sha256_of(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What an artifact was made from: a file's name and the SHA-256 of its bytes."""
+    """The file from which another was made: its name and the SHA-256 of its bytes."""
 
     name: str
     sha256: str
 
     @staticmethod
     def of(path: Path) -> Source:
-        """Of a file that is there."""
+        """From an existing file."""
         return Source(path.name, sha256_of(path))

@@ -469,7 +469,7 @@ def test_folders_must_name_classes_for_max_drop_and_need_not_for_min_agreement(
     for drop in ("5", "0"):
         done = vgg_deploy_command("export", *common, "--max-drop", drop, "-o", "made.onnx")
         assert done.code == 2
-        assert "folder 'three' is no class of this network" in done.err
+        assert "folder 'three' is not a class of this network" in done.err
         assert not list(here.iterdir())
     exports("--target", "onnxruntime", "--min-agreement", "5", calibration=folder)
 

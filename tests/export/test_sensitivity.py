@@ -402,5 +402,5 @@ def test_held_out_images_are_one_view_each_with_the_class_that_their_folder_name
     assert [int(view.pixels[0, 0, 0]) for view in held_out.views] == [0, 1, 2]
     assert HeldOut.of(Sample(tuple(paths), DENSE, Rescaling()), manifest, labelled=False).truth is None
     Image.new("RGB", (80, 80)).save(tmp_path / "stray.png")
-    with pytest.raises(UsageError, match=f"folder {tmp_path.name!r} is no class of this network"):
+    with pytest.raises(UsageError, match=f"folder {tmp_path.name!r} is not a class of this network"):
         HeldOut.of(Sample((tmp_path / "stray.png",), DENSE, Rescaling()), manifest, labelled=True)

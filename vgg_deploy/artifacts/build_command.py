@@ -1,4 +1,4 @@
-"""The `vgg-deploy build` command that makes the plan which is wanted, from the one that made the plan which is there."""
+"""Turns the `vgg-deploy build` command of an existing plan into the command for the plan that is needed."""
 
 from __future__ import annotations
 
@@ -13,44 +13,47 @@ _FLAGS = frozenset({"--one-profile", "--verbose"})  # options of `build` without
 
 
 def with_changed_options(command: str, changes: Mapping[str, str | None]) -> str:
-    """A build command with other values of some options; None leaves an option out."""
-    kept = [word for name, words in _parts(command) if name not in changes for word in words]
-    return shlex.join(kept + [word for name, value in changes.items() if value is not None for word in (name, value)])
+    """A build command with other values for some options; None leaves an option out."""
+    unchanged = [word for name, words in _parts(command) if name not in changes for word in words]
+    changed = [word for name, value in changes.items() if value is not None for word in (name, value)]
+    return shlex.join(unchanged + changed)
 
 
 def model_named_in(command: str) -> str | None:
-    """The ONNX file that a build command names, as it names it."""
-    words = [words[0] for name, words in _parts(command) if name == words[0] and not name.startswith("-")]
-    return words[2] if len(words) > 2 else None
+    """The ONNX file in a build command, as it is written there."""
+    arguments = [name for name, _words in _parts(command) if not name.startswith("-")]
+    return arguments[2] if len(arguments) > 2 else None  # after `vgg-deploy build`
 
 
 def relocated_command(command: str, plan: Path, onnx: str) -> str:
-    """A plan's build command where the plan may have been renamed or moved since.
+    """The build command of a plan that may have been renamed or moved since.
 
     Args:
-        command: as it was when the plan was built.
-        plan: the plan, where it is now.
-        onnx: the name of the ONNX file that it was built from, which is taken beside the plan where it is only there.
+        command: the command that built the plan.
+        plan: the plan's path today.
+        onnx: the name of the ONNX file that the plan was built from. If the file only exists beside the plan, that one
+            is used.
     """
-    model, beside = model_named_in(command), plan.with_name(onnx)
-    if model is not None and not Path(model).is_file() and beside.is_file():
+    model, model_beside_plan = model_named_in(command), plan.with_name(onnx)
+    if model is not None and not Path(model).is_file() and model_beside_plan.is_file():
         words = shlex.split(command)
-        words[words.index(model)] = str(beside)
+        words[words.index(model)] = str(model_beside_plan)
         command = shlex.join(words)
-    output = Path(dict(_parts(command)).get("-o", ("", str(plan)))[-1])
+    output = Path(_option(command, "-o") or plan)
     if output.name != plan.name or (output.is_absolute() and output != plan.absolute()):
         command = with_changed_options(command, {"-o": str(plan)})
     return command
 
 
 def refusal(plan: PlanProfiles, shape: Shape) -> str | None:
-    """Why no profile of a plan takes a batch of this shape, what they take, and the command for a plan that does; None where
-    one does.
+    """Why no profile of a plan takes a batch, which batches they take, and the command for a plan that takes it.
+
+    None if a profile takes it.
     """
     if any(profile.accepts(shape) for profile in plan.profiles):
         return None
-    taken = "; ".join(map(str, plan.profiles))
-    return f"{' x '.join(map(str, shape))} x 3 is in no profile of {plan.name}, which takes {taken}; {_remedy(plan, shape)}"
+    batch, ranges = " x ".join(map(str, shape)), "; ".join(map(str, plan.profiles))
+    return f"{batch} x 3 is in no profile of {plan.name}, which takes {ranges}; {_remedy(plan, shape)}"
 
 
 def _remedy(plan: PlanProfiles, shape: Shape) -> str:
@@ -61,28 +64,33 @@ def _remedy(plan: PlanProfiles, shape: Shape) -> str:
         return "fill the batch up"
     if not scales:
         fixed = all(profile.minimum[1:] == profile.maximum[1:] for profile in plan.profiles)
-        return "export the model with --dynamic and build that" if fixed else "build one that takes it"
+        return "export the model with --dynamic and build that" if fixed else "build a plan that takes it"
     changes: dict[str, str | None] = {}
-    taking = [
+    of_this_size = [
         profile
         for profile in plan.profiles
         if profile.shapes.height.accepts(shape[1]) and profile.shapes.width.accepts(shape[2])
     ]
-    if batch > max(profile.maximum[0] for profile in taking or plan.profiles):
+    if batch > max(profile.maximum[0] for profile in of_this_size or plan.profiles):
         changes["--max-batch"] = str(batch)
     near = [profile for profile in plan.profiles if min(profile.minimum[1:]) <= short <= max(profile.maximum[1:])]
     if not near:
         changes["--scales"] = ",".join(map(str, sorted(scales | {short})))
     scale = max((scale for profile in near for scale in profile.scales), default=short)
-    known = dict(_parts(plan.command)).get("--max-aspect", ("", "2"))[-1]
     aspect = math.ceil(100 * long / scale) / 100
-    if aspect > float(known):
+    if aspect > float(_option(plan.command, "--max-aspect") or 2):
         changes["--max-aspect"] = f"{aspect:g}"
-    return f"build one that takes it: {with_changed_options(plan.command, changes)}"
+    return f"build a plan that takes it: {with_changed_options(plan.command, changes)}"
+
+
+def _option(command: str, name: str) -> str | None:
+    """The value of an option with a value; None if the command does not have it."""
+    words = dict(_parts(command)).get(name)
+    return None if words is None else words[-1]
 
 
 def _parts(command: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Options by their names, each with its words, and all that is none, in order."""
+    """The words of a command in order: an option with its value by its name, and an argument by itself."""
     words = shlex.split(command)
     parts: list[tuple[str, tuple[str, ...]]] = []
     while words:

@@ -98,8 +98,8 @@ def _describe_plan(path: Path) -> Description:
     plan = read_plan(path)
     if plan is None:
         raise ManifestError(
-            f"{path} has no {sidecar_of(path).name} beside it, and only TensorRT can read a plan without one; copy both files, "
-            "or build the plan with vgg-deploy build"
+            f"{path} has no {sidecar_of(path).name} beside it, and only TensorRT can read a plan without one; copy "
+            "both files, or build the plan with vgg-deploy build"
         )
     digest = sha256_of(path)
     difference = None if digest == plan.plan.sha256 else mismatch(path, plan)

@@ -28,7 +28,8 @@ def external_locations(model: Message, path: Path) -> Iterator[str]:
         path: the model's file.
 
     Raises:
-        ModelFileError: a file is missing, or outside the model's folder: a model from elsewhere must not read arbitrary files.
+        ModelFileError: a file is missing, or outside the model's folder: a model from elsewhere must not read arbitrary
+            files.
         CutOffError, NotProtobufError: the model is not a whole message.
     """
     folder = path.parent.resolve()
@@ -48,8 +49,8 @@ def external_locations(model: Message, path: Path) -> Iterator[str]:
                 inside = present = False
             if not location or Path(location).is_absolute() or not inside:
                 raise ModelFileError(
-                    f"{path} is refused: it places the weights of {tensor.text(TensorField.NAME)} in {location!r:.200}, "
-                    "outside its own folder"
+                    f"{path} is refused: it places the weights of {tensor.text(TensorField.NAME)} in "
+                    f"{location!r:.200}, outside its own folder"
                 )
             if not present:
                 raise ModelFileError(
@@ -59,7 +60,8 @@ def external_locations(model: Message, path: Path) -> Iterator[str]:
 
 
 def external_range(tensor: Message) -> tuple[str, int, int | None] | None:
-    """Where a tensor's data is: the file, relative to the model's folder, the offset and the length in bytes (None: to the end).
+    """Where a tensor's data is: the file, relative to the model's folder, the offset and the length in bytes (None: to
+    the end).
 
     None if the tensor holds its data itself.
 

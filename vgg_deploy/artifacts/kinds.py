@@ -8,8 +8,8 @@ from pathlib import Path
 CHECKPOINT, PLAN, ONNX = "a checkpoint", "a TensorRT plan", "an ONNX file"
 
 SAFETENSORS, PICKLE = "safetensors", "pickle"
-# The format of a checkpoint with each ending. torch.save writes the pickles: .bin is Hugging Face's ending, .tar the ending of
-# torchvision's training scripts (model.pth.tar), and .ckpt PyTorch Lightning's.
+# The format of a checkpoint with each ending. torch.save writes the pickles: .bin is Hugging Face's ending, .tar the
+# ending of torchvision's training scripts (model.pth.tar), and .ckpt PyTorch Lightning's.
 CHECKPOINT_FORMATS: Mapping[str, str] = {
     ".safetensors": SAFETENSORS,
     ".pt": PICKLE,

@@ -1,7 +1,7 @@
 """What an ONNX file says about itself, read without its weights: a file of 550 MB takes milliseconds.
 
-What every command needs is read here, from the mapped file. The onnx package, whose import takes longer than all of that, is only
-loaded for `OnnxFile.header`.
+What every command needs is read here, from the mapped file. The onnx package, whose import takes longer than all of
+that, is only loaded for `OnnxFile.header`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class OnnxFile:
         inputs: the graph's inputs that are not weights.
         outputs: the graph's outputs.
         producer: the name of the tool that wrote it.
-        external_files: the other files that hold its weights, sorted. Each is in the file's folder or below it, and exists.
+        external_files: the other files that hold its weights, sorted. Each is in the file's folder or below it, and
+            exists.
 
     Raises:
         UsageError: no such file.
@@ -153,8 +154,8 @@ class OnnxFile:
     def effective_manifest(self, labels: str | None = None) -> Manifest:
         """The manifest with the shapes and outputs of the graph itself: what an engine that runs the file does.
 
-        A file without our manifest needs an input uint8 [n, h, w, 3], an output `probabilities` float32 [n, classes], and
-        `labels`. Its effective manifest has no spec and no normalization.
+        A file without our manifest needs an input uint8 [n, h, w, 3], an output `probabilities` float32 [n, classes],
+        and `labels`. Its effective manifest has no spec and no normalization.
 
         Args:
             labels: text of a labels file; its names replace those of the manifest.
@@ -169,7 +170,8 @@ class OnnxFile:
         outputs = tuple(output.name for output in self.outputs)
         if stated is not None and len(stated.classes) != classes:
             raise ManifestError(
-                f"{self.path}: its manifest names {len(stated.classes)} classes, its output has {classes}; export it again"
+                f"{self.path}: its manifest names {len(stated.classes)} classes, its output has {classes}; "
+                "export it again"
             )
         if labels is not None:
             names = classes_from_labels(labels, classes, "the labels file")
@@ -177,13 +179,13 @@ class OnnxFile:
             names = stated.classes
         elif self.producer == PRODUCER:
             raise ModelFileError(
-                f"{self.path} was written by vgg_deploy, but its manifest is missing: the file was cut off, or another tool "
-                "removed the manifest; export it again"
+                f"{self.path} was written by vgg_deploy, but its manifest is missing: the file was cut off, or another "
+                "tool removed the manifest; export it again"
             )
         else:
             raise UsageError(
-                f"{self.path} has no vgg_deploy manifest, so its {classes} classes have no names: give --labels FILE, one "
-                "label a line"
+                f"{self.path} has no vgg_deploy manifest, so its {classes} classes have no names: give --labels FILE, "
+                "one label a line"
             )
         smallest = 1 if stated is None else stated.crop
         batch, height, width = (
@@ -197,7 +199,9 @@ class OnnxFile:
         return Manifest(names, None, None, TrainScale(crop, crop), shapes=shapes, outputs=outputs)
 
     def _axes_and_classes(self) -> tuple[tuple[int | None, ...], int]:
-        """Batch, height and width of the input (None: free), and the number of classes, if images can be fed to the graph."""
+        """Batch, height and width of the input (None: free), and the number of classes, if images can be fed to the
+        graph.
+        """
         outputs = {value.name: value for value in self.outputs}
         foreign = self._manifest_json is None
         begin = f"{self.path} " + ("has no vgg_deploy manifest, and" if foreign else "was changed after its export:")

@@ -47,9 +47,9 @@ class Graph:
         inputs: names of the inputs that are not weights.
         outputs: names of the outputs.
         nodes: in the order in which they are computed.
-        weights: by name, the float32 and float16 weights that lie in a file in one piece. They are views into the mapped file,
-            so nothing is read before it is used. They hold the file open; if another process cuts it short meanwhile, the
-            system ends this one.
+        weights: by name, the float32 and float16 weights that lie in a file in one piece. They are views into the
+            mapped file, so nothing is read before it is used. They hold the file open; if another process cuts it short
+            meanwhile, the system ends this one.
     """
 
     inputs: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""In what type each layer of an ONNX graph computes, read from its nodes: what the file does, not what its manifest says."""
+"""The type in which each layer of an ONNX graph computes, from its nodes rather than its manifest."""
 
 from __future__ import annotations
 
@@ -9,26 +9,21 @@ from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
 UNKNOWN = "unknown"
 _TYPES: dict[int, str] = {TensorProto.FLOAT: FLOAT32, TensorProto.FLOAT16: FLOAT16}
-_SAME_TYPE = (
-    "Identity",
-    "Transpose",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-)  # their output has their input's type
+# Operators whose output has the type of their input.
+_SAME_TYPE = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
 def node_name(node: onnx.NodeProto) -> str:
-    """A node's name; where it has none, TensorRT's name for it, after its first output."""
+    """A node's name; if it has none, the name that TensorRT gives it, after its first output."""
     return str(node.name or f"node_of_{node.output[0]}")
 
 
 def layer_types(model: onnx.ModelProto) -> dict[str, str]:
-    """float32, float16, int8 (another type's name, or unknown) of each convolution, by its node's name, in the graph's order.
+    """The type of each convolution by its node's name, in the graph's order: float32, float16, int8, another or
+    unknown.
 
-    A convolution computes in INT8 where both its data and its weights come from a DequantizeLinear of 8 bit. Weights need not
-    be in the model: a header will do.
+    A convolution computes in INT8 if both its data and its weights come from an 8-bit DequantizeLinear. A header
+    without weights is enough.
     """
     graph = model.graph
     constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -46,10 +41,10 @@ def layer_types(model: onnx.ModelProto) -> dict[str, str]:
     def weight_type(tensor: str) -> str:
         node = producers.get(tensor)
         while node is not None and (node.op_type in _SAME_TYPE or node.op_type == "DequantizeLinear"):
-            # A DequantizeLinear gives the type of its scale.
+            # The output of a DequantizeLinear has the type of its scale.
             tensor = node.input[1 if node.op_type == "DequantizeLinear" else 0]
             node = producers.get(tensor)
-        kind: int | None = constants.get(tensor) if node is None else _made_type(node)
+        kind: int | None = constants.get(tensor) if node is None else _output_type(node)
         if kind is None:
             return UNKNOWN
         return _TYPES.get(kind, str(TensorProto.DataType.Name(kind)).lower())
@@ -61,8 +56,8 @@ def layer_types(model: onnx.ModelProto) -> dict[str, str]:
     }
 
 
-def _made_type(node: onnx.NodeProto) -> int | None:
-    """The type that a Cast or a Constant gives; None: another node, whose type is not looked for."""
+def _output_type(node: onnx.NodeProto) -> int | None:
+    """The output type of a Cast or a Constant; None for another operator."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to":
             return int(attribute.i)

@@ -1,6 +1,6 @@
-"""What is known of a TensorRT plan without TensorRT: `NAME.plan.json`, which stands beside `NAME.plan`.
+"""What is known about a TensorRT plan without TensorRT: its sidecar, `NAME.plan.json` beside `NAME.plan`.
 
-A plan stays as TensorRT wrote it, so that other tools load it too; everything of ours is in the sidecar.
+A plan stays as TensorRT wrote it, so other tools can load it too. Everything that we add is in the sidecar.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import Profile
 
 PLAN_VERSION = 1
-VERSION_KEY = "plan_version"  # `version` is the backend's
+VERSION_KEY = "plan_version"  # `version` is the version of the backend
 BACKENDS = ("tensorrt", "tensorrt-rtx")
 DECLARED, BUILT = "declared", "built"
 
 
 @dataclass(frozen=True, slots=True)
 class PlanManifest:
-    """What a plan is.
+    """The manifest of a plan.
 
     Attributes:
         backend: tensorrt or tensorrt-rtx.
-        version: of the backend that built it, and that alone can run it.
-        compute_capabilities: TensorRT: of the GPU that it was built on; TensorRT-RTX: those it was built for, none for RTX's own
-            choice (8.0 and later, without 9.0).
+        version: the version of the backend that built the plan. No other version can run it.
+        compute_capabilities: for TensorRT, that of the GPU on which the plan was built. For TensorRT-RTX, those for
+            which it was built; none if RTX chose (8.0 and later, without 9.0).
         hardware_compatibility: none, ampere+ or same; TensorRT only.
         profiles: in the plan's order.
         layers: the type of each layer with weights: float32, float16 or int8.
-        layers_from: declared: read from the parsed network; built: from the engine, on a GPU.
-        plan: the plan's own name and fingerprint.
-        onnx: the ONNX file that it was built from.
+        layers_from: where `layers` comes from. declared: from the parsed network; built: from the engine, on a GPU.
+        plan: name and fingerprint of the plan itself.
+        onnx: name and fingerprint of the ONNX file from which the plan was built.
         build_seconds: how long TensorRT took.
-        command: the command that builds it again.
-        manifest: the ONNX file's, with the shapes of all profiles together.
+        command: the command that builds the plan again.
+        manifest: the manifest of the ONNX file, with the shapes of all profiles together.
     """
 
     backend: str
@@ -59,7 +59,7 @@ class PlanManifest:
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise ManifestError(f"backend is {self.backend!r}; expected {' or '.join(BACKENDS)}")
-        if not re.fullmatch(r"[0-9]+(\.[0-9a-z]+)*", self.version):  # it stands in commands that users are to paste
+        if not re.fullmatch(r"[0-9]+(\.[0-9a-z]+)*", self.version):  # it becomes part of commands that users paste
             raise ManifestError(f"version is {self.version!r:.40}; expected numbers with dots, such as 10.16.1.11")
         if self.layers_from not in (DECLARED, BUILT):
             raise ManifestError(f"layers_from is {self.layers_from!r}; expected {DECLARED} or {BUILT}")
@@ -73,19 +73,19 @@ class PlanManifest:
 
     @staticmethod
     def from_json(text: str, where: str) -> PlanManifest:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote; `where` names the sidecar in messages.
 
         Raises:
-            ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
+            ManifestError: the text is not JSON or has another version, or a field is missing or has the wrong type.
         """
         return records.from_json(PlanManifest, text, PLAN_VERSION, where, key=VERSION_KEY)
 
 
 def _is_plain(command: str) -> bool:
-    """Whether a shell would run a build command and nothing beside it: messages ask users to paste it."""
+    """Whether a shell would run one build command and nothing else. Messages ask users to paste it."""
     try:
         words = shlex.split(command)
-    except ValueError:  # a quotation that does not end
+    except ValueError:  # an unclosed quotation
         return False
     return words[:2] == ["vgg-deploy", "build"] and shlex.join(words) == command
 
@@ -96,10 +96,10 @@ def sidecar_of(plan: Path) -> Path:
 
 
 def write_plan(plan: Path, data: bytes | memoryview, manifest: PlanManifest) -> None:
-    """Writes a plan and its `NAME.plan.json`. Where one of them cannot be written, an older pair stays as it was.
+    """Writes a plan and its `NAME.plan.json`. If one of them cannot be written, an older pair stays as it was.
 
     Raises:
-        OutputError: the disk is full, the folder is read-only, `plan` is a folder.
+        OutputError: the disk is full, the folder is read-only, or `plan` is a folder.
     """
     with whole_file(sidecar_of(plan)) as description:
         description.write_text(manifest.to_json() + "\n", encoding="utf-8")
@@ -108,12 +108,12 @@ def write_plan(plan: Path, data: bytes | memoryview, manifest: PlanManifest) -> 
 
 
 def read_plan(plan: Path) -> PlanManifest | None:
-    """A plan's manifest, whether it fits the plan or not; None where there is none. The plan itself is not looked into.
+    """The manifest of a plan, or None if it has none. Does not check that they belong together; see `mismatch`.
 
     Raises:
         UsageError: no such plan, or it is a folder.
         PlanError: the plan is empty.
-        ManifestError: the sidecar is not ours, or it is damaged.
+        ManifestError: another tool wrote the sidecar, or it is damaged.
     """
     if not plan.is_file():
         raise UsageError(f"{plan}: no such plan" if not plan.exists() else f"{plan} is not a file; name a plan")
@@ -125,17 +125,17 @@ def read_plan(plan: Path) -> PlanManifest | None:
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        raise ManifestError(f"{sidecar} is not text; it is not a plan's manifest, or it is damaged") from None
+        raise ManifestError(f"{sidecar} is not UTF-8 text; another tool wrote it, or it is damaged") from None
     except OSError as error:
         raise ManifestError(f"{sidecar} cannot be read: {error.strerror}") from error
     return PlanManifest.from_json(text, str(sidecar))
 
 
 def mismatch(plan: Path, manifest: PlanManifest) -> str | None:
-    """Why a plan is not the one that its manifest describes, in words; None where it is."""
+    """Why a plan is not the one that its manifest describes; None if it is."""
     if sha256_of(plan) == manifest.plan.sha256:
         return None
     return (
-        f"{plan} is not the file that {sidecar_of(plan).name} describes (its SHA-256 differs): it was cut off, edited, or built "
-        f"again by another tool; build it again: {manifest.command}"
+        f"{plan} is not the file that {sidecar_of(plan).name} describes (its SHA-256 differs): it was cut off, edited, "
+        f"or built again by another tool; build it again: {manifest.command}"
     )

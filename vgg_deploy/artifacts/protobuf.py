@@ -1,4 +1,6 @@
-"""Protobuf's wire format, as far as ONNX files use it: messages are read by field number, without a schema and without copies."""
+"""Protobuf's wire format, as far as ONNX files use it: messages are read by field number, without a schema and without
+copies.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +67,8 @@ class Message:
         """The last text of a field, which is the one that counts.
 
         Args:
-            errors: how to decode bytes that are not UTF-8, as in `bytes.decode`. Writers may write such bytes and readers accept
-                them, so by default each is shown as its number, which no other text can equal.
+            errors: how to decode bytes that are not UTF-8, as in `bytes.decode`. Writers may write such bytes and
+                readers accept them, so by default each is shown as its number, which no other text can equal.
 
         Raises:
             NotProtobufError: the text is not UTF-8, and `errors` is "strict".
@@ -126,8 +128,8 @@ def _signed(number: int) -> int:
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | int | float | None]]:
     """Of each field its number, its bytes with the key, and its value.
 
-    The value is a memoryview for a field with a length, an int from 0 to 2^64 - 1 for a varint, a float for a float32, and None
-    for 64 fixed bits.
+    The value is a memoryview for a field with a length, an int from 0 to 2^64 - 1 for a varint, a float for a float32,
+    and None for 64 fixed bits.
 
     Raises:
         CutOffError, NotProtobufError: the bytes are not a whole message.

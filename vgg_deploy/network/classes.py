@@ -1,4 +1,4 @@
-"""Names of classes: from a labels file, and from folders."""
+"""Names of classes, from a labels file and from folders."""
 
 from __future__ import annotations
 
@@ -15,46 +15,44 @@ from vgg_deploy.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class ClassName:
-    """A class: `id` is its folder's name, unique; `label` is what people read."""
+    """A class. `id` is the name of its folder and unique; `label` is what people read."""
 
     id: str
     label: str
 
 
 def numbered_classes(count: int) -> tuple[ClassName, ...]:
-    """Classes known by their position only."""
+    """Classes named after their position, for weights without names."""
     return tuple(ClassName(str(index), str(index)) for index in range(count))
 
 
 def read_labels(path: Path | None) -> str | None:
-    """Text of a labels file.
+    """The text of a labels file, or None without one.
 
     Raises:
-        UsageError: it cannot be read as text.
+        UsageError: the file cannot be read, or is not UTF-8.
     """
     if path is None:
         return None
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text; a labels file has one label a line") from None
+        raise UsageError(f"{path} is not UTF-8 text; expected a labels file, one label a line") from None
     except OSError as error:
         raise UsageError(f"cannot read the labels file {path}: {error.strerror}") from None
 
 
 def classes_from_labels(text: str, count: int, where: str) -> tuple[ClassName, ...]:
-    """Reads a labels file: one label a line in the order of the outputs, or `id<TAB>label`.
+    """Reads a labels file: `label` or `id<TAB>label` a line, in the order of the outputs.
 
-    Without an id the label is the id; a label that stands twice is numbered apart by its line.
+    A label without an id is its own id. If the label occurs twice, its line number makes the id unique.
 
     Raises:
-        UsageError: the number of lines is not `count`, or an id is given twice.
+        UsageError: the number of lines is not `count`, or an id occurs twice.
     """
     lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
     if len(lines) != count:
-        raise UsageError(
-            f"{where} has {len(lines)} labels; the network has {count} classes: one label a line is needed"
-        )
+        raise UsageError(f"{where} has {len(lines)} labels; the network has {count} classes; expected one label a line")
     classes = []
     for number, line in enumerate(lines):
         name, tab, label = line.partition("\t")
@@ -72,12 +70,12 @@ def classes_from_labels(text: str, count: int, where: str) -> tuple[ClassName, .
 def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:
     """Index of the class that a folder's name means.
 
-    `n01440764`, `tench` and `n01440764_tench` all match a class whose id or label is any of the three. The whole name counts
-    before the WordNet id, and that before the word: ImageNet has two classes called crane, and a folder that states the one is
-    never the other.
+    `n01440764`, `tench` and `n01440764_tench` all match a class whose id or label is any of the three. The whole name
+    is tried first, then the WordNet id, then the word. ImageNet has two classes called crane: a folder with the WordNet
+    id of one never matches the other.
 
     Raises:
-        UsageError: no class or several match; names the nearest.
+        UsageError: no class or several classes match; names the nearest.
     """
     known_spellings = _known_spellings(tuple(classes))
     named = ClassName(folder, folder)
@@ -94,15 +92,16 @@ def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:
                 f"folder {folder!r} matches several classes: {', '.join(classes[index].id for index in matches)}"
             )
     raise UsageError(
-        f"folder {folder!r} is no class of this network; the nearest are {', '.join(_nearest(folder, classes))} "
-        "(an image's folder names its class)"
+        f"folder {folder!r} is not a class of this network; the nearest are {', '.join(_nearest(folder, classes))} "
+        "(the folder of an image names its class)"
     )
 
 
 def first_other_class(these: Sequence[ClassName], those: Sequence[ClassName]) -> int | None:
-    """The first index at which two networks' classes are not the same; None where all are.
+    """The first index at which the classes of two networks differ; None if all are the same.
 
-    One may be called by its WordNet id and the other by its word, as long as nothing tells them apart.
+    One network may use the WordNet id and the other the word, as long as nothing contradicts that they are the same
+    class.
     """
     for index, (one, other) in enumerate(zip(these, those, strict=False)):
         if one.id == other.id:
@@ -114,7 +113,7 @@ def first_other_class(these: Sequence[ClassName], those: Sequence[ClassName]) ->
 
 
 def _nearest(folder: str, classes: Sequence[ClassName]) -> list[str]:
-    """Three labels or ids that are spelled most like a folder's name, or a part of it."""
+    """The three labels or ids whose spelling is nearest to a folder's name or a part of it."""
 
     def likeness(name: str) -> float:
         pairs = itertools.product(_spellings(folder), _spellings(name))
@@ -125,9 +124,9 @@ def _nearest(folder: str, classes: Sequence[ClassName]) -> list[str]:
 
 
 def _other_synsets(one: ClassName, other: ClassName) -> bool:
-    """Whether both have a WordNet id, and not the same."""
-    both = [_wordnet_ids(name) for name in (one, other)]
-    return all(both) and not both[0] & both[1]
+    """Whether both have a WordNet id, and the ids differ."""
+    ids, other_ids = _wordnet_ids(one), _wordnet_ids(other)
+    return bool(ids and other_ids) and not ids & other_ids
 
 
 def _wordnet_ids(name: ClassName) -> set[str]:
@@ -140,7 +139,7 @@ def _known_spellings(classes: tuple[ClassName, ...]) -> tuple[frozenset[str], ..
 
 
 def _spellings(name: str) -> tuple[str, ...]:
-    """A name, and the parts of WordNet id and word if it is made of both; underscores are spaces, case does not count."""
+    """A name, and its WordNet id and word if it consists of both. Underscores become spaces; case is ignored."""
     plain = name.casefold().replace("_", " ").strip()
     match = re.fullmatch(r"(n\d{8}) (.+)", plain)
     return (plain, match[1], match[2]) if match else (plain,)

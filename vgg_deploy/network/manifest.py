@@ -1,6 +1,6 @@
-"""What travels with every artifact: a checkpoint, an ONNX file, a plan.
+"""The manifest, which travels with every file that the toolchain makes: checkpoint, ONNX file, plan.
 
-Every stage reads its input's manifest, so that nobody is asked again for what an earlier stage knew.
+Every stage reads the manifest of its input, so it never asks the user again for what an earlier stage knew.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """(pixel - mean) / std by channel, RGB, in units of 0..255."""
+    """(pixel - mean) / std for each channel: RGB, in units of 0..255."""
 
     mean: Triple
     std: Triple = (1.0, 1.0, 1.0)
@@ -41,7 +41,7 @@ class Normalization:
 
 # The mean RGB of ILSVRC-2012's training set, as the paper's released models subtract it (section 2.1).
 PAPER_NORMALIZATION = Normalization((123.68, 116.779, 103.939))
-# torchvision's constants, which are for 0..1, times 255.
+# torchvision's constants are for 0..1; times 255 they are for 0..255.
 TORCHVISION_NORMALIZATION = Normalization(
     (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)
 )
@@ -50,7 +50,7 @@ NORMALIZATIONS = {"paper": PAPER_NORMALIZATION, "torchvision": TORCHVISION_NORMA
 
 @dataclass(frozen=True, slots=True)
 class TrainScale:
-    """S of section 3.1: the short side to which training images were rescaled, fixed or drawn from a range."""
+    """S of section 3.1: the short side of the rescaled training images, fixed or drawn from a range."""
 
     minimum: int
     maximum: int
@@ -73,11 +73,11 @@ class TrainScale:
 
 @dataclass(frozen=True, slots=True)
 class Rescaling:
-    """How an image is rescaled, in training as in inference.
+    """How images are rescaled, in training and in inference.
 
     Attributes:
-        filter: Pillow's resampling filter; all of them are antialiased when they shrink.
-        rounding: how the long side becomes a whole number.
+        filter: Pillow's resampling filter. All of them antialias when they shrink.
+        rounding: how the long side is rounded to a whole number, floor or nearest.
     """
 
     filter: str = "bilinear"
@@ -92,21 +92,22 @@ class Rescaling:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a later stage must know of an artifact.
+    """Everything that a later stage must know about a file.
 
     Attributes:
         classes: in the order of the outputs.
-        spec: the network; None for a foreign ONNX file, of which only inputs and outputs are known.
-        normalization: what the graph does to pixels; None where `spec` is None.
+        spec: the network; None for a foreign ONNX file, whose inputs and outputs are all that is known.
+        normalization: what the graph does to pixels; None if `spec` is None.
         train_scale: S.
-        mirror: whether mirrored images are of the same class (they are not for digits); the default of inference.
+        mirror: whether a mirrored image has the same class, which is false for digits; inference takes it as its
+            default.
         rescaling: filter and rounding.
-        precision: the types it computes in.
-        shapes: the batches it takes; None for a checkpoint.
-        outputs: names of an ONNX file's outputs.
-        source: the artifact it was made from.
-        tools: names and versions of what made it.
-        training: for a checkpoint of ours, recipe and figures as plain JSON.
+        precision: the types in which the file computes.
+        shapes: the batches that the file takes; None for a checkpoint.
+        outputs: names of the outputs of an ONNX file.
+        source: the file from which this one was made.
+        tools: names and versions of the tools that made it.
+        training: recipe and results as plain JSON, for our own checkpoints.
     """
 
     classes: tuple[ClassName, ...]
@@ -128,11 +129,11 @@ class Manifest:
         ids = [name.id for name in self.classes]
         if len(set(ids)) != len(ids):
             repeated = next(name for name in ids if ids.count(name) > 1)
-            raise ManifestError(f"class id {repeated!r} stands more than once; ids must be unique")
+            raise ManifestError(f"class id {repeated!r} occurs more than once; ids must be unique")
 
     @property
     def crop(self) -> int:
-        """Side of the smallest image that the network takes."""
+        """Side of the smallest image that the network takes, in pixels."""
         if self.spec is not None:
             return self.spec.crop
         if self.shapes is not None:
@@ -147,15 +148,15 @@ class Manifest:
         """The manifest as one line of JSON, with its version.
 
         Raises:
-            ManifestError: a figure is NaN or infinite.
+            ManifestError: a number is NaN or infinite.
         """
         return records.to_json(self, MANIFEST_VERSION)
 
     @staticmethod
     def from_json(text: str, where: str) -> Manifest:
-        """Reads what `to_json` wrote; `where` names the artifact in messages.
+        """Reads what `to_json` wrote; `where` names the file in messages.
 
         Raises:
-            ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
+            ManifestError: the text is not JSON or has another version, or a field is missing or has the wrong type.
         """
         return records.from_json(Manifest, text, MANIFEST_VERSION, where)

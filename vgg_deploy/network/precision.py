@@ -1,4 +1,4 @@
-"""The types in which an artifact computes, layer by layer, and how its INT8 ranges came about."""
+"""The types in which a network computes, layer by layer, and how its INT8 ranges were measured."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ METHODS = ("minmax", "entropy", "percentile")
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """Which layers compute in INT8, for whom, and from what their ranges were measured.
+    """Which layers compute in INT8, for which runtime, and how their ranges were measured.
 
     Attributes:
-        target: whose kernels the Q/DQ nodes are placed for. tensorrt: symmetric, on the inputs of convolutions and poolings;
-            onnxruntime: unsigned with a zero-point, on outputs too.
+        target: the runtime for whose kernels the Q/DQ nodes are placed. tensorrt: symmetric, on the inputs of
+            convolutions and poolings. onnxruntime: unsigned with a zero-point, on outputs too.
         layers: names of the layers with weights that compute in INT8.
-        kept: names of those that stay in floating point.
+        kept: names of the layers with weights that stay in floating point.
         method: minmax, entropy or percentile.
-        ranges: by layer, the smallest and largest value of its input that INT8 represents; of every layer that was measured.
+        ranges: for every measured layer, the smallest and largest value of its input that INT8 represents.
         images: the calibration images.
-        scales: the Q's to which each was rescaled.
-        mirror: whether each was seen mirrored too.
-        budget: what the choice of `kept` had to meet and what it reached, in words; None: every layer was to be INT8.
+        scales: the Q's to which each image was rescaled.
+        mirror: whether each image was also seen mirrored.
+        budget: the budget that decided `kept`, and what was reached, as text; None: no layer was to be kept.
     """
 
     target: str
@@ -48,24 +48,24 @@ class Quantization:
             raise ManifestError(f"calibration method is {self.method!r}; expected {', '.join(METHODS)}")
         missing = [layer for layer in self.layers if layer not in self.ranges]
         if missing:
-            raise ManifestError(f"{', '.join(missing)} are said to be INT8, and their ranges are missing")
+            raise ManifestError(f"{', '.join(missing)} should be INT8, but have no ranges")
         for layer, (low, high) in self.ranges.items():
             if not low <= 0 <= high:
-                raise ManifestError(f"the range of {layer} is [{low}, {high}]; expected one that holds 0")
+                raise ManifestError(f"the range of {layer} is [{low}, {high}]; expected a range that includes 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The types in which an artifact computes.
+    """The types in which a network computes.
 
     Attributes:
-        arithmetic: float32 or float16: of what is not INT8, from conv1_1 to fc8.
-        float32_layers: layers kept in float32 although `arithmetic` is lower, since they would overflow.
-        range: "measured" or "unmeasured": whether it is known that activations stay within `arithmetic`'s range;
-            "not limited" for float32.
-        largest_activations: by layer name, the largest absolute value on the calibration images, before the layer's ReLU;
-            None where it was not measured.
-        quantization: the layers in INT8; None where there are none.
+        arithmetic: float32 or float16, the type of everything from conv1_1 to fc8 that is not INT8.
+        float32_layers: layers kept in float32 although `arithmetic` is lower, because they would overflow.
+        range: whether calibration showed that activations stay within the range of `arithmetic`: "measured" or
+            "unmeasured"; "not limited" for float32.
+        largest_activations: the largest absolute value on the calibration images by layer name, before the layer's
+            ReLU; None if it was not measured.
+        quantization: the layers in INT8; None if there are none.
     """
 
     arithmetic: str = FLOAT32
@@ -77,14 +77,14 @@ class Precision:
     def __post_init__(self) -> None:
         if self.arithmetic not in (FLOAT32, FLOAT16):
             raise ManifestError(
-                f"precision is {self.arithmetic!r}; this version knows float32 and float16, and INT8 beside them"
+                f"precision is {self.arithmetic!r}; expected float32 or float16 (the quantization lists INT8 layers)"
             )
         if self.range not in ("not limited", "measured", "unmeasured"):
             raise ManifestError(f"range is {self.range!r}; expected not limited, measured or unmeasured")
 
     @property
     def lowest(self) -> str:
-        """float32, float16 or int8: which row of `parity.THRESHOLDS` the artifact is held against."""
+        """float32, float16 or int8: the row of `parity.THRESHOLDS` that applies."""
         return INT8 if self.quantization is not None and self.quantization.layers else self.arithmetic
 
     def of(self, layer: str) -> str:
@@ -105,13 +105,13 @@ class Precision:
 
 
 def summary(types: Mapping[str, str]) -> str:
-    """The types of layers, by name and in order, in a line: "13/13 convolutions INT8, fc6-fc8 FP16"."""
-    words = {FLOAT32: "FP32", FLOAT16: "FP16", INT8: "INT8"}
+    """The types of layers, given by name and in order, as one line: "13/13 convolutions INT8, fc6-fc8 FP16"."""
+    short = {FLOAT32: "FP32", FLOAT16: "FP16", INT8: "INT8"}
     convolutions = {name: kind for name, kind in types.items() if name.startswith("conv")}
     parts = []
     for kind in dict.fromkeys(convolutions.values()):
         count = sum(other == kind for other in convolutions.values())
-        parts.append(f"{count}/{len(convolutions)} convolutions {words.get(kind, kind)}")
+        parts.append(f"{count}/{len(convolutions)} convolutions {short.get(kind, kind)}")
     runs: list[tuple[str, str, str]] = []
     for name, kind in types.items():
         if name in convolutions:
@@ -121,14 +121,16 @@ def summary(types: Mapping[str, str]) -> str:
         else:
             runs.append((name, name, kind))
     parts.extend(
-        f"{first if first == last else f'{first}-{last}'} {words.get(kind, kind)}" for first, last, kind in runs
+        f"{first if first == last else f'{first}-{last}'} {short.get(kind, kind)}" for first, last, kind in runs
     )
     return ", ".join(parts)
 
 
-def differences(declared: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """Where layers have other types than were declared, the first three by name; None: nowhere."""
-    wrong = [f"{layer} is {found[layer]} instead of {kind}" for layer, kind in declared.items() if found[layer] != kind]
+def differences(declared: Mapping[str, str], actual: Mapping[str, str]) -> str | None:
+    """The layers whose type is not the declared one, the first three by name; None if there are none."""
+    wrong = [
+        f"{layer} is {actual[layer]} instead of {kind}" for layer, kind in declared.items() if actual[layer] != kind
+    ]
     if not wrong:
         return None
     return ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")

@@ -1,8 +1,13 @@
-"""Frozen dataclasses as strict JSON, and back: what manifests and the sidecars of plans are written in."""
+"""Frozen dataclasses as strict JSON, and back: the format of manifests and of the sidecars of plans.
+
+Stricter than msgspec and cattrs, which fill in a missing field that has a default: a manifest without its `std` would
+then normalize wrongly without a word.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import types
 import typing
@@ -16,22 +21,22 @@ Record = TypeVar("Record")
 
 
 def to_json(record: Any, version: int, indent: int | None = None, key: str = "version") -> str:
-    """A dataclass as JSON, with the version of its format under `key`, which is none of its fields.
+    """A dataclass as JSON, with the version of its format under `key`, which must not be the name of a field.
 
     Raises:
-        ManifestError: a figure is NaN or infinite.
+        ManifestError: a number is NaN or infinite.
     """
     try:
         return json.dumps({key: version, **encode(record)}, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError as error:
-        raise ManifestError("a figure of the manifest is NaN or infinite; JSON has no number for it") from error
+        raise ManifestError("a number of the manifest is NaN or infinite, which JSON cannot hold") from error
 
 
 def from_json(kind: type[Record], text: str, version: int, where: str, key: str = "version") -> Record:
     """Reads what `to_json` wrote; `where` names the artifact in messages.
 
     Raises:
-        ManifestError: not JSON, of another version, or a field is missing or has the wrong type.
+        ManifestError: the text is not JSON or has another version, or a field is missing or has the wrong type.
     """
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
@@ -39,7 +44,7 @@ def from_json(kind: type[Record], text: str, version: int, where: str, key: str 
         raise ManifestError(f"{where}: its manifest is not JSON ({error})") from error
     found = data.get(key) if isinstance(data, dict) else None
     if found is None and key != "version":
-        raise ManifestError(f"{where}: its manifest has version None: it is none of vgg_deploy's, or it is damaged")
+        raise ManifestError(f"{where}: its manifest has no {key}: another tool wrote it, or it is damaged")
     if found != version:
         raise ManifestError(
             f"{where}: its manifest has version {found!r}, this vgg_deploy reads {version}; "
@@ -54,12 +59,12 @@ def from_json(kind: type[Record], text: str, version: int, where: str, key: str 
 
 
 def _refuse_constant(name: str) -> float:
-    """NaN and Infinity, which Python's reader takes and JSON does not have."""
-    raise ValueError(f"{name} is no number of JSON")
+    """NaN and Infinity, which Python reads but JSON does not have."""
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def encode(value: Any) -> Any:
-    """A dataclass, or what one holds, as JSON's own types."""
+    """A dataclass, or a value of one of its fields, as JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, Mapping):
@@ -70,36 +75,17 @@ def encode(value: Any) -> Any:
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
-    """`value`, from JSON, as the annotated type `kind`.
-
-    Unknown keys are passed over. Optional fields may be missing, and those whose metadata say so: they were added since.
-    """
+    """`value`, from JSON, as the annotated type `kind`. A union may only be of one type and None."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
     if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _decode(next(argument for argument in arguments if argument is not type(None)), value, where)
+        (only,) = (argument for argument in arguments if argument is not type(None))
+        return None if value is None else _decode(only, value, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ManifestError(f"{where} is {value!r:.80}; expected an object")
-        found: dict[str, Any] = {}
-        for item, hint in _hinted_fields(kind):
-            if item.name not in value and type(None) in typing.get_args(hint):
-                found[item.name] = None
-                continue
-            if item.name not in value and item.metadata.get("may_be_missing"):
-                continue
-            if item.name not in value:
-                raise ManifestError(f"{where}.{item.name} is missing")
-            found[item.name] = _decode(hint, value[item.name], f"{where}.{item.name}")
-        return kind(**found)
+        return _decode_dataclass(kind, value, where)
     if origin is tuple:
-        if not isinstance(value, list) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
-            length = "" if arguments[-1] is Ellipsis else f" of {len(arguments)}"
-            raise ManifestError(f"{where} is {value!r:.80}; expected a list{length}")
-        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+        return _decode_tuple(arguments, value, where)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             raise ManifestError(f"{where} is {value!r:.80}; expected an object")
@@ -110,8 +96,37 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     return float(value) if kind is float else value
 
 
+def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
+    """Ignores unknown keys. Only optional fields may be missing, and those whose metadata say so because they were
+    added later.
+    """
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where} is {value!r:.80}; expected an object")
+    decoded: dict[str, Any] = {}
+    for field, hint in _hinted_fields(kind):
+        if field.name in value:
+            decoded[field.name] = _decode(hint, value[field.name], f"{where}.{field.name}")
+        elif type(None) in typing.get_args(hint):
+            decoded[field.name] = None
+        elif not field.metadata.get("may_be_missing"):
+            raise ManifestError(f"{where}.{field.name} is missing")
+    return kind(**decoded)
+
+
+def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    """A list as a tuple: of one type repeated if `kinds` ends in an ellipsis, else of one type for each item."""
+    repeated = kinds[-1] is Ellipsis
+    if not isinstance(value, list) or (not repeated and len(value) != len(kinds)):
+        raise ManifestError(f"{where} is {value!r:.80}; expected a list{'' if repeated else f' of {len(kinds)}'}")
+    item_kinds = itertools.repeat(kinds[0], len(value)) if repeated else kinds
+    return tuple(
+        _decode(kind, item, f"{where}[{index}]")
+        for index, (kind, item) in enumerate(zip(item_kinds, value, strict=True))
+    )
+
+
 @lru_cache  # a manifest has a thousand classes
 def _hinted_fields(kind: type) -> list[tuple[dataclasses.Field[Any], Any]]:
-    """The fields that a dataclass is made from, with their types."""
+    """The fields that the constructor of a dataclass takes, with their types."""
     hints = typing.get_type_hints(kind)
-    return [(item, hints[item.name]) for item in dataclasses.fields(kind) if item.init]
+    return [(field, hints[field.name]) for field in dataclasses.fields(kind) if field.init]

@@ -1,4 +1,4 @@
-"""The six configurations of the paper's Table 1, as data, and what follows from them by arithmetic.
+"""The six configurations of the paper's Table 1 as data, and the figures that follow from them.
 
 Simonyan & Zisserman, arXiv 1409.1556, sections 2.1 to 2.3.
 """
@@ -12,8 +12,8 @@ from typing import Literal
 
 from vgg_deploy.errors import UsageError
 
-# Table 1: "3-64" is conv3-64, "1-256" is conv1-256, and each "|" a 2x2 max-pooling with stride 2. Every column goes on with
-# fc6, fc7 (4096 each), fc8 (1000) and the soft-max.
+# Table 1: "3-64" is conv3-64, "1-256" is conv1-256, and "|" is a 2x2 max-pooling with stride 2. Every column ends with
+# fc6 and fc7 (4096 units each), fc8 (1000) and the soft-max.
 TABLE_1: dict[str, str] = {
     "A": "3-64 | 3-128 | 3-256 3-256 | 3-512 3-512 | 3-512 3-512 |",
     "A-LRN": "3-64 LRN | 3-128 | 3-256 3-256 | 3-512 3-512 | 3-512 3-512 |",
@@ -25,29 +25,29 @@ TABLE_1: dict[str, str] = {
 
 CONFIGURATIONS = tuple(TABLE_1)
 
-# Names under which the world knows the columns; also the default names of exported files.
+# The common names of the columns, which are also the default names of exported files.
 COMMON_NAMES = {"A": "vgg11", "A-LRN": "vgg11-lrn", "B": "vgg13", "C": "vgg16-c", "D": "vgg16", "E": "vgg19"}
 
 TOTAL_STRIDE = 32  # five 2x2 poolings
 BASE_WIDTH = 64  # channels of conv1_1 at full width
 
-ADDED = {"may_be_missing": True}  # of a field that manifests written before it was added do not have
+ADDED = {"may_be_missing": True}  # metadata of a field that older manifests do not have
 
 LayerKind = Literal["conv", "lrn", "pool", "fc"]
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of Table 1. An `fc` layer is described as the convolution it folds into.
+    """One layer of Table 1. An `fc` layer is described as the convolution into which it folds.
 
     Attributes:
-        name: the paper's: conv1_1 ... conv5_4, lrn1, pool1 ... pool5, fc6, fc7, fc8.
+        name: the paper's name: conv1_1 ... conv5_4, lrn1, pool1 ... pool5, fc6, fc7 or fc8.
         kind: conv, lrn, pool or fc.
-        kernel: side of the square window, in pixels of its input (1 for lrn).
+        kernel: side of the square window, in positions of its input (1 for lrn).
         stride: 2 for pool (1 for pool5 of a fine grid), 1 otherwise.
         padding: zeros added on each side: 1 for 3x3 convolutions, 0 otherwise.
         in_channels, out_channels: depth of its input and output.
-        dilation: distance, in positions of its input, between what neighbouring weights see: 2 for fc6 of a fine grid.
+        dilation: positions of its input from one weight to the next: 2 for fc6 of a fine grid, 1 otherwise.
     """
 
     name: str
@@ -65,17 +65,17 @@ class Layer:
 
     @property
     def has_relu(self) -> bool:
-        """All hidden layers with weights are followed by a ReLU; fc8 is not hidden (section 2.1)."""
+        """A ReLU follows every hidden layer with weights; fc8 is not hidden (section 2.1)."""
         return self.has_weights and self.name != "fc8"
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the weight in convolutional form: out, in, kernel, kernel."""
+        """Shape of the weight in convolutional form: [out, in, kernel, kernel]."""
         return (self.out_channels, self.in_channels, self.kernel, self.kernel)
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
+        """Number of weights and biases."""
         if not self.has_weights:
             return 0
         return self.out_channels * (self.in_channels * self.kernel**2 + 1)
@@ -87,13 +87,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class LayerStatistics:
-    """A layer and its figures for one input size.
+    """The figures of a layer for one input size.
 
     Attributes:
         layer: the layer.
-        output: channels, rows, columns of its output.
-        macs: multiply-accumulates for one image (biases, ReLU, pooling and LRN not counted).
-        receptive_field: side in input pixels of what one output position sees.
+        output: channels, rows and columns of its output.
+        macs: multiply-accumulates for one image, without biases, ReLU, pooling and LRN.
+        receptive_field: side of the input region that one output position sees, in pixels.
     """
 
     layer: Layer
@@ -104,17 +104,17 @@ class LayerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """A network: a column of Table 1 and the sizes that the paper holds fixed.
+    """A network: a column of Table 1, and the sizes that the paper keeps fixed.
 
     Attributes:
         configuration: A, A-LRN, B, C, D or E.
-        width_divisor: divides every convolution's channels; a divisor of 64. The paper's networks have 1.
-        crop: side of the training crop, a multiple of 32; fc6 folds to a convolution of kernel crop / 32.
+        width_divisor: divides the channels of every convolution; a divisor of 64. The paper's networks have 1.
+        crop: side of the training crop, a multiple of 32. fc6 folds into a convolution of kernel crop / 32.
         fc_width: units of fc6 and fc7.
         classes: units of fc8.
-        fine: OverFeat's finer grid (Sermanet et al. 2014): the last pooling at every offset. pool5 has stride 1 and fc6 a
-            dilation of 2, which is the four shifted poolings interleaved: class scores every 16 pixels instead of 32, from the
-            same weights, and the same ones on a crop.
+        fine: OverFeat's finer grid (Sermanet et al. 2014), with the last pooling at every offset. pool5 has stride 1
+            and fc6 a dilation of 2, which interleaves the four shifted poolings. The same weights then give class
+            scores every 16 pixels instead of 32. On a single crop the scores do not change.
 
     Raises:
         UsageError: a field is out of its range; names the field, its value and the range.
@@ -189,19 +189,21 @@ class NetworkSpec:
 
     @property
     def parameters(self) -> int:
-        """All weights and biases; the fully convolutional form has exactly as many as the FC form."""
+        """Number of all weights and biases, which is the same in the FC form and the fully convolutional form."""
         return sum(layer.parameters for layer in self.layers)
 
     def statistics(self, height: int | None = None, width: int | None = None) -> tuple[LayerStatistics, ...]:
         """Output size, MACs and receptive field of each layer for an input of height x width (default: the crop).
 
         Raises:
-            UsageError: the input is smaller than the crop, so that fc6 would have no output.
+            UsageError: the input is smaller than the crop, so fc6 would have no output.
         """
         rows = self.crop if height is None else height
         columns = rows if width is None else width
         if min(rows, columns) < self.crop:
-            raise UsageError(f"input is {rows}x{columns}; {self.configuration} needs at least {self.crop}x{self.crop}")
+            raise UsageError(
+                f"input is {rows}x{columns}; this network needs at least {self.crop}x{self.crop}, its crop"
+            )
         statistics, receptive_field, jump = [], 1, 1
         for layer in self.layers:
             rows, columns = layer.output_size(rows), layer.output_size(columns)
@@ -219,8 +221,8 @@ class NetworkSpec:
 
 
 def stacked_3x3_weights(convolutions: int) -> tuple[int, int]:
-    """Section 2.3: weights, in units of C^2, of a stack of 3x3 convolutions and of the one layer of equal receptive field.
+    """Weights of stacked 3x3 convolutions and of one layer with the same receptive field, in units of C^2. Section 2.3.
 
-    Three give (27, 49): a 7x7 layer has 81 % more weights and two non-linearities fewer.
+    Three convolutions give (27, 49): one 7x7 layer has 81 % more weights and two non-linearities fewer.
     """
     return 9 * convolutions, (2 * convolutions + 1) ** 2

@@ -165,15 +165,15 @@ def test_tensorrts_header_is_its_own_affair(machine: Machine) -> None:
             2,
             r"no manifest .*vgg11.plan.json is not there\).* --trust",
         ),
-        (lambda path: sidecar_of(path).write_bytes(b"\xff\xfe\0"), UsageError, 2, "is not text; .* --trust"),
+        (lambda path: sidecar_of(path).write_bytes(b"\xff\xfe\0"), UsageError, 2, "is not UTF-8 text; .* --trust"),
         (lambda path: sidecar_of(path).write_text("{"), UsageError, 2, "is not JSON .* --trust"),
         (
             lambda path: sidecar_of(path).write_text('{"name": "x"}'),
             UsageError,
             2,
-            "manifest has version None: it is none of vgg_deploy.* --trust",
+            "manifest has no plan_version: another tool wrote it.* --trust",
         ),
-        (lambda path: sidecar_of(path).write_text("[]"), UsageError, 2, "manifest has version None"),
+        (lambda path: sidecar_of(path).write_text("[]"), UsageError, 2, "manifest has no plan_version"),
         (
             lambda path: (sidecar_of(path).unlink(), sidecar_of(path).mkdir()),
             UsageError,
@@ -407,7 +407,7 @@ def test_a_plan_without_manifest_that_is_trusted_tells_itself_what_it_takes(
         assert info.notices[0].startswith("trusted without a manifest (")
         assert (engine.run(images).probabilities == answer(images)[0]).all()
         with pytest.raises(
-            UsageError, match=r"is in no profile of vgg11\.plan, which takes .*; build one that takes it"
+            UsageError, match=r"is in no profile of vgg11\.plan, which takes .*; build a plan that takes it"
         ):
             engine.run(noise(1, 20, 20))
 

@@ -144,7 +144,7 @@ def test_a_shape_in_no_profile_is_refused_with_those_there_are_and_the_command_t
     size = " x ".join(map(str, shape))
     assert str(caught.value).startswith(
         f"images is {size} x 3 is in no profile of vgg11.plan, which takes Q=32: 1..4 x 32..64 x 32..64 x 3; "
-        "Q=64: 1..2 x 64..128 x 64..128 x 3; build one that takes it: vgg-deploy build vgg11.onnx"
+        "Q=64: 1..2 x 64..128 x 64..128 x 3; build a plan that takes it: vgg-deploy build vgg11.onnx"
     )
     assert str(caught.value).endswith(remedy)
 

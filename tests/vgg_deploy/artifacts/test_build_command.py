@@ -122,7 +122,7 @@ def test_the_refusal_says_what_came_and_what_is_taken() -> None:
     assert text is not None
     assert text.startswith(
         "1 x 100 x 100 x 3 is in no profile of vgg16.plan, which takes Q=224: 1..8 x 224..448 x 224..448 x 3; "
-        "Q=256: 1..8 x 256..512 x 256..512 x 3; build one that takes it: vgg-deploy build"
+        "Q=256: 1..8 x 256..512 x 256..512 x 3; build a plan that takes it: vgg-deploy build"
     )
 
 

@@ -10,7 +10,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vgg_deploy.artifacts.onnx_layers import layer_types
-from vgg_deploy.network.precision import differences, summary
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -101,19 +100,3 @@ def test_nodes_without_names_have_those_that_tensorrt_gives_them() -> None:
 
 def test_a_graph_without_convolutions_has_no_layers() -> None:
     assert layer_types(graph(("Identity", "i", ["images"], {}))) == {}
-
-
-def test_a_summary_is_one_line() -> None:
-    types = {"conv1_1": "float16", "conv1_2": "int8", "conv2_1": "int8", "fc6": "int8", "fc7": "int8", "fc8": "float32"}
-    assert summary(types) == "1/3 convolutions FP16, 2/3 convolutions INT8, fc6-fc7 INT8, fc8 FP32"
-    assert summary({}) == ""
-
-
-def test_differences_are_told_up_to_three() -> None:
-    declared = dict.fromkeys("abcde", "int8")
-    assert differences(declared, declared) is None
-    found = {**declared, "b": "float32"}
-    assert differences(declared, found) == "b is float32 instead of int8"
-    assert differences(declared, dict.fromkeys("abcde", "float16")) == (
-        "a is float16 instead of int8, b is float16 instead of int8, c is float16 instead of int8 and 2 more"
-    )

@@ -138,7 +138,7 @@ def test_what_is_no_plan_is_told(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (lambda data: "", "is not JSON"),
-        (lambda data: "[]", "version None"),
+        (lambda data: "[]", "has no plan_version: another tool wrote it"),
         (lambda data: json.dumps({**data, "plan_version": 2}), "has version 2, this vgg_deploy reads 1"),
         (lambda data: json.dumps({key: data[key] for key in data if key != "profiles"}), r"profiles is missing"),
         (lambda data: json.dumps({**data, "profiles": []}), "the plan has no profile"),
@@ -165,7 +165,7 @@ def test_a_manifest_that_is_no_text_or_a_folder_is_one_line(tmp_path: Path) -> N
     (tmp_path / "x.plan").write_bytes(DATA)
     sidecar = sidecar_of(tmp_path / "x.plan")
     sidecar.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match="is not text"):
+    with pytest.raises(ManifestError, match="is not UTF-8 text"):
         read_plan(tmp_path / "x.plan")
     sidecar.unlink()
     sidecar.mkdir()

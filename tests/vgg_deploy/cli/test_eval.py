@@ -365,7 +365,7 @@ def test_a_folder_of_no_class_exits_2_with_the_nearest_names(
     done = evaluated(engine=fakes(a=engine))
     assert done.code == 2
     assert done.err.splitlines()[-1].startswith(
-        "Error: folder 'chruch' is no class of this network; the nearest are church"
+        "Error: folder 'chruch' is not a class of this network; the nearest are church"
     )
     assert engine.batches == []
 
@@ -374,7 +374,7 @@ def test_images_right_in_the_folder_need_a_class_too(evaluated: Callable[..., An
     picture(0).save(data / "stray.png")
     done = evaluated()
     assert done.code == 2
-    assert "folder 'data' is no class of this network" in done.err
+    assert "folder 'data' is not a class of this network" in done.err
 
 
 @pytest.mark.parametrize(

@@ -537,7 +537,7 @@ def test_a_folder_of_no_class_exits_2_before_any_image_is_scored(infer: Callable
     finished = infer(truth, "--check-folders", "--json", "-")
     assert finished.code == 2
     assert finished.out == ""
-    assert "folder 'chainsaw' is no class of this network; the nearest are chain saw" in finished.err
+    assert "folder 'chainsaw' is not a class of this network; the nearest are chain saw" in finished.err
 
 
 def test_links_to_images_have_the_class_of_the_folder_that_they_are_in(

@@ -135,7 +135,7 @@ def test_an_onnx_file_is_told_in_full(
     assert facts["output"] == "probabilities: float [?, 5]"
     assert facts["classes"] == "5: 0, 1, 2, 3, 4"
     assert facts["normalization"] == "(pixel - 123.68,116.779,103.939) / 1,1,1, RGB in units of 0..255"
-    assert facts["trained at"] == "S=73, bilinear, sides rounded by floor, seen mirrored too"
+    assert facts["trained at"] == "S=73, bilinear, sides rounded by floor, also mirrored"
     assert facts["exported from"] == f"best.safetensors (SHA-256 {'ab' * 32})"
     assert facts["exported with"] == "vgg_deploy 0.1.0"
     assert facts["network"].startswith("configuration A (vgg11), ")
@@ -201,7 +201,7 @@ def test_a_plan_is_told_in_full(plan: Callable[..., Path], vgg_deploy_command: C
         ({"compute_capabilities": ("8.9", "12.0")}, "compute capability 8.9, 12.0"),
         (
             {"backend": "tensorrt", "compute_capabilities": ("8.6",), "hardware_compatibility": "ampere+"},
-            "compute capability 8.6, and on 8.0 and later",
+            "compute capability 8.6, and any from 8.0",
         ),
     ],
 )
@@ -306,7 +306,7 @@ def test_of_a_foreign_file_is_told_what_is_known(tmp_path: Path, vgg_deploy_comm
     assert facts["made by"].startswith("pytorch 2.4, opset ")
     assert facts["precision"] == "node_of_y FP16"
     assert facts["input"] == "x: float16 [?, ?, 8, 8]"
-    assert facts["manifest"] == "none of vgg_deploy: classes, normalization and S are unknown"
+    assert facts["manifest"] == "no vgg_deploy manifest: classes, normalization and S are unknown"
     assert "108 bytes of weights" in facts["file"]
     assert json.loads(vgg_deploy_command("inspect", str(tmp_path / "other.onnx"), "--json").out)["manifest"] is None
 

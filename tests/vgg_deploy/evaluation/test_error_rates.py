@@ -94,9 +94,11 @@ def test_a_folders_name_is_a_class_by_id_label_or_both(folder: str, index: int) 
 
 
 def test_a_folder_of_no_class_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"folder 'trench' is no class of this network; the nearest are tench"):
+    with pytest.raises(UsageError, match=r"folder 'trench' is not a class of this network; the nearest are tench"):
         label_by_folder([tmp_path / "tench" / "a.png", tmp_path / "trench" / "b.png"], CLASSES)
-    with pytest.raises(UsageError, match=r"folder 'n01440765' is no class of this network; the nearest are n01440764"):
+    with pytest.raises(
+        UsageError, match=r"folder 'n01440765' is not a class of this network; the nearest are n01440764"
+    ):
         label_by_folder([tmp_path / "n01440765" / "b.png"], CLASSES)
 
 

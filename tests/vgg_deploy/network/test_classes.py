@@ -98,14 +98,14 @@ def test_a_word_of_several_classes_is_refused_with_their_ids() -> None:
 
 
 def test_an_unknown_folder_is_refused_with_the_nearest_classes() -> None:
-    with pytest.raises(UsageError, match=r"'French_hron' is no class of this network; the nearest are French horn,"):
+    with pytest.raises(UsageError, match=r"'French_hron' is not a class of this network; the nearest are French horn,"):
         class_of_folder("French_hron", BY_WORDNET)
 
 
 @pytest.mark.parametrize("folder", ["TENCH.", "n01440765_Tenches", "Tenches"])
 def test_the_nearest_are_found_in_parts_of_the_name_and_whatever_its_case(folder: str) -> None:
     for classes in (BY_WORDNET, BY_WORD, BY_BOTH):
-        with pytest.raises(UsageError, match=rf"'{folder}' is no class .* the nearest are (tench|n01440764)"):
+        with pytest.raises(UsageError, match=rf"'{folder}' is not a class .* the nearest are (tench|n01440764)"):
             class_of_folder(folder, classes)
 
 
@@ -113,7 +113,7 @@ def test_a_folder_of_another_wordnet_id_is_no_class_of_its_word() -> None:
     # ImageNet-21k has the bird in one folder and the machine in another; a network may know one of them.
     for machine in (ClassName("n03126707", "crane"), ClassName("n03126707_crane", "crane")):
         with pytest.raises(
-            UsageError, match=r"'n02012849_crane' is no class of this network; the nearest are .*n03126707"
+            UsageError, match=r"'n02012849_crane' is not a class of this network; the nearest are .*n03126707"
         ):
             class_of_folder("n02012849_crane", [BY_WORDNET[0], machine])
         assert class_of_folder("crane", [BY_WORDNET[0], machine]) == 1
@@ -121,7 +121,7 @@ def test_a_folder_of_another_wordnet_id_is_no_class_of_its_word() -> None:
 
 
 def test_part_of_a_word_is_no_match() -> None:
-    with pytest.raises(UsageError, match="'horn' is no class"):
+    with pytest.raises(UsageError, match="'horn' is not a class"):
         class_of_folder("horn", BY_WORDNET)
 
 

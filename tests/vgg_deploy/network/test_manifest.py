@@ -104,7 +104,6 @@ def test_text_that_is_no_manifest_is_refused(text: str) -> None:
         ("spec.crop", 224.0, "manifest.spec.crop is 224.0; expected int"),
         ("spec.crop", True, "manifest.spec.crop is True; expected int"),
         ("spec.crop", 225, "crop is 225"),
-        ("spec.configuration", "F", "configuration is 'F'"),
         ("spec.classes", 1000, "2 class names for a network of 1000 classes"),
         ("mirror", 1, "manifest.mirror is 1; expected bool"),
         ("mirror", None, "manifest.mirror is None; expected bool"),
@@ -147,7 +146,7 @@ def test_a_figure_that_json_has_no_number_for_is_not_written(full: Manifest, fig
 
 def test_class_ids_are_unique(full: Manifest) -> None:
     twice = (ClassName("n01", "tench"), ClassName("n01", "other"))
-    with pytest.raises(ManifestError, match="'n01' stands more than once"):
+    with pytest.raises(ManifestError, match="'n01' occurs more than once"):
         full.with_(classes=twice)
     assert full.with_(classes=(ClassName("n01", "crane"), ClassName("n02", "crane"))).classes[1].label == "crane"
 
@@ -233,19 +232,13 @@ def test_a_file_without_a_budget_has_none(quantized: Manifest) -> None:
     ("path", "value", "named"),
     [
         ("", [], "manifest.precision.quantization is .*expected an object"),
-        ("target", "openvino", "quantization target is 'openvino'; expected tensorrt or onnxruntime"),
         ("target", ..., "quantization.target is missing"),
-        ("method", "mse", "calibration method is 'mse'; expected minmax, entropy, percentile"),
-        ("layers", ["conv1_1", "conv3_1", "fc6"], "conv3_1, fc6 are said to be INT8, and their ranges are missing"),
         ("layers", "conv1_1", "quantization.layers is 'conv1_1'; expected a list"),
         ("layers.0", 1, r"quantization.layers\[0\] is 1; expected str"),
         ("kept", ..., "quantization.kept is missing"),
         ("ranges", ..., "quantization.ranges is missing"),
         ("ranges", [], "quantization.ranges is .*expected an object"),
-        ("ranges.conv2_1", ..., "conv2_1 are said to be INT8, and their ranges are missing"),
-        ("ranges.conv2_1", [0.5, 812.5], r"the range of conv2_1 is \[0\.5, 812\.5\]; expected one that holds 0"),
-        ("ranges.conv2_1", [-3, -1], r"the range of conv2_1 is \[-3\.0, -1\.0\]"),
-        ("ranges.conv2_1", [1, -1], "expected one that holds 0"),
+        ("ranges.conv2_1", ..., "conv2_1 should be INT8, but have no ranges"),
         ("ranges.conv2_1", [812.5], "quantization.ranges.conv2_1 is .*expected a list"),
         ("ranges.conv2_1", 812.5, "quantization.ranges.conv2_1 is 812.5; expected a list"),
         ("ranges.conv2_1.1", math.nan, "NaN"),

@@ -8,7 +8,7 @@ import pytest
 
 from vgg_deploy.errors import ManifestError
 from vgg_deploy.evaluation.parity import THRESHOLDS
-from vgg_deploy.network.precision import METHODS, TARGETS, Precision, Quantization, summary
+from vgg_deploy.network.precision import METHODS, TARGETS, Precision, Quantization, differences, summary
 from vgg_deploy.network.spec import NetworkSpec
 
 LAYERS = ("conv1_1", "conv1_2", "conv2_1", "fc6", "fc7", "fc8")
@@ -116,14 +116,14 @@ def test_a_range_is_measured_or_not_or_has_no_limit() -> None:
     [
         ({"target": "tflite"}, "quantization target is 'tflite'; expected tensorrt or onnxruntime"),
         ({"method": "mse"}, "calibration method is 'mse'; expected minmax, entropy, percentile"),
-        ({"ranges": {"conv1_1": (0.0, 1.0)}}, "conv1_2, conv2_1, fc6, fc7, fc8 are said to be INT8, and their ranges"),
+        ({"ranges": {"conv1_1": (0.0, 1.0)}}, "conv1_2, conv2_1, fc6, fc7, fc8 should be INT8, but have no ranges"),
         (
             {"ranges": dict.fromkeys(LAYERS, (0.1, 1.0))},
-            r"the range of conv1_1 is \[0\.1, 1\.0\]; expected one that holds 0",
+            r"the range of conv1_1 is \[0\.1, 1\.0\]; expected a range that includes 0",
         ),
-        ({"ranges": dict.fromkeys(LAYERS, (-1.0, -0.5))}, "expected one that holds 0"),
-        ({"ranges": dict.fromkeys(LAYERS, (0.0, float("nan")))}, "expected one that holds 0"),
-        ({"ranges": dict.fromkeys(LAYERS, (float("nan"), 0.0))}, "expected one that holds 0"),
+        ({"ranges": dict.fromkeys(LAYERS, (-1.0, -0.5))}, "expected a range that includes 0"),
+        ({"ranges": dict.fromkeys(LAYERS, (0.0, float("nan")))}, "expected a range that includes 0"),
+        ({"ranges": dict.fromkeys(LAYERS, (float("nan"), 0.0))}, "expected a range that includes 0"),
     ],
 )
 def test_a_quantization_that_cannot_be_is_refused(changes: dict[str, Any], reason: str) -> None:
@@ -131,12 +131,13 @@ def test_a_quantization_that_cannot_be_is_refused(changes: dict[str, Any], reaso
         quantization(**changes)
 
 
-def test_every_target_and_method_is_taken_and_ranges_may_be_of_more_than_the_int8_layers() -> None:
-    for target in TARGETS:
-        for method in METHODS:
-            quantization(
-                "fc8", target=target, method=method, ranges={**dict.fromkeys(LAYERS, (-1.0, 0.0)), "lrn1": (0.0, 9.0)}
-            )
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_layer_outside_int8_may_have_a_range_too(target: str, method: str) -> None:
+    ranges = {**dict.fromkeys(LAYERS, (-1.0, 0.0)), "lrn1": (0.0, 9.0)}
+    made = quantization("fc8", target=target, method=method, ranges=ranges)
+    assert (made.target, made.method, made.ranges) == (target, method, ranges)
+    assert "fc8" not in made.layers
 
 
 def types_of(configuration: str, *rest: tuple[str, str], otherwise: str = "int8") -> dict[str, str]:
@@ -175,3 +176,13 @@ def test_the_summary_counts_convolutions_and_names_the_fully_connected_layers(
     types: dict[str, str], words: str
 ) -> None:
     assert summary(types) == words
+
+
+def test_at_most_three_differences_are_named() -> None:
+    declared = dict.fromkeys("abcde", "int8")
+    assert differences(declared, declared) is None
+    found = {**declared, "b": "float32"}
+    assert differences(declared, found) == "b is float32 instead of int8"
+    assert differences(declared, dict.fromkeys("abcde", "float16")) == (
+        "a is float16 instead of int8, b is float16 instead of int8, c is float16 instead of int8 and 2 more"
+    )
