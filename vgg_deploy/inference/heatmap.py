@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.prediction import Prediction, ScoreMap
+from vgg_deploy.inference.averaging import ScoreMap
+from vgg_deploy.inference.prediction import Prediction
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import TOTAL_STRIDE
 from vgg_deploy.network.tensors import Floats, Images

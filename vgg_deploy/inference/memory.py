@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 _INTERVAL_S = 1.0
 
 
-def given_back(items: Iterable[Item], clock: Callable[[], float] = time.monotonic) -> Iterator[Item]:
+def with_memory_trimmed(items: Iterable[Item], clock: Callable[[], float] = time.monotonic) -> Iterator[Item]:
     """The items; between them, once a second, what was freed is given back to the system.
 
     Batches of many shapes leave glibc's memory in pieces that it keeps, in an arena for each thread, and a process grows

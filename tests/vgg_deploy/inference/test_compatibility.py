@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from vgg_deploy.inference.engine import EngineInfo
 from vgg_deploy.inference.prediction import Failure, Prediction, predict
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import AxisRange, PlanProfiles, Profile, ShapeRange, shapes_of
-from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import Protocol, choose_protocol
 
@@ -26,11 +24,6 @@ GAP = (
     Profile((64,), (1, 64, 64), (1, 64, 64), (4, 100, 100)),
     Profile((128,), (1, 128, 128), (1, 128, 128), (4, 200, 200)),
 )
-
-
-@pytest.fixture
-def manifest(narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]) -> Manifest:
-    return manifest_for(narrow_spec("A"))
 
 
 def information(manifest: Manifest, profiles: tuple[Profile, ...] = GAP) -> EngineInfo:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.averaging import ScoreMap
 from vgg_deploy.inference.heatmap import class_evidence, overlay
-from vgg_deploy.inference.prediction import Prediction, ScoreMap
+from vgg_deploy.inference.prediction import Prediction
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import NetworkSpec

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vgg_deploy.inference.memory import given_back
+from vgg_deploy.inference.memory import with_memory_trimmed
 
 
 @pytest.fixture
@@ -21,17 +21,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_items_pass_as_they_come() -> None:
     source = iter(range(5))
-    passing = given_back(source)
+    passing = with_memory_trimmed(source)
     assert next(passing) == 0
     assert next(source) == 1  # nothing was taken ahead
     assert list(passing) == [2, 3, 4]
-    assert list(given_back([])) == []
+    assert list(with_memory_trimmed([])) == []
 
 
 @pytest.mark.parametrize(("step", "times"), [(0.1, 10), (0.5, 50), (3.0, 100)])
 def test_once_a_second_is_enough(step: float, times: int, calls: list[int]) -> None:
     ticks = itertools.count()
-    list(given_back(range(100), lambda: next(ticks) * step))
+    list(with_memory_trimmed(range(100), lambda: next(ticks) * step))
     assert len(calls) == pytest.approx(times, abs=1)
     assert set(calls) <= {0}
 
@@ -43,4 +43,4 @@ def test_another_c_library_is_no_matter(failure: type[Exception], monkeypatch: p
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     ticks = itertools.count()
-    assert list(given_back([1, 2, 3], lambda: float(next(ticks)))) == [1, 2, 3]
+    assert list(with_memory_trimmed([1, 2, 3], lambda: float(next(ticks)))) == [1, 2, 3]

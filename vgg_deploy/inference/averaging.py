@@ -1,0 +1,69 @@
+"""The scores of an image's views, and their weighted mean (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vgg_deploy.network.tensors import Floats
+from vgg_deploy.views.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreMap:
+    """Class scores of one view, float32 [classes, rows, columns]."""
+
+    view: View
+    scores: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class ViewScores:
+    """What an engine gave for one view.
+
+    Attributes:
+        probabilities: float32 [classes].
+        features: float32 [fc_width], if the model gives them.
+        score_map: float32 [classes, rows, columns], if it is kept.
+    """
+
+    probabilities: Floats
+    features: Floats | None = None
+    score_map: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeanScores:
+    """What all views of an image gave together.
+
+    Attributes:
+        probabilities: float32 [classes], the weighted mean of the views' posteriors.
+        features: float32 [fc_width], the weighted mean of the views' features, if the model gives them.
+        score_maps: those that were kept, in the order of the views.
+    """
+
+    probabilities: Floats
+    features: Floats | None
+    score_maps: tuple[ScoreMap, ...]
+
+
+def mean_scores(views: Sequence[View], scores: Sequence[ViewScores]) -> MeanScores:
+    """The mean over at least one view, by the views' weights. It is summed in the order of the views: the same bits each time."""
+    weights = [view.weight for view in views]
+    features = [one_view.features for one_view in scores if one_view.features is not None]
+    maps = zip(views, scores, strict=True)
+    return MeanScores(
+        _mean([one_view.probabilities for one_view in scores], weights),
+        _mean(features, weights) if features else None,
+        tuple(ScoreMap(view, one_view.score_map) for view, one_view in maps if one_view.score_map is not None),
+    )
+
+
+def _mean(rows: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    total = np.zeros(len(rows[0]), np.float64)  # [classes] or [fc_width]
+    for row, weight in zip(rows, weights, strict=True):
+        total += weight * row.astype(np.float64)
+    mean: Floats = (total / sum(weights)).astype(np.float32)
+    return mean

@@ -1,0 +1,225 @@
+"""Which views share a batch, and which batches an engine computes at the same time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+
+from vgg_deploy.inference.averaging import MeanScores, ViewScores, mean_scores
+from vgg_deploy.inference.engine import Engine, Scores
+from vgg_deploy.inference.preparation import PreparedImage
+from vgg_deploy.network.tensors import Images
+from vgg_deploy.views.images import MAX_VIEW_PIXELS, mirrored
+
+# Pixels of views that are held for each request of the engine, in a batch that runs or waits. They are the largest view that is
+# allowed, or six batches of a photo and its mirror at Q=512: enough that a request never waits for work while another request
+# computes a batch ten times as large. They take 12 MiB; what a network needs to compute them is about 200 times as much.
+PIXELS_PER_REQUEST = MAX_VIEW_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredImage:
+    """An image that is done.
+
+    Attributes:
+        path: the image file.
+        size: its height and width, upright.
+        failure: why it was not scored; None if it was.
+        scores: the mean over its views; None if it has no views.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    failure: str | None
+    scores: MeanScores | None
+
+
+class _OpenImage:
+    """An image between its preparation and its result. It holds no pixels, so they are freed with the last batch that needs them."""
+
+    def __init__(self, image: PreparedImage, number: int) -> None:
+        self.number = number
+        self.to_submit = len(image.views)  # views that are in no batch yet
+        self._path, self._size, self._failure = image.path, image.size, image.failure
+        self._views = [view for view, _pixels in image.views]
+        self._scores: dict[int, ViewScores] = {}
+
+    @property
+    def done(self) -> bool:
+        return len(self._scores) == len(self._views)
+
+    def take_in(self, index: int, scores: ViewScores) -> None:
+        """The scores of the view number `index`."""
+        self._scores[index] = scores
+
+    def scored(self) -> ScoredImage:
+        scores = [self._scores[index] for index in range(len(self._views))]
+        return ScoredImage(self._path, self._size, self._failure, mean_scores(self._views, scores) if scores else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """The place of one view in a batch: view number `index` of an image, with its pixels, uint8 [h, w, 3]."""
+
+    owner: _OpenImage
+    index: int
+    pixels: Images
+    mirror: bool
+
+
+_Shape = tuple[int, ...]  # of a view's pixels: height, width, 3
+
+
+class Scheduler:
+    """Groups views by shape into batches, runs the batches, and gives the images back in the order in which they came.
+
+    Which views share a batch depends on the order of the images alone, never on timing: runtimes may compute a view
+    differently in another batch, and answers must not change from run to run. `add`, `flush` and `wait` change state;
+    `drain` alone yields.
+
+    Args:
+        engine: any.
+        pool: runs the engine; it has as many threads as the engine takes requests.
+        batch: views in one batch, at most.
+        keep_score_maps: whether `MeanScores.score_maps` are kept.
+    """
+
+    def __init__(self, engine: Engine, pool: Executor, batch: int, *, keep_score_maps: bool) -> None:
+        sizes = engine.info.shapes.batch
+        self._engine, self._pool, self._keep_score_maps = engine, pool, keep_score_maps
+        self._requests = engine.info.concurrency
+        self._batch = max(sizes.minimum, batch if sizes.maximum is None else min(batch, sizes.maximum))
+        self._smallest_batch = sizes.minimum
+        # How many images are taken on, and how many pixels of views are held, while a view waits for others of its shape.
+        self._patience, self._patience_pixels = 2 * self._batch, self._batch * MAX_VIEW_PIXELS
+        self._added = 0
+        self._open: deque[_OpenImage] = deque()
+        self._unsubmitted: deque[_OpenImage] = deque()  # those with views that wait for others, and a few that had some
+        self._groups: dict[_Shape, list[_Slot]] = {}  # views that wait for others of their shape
+        self._under_way: dict[Future[Scores], list[_Slot]] = {}  # batches that run or wait for the engine, oldest first
+        self._ended: SimpleQueue[Future[Scores]] = SimpleQueue()
+        self._grouped_pixels = self._submitted_pixels = 0
+        self._failure: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch runs or waits for the engine."""
+        return bool(self._under_way)
+
+    @property
+    def full(self) -> bool:
+        """Whether to `wait` before the next image: each request has work, and pixels enough are held.
+
+        Work for each request comes first, however large: what computes is bounded by the number of requests, the batch and
+        the largest view.
+        """
+        held = self._grouped_pixels + self._submitted_pixels
+        return len(self._under_way) > self._requests and held >= self._requests * PIXELS_PER_REQUEST
+
+    def add(self, image: PreparedImage) -> None:
+        """Takes an image on. Batches that are full, or have waited long enough for more views, go to the engine."""
+        opened = _OpenImage(image, self._added)
+        self._added += 1
+        self._open.append(opened)
+        self._unsubmitted.append(opened)
+        # The largest first: if little else is left to do, the requests then end at nearly the same time.
+        slots = [_Slot(opened, index, pixels, view.mirror) for index, (view, pixels) in enumerate(image.views)]
+        for slot in sorted(slots, key=lambda slot: -slot.pixels.size):
+            shape = slot.pixels.shape
+            group = self._groups.setdefault(shape, [])
+            group.append(slot)
+            self._grouped_pixels += _area(shape)
+            if len(group) >= self._batch:
+                self._submit(shape)
+        self._submit_the_impatient()
+
+    def _submit_the_impatient(self) -> None:
+        """Whatever follows the oldest image with a waiting view is held until that image is done: it cannot wait for long."""
+        while self._unsubmitted:
+            oldest = self._unsubmitted[0]
+            if not oldest.to_submit:
+                self._unsubmitted.popleft()
+            elif self._added - oldest.number > self._patience or self._grouped_pixels > self._patience_pixels:
+                for shape in [shape for shape, group in self._groups.items() if any(s.owner is oldest for s in group)]:
+                    self._submit(shape)
+            else:
+                break
+
+    def flush(self) -> None:
+        """No more images come: what waits for other views goes to the engine."""
+        for shape in sorted(self._groups, key=math.prod, reverse=True):
+            self._submit(shape)
+
+    def wait(self) -> None:
+        """Waits until a batch ends, whichever does first."""
+        self._collect(self._ended.get())
+
+    def drain(self) -> Iterator[ScoredImage]:
+        """The images that are done, in the order in which they came, up to the first that is not.
+
+        Raises:
+            Exception: what a batch raised, once the images are given that the batches before it completed.
+        """
+        while not self._ended.empty():
+            self._collect(self._ended.get())
+        while self._open and self._open[0].done:
+            yield self._open.popleft().scored()
+        if self._failure is not None:
+            raise self._failure
+
+    def _submit(self, shape: _Shape) -> None:
+        slots = self._groups.pop(shape)
+        for slot in slots:
+            slot.owner.to_submit -= 1
+        self._grouped_pixels -= len(slots) * _area(shape)
+        self._submitted_pixels += len(slots) * _area(shape)
+        future = self._pool.submit(self._run, slots, shape)
+        self._under_way[future] = slots
+        future.add_done_callback(self._ended.put)
+
+    def _run(self, slots: list[_Slot], shape: _Shape) -> Scores:
+        # A model of a fixed batch gets black images for the places that are left.
+        images = np.zeros((max(len(slots), self._smallest_batch), *shape), np.uint8)  # [n, h, w, 3]
+        for index, slot in enumerate(slots):
+            images[index] = mirrored(slot.pixels) if slot.mirror else slot.pixels
+        return self._engine.run(images)
+
+    def _collect(self, future: Future[Scores]) -> None:
+        """Takes in a batch that has ended."""
+        if future not in self._under_way:
+            return
+        if future.exception() is not None:
+            self._fail()
+        else:
+            self._take_in(self._under_way.pop(future), future.result())
+
+    def _fail(self) -> None:
+        """Takes in the batches before the first one that failed, which completes their images, and forgets those after it."""
+        for future, slots in self._under_way.items():
+            self._failure = future.exception()  # waits for the batch
+            if self._failure is not None:
+                break
+            self._take_in(slots, future.result())
+        self._under_way.clear()
+
+    def _take_in(self, slots: list[_Slot], scores: Scores) -> None:
+        maps = scores.score_map if self._keep_score_maps else None  # [n, classes, rows, cols]
+        for row, slot in enumerate(slots):
+            view_scores = ViewScores(
+                scores.probabilities[row],
+                None if scores.features is None else scores.features[row],
+                None if maps is None else maps[row].copy(),  # a view of it would keep the maps of the whole batch
+            )
+            slot.owner.take_in(slot.index, view_scores)
+            self._submitted_pixels -= _area(slot.pixels.shape)
+
+
+def _area(shape: _Shape) -> int:
+    return shape[0] * shape[1]
