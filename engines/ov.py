@@ -15,9 +15,10 @@ import numpy as np
 
 from engines.choice import NO_BF16
 from engines.onnx_model import OnnxModel
-from vgg_deploy.errors import EngineError
+from vgg_deploy.errors import EngineError, UnsupportedModelError
 from vgg_deploy.inference.engine import BaseEngine
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import Floats, Images
 
 # Importing openvino sends an event to its vendor from another process (2026.4), unless openvino_telemetry cannot be
@@ -36,6 +37,12 @@ openvino.Type.u8.to_dtype()
 
 
 _PRECISION = "INFERENCE_PRECISION_HINT"
+
+# INT8 convolutions with free image sizes are wrong on CPUs with AMX if they have fewer channels than this and signed
+# inputs: after a larger image, a smaller one gets another answer (by up to 0.97 in a posterior), without an error. Seen
+# with 2 to 8 channels and not with 16 or more (2026.4); openvinotoolkit/openvino#37577 reports crashes of the kind.
+_LEAST_AMX_CHANNELS = 16
+_ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 
 
 class OpenVINOEngine(BaseEngine[openvino.CompiledModel]):
@@ -116,7 +123,38 @@ def _version() -> str:
 
 def open_model(model: OnnxModel) -> OpenVINOEngine:
     """Opens an ONNX file; see `engines.open_engine`. The device is always the CPU."""
+    if _wrong_with_amx(model.manifest) and amx_in_use():
+        raise UnsupportedModelError(
+            "openvino",
+            model.path,
+            f"INT8 layers with fewer than {_LEAST_AMX_CHANNELS} channels get wrong answers in OpenVINO on CPUs with AMX; "
+            f"use --runtime onnxruntime, or set {_ISA_VARIABLE}=AVX512_CORE_BF16, which turns AMX off",
+        )
     return OpenVINOEngine(model)
+
+
+def _wrong_with_amx(manifest: Manifest) -> bool:
+    """Whether a file has what OpenVINO computes wrongly with AMX; see `_LEAST_AMX_CHANNELS`."""
+    quantization, spec, shapes = manifest.precision.quantization, manifest.spec, manifest.shapes
+    if quantization is None or quantization.target != "tensorrt" or spec is None:  # other targets have unsigned inputs
+        return False
+    narrow = any(
+        layer.name in quantization.layers and layer.out_channels < _LEAST_AMX_CHANNELS
+        for layer in spec.weight_layers
+        if layer.name != "fc8"
+    )
+    return narrow and not (shapes is not None and shapes.height.fixed and shapes.width.fixed)
+
+
+def amx_in_use() -> bool:
+    """Whether OpenVINO may compute INT8 with AMX on this machine. Windows does not list what a CPU has: True."""
+    limit = os.environ.get(_ISA_VARIABLE, "DEFAULT").upper()
+    if limit not in ("ALL", "DEFAULT") and "AMX" not in limit:
+        return False
+    try:
+        return "amx_int8" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return sys.platform == "win32"
 
 
 def availability(device: str) -> str:
