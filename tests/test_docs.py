@@ -310,11 +310,23 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
+def options_of_commands() -> set[tuple[str, ...]]:
+    """The spellings of each option of each command."""
+    context = click.Context(cli)
+    commands = [cli.get_command(context, name) for name in cli.list_commands(context)]
+    options = [parameter for each in commands if each is not None for parameter in each.params]
+    return {(*option.opts, *option.secondary_opts) for option in options if isinstance(option, click.Option)}
+
+
+def test_the_pages_name_each_option_of_each_command() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text))
+    assert [names for names in options_of_commands() if not named & set(names)] == []
+
+
 def test_each_option_that_the_prose_names_exists() -> None:
-    of_others = {"--nnodes", "--debug"}  # torchrun's; taken out before click parses
-    commands = [cli.get_command(click.Context(cli), name) for name in cli.list_commands(click.Context(cli))]
-    options = [option for each in commands if each is not None for option in each.params]
-    known = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    of_others = {"--nnodes", "--debug", "--help"}  # torchrun's; taken out before click parses; click's
+    known = {name for names in options_of_commands() for name in names}
     for page in PAGES:
         for span in re.findall(r"`([^`]+)`", prose(page)):
             for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span):
