@@ -125,7 +125,7 @@ def test_the_checkpoint_itself_is_not_overwritten(narrow_checkpoint: Checkpoints
     before = weights.read_bytes()
     link = weights.with_suffix(".onnx")
     link.symlink_to(weights)
-    for output, reason in ((link, "is the checkpoint itself"), (weights, "has a checkpoint's ending")):
+    for output, reason in ((link, "would overwrite the checkpoint"), (weights, "has the ending of a checkpoint")):
         done = vgg_deploy_command("export", "--weights", str(weights), "-o", str(output))
         assert done.code == 2
         assert reason in done.err
@@ -135,16 +135,16 @@ def test_the_checkpoint_itself_is_not_overwritten(narrow_checkpoint: Checkpoints
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--calibration", "."), "give --fp16 or --int8 with it"),
-        (("--fp16", "--calibration", ".", "--calibration-images", "0"), "--calibration-images is 0"),
+        (("--calibration", "."), "--calibration requires --fp16 or --int8"),
+        (("--fp16", "--calibration", ".", "--calibration-images", "0"), "'--calibration-images': 0"),
         (("--fp16", "--calibration", "."), "no image in this folder"),
         (("--fp16", "--calibration", "nowhere"), "no such file or folder"),
         (("--weights", "none.safetensors"), "none.safetensors: no such checkpoint"),
         (("--weights", "."), "is a folder; name a checkpoint file"),
         (("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"), "--mean 123.675,116.280,103.530"),
         (("--mean", "0,0,0", "--std", "0.5"), "units of 0..255"),
-        (("--std", "58.4"), "--std was given without --mean"),
-        (("--mean", "1,2"), "expected R,G,B"),
+        (("--std", "58.4"), "--std requires --mean"),
+        (("--mean", "1,2"), "is not R,G,B"),
         (("--normalization", "torchvision", "--mean", "100"), "its own mean and std"),
         (("--normalization", "torchvision"), "leave the normalization out, or give the same"),
         (("--arch", "E"), "configuration A; --arch E contradicts it"),
@@ -257,7 +257,7 @@ def test_a_configuration_that_is_asked_for_is_the_newest_run_of_that_configurati
     assert done.err == f"newest finished run: {older.relative_to(in_a_new_folder)}\n"
     done = vgg_deploy_command("export", "--arch", "E")
     assert done.code == 1
-    assert done.err.startswith("no finished run of E under runs/; taking torchvision's ImageNet weights\n")
+    assert done.err.startswith("no finished run of configuration E in runs/; using torchvision's ImageNet weights\n")
 
 
 @pytest.mark.usefixtures("offline")
@@ -270,8 +270,8 @@ def test_without_a_run_torchvisions_weights_are_taken_and_offline_that_is_one_er
     assert done.code == 1
     lines = done.err.splitlines()
     if "--weights" not in words:
-        which = " of A" if "--arch" in words else ""
-        assert lines[0] == f"no finished run{which} under runs/; taking torchvision's ImageNet weights"
+        which = " of configuration A" if "--arch" in words else ""
+        assert lines[0] == f"no finished run{which} in runs/; using torchvision's ImageNet weights"
     errors = [line for line in lines if line.startswith("Error: ")]
     assert errors == lines[-1:]
     assert "cannot download https://download.pytorch.org/models/vgg1" in errors[0]
@@ -308,7 +308,7 @@ def test_calibration_says_what_it_measured_and_passes_over_what_it_cannot_read(
     done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("D")), *words)
     assert done.code == 0, done.err
     lines = done.err.splitlines()
-    assert lines[0].startswith(f"passed over {pictures / 'broken.jpg'}: ")
+    assert lines[0].startswith(f"skipped {pictures / 'broken.jpg'}: ")
     assert lines[1].startswith("largest activation ")
     assert len(lines) == 2
     measured = read_manifest(in_a_new_folder / "vgg16.onnx").precision.largest_activations

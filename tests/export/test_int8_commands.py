@@ -320,10 +320,10 @@ def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports
 def test_too_few_images_for_both_are_shared_and_that_is_said(exports: Callable[..., Any], album: Path) -> None:
     words = ("--target", "onnxruntime", "--min-agreement", "2")
     done, manifest = exports(*words)
-    assert done.err.splitlines()[0] == f"15 images calibrate and 15 others judge: {album} has no more"
+    assert done.err.splitlines()[0] == f"{album} has 30 readable images: 15 calibrate and 15 judge"
     assert len(quantization_of(manifest).images) == 15
     done, manifest = exports(*words, "--calibration-images", "4")
-    assert done.err.splitlines()[0] == f"4 images calibrate and 26 others judge: {album} has no more"
+    assert done.err.splitlines()[0] == f"{album} has 30 readable images: 4 calibrate and 26 judge"
 
 
 def test_exactly_as_many_images_as_were_asked_for_are_enough(exports: Callable[..., Any]) -> None:
@@ -364,17 +364,17 @@ BUDGET = ("--min-agreement", "50")
     [
         ("empty", (), "no image in this folder", 0),
         ("nowhere", (), "no such file or folder", 0),
-        ("one", (), "1 image that can be read; INT8 ranges need 2 or more", 0),
-        ("file", (), "1 image that can be read; INT8 ranges need 2 or more", 0),
-        ("one", BUDGET, "1 image that can be read; INT8 ranges need 2 or more and as many others that judge", 0),
-        ("two", BUDGET, "2 images that can be read; INT8 ranges need 2 or more and as many others that judge", 0),
-        ("three", BUDGET, "3 images that can be read; INT8 ranges need 2 or more and as many others that judge", 0),
+        ("one", (), "1 readable image. INT8 ranges need at least 2", 0),
+        ("file", (), "1 readable image. INT8 ranges need at least 2", 0),
+        ("one", BUDGET, "1 readable image. INT8 ranges need at least 2 and as many others to judge them", 0),
+        ("two", BUDGET, "2 readable images. INT8 ranges need at least 2 and as many others to judge them", 0),
+        ("three", BUDGET, "3 readable images. INT8 ranges need at least 2 and as many others to judge them", 0),
         ("broken", (), "none of 3 images can be read", 3),
         ("broken", BUDGET, "none of 3 images can be read", 3),
-        ("two", ("--calibration-images", "1"), "--calibration-images is 1; INT8 ranges need 2 or more", 0),
-        ("two", ("--calibration-images", "0"), "--calibration-images is 0; expected 1 or more", 0),
-        ("two", ("--calibration-images", "-3"), "--calibration-images is -3; expected 1 or more", 0),
-        ("two", (*BUDGET, "--held-out", "0"), "--held-out is 0; expected 1 or more", 0),
+        ("two", ("--calibration-images", "1"), "--calibration-images is 1. INT8 ranges need at least 2 images", 0),
+        ("two", ("--calibration-images", "0"), "'--calibration-images': 0 is not in the range x>=1", 0),
+        ("two", ("--calibration-images", "-3"), "'--calibration-images': -3 is not in the range x>=1", 0),
+        ("two", (*BUDGET, "--held-out", "0"), "'--held-out': 0 is not in the range x>=1", 0),
         ("two", ("--calibration-method", "max"), "'max' is not one of", 0),
         ("two", ("--target", "openvino"), "'openvino' is not one of", 0),
     ],
@@ -394,7 +394,7 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
     if command == "sensitivity":
         words = tuple(word for word in words if word not in BUDGET)
         if kind in ("one", "file") and not words:
-            reason = "1 image that can be read; INT8 ranges need 2 or more and as many others that judge"
+            reason = "1 readable image. INT8 ranges need at least 2 and as many others to judge them"
     else:
         common = (*common, "--int8", "--dynamic", "-o", "made.onnx")
     (here / "made.onnx").write_text("an older export")
@@ -404,7 +404,7 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
     assert done.out == ""
     errors = [line for line in done.err.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1
-    assert sum(line.startswith("passed over ") for line in done.err.splitlines()) == notices
+    assert sum(line.startswith("skipped ") for line in done.err.splitlines()) == notices
     assert [path.name for path in here.iterdir()] == ["made.onnx"]
     assert (here / "made.onnx").read_text() == "an older export"
     assert not list((here.parent / "temporary").iterdir())
@@ -413,18 +413,18 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--int8",), "--int8 needs --calibration DIR, a folder of real images"),
-        (("--int8", "--fp16"), "--int8 needs --calibration DIR"),
-        (("--target", "tensorrt"), "--target is about INT8; give --int8 with it"),
-        (("--calibration-method", "minmax"), "--calibration-method is about INT8"),
-        (("--max-drop", "1"), "--max-drop is about INT8"),
-        (("--max-drop", "0"), "--max-drop is about INT8"),
-        (("--min-agreement", "99"), "--min-agreement is about INT8"),
-        (("--held-out", "9"), "--held-out is about INT8"),
-        (("--fp16", "--calibration", ".", "--target", "onnxruntime"), "--target is about INT8"),
-        (("--calibration", "."), "give --fp16 or --int8 with it"),
-        (("--int8", "--calibration", ".", "--fp16", "--target", "onnxruntime"), "CPU kernels, which have no FP16"),
-        (("--int8", "--calibration", ".", "--held-out", "9"), "give --max-drop or --min-agreement with it"),
+        (("--int8",), "--int8 requires --calibration DIR, a folder of real images"),
+        (("--int8", "--fp16"), "--int8 requires --calibration DIR"),
+        (("--target", "tensorrt"), "--target requires --int8"),
+        (("--calibration-method", "minmax"), "--calibration-method requires --int8"),
+        (("--max-drop", "1"), "--max-drop requires --int8"),
+        (("--max-drop", "0"), "--max-drop requires --int8"),
+        (("--min-agreement", "99"), "--min-agreement requires --int8"),
+        (("--held-out", "9"), "--held-out requires --int8"),
+        (("--fp16", "--calibration", ".", "--target", "onnxruntime"), "--target requires --int8"),
+        (("--calibration", "."), "--calibration requires --fp16 or --int8"),
+        (("--int8", "--calibration", ".", "--fp16", "--target", "onnxruntime"), "CPU kernels have no FP16"),
+        (("--int8", "--calibration", ".", "--held-out", "9"), "--held-out requires --max-drop or --min-agreement"),
         (("--int8", "--calibration", ".", "--max-drop", "1", "--min-agreement", "99"), "one of the two"),
         (("--int8", "--calibration", ".", "--max-drop", "-1"), "--max-drop is -1"),
         (("--int8", "--calibration", ".", "--max-drop", "nan"), "--max-drop is nan"),
@@ -449,7 +449,7 @@ def test_broken_images_among_others_are_passed_over_and_named(
     (folder / "bad.jpg").write_bytes(b"no picture")
     done, manifest = exports("--dynamic", calibration=folder)
     lines = done.err.splitlines()
-    assert lines[0].startswith(f"passed over {folder / 'bad.jpg'}: ")
+    assert lines[0].startswith(f"skipped {folder / 'bad.jpg'}: ")
     assert lines[1].startswith("INT8 ranges: minmax of 3 images")
     assert {source.name for source in quantization_of(manifest).images} == {"0.png", "1.png", "2.png"}
 
@@ -480,7 +480,7 @@ def test_too_few_images_for_what_was_asked_for_is_bad_use_and_says_what_would_do
     words = ("--int8", "--calibration", str(album), "--calibration-images", "20", *BUDGET, "-o", "made.onnx")
     done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), *words)
     assert done.code == 2
-    assert "has 30 images that can be read: too few for 20 that calibrate" in done.err
+    assert "has 30 readable images, too few for 20 that calibrate" in done.err
     assert "--calibration-images 15" in done.err
     assert not list(here.iterdir())
 
@@ -505,7 +505,7 @@ def test_the_sensitivity_table_has_every_layer_the_worst_first(
     common = ("--weights", str(narrow_checkpoint("A")), "--calibration", str(album), "--calibration-images", "4")
     done = vgg_deploy_command("sensitivity", *common)
     assert done.code == 0, done.err
-    assert done.err == f"4 images calibrate and 26 others judge: {album} has no more\n"
+    assert done.err == f"{album} has 30 readable images: 4 calibrate and 26 judge\n"
     head, rule, *rows = done.out.splitlines()
     assert head.split("  ")[0] == "layer"
     assert all(word in head for word in ("MACs", "largest input", "divergence alone", "top-1 agreement alone"))

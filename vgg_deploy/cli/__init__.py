@@ -28,7 +28,7 @@ _COMMANDS = {
     "verify": ("vgg_deploy.cli.verify", "Prove that ONNX files answer as their reference does."),
     "build": ("vgg_deploy.cli.build", "Build a TensorRT plan of an ONNX file."),
     "inspect": ("vgg_deploy.cli.inspect", "What an ONNX file or a plan is, without a GPU."),
-    "infer": ("vgg_deploy.cli.infer", "Classify images by the paper's dense multi-scale test."),
+    "infer": ("vgg_deploy.cli.infer.command", "Classify images by the paper's dense multi-scale test."),
     "eval": ("vgg_deploy.cli.eval.command", "Top-1 and top-5 error on labelled images, by test protocol."),
     "bench": ("vgg_deploy.cli.bench.command", "Speed, memory and agreement of engines, side by side in one run."),
     "features": ("vgg_deploy.cli.features", "Describe images by fc7, for other classifiers."),

@@ -1,15 +1,18 @@
-"""Calibration from the command line: its options, the images it means, and the table of what INT8 costs by layer."""
+"""Calibration from the command line: its options, its images, and the table of what INT8 costs layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from vgg_deploy.cli.parameters import Decorator, gathered
 from vgg_deploy.cli.tables import notice, print_table, progress
+from vgg_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from export.int8 import Calibration, Variants
@@ -19,71 +22,116 @@ if TYPE_CHECKING:
     from vgg_deploy.network.manifest import Manifest
     from vgg_deploy.network.precision import Quantization
 
-INT8_IMAGES, HALF_IMAGES = 128, 32  # --calibration-images where it is not given
-LEAST_IMAGES = 2  # for INT8: the range of one says nothing of the others
-HELD_OUT = 200  # --held-out where it is not given
+INT8_IMAGES, HALF_IMAGES = 128, 32  # defaults of --calibration-images
+LEAST_IMAGES = 2  # for INT8: the range of a single image says nothing about others
+HELD_OUT = 200  # default of --held-out
 
 
-def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of how INT8 ranges are measured."""
-    options = (
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationOptions:
+    """How ranges are measured; None stands for a default.
+
+    Attributes:
+        folder: real images.
+        images: how many of them calibrate.
+        method, target: see `vgg_deploy.network.precision.Quantization`.
+        held_out: how many others the quantized network is judged on.
+    """
+
+    folder: Path | None
+    images: int | None
+    method: str | None
+    target: str | None
+    held_out: int | None
+
+    def int8(self, held_out: int, network: NetworkOptions) -> Int8Request:
+        """The request for INT8 ranges. `held_out` is the number of other images to judge the result on."""
+        assert self.folder is not None
+        return Int8Request(
+            folder=self.folder,
+            images=self.images,
+            held_out=held_out,
+            method=self.method or "minmax",
+            target=self.target or "tensorrt",
+            network=network,
+        )
+
+
+def calibration_options(help: str, *, required: bool) -> Decorator:
+    """Adds the options of calibration. The command receives them as `calibration`, a `CalibrationOptions`.
+
+    Args:
+        help: the help text of --calibration.
+        required: whether --calibration must be given.
+    """
+    return gathered(
+        "calibration",
+        CalibrationOptions,
+        click.option(
+            "--calibration", "folder", required=required, type=click.Path(path_type=Path), metavar="DIR", help=help
+        ),
         click.option(
             "--calibration-images",
-            type=int,
-            help=f"How many of the calibration images, a seeded sample.  [default: {INT8_IMAGES}; {HALF_IMAGES} for FP16 alone]",
+            "images",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Calibrate on a seeded sample of N images of the folder.  "
+            f"[default: {INT8_IMAGES}; {HALF_IMAGES} for FP16 alone]",
         ),
         click.option(
             "--calibration-method",
+            "method",
             type=click.Choice(["minmax", "entropy", "percentile"]),
-            help="INT8 ranges from the largest values, the least information lost, or all but 0.01 % of values.  [default: minmax]",
+            help="INT8 ranges hold all values (minmax), lose the least information (entropy), or hold all but 0.01 % of "
+            "the values (percentile).  [default: minmax]",
         ),
         click.option(
             "--target",
             type=click.Choice(["tensorrt", "onnxruntime"]),
-            help="Whose INT8 kernels the file is for. OpenVINO runs both.  [default: tensorrt]",
+            help="Runtime whose INT8 kernels the file is for. OpenVINO runs both.  [default: tensorrt]",
         ),
         click.option(
             "--held-out",
-            type=int,
-            help=f"How many images that do not calibrate the INT8 layers are judged on.  [default: {HELD_OUT}; sensitivity: 32]",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Judge the INT8 layers on N other images of the folder.  "
+            f"[default: {HELD_OUT}; 32 in vgg-deploy sensitivity]",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
-@dataclass(frozen=True, slots=True)
-class Int8Request:
-    """What the options ask for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkOptions:
+    """Which network is exported; see `export.export`."""
 
-    Attributes:
-        folder: of the calibration images.
-        images: how many calibrate.
-        held_out: how many others the result is judged on; 0: it is not judged.
-        method, target: see `vgg_deploy.network.precision.Quantization`.
-        score_map, half, dynamic, fine: of the export.
-    """
-
-    folder: Path
-    images: int | None = None
-    held_out: int = 0
-    method: str = "minmax"
-    target: str = "tensorrt"
-    score_map: bool = False
-    half: bool = False
     dynamic: bool = True
+    half: bool = False
+    score_map: bool = False
     fine: bool = False
 
 
-def check_count(option: str, value: int | None) -> None:
-    """Raises UsageError for a number of images below 1."""
-    if value is not None and value < 1:
-        raise click.UsageError(f"{option} is {value}; expected 1 or more")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Request:
+    """A request for INT8 ranges.
+
+    Attributes:
+        folder: real images.
+        images: how many of them calibrate. None: `INT8_IMAGES`, or as many as there are.
+        held_out: how many others the result is judged on. 0: it is not judged.
+        method, target: see `vgg_deploy.network.precision.Quantization`.
+        network: the network that is exported.
+    """
+
+    folder: Path
+    images: int | None
+    held_out: int
+    method: str
+    target: str
+    network: NetworkOptions
 
 
 def draw_sample(folder: Path, count: int, manifest: Manifest, *, dynamic: bool) -> Sample:
-    """Images for calibration, seen as inference will see them: the pyramid of Q and the mirrors, or the central crop."""
+    """Draws images for calibration. Their views are those of inference: whole images at each Q, or the central crop."""
     from export.sample import draw
     from vgg_deploy.views.images import find_images
     from vgg_deploy.views.protocols import choose_protocol
@@ -91,69 +139,29 @@ def draw_sample(folder: Path, count: int, manifest: Manifest, *, dynamic: bool) 
     paths = list(find_images([str(folder)]))
     protocol = choose_protocol(manifest, None if dynamic else "center", free_size=dynamic).protocol
     with progress("reading images", min(count, len(paths))) as advance:
-        return draw(paths, count, protocol, manifest.rescaling, _passed_over, advance)
+        return draw(paths, count, protocol, manifest.rescaling, _say_skipped, advance)
 
 
-def _passed_over(path: Path, reason: str) -> None:
-    notice(f"passed over {path}: {reason}")
-
-
-def _split(request: Int8Request, manifest: Manifest) -> tuple[Sample, Sample | None]:
-    """Images that calibrate, and others; at most half calibrate where others are needed and there are too few."""
-    import dataclasses
-
-    from vgg_deploy.errors import UsageError
-    from vgg_deploy.views.protocols import choose_protocol
-
-    wanted = request.images or INT8_IMAGES
-    if wanted < LEAST_IMAGES:
-        raise UsageError(
-            f"--calibration-images is {wanted}; INT8 ranges need {LEAST_IMAGES} or more, and better a hundred"
-        )
-    drawn = draw_sample(request.folder, wanted + request.held_out, manifest, dynamic=request.dynamic)
-    found = len(drawn.paths)
-    enough = found == wanted + request.held_out
-    count = wanted if enough else min(wanted, found // 2 if request.held_out else found)
-    if count < LEAST_IMAGES:
-        others = " and as many others that judge" if request.held_out else ""
-        raise UsageError(
-            f"{request.folder}: {found} image{'s' if found > 1 else ''} that can be read; INT8 ranges need {LEAST_IMAGES} or more"
-            f"{others}, and better a hundred: give more"
-        )
-    if not request.held_out:
-        if request.images is not None and found < wanted:
-            notice(f"{request.folder} has {found} images that can be read; {wanted} were asked for")
-        return drawn, None
-    if count < wanted and request.images is not None:
-        raise UsageError(
-            f"{request.folder} has {found} images that can be read: too few for {wanted} that calibrate and as many "
-            f"that judge; give more, or --calibration-images {count}"
-        )
-    if not enough:
-        notice(f"{count} images calibrate and {found - count} others judge: {request.folder} has no more")
-    single = choose_protocol(
-        manifest, "dense" if request.dynamic else "center", mirror=False, free_size=request.dynamic
-    ).protocol
-    calibrating = dataclasses.replace(drawn, paths=drawn.paths[:count])
-    return calibrating, dataclasses.replace(drawn, paths=drawn.paths[count:], protocol=single)
+def _say_skipped(path: Path, reason: str) -> None:
+    notice(f"skipped {path}: {reason}")
 
 
 def quantize(
     checkpoint: Checkpoint, request: Int8Request, budget: Budget | None
 ) -> tuple[Quantization, dict[str, float] | None]:
-    """The quantization that was asked for, and the largest activations where FP16 needs them; prints the table of a budget."""
+    """The quantization, and the largest activations if FP16 needs them. With a budget, prints what each layer costs."""
     from engines import open_engine
     from export.int8 import Variants
 
-    labelled = budget is not None and budget.max_drop is not None
-    with Variants(checkpoint, open_engine, score_map=request.score_map, fine=request.fine) as variants:
+    network, labelled = request.network, budget is not None and budget.max_drop is not None
+    with Variants(checkpoint, open_engine, score_map=network.score_map, fine=network.fine) as variants:
         calibration, judge = _calibrated(checkpoint, request, variants, labelled=labelled)
         if judge is None or budget is None:
             quantization = calibration.quantization(calibration.candidates)
         else:
             rows = judge.sensitivities()
             quantization = judge.fewest_kept(rows, budget)
-            print_sensitivities(rows, calibration, quantization, half=request.half)
+            print_sensitivities(rows, calibration, quantization, half=network.half)
     sample = calibration.sample
     reached = "" if quantization.budget is None else f"; {quantization.budget}"
     notice(f"INT8 ranges: {request.method} of {len(sample.paths)} images, {sample.protocol}{reached}")
@@ -161,11 +169,12 @@ def quantize(
 
 
 def sensitivities(checkpoint: Checkpoint, request: Int8Request) -> tuple[Calibration, tuple[Sensitivity, ...]]:
-    """What each layer alone in INT8 does to the answers."""
+    """What quantizing each layer alone does to the answers."""
     from engines import open_engine
     from export.int8 import Variants
 
-    with Variants(checkpoint, open_engine, score_map=request.score_map, fine=request.fine) as variants:
+    network = request.network
+    with Variants(checkpoint, open_engine, score_map=network.score_map, fine=network.fine) as variants:
         calibration, judge = _calibrated(checkpoint, request, variants, labelled=False)
         assert judge is not None
         return calibration, judge.sensitivities(request.held_out)
@@ -182,9 +191,59 @@ def _calibrated(
     sample, others = _split(request, manifest)
     held_out = None if others is None else HeldOut.of(others, manifest, labelled=labelled)
     calibration = calibrate(
-        variants, manifest.spec, sample, request.method, request.target, largest=request.half, progress=progress
+        variants, manifest.spec, sample, request.method, request.target, largest=request.network.half, progress=progress
     )
     return calibration, None if held_out is None else Judge(variants, calibration, held_out, progress)
+
+
+def _split(request: Int8Request, manifest: Manifest) -> tuple[Sample, Sample | None]:
+    """Images that calibrate, and others that judge. If there are too few for both, at most half of them calibrate."""
+    from vgg_deploy.views.protocols import choose_protocol
+
+    wanted, dynamic = request.images or INT8_IMAGES, request.network.dynamic
+    if wanted < LEAST_IMAGES:
+        raise UsageError(
+            f"--calibration-images is {wanted}. INT8 ranges need at least {LEAST_IMAGES} images; a hundred are better."
+        )
+    drawn = draw_sample(request.folder, wanted + request.held_out, manifest, dynamic=dynamic)
+    readable = len(drawn.paths)
+    count = _calibrating(request, readable, wanted)
+    if not request.held_out:
+        return drawn, None
+    if readable < wanted + request.held_out:
+        notice(f"{request.folder} has {readable} readable images: {count} calibrate and {readable - count} judge")
+    single = choose_protocol(
+        manifest, "dense" if dynamic else "center", mirror=False, free_size=dynamic
+    ).protocol  # one view per image
+    calibrating = dataclasses.replace(drawn, paths=drawn.paths[:count])
+    return calibrating, dataclasses.replace(drawn, paths=drawn.paths[count:], protocol=single)
+
+
+def _calibrating(request: Int8Request, readable: int, wanted: int) -> int:
+    """How many of the readable images calibrate.
+
+    Raises:
+        UsageError: there are too few.
+    """
+    folder, judged = request.folder, request.held_out > 0
+    if readable == wanted + request.held_out:
+        return wanted
+    count = min(wanted, readable // 2 if judged else readable)
+    if count < LEAST_IMAGES:
+        others = " and as many others to judge them" if judged else ""
+        raise UsageError(
+            f"{folder} has {readable} readable image{'s' if readable > 1 else ''}. INT8 ranges need at least "
+            f"{LEAST_IMAGES}{others}; a hundred are better."
+        )
+    if request.images is None or count == wanted:
+        return count
+    if judged:
+        raise UsageError(
+            f"{folder} has {readable} readable images, too few for {wanted} that calibrate and as many that judge; "
+            f"give more images, or --calibration-images {count}."
+        )
+    notice(f"{folder} has {readable} readable images; --calibration-images asks for {wanted}")
+    return count
 
 
 def print_sensitivities(
@@ -194,7 +253,7 @@ def print_sensitivities(
     *,
     half: bool = False,
 ) -> None:
-    """Layers by the divergence that each alone causes, the largest first; with `quantization`, what each became."""
+    """Prints layers by the divergence that each causes alone, the largest first. `quantization` adds the types exported."""
     from export.float16 import overflowing_layers
 
     single = overflowing_layers(calibration.spec, calibration.measured.largest) if half else ()

@@ -1,4 +1,4 @@
-"""Opening what a command line calls an engine: an ONNX file, a plan, or a checkpoint."""
+"""Opens what the command line calls an engine: an ONNX file, a plan or a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.weights import WeightFacts, read_weights
 from vgg_deploy.errors import UsageError
+from vgg_deploy.files import sha256_of
 from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API, EngineOptions
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def refuse_facts(path: Path, facts: WeightFacts) -> None:
     if facts.about_training:
         raise UsageError(
             f"{path} is {kind_of(path)}, and its manifest states how the network was trained: "
-            "leave out --arch, --normalization, --mean, --std and --train-scale"
+            "leave out --arch, --normalization, --mean, --std and --train-scale."
         )
 
 
@@ -78,7 +79,7 @@ def open_any(
 
 def _open_checkpoint(path: Path, options: EngineOptions, facts: WeightFacts, say: Callable[[str], None]) -> Engine:
     if options.runtime != "auto":
-        raise UsageError(f"{path} is a checkpoint, and PyTorch runs it: leave out --runtime")
+        raise UsageError(f"{path} is a checkpoint, which PyTorch runs; leave out --runtime.")
     options.check_onnx_options(path, CHECKPOINT)
     options.check_plan_options(path)
     checkpoint = read_weights(path, facts)
@@ -86,7 +87,7 @@ def _open_checkpoint(path: Path, options: EngineOptions, facts: WeightFacts, say
 
     device = options.device or "cpu"
     if options.device_kind == "cuda" and options.device_index >= torch.cuda.device_count():
-        raise UsageError(f"device is {device}; PyTorch sees {torch.cuda.device_count()} CUDA devices here")
+        raise UsageError(f"device is {device}; PyTorch sees {torch.cuda.device_count()} CUDA devices on this machine")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     for text in checkpoint.notices:
@@ -97,10 +98,9 @@ def _open_checkpoint(path: Path, options: EngineOptions, facts: WeightFacts, say
 
 
 def model_fingerprint(path: Path) -> str:
-    """Of the bytes of an engine's file, and of the files beside it that hold its weights."""
+    """A fingerprint of an engine's file and of the files beside it that hold its weights."""
     from vgg_deploy.artifacts.onnx_file import OnnxFile
     from vgg_deploy.evaluation.error_rates import fingerprint
-    from vgg_deploy.files import sha256_of
 
-    beside = OnnxFile(path).external_files if kind_of(path) == ONNX else ()
-    return fingerprint(*(sha256_of(file) for file in (path, *beside)))
+    weights = OnnxFile(path).external_files if kind_of(path) == ONNX else ()
+    return fingerprint(*(sha256_of(file) for file in (path, *weights)))

@@ -1,4 +1,4 @@
-"""Output files of long work, looked at before it begins."""
+"""Output files of long work: checked before the work, written after it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,40 @@ import click
 from vgg_deploy.errors import MissingDependencyError
 from vgg_deploy.files import whole_file
 
+STDOUT = "-"
 PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
+def output_file(where: str | None) -> Path | None:
+    """The file that an option names. None: the option was not given, or names stdout."""
+    return None if where in (None, STDOUT) else Path(str(where))
+
+
+def check_stdout(json_path: str | None, csv_path: str | None) -> None:
+    """Raises click.UsageError if both reports would go to stdout."""
+    if json_path == csv_path == STDOUT:
+        raise click.UsageError("--json - and --csv - cannot both write to stdout; give a file to one of them.")
+
+
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
-    """Refuses two outputs in one file, and one over what is read.
+    """Refuses two outputs with the same file, and an output that would overwrite an input.
 
     Args:
-        outputs: by their options' names.
-        inputs: all that is read.
+        outputs: files to write, by option.
+        inputs: all files that the command reads.
 
     Raises:
         click.UsageError: names the options or the input.
     """
-    named: dict[Path, str] = {}
+    options: dict[Path, str] = {}
     for option, path in outputs.items():
-        if path is not None and (other := named.setdefault(path.resolve(), option)) != option:
-            raise click.UsageError(f"{other} and {option} both name {path}; name two files")
+        if path is not None and (other := options.setdefault(path.resolve(), option)) != option:
+            raise click.UsageError(f"{other} and {option} both name {path}; give each its own file.")
     present = {_identity(path): path for path in outputs.values() if path is not None and path.exists()}
     for path in inputs if present else ():
         if path.exists() and _identity(path) in present:
             raise click.UsageError(
-                f"results would overwrite {path}, which is read; name another file than {present[_identity(path)]}"
+                f"Results would overwrite the input {path}; give another file than {present[_identity(path)]}."
             )
 
 
@@ -42,9 +54,9 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def write_text(where: str, text: str) -> None:
-    """To a file that appears whole or not at all, or to stdout for '-', as UTF-8."""
-    data = text.encode(errors="backslashreplace")  # bytes of a file's name that are no UTF-8
-    if where == "-":
+    """Writes UTF-8 to stdout if `where` is '-', otherwise to a file that appears whole or not at all."""
+    data = text.encode(errors="backslashreplace")  # a file's name may hold bytes that are not UTF-8
+    if where == STDOUT:
         click.echo(data, nl=False)
         return
     with whole_file(Path(where)) as temporary:
@@ -54,6 +66,6 @@ def write_text(where: str, text: str) -> None:
 def check_plot(path: Path) -> None:
     """Raises UsageError for a picture that cannot be drawn or written."""
     if path.suffix.lower() not in PLOT_ENDINGS:
-        raise click.UsageError(f"--plot is {path}; expected a name that ends in {', '.join(PLOT_ENDINGS)}")
+        raise click.UsageError(f"--plot is {path}; expected a file name that ends in {', '.join(PLOT_ENDINGS)}.")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError("matplotlib", "train", "--plot")

@@ -4,65 +4,88 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API, EngineOptions
 from vgg_deploy.network.classes import read_labels
-
-if TYPE_CHECKING:
-    from vgg_deploy.network.manifest import Normalization, TrainScale
+from vgg_deploy.network.manifest import NORMALIZATIONS, Normalization, TrainScale
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
-_LABELS = "vgg_deploy.labels"  # where the value of --labels is in click's context
-_ENGINE_FIELDS = tuple(field.name for field in fields(EngineOptions))
-
-REQUESTS_HELP = "Batches computed side by side. They share the threads.  [default: 2 on the CPU]"
+_LABELS = "vgg_deploy.labels"  # where click's context keeps the value of --labels
 
 
-def comma_integers(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+def gathered(name: str, make: Callable[..., object], *options: Decorator) -> Decorator:
+    """Adds options to a command. The command receives their values as one object, `name`, that `make` builds from them."""
+
+    def decorate(command: Function) -> Function:
+        def with_object(**values: Any) -> Any:
+            own = {parameter: values.pop(parameter) for parameter in names}
+            return command(**{name: make(**own)}, **values)
+
+        before = len(_parameters(command))
+        function = with_click_options(functools.wraps(command)(with_object), options)
+        names = [parameter.name for parameter in _parameters(function)[before:] if parameter.expose_value]
+        return function
+
+    return decorate
+
+
+def with_click_options(command: Function, options: Sequence[Decorator]) -> Function:
+    """Applies click's decorators so that `--help` lists the options in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _parameters(command: Function) -> list[click.Parameter]:
+    """The parameters that decorators have added so far."""
+    return list(getattr(command, "__click_params__", ()))
+
+
+def comma_integers(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """'256,288,320' -> (256, 288, 320)."""
     if value is None:
         return None
     try:
-        return tuple(int(word) for word in value.split(","))
+        return tuple(int(number) for number in value.split(","))
     except ValueError:
         raise click.BadParameter(
-            f"{value!r}; expected whole numbers with commas between, such as 256,288,320"
+            f"{value!r} is not a comma-separated list of whole numbers, such as 256,288,320."
         ) from None
 
 
-def rgb_triple(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
-    """'123.68,116.779,103.939' -> three numbers; one number counts for all three."""
+def rgb_triple(
+    _ctx: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[float, float, float] | None:
+    """'123.68,116.779,103.939' -> three numbers. A single number stands for all three."""
     if value is None:
         return None
     try:
-        numbers = [float(word) for word in value.split(",")]
+        numbers = [float(number) for number in value.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3:
-        raise click.BadParameter(f"{value!r}; expected R,G,B in units of 0..255, such as 123.68,116.779,103.939")
+        raise click.BadParameter(f"{value!r} is not R,G,B in units of 0..255, such as 123.68,116.779,103.939.")
     red, green, blue = numbers
     return red, green, blue
 
 
-def train_scale(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> TrainScale | None:
+def train_scale(ctx: click.Context, parameter: click.Parameter, value: str | None) -> TrainScale | None:
     """'256' or '256,512' -> S."""
-    from vgg_deploy.errors import UsageError
-    from vgg_deploy.network.manifest import TrainScale
-
-    numbers = comma_integers(_ctx, parameter, value)
+    numbers = comma_integers(ctx, parameter, value)
     if numbers is None:
         return None
     if len(numbers) > 2:
-        raise click.BadParameter(f"{value!r}; expected S, or Smin,Smax")
+        raise click.BadParameter(f"{value!r} has {len(numbers)} numbers; expected S or Smin,Smax.")
     try:
         return TrainScale(numbers[0], numbers[-1])
     except UsageError as error:
@@ -72,31 +95,27 @@ def train_scale(_ctx: click.Context, parameter: click.Parameter, value: str | No
 def chosen_normalization(
     name: str | None, mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None
 ) -> Normalization | None:
-    """The normalization that --normalization, --mean and --std say together; None: none of them was given.
+    """The normalization that --normalization, --mean and --std state together. None: none of them was given.
 
     Raises:
-        UsageError: torchvision's with another mean or std; numbers in units of 0..1.
+        UsageError: a mean or std that contradicts the name; numbers in units of 0..1.
     """
-    from vgg_deploy.errors import UsageError
-    from vgg_deploy.network.manifest import NORMALIZATIONS, Normalization
-
     if name == "torchvision" and (mean or std):
-        raise UsageError("--normalization torchvision has its own mean and std; give --mean and --std without it")
+        raise UsageError("--normalization torchvision has its own mean and std; give --mean and --std without it.")
     if name == "paper" and std:
-        raise UsageError(
-            "--normalization paper subtracts a mean and divides by nothing; give --mean and --std without it"
-        )
+        raise UsageError("--normalization paper does not divide; give --mean and --std without it.")
     if mean is None and name is not None:
         return NORMALIZATIONS[name]
     if mean is None:
         if std is not None:
-            raise UsageError("--std was given without --mean; give both, in units of 0..255")
+            raise UsageError("--std requires --mean; both are in units of 0..255.")
         return None
     std = std or (1.0, 1.0, 1.0)
     if (any(mean) and max(mean) <= 1) or (std != (1.0, 1.0, 1.0) and max(std) <= 1):
         scaled = ",".join(f"{255 * value:.3f}" for value in mean), ",".join(f"{255 * value:.3f}" for value in std)
         raise UsageError(
-            f"--mean and --std look like units of 0..1; give them in units of 0..255: --mean {scaled[0]} --std {scaled[1]}"
+            "--mean and --std look like units of 0..1. Give them in units of 0..255: "
+            f"--mean {scaled[0]} --std {scaled[1]}"
         )
     return Normalization(mean, std)
 
@@ -110,20 +129,20 @@ class LabelsFile:
 
 
 def labels_text() -> str | None:
-    """The text of the running command's labels file; None: --labels was not given."""
+    """The text of the running command's labels file. None: --labels was not given."""
     labels: LabelsFile | None = click.get_current_context().meta.get(_LABELS)
     return None if labels is None else labels.text
 
 
 def labels_files() -> tuple[Path, ...]:
-    """The running command's labels file, if it has one, as one of the files that it reads."""
+    """The running command's labels file, if there is one, for a list of the files that it reads."""
     labels: LabelsFile | None = click.get_current_context().meta.get(_LABELS)
     return () if labels is None else (labels.path,)
 
 
 def labels_option(command: Function) -> Function:
-    """Adds --labels, once however often it is applied. The file is read at once; `labels_text` returns it."""
-    if any(parameter.name == "labels" for parameter in getattr(command, "__click_params__", ())):
+    """Adds --labels, unless the command has it already. The file is read at once; `labels_text` returns its text."""
+    if any(parameter.name == "labels" for parameter in _parameters(command)):
         return command
     return click.option(
         "--labels",
@@ -131,7 +150,7 @@ def labels_option(command: Function) -> Function:
         metavar="FILE",
         expose_value=False,
         callback=_read_labels,
-        help="Class names in the order of the outputs, one a line: LABEL or ID<TAB>LABEL.  [default: those of the model]",
+        help="Class names in the order of the outputs, one a line: LABEL or ID<TAB>LABEL.  [default: the model's]",
     )(command)
 
 
@@ -140,63 +159,84 @@ def _read_labels(ctx: click.Context, _parameter: click.Parameter, path: Path | N
         ctx.meta[_LABELS] = LabelsFile(path, read_labels(path) or "")
 
 
-def engine_options(*, requests: str | None = REQUESTS_HELP, plans: bool = True) -> Decorator:
+def scales_option(help: str) -> Decorator:
+    """Adds --scales, the test scales Q."""
+    return click.option("--scales", callback=comma_integers, metavar="Q,Q,...", help=help)
+
+
+def flip_option(
+    help: str = "Score mirrored views too.  [default: if the network was trained with mirrors]",
+) -> Decorator:
+    """Adds --flip and --no-flip, the parameter `mirror`."""
+    return click.option("--flip/--no-flip", "mirror", default=None, help=help)
+
+
+def images_option(*, required: bool) -> Decorator:
+    """Adds --images, patterns of image files."""
+    return click.option(
+        "--images",
+        required=required,
+        multiple=True,
+        metavar="DIR",
+        help="Folder, file or glob pattern of real images. Can be repeated.",
+    )
+
+
+def engine_options(
+    *,
+    requests: str | None = "Batches that are computed side by side. They share the threads.  [default: 2 on the CPU]",
+    plans: bool = True,
+) -> Decorator:
     """Adds the options that say how to open an engine. The command receives them as `options`, an `EngineOptions`.
 
     They are --runtime, --device, --threads, --allow-bf16 and --labels, and on request --requests, --cuda-api and --trust.
 
     Args:
-        requests: the help text of --requests; None: the command has no such option.
+        requests: the help text of --requests. None: the command does not have the option.
         plans: whether the command has --cuda-api and --trust.
     """
-    added = [
+    options: list[Decorator] = [
         click.option(
             "--runtime",
             default="auto",
             show_default=True,
             type=click.Choice(["auto", "onnxruntime", "openvino", "ncnn", "tensorrt", "tensorrt-rtx"]),
-            help="Runtime that computes. auto: the fastest that is installed for this ONNX file; for a plan, the one that built it.",
+            help="Runtime of the model. auto: for an ONNX file, the fastest one installed; for a plan, the one that "
+            "built it.",
         ),
         click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu; cuda:0 for a plan]"),
-        click.option("--threads", type=int, help="Compute threads on the CPU.  [default: one for each core]"),
+        click.option("--threads", type=int, help="Compute threads on the CPU.  [default: one per core]"),
         click.option(
             "--allow-bf16",
             is_flag=True,
-            help="Compute in bfloat16 if the CPU can. Answers then change about as much as in FP16.",
+            help="Compute in bfloat16 if the CPU can. Answers change about as much as in FP16.",
         ),
     ]
     if requests is not None:
-        added.append(click.option("--requests", type=int, help=requests))
+        options.append(click.option("--requests", type=int, help=requests))
     if plans:
-        added += [
-            click.option(
-                "--cuda-api",
-                default=DEFAULT_CUDA_API,
-                show_default=True,
-                type=click.Choice(["cuda-python", "pycuda"]),
-                help="Library that handles a plan's GPU memory.",
-            ),
+        options += [
+            cuda_api_option("Library that manages a plan's GPU memory."),
             click.option(
                 "--trust",
                 is_flag=True,
-                help="Run a plan without a manifest beside it (then --labels is required), or with a manifest of another plan. "
-                "A plan runs native code.",
+                help="Run a plan without a manifest beside it (this requires --labels), or with the manifest of another "
+                "file. A plan runs native code.",
             ),
         ]
-
-    def decorate(command: Function) -> Function:
-        @functools.wraps(command)
-        def with_options(**values: Any) -> Any:
-            given = {name: values.pop(name) for name in _ENGINE_FIELDS if name in values}
-            return command(options=EngineOptions(**given, labels=labels_text()), **values)
-
-        return with_click_options(labels_option(with_options), added)
-
-    return decorate
+    return gathered("options", _engine_options, *options, labels_option)
 
 
-def with_click_options(command: Function, options: Sequence[Decorator]) -> Function:
-    """Applies click's decorators so that `--help` lists the options in this order."""
-    for option in reversed(options):
-        command = option(command)
-    return command
+def cuda_api_option(help: str) -> Decorator:
+    """Adds --cuda-api."""
+    return click.option(
+        "--cuda-api",
+        default=DEFAULT_CUDA_API,
+        show_default=True,
+        type=click.Choice(["cuda-python", "pycuda"]),
+        help=help,
+    )
+
+
+def _engine_options(**values: Any) -> EngineOptions:
+    return EngineOptions(**values, labels=labels_text())

@@ -1,4 +1,4 @@
-"""A bar for each phase of a TensorRT build that is under way, the inner ones indented, on stderr."""
+"""Progress bars on stderr for the phases of a TensorRT build. Inner phases are indented."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class _Bars:
-    """`engines.trt.progress.Phases`; phases come from another thread, which rich allows."""
+    """Implements `engines.trt.progress.Phases`. TensorRT calls it from another thread, which rich allows."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -35,7 +35,7 @@ class _Bars:
 
 @contextmanager
 def phase_bars(*, shown: bool | None = None) -> Iterator[Phases | None]:
-    """Bars where stderr is a terminal; None where it is not."""
+    """Yields the bars if stderr is a terminal, otherwise None."""
     if shown is None:
         shown = sys.stderr.isatty()
     if not shown:

@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
 from vgg_deploy.cli.calibration import (
-    Int8Request,
+    CalibrationOptions,
+    NetworkOptions,
     calibration_options,
-    check_count,
     print_sensitivities,
     sensitivities,
 )
-from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.weights import WeightFacts, named_checkpoint, require_torch, source_options, weight_options
+from vgg_deploy.cli.weights import WeightFacts, WeightSource, require_torch, source_options, weight_options
 
 
 @click.command("sensitivity")
 @source_options
 @weight_options
-@click.option(
-    "--calibration",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Real images: some calibrate, others judge.",
-)
-@calibration_options
+@calibration_options("Folder of real images. Some calibrate, others judge.", required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    weights: str | None,
-    runs: Path,
-    calibration: Path,
-    calibration_images: int | None,
-    calibration_method: str | None,
-    target: str | None,
-    held_out: int | None,
-    as_json: bool,
-    facts: WeightFacts,
-) -> None:
-    """Quantize each layer alone to INT8, and show what that does to the answers, the worst first."""
-    check_count("--calibration-images", calibration_images)
-    check_count("--held-out", held_out)
+def command(source: WeightSource, facts: WeightFacts, calibration: CalibrationOptions, as_json: bool) -> None:
+    """Quantize each layer alone to INT8 and show how that changes the answers, the worst layer first."""
     require_torch("reading a checkpoint")
     from export.sensitivity import RANKING_IMAGES
 
-    checkpoint = named_checkpoint(weights, facts, runs)
-    for text in checkpoint.notices:
-        notice(text)
-    request = Int8Request(
-        calibration,
-        calibration_images,
-        held_out or RANKING_IMAGES,
-        calibration_method or "minmax",
-        target or "tensorrt",
-    )
+    checkpoint = source.read(facts)
+    request = calibration.int8(calibration.held_out or RANKING_IMAGES, NetworkOptions())
     measured, rows = sensitivities(checkpoint, request)
     if not as_json:
         print_sensitivities(rows, measured)

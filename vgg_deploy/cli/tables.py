@@ -10,10 +10,10 @@ import click
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> None:
-    """Aligned columns, numbers to the right; never cut or wrapped, so that it can be piped and searched.
+    """Prints aligned columns, numbers on the right. Lines are never cut or wrapped, so they can be piped and searched.
 
     Args:
-        left: indices of the columns that are text.
+        left: indices of the text columns.
     """
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
 
@@ -28,8 +28,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
 
 
 @contextmanager
-def progress(what: str, total: int | None, *, shown: bool | None = None) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, where that is a terminal; yields the function that moves it on by one."""
+def progress(task: str, total: int | None, *, shown: bool | None = None) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr if that is a terminal. Yields the function that advances it by one."""
     if shown is None:
         shown = sys.stderr.isatty()
     if not shown:
@@ -45,20 +45,20 @@ def progress(what: str, total: int | None, *, shown: bool | None = None) -> Iter
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    # Rich would send what is printed to stdout meanwhile to its own console, which is stderr.
+    columns = (TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    # By default rich redirects stdout to its own console, which is stderr here.
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        row = bar.add_task(task, total=total)
+        yield lambda: bar.advance(row)
 
 
 def notice(text: str) -> None:
-    """A line for the user's eyes, on stderr."""
+    """Prints a line for the user on stderr."""
     click.echo(text, err=True)
 
 
 def once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """`say` for texts that may come several times: each is passed on the first time only."""
+    """A function that passes each text on to `say` once, however often it comes."""
     texts: set[str] = set()
 
     def say_once(text: str) -> None:

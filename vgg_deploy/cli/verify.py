@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable
-from dataclasses import replace
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES, ONNX, kind_of
-from vgg_deploy.cli.engines import open_any
-from vgg_deploy.cli.parameters import engine_options
+from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
+from vgg_deploy.artifacts.plan import read_plan
+from vgg_deploy.cli.engines import open_any, refuse_facts
+from vgg_deploy.cli.outputs import STDOUT, write_text
+from vgg_deploy.cli.parameters import engine_options, images_option
 from vgg_deploy.cli.tables import notice, once, print_table, progress
-from vgg_deploy.cli.weights import (
-    WeightFacts,
-    describes_itself,
-    known_facts,
-    read_weights,
-    weight_options,
-)
+from vgg_deploy.cli.weights import WeightFacts, describes_itself, known_facts, read_weights, weight_options
 from vgg_deploy.errors import MissingDependencyError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
-    from export.verify import Stage, Views
+    from collections.abc import Callable
+
+    from export.verify import Stage, Verification, Views
+    from train.network.checkpoint import Checkpoint
     from vgg_deploy.inference.engine import Engine
     from vgg_deploy.network.manifest import Manifest
 
 
 @click.command("verify")
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
 @click.option(
     "--reference",
     required=True,
     type=click.Path(path_type=Path),
     metavar="CKPT|MODEL.onnx",
-    help="What is right by definition. An ONNX file needs no torch.",
+    help="File whose answers count as correct. An ONNX file needs no torch.",
 )
+@images_option(required=True)
 @click.option(
-    "--images",
-    required=True,
-    multiple=True,
-    metavar="DIR",
-    help="Folder, file or pattern of real images; may be given again.",
+    "--limit",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Compare on at most N images, a seeded sample.",
 )
-@click.option("--limit", default=200, show_default=True, help="Use at most this many of the images, a seeded sample.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON.")
 @engine_options(requests=None, plans=False)
 @weight_options
@@ -60,132 +63,179 @@ def command(
     options: EngineOptions,
     facts: WeightFacts,
 ) -> None:
-    """Prove that ONNX files and plans answer as their reference does, stage by stage; exit 1 where one does not."""
-    from engines import RUNTIMES
-    from export.verify import read_views, rounded_too
-    from vgg_deploy.artifacts.onnx_file import read_manifest
+    """Prove that ONNX files and plans give the same answers as their reference, stage by stage.
 
-    say = once(notice)
+    The exit code is 1 if one does not.
+    """
+    from export.verify import read_views
 
-    def opened(path: Path) -> Engine:
-        return open_any(path, replace(options, allow_bf16=False), say=say)
-
-    def judged(path: Path) -> Engine:
-        return open_any(path, options, say=say) if kind_of(path) == ONNX else opened(path)
-
-    def rounding(path: Path) -> Engine:
-        return open_any(path, replace(options, runtime="onnxruntime", allow_bf16=False), say=lambda _text: None)
-
-    manifests = [_manifest(path, options.labels) for path in models]
     if not reference.is_file():
-        raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
-    if not RUNTIMES["onnxruntime"].installed and any(map(rounded_too, models, manifests)):
-        raise MissingDependencyError("onnxruntime", "cpu", "judging an FP16 file's rounding")
-    # Views are made as the first file that says how wants them; a foreign file cannot say.
-    if reference.suffix not in CHECKPOINT_SUFFIXES:
-        described = [*manifests, read_manifest(reference, options.labels)]
-    else:
-        described = manifests
-    views = read_views(_sample(images, limit), next((item for item in described if item.spec), manifests[0]))
+        raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file.")
+    if kind_of(reference) != CHECKPOINT:
+        refuse_facts(reference, facts)
+    manifests = {path: _manifest(path, options.labels) for path in models}
+    _require_runtime_for_rounding(manifests)
+    views = read_views(_sample(images, limit), _view_manifest(manifests, reference, options.labels))
     for text in views.unreadable:
-        notice(f"passed over {text}")
-    stages = _stages(models, manifests, reference, views, opened, judged, rounding, facts)
-    if json_path != "-":
+        notice(f"skipped {text}")
+    stages = list(_stages(_Comparison(manifests, reference, views, _Opener(options)), facts))
+    if json_path != STDOUT:
         _print(stages)
     if json_path is not None:
-        _write_json(stages, json_path)
-    failed = [stage for stage in stages if stage.failures]
-    if failed:
+        write_text(json_path, _as_json(stages))
+    if any(stage.failures for stage in stages):
         raise SystemExit(1)
 
 
-def _manifest(path: Path, labels: str | None) -> Manifest:
-    """Of an ONNX file, or of a plan."""
-    from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
-    from vgg_deploy.artifacts.onnx_file import read_manifest
-    from vgg_deploy.artifacts.plan import read_plan
+class _Opener:
+    """Opens the engines of a verification. Each notice is printed once."""
 
-    if path.suffix not in PLAN_SUFFIXES:
+    def __init__(self, options: EngineOptions) -> None:
+        self._options, self._say = replace(options, allow_bf16=False), once(notice)
+        self._allow_bf16 = options.allow_bf16
+
+    def reference(self, path: Path) -> Engine:
+        """A file whose answers count as correct."""
+        return open_any(path, self._options, say=self._say)
+
+    def judged(self, path: Path) -> Engine:
+        """A file that is compared with the reference."""
+        bf16 = self._allow_bf16 and kind_of(path) == ONNX
+        return open_any(path, replace(self._options, allow_bf16=bf16), say=self._say)
+
+    def rounding(self, path: Path) -> Engine:
+        """A file with casts to FP16 and back, which ONNX Runtime computes as they stand."""
+        return open_any(path, replace(self._options, runtime="onnxruntime"), say=lambda _text: None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """Files to compare with one reference.
+
+    Attributes:
+        manifests: by file.
+        reference: a checkpoint or an ONNX file.
+        views: what they are compared on.
+        opener: opens engines.
+    """
+
+    manifests: Mapping[Path, Manifest]
+    reference: Path
+    views: Views
+    opener: _Opener
+
+    def check_network(self, reference: Manifest) -> None:
+        """Raises UsageError if a file is a different network than the reference."""
+        from export.verify import check_same_network
+
+        for path, manifest in self.manifests.items():
+            check_same_network(path, manifest, reference)
+
+    def verification(
+        self, engine: Engine, name: str, open_activations: Callable[[], Engine], advance: Callable[[], None]
+    ) -> Verification:
+        """A verification of files against the reference that `engine` runs."""
+        from export.verify import Verification
+
+        self.check_network(engine.info.manifest)
+        opener = self.opener
+        return Verification(engine, name, self.views, opener.judged, opener.rounding, open_activations, advance)
+
+
+def _stages(comparison: _Comparison, facts: WeightFacts) -> Iterator[Stage]:
+    from export.verify import views_needed
+
+    from_checkpoint = kind_of(comparison.reference) == CHECKPOINT
+    total = views_needed(comparison.manifests, comparison.views, forms=from_checkpoint)
+    with progress("verifying", total) as advance:
+        if from_checkpoint:
+            yield from _stages_from_checkpoint(comparison, facts, advance)
+        else:
+            yield from _stages_from_onnx(comparison, advance)
+
+
+def _stages_from_onnx(comparison: _Comparison, advance: Callable[[], None]) -> Iterator[Stage]:
+    from export.verify import open_with_activations
+
+    reference, opener = comparison.reference, comparison.opener
+    with opener.reference(reference) as engine:
+        verification = comparison.verification(
+            engine, reference.name, lambda: open_with_activations(reference, opener.reference), advance
+        )
+        for path in comparison.manifests:
+            yield from verification.file(path)
+
+
+def _stages_from_checkpoint(
+    comparison: _Comparison, facts: WeightFacts, advance: Callable[[], None]
+) -> Iterator[Stage]:
+    from export.verify import grid_of
+
+    reference, manifests = comparison.reference, comparison.manifests
+    if not describes_itself(reference):
+        facts = known_facts(facts, next(iter(manifests.values())))
+    checkpoint = read_weights(reference, facts)
+    fine = grid_of(manifests)
+    from train.network.reference import Reference
+
+    with ExitStack() as stack:
+        convolutional = stack.enter_context(Reference(checkpoint, fine=fine))
+        fc = stack.enter_context(Reference(checkpoint, form="fc"))
+        verification = comparison.verification(
+            convolutional,
+            "convolutional form (PyTorch)",
+            lambda: Reference(checkpoint, keep_activations=True, fine=fine),
+            advance,
+        )
+        yield verification.form(fc, "FC form (PyTorch)")
+        for path, manifest in manifests.items():
+            _say_if_made_from_another(path, manifest, reference, checkpoint)
+            yield from verification.file(path)
+
+
+def _say_if_made_from_another(path: Path, manifest: Manifest, reference: Path, checkpoint: Checkpoint) -> None:
+    if manifest.source is not None and manifest.source.sha256 not in checkpoint.source.sha256:
+        notice(f"{path} states that it was made from {manifest.source.name}, which is not this {reference.name}")
+
+
+def _manifest(path: Path, labels: str | None) -> Manifest:
+    """The manifest of an ONNX file or a plan."""
+    from vgg_deploy.artifacts.onnx_file import read_manifest
+
+    if kind_of(path) != PLAN:
         return read_manifest(path, labels)
     plan = read_plan(path)
     if plan is None:
-        raise UsageError(f"{path} has no manifest beside it, so what it computes is unknown; build it again")
+        raise UsageError(f"{path} has no manifest beside it, so what it computes is unknown; build it again.")
     return plan.manifest
 
 
-def _sample(images: tuple[str, ...], limit: int) -> list[Path]:
-    import random
+def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path, labels: str | None) -> Manifest:
+    """The manifest that decides how views are made: the first of our own. Foreign files do not state it."""
+    from vgg_deploy.artifacts.onnx_file import read_manifest
 
+    described = list(manifests.values())
+    if kind_of(reference) != CHECKPOINT:
+        described.append(read_manifest(reference, labels))
+    return next((manifest for manifest in described if manifest.spec), described[0])
+
+
+def _require_runtime_for_rounding(manifests: Mapping[Path, Manifest]) -> None:
+    from engines import RUNTIMES
+    from export.verify import rounded_too
+
+    if not RUNTIMES["onnxruntime"].installed and any(rounded_too(*item) for item in manifests.items()):
+        raise MissingDependencyError("onnxruntime", "cpu", "judging the rounding of an FP16 file")
+
+
+def _sample(images: tuple[str, ...], limit: int) -> list[Path]:
     from vgg_deploy.views.images import find_images
 
-    if limit < 1:
-        raise UsageError(f"--limit is {limit}; expected 1 or more")
     paths = list(find_images(images))
     if limit >= len(paths):
         return paths
     notice(f"comparing on {limit} of {len(paths)} images, a seeded sample (--limit)")
     return sorted(random.Random(0).sample(paths, limit))
-
-
-def _stages(
-    models: tuple[Path, ...],
-    manifests: list[Manifest],
-    reference: Path,
-    views: Views,
-    opened: Callable[[Path], Engine],
-    judged: Callable[[Path], Engine],
-    rounding: Callable[[Path], Engine],
-    facts: WeightFacts,
-) -> list[Stage]:
-    from export.verify import Verification, check_same_network, grid_of, open_with_activations, views_needed
-
-    from_checkpoint = reference.suffix in CHECKPOINT_SUFFIXES
-    if not from_checkpoint and (facts.configuration or facts.normalization or facts.train_scale):
-        raise UsageError(
-            f"--reference {reference} is no checkpoint, and says itself how it was trained: "
-            "leave --arch, --normalization, --mean, --std and --train-scale out"
-        )
-    total = views_needed(dict(zip(models, manifests, strict=True)), views, forms=from_checkpoint)
-    stages: list[Stage] = []
-    with progress("verifying", total) as advance:
-        if not from_checkpoint:
-            with opened(reference) as engine:
-                for path, manifest in zip(models, manifests, strict=True):
-                    check_same_network(path, manifest, engine.info.manifest)
-                verification = Verification(
-                    engine,
-                    reference.name,
-                    views,
-                    judged,
-                    rounding,
-                    lambda: open_with_activations(reference, opened),
-                    advance,
-                )
-                for path in models:
-                    stages.extend(verification.file(path))
-            return stages
-        checkpoint = read_weights(reference, facts if describes_itself(reference) else known_facts(facts, manifests[0]))
-        from train.network.reference import Reference
-
-        fine = grid_of(dict(zip(models, manifests, strict=True)))
-        with Reference(checkpoint, fine=fine) as convolutional, Reference(checkpoint, form="fc") as fc:
-            for path, manifest in zip(models, manifests, strict=True):
-                check_same_network(path, manifest, convolutional.info.manifest)
-            verification = Verification(
-                convolutional,
-                "convolutional form (PyTorch)",
-                views,
-                judged,
-                rounding,
-                lambda: Reference(checkpoint, keep_activations=True, fine=fine),
-                advance,
-            )
-            stages.append(verification.form(fc, "FC form (PyTorch)"))
-            for path, manifest in zip(models, manifests, strict=True):
-                if manifest.source is not None and manifest.source.sha256 not in checkpoint.source.sha256:
-                    notice(f"{path} says it was made from {manifest.source.name}, not from this {reference.name}")
-                stages.extend(verification.file(path))
-    return stages
 
 
 def _print(stages: list[Stage]) -> None:
@@ -206,9 +256,8 @@ def _print(stages: list[Stage]) -> None:
     print_table(columns, rows, left=(0, 1))
     for stage in stages:
         for flip in stage.parity.flips:
-            click.echo(
-                f"flipped in {stage.name}: {flip.view}: {flip.reference.label} -> {flip.candidate.label}, by a margin of {flip.margin:.2g}"
-            )
+            change = f"{flip.reference.label} -> {flip.candidate.label}"
+            click.echo(f"flipped in {stage.name}: {flip.view}: {change}, by a margin of {flip.margin:.2g}")
     for stage in stages:
         if stage.failures:
             click.echo(f"FAILED {stage.name} ({stage.precision} thresholds): {'; '.join(stage.failures)}")
@@ -216,25 +265,16 @@ def _print(stages: list[Stage]) -> None:
                 click.echo(f"  {stage.diverges}")
 
 
-def _write_json(stages: list[Stage], where: str) -> None:
-    import dataclasses
-
-    from vgg_deploy.files import whole_file
-
+def _as_json(stages: list[Stage]) -> str:
     report = {
         "passed": not any(stage.failures for stage in stages),
         "stages": [_without_nan(dataclasses.asdict(stage)) for stage in stages],
     }
-    text = json.dumps(report, indent=2, allow_nan=False)
-    if where == "-":
-        click.echo(text)
-        return
-    with whole_file(Path(where)) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them; `failures` says which it was."""
+    """Replaces NaN and infinity, which JSON does not have, by null. `failures` states which it was."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

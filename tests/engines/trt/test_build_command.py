@@ -79,7 +79,7 @@ def test_verbose_shows_tensorrt_s_log_on_stderr(model: Callable[..., Path], vgg_
     ("words", "code", "message"),
     [
         (("--scales", "32"), 2, "scale 32 is below the network's crop of 64"),
-        (("--scales", "64;96"), 2, "expected whole numbers with commas between"),
+        (("--scales", "64;96"), 2, "is not a comma-separated list of whole numbers"),
         (("--workspace", "4"), 2, "expected a size with its unit, such as 4GiB or 512MiB"),
         (("--compute-capability", "9.0"), 2, "--compute-capability '9.0': tensorrt-rtx"),
         (("--compute-capability", ""), 2, "--compute-capability '': tensorrt-rtx"),

@@ -131,7 +131,7 @@ def test_pytorch_requires_the_weights(bench: Callable[..., Any], peer: str) -> N
         (("--protocol", "9-crop", "--images", "."), "--protocol is '9-crop'"),
         (("--scales", "40"), "--scales requires --protocol"),
         (("--seconds", "3"), "--repetitions and --seconds exclude each other"),
-        (("--plot", "plot.txt"), "--plot is plot.txt; expected a name that ends in .png"),
+        (("--plot", "plot.txt"), "--plot is plot.txt; expected a file name that ends in .png"),
         (("--reference", "absent.safetensors"), "absent.safetensors: no such file"),
         (("--images", "absent"), "absent: no such file or folder"),
         (("--runtime", "openvino", "--device", "cuda"), "openvino runs on cpu"),

@@ -260,7 +260,7 @@ def test_a_model_of_one_size_is_tested_by_central_crops_and_says_so(
         done = evaluated("--json", "-", engine=engine)
         assert done.code == 0, done.err
         assert {row["protocol"] for row in report(done)} == {"center"}
-        assert "a model that takes one size only is tested by central crops" in done.err
+        assert "a model that takes a single size is tested by central crops" in done.err
 
 
 def test_all_is_all_that_the_model_takes_and_says_what_is_left_out(
@@ -294,19 +294,19 @@ def test_mirrors_can_be_left_out(evaluated: Callable[..., Any], fakes: Callable[
         (("--protocol", "multiscale,10-crop", "--scales", "40,48"), "protocol 10-crop has one scale, 2 were given"),
         (("--protocol", "dense", "--scales", "31"), "scale 31 is below the network's crop of 32"),
         (("--scales", "40,40"), "scales are 40,40; expected different whole numbers"),
-        (("--scales", "40,x"), "'40,x'; expected whole numbers"),
+        (("--scales", "40,x"), "'40,x' is not a comma-separated list of whole numbers"),
         (("--limit", "0"), "'--limit': 0 is not in the range"),
         (("--batch", "0"), "'--batch': 0 is not in the range"),
-        (("--json", "-", "--csv", "-"), "--json - and --csv - cannot both have stdout"),
+        (("--json", "-", "--csv", "-"), "--json - and --csv - cannot both write to stdout"),
         (("--json", "out", "--csv", "new/../out"), "--json and --csv both name"),
         (("--json", "out.png", "--plot", "out.png"), "--json and --plot both name out.png"),
         (("--json", "out", "--cache", "out"), "--json and --cache both name out"),
-        (("--plot", "plot.jpeg"), "--plot is plot.jpeg; expected a name that ends in .png, .svg, .pdf"),
-        (("--plot", "plot"), "--plot is plot; expected a name that ends in"),
+        (("--plot", "plot.jpeg"), "--plot is plot.jpeg; expected a file name that ends in .png, .svg, .pdf"),
+        (("--plot", "plot"), "--plot is plot; expected a file name that ends in"),
         (("--arch", "D"), "leave out --arch, --normalization, --mean, --std and --train-scale"),
         (("--train-scale", "40"), "a.onnx is an ONNX file, and its manifest states how the network was trained"),
         (("--runtime", "tensorflow"), "'tensorflow'"),
-        (("more",), "expected one folder of labelled images, received"),
+        (("more",), "Expected one folder of labelled images, received"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -408,7 +408,7 @@ def test_a_class_in_two_folders_is_said_since_training_images_may_be_among_them(
     shutil.rmtree(data / "church")
     done = evaluated("--protocol", "center", "--json", "-")
     assert done.code == 0, done.err
-    said = f"{data / 'train' / 'church'} and {data / 'val' / 'church'} are of one class"
+    said = f"{data / 'train' / 'church'} and {data / 'val' / 'church'} are the same class"
     assert said in done.err
     assert report(done)[0]["images"] == 18
     # A sample may have images of one of the two alone: which one, nobody chose.
@@ -433,10 +433,10 @@ def test_labels_name_the_classes_of_a_model_that_has_other_names(
     [
         (
             "order",
-            "class 3 is n03028079 of a.onnx and n03888257 of b.onnx: networks of other classes, or of another order",
+            "Class 3 is n03028079 in a.onnx and n03888257 in b.onnx. Networks with different classes",
         ),
-        ("other", "class 4 is n03888257 of a.onnx and n07777777 of b.onnx"),
-        ("fewer", "a.onnx has 5 classes and b.onnx 6: they cannot be fused; test them one by one"),
+        ("other", "Class 4 is n03888257 in a.onnx and n07777777 in b.onnx"),
+        ("fewer", "a.onnx has 5 classes and b.onnx has 6, so they cannot be fused"),
     ],
 )
 def test_networks_of_other_classes_are_refused_before_the_first_is_run(
@@ -543,7 +543,7 @@ def test_broken_images_are_reported_and_the_rest_counted(
         failed = [line for line in done.err.splitlines() if line.startswith("failed: ")]
         assert len(failed) == 3
         assert f"failed: {data / 'church' / '0.png'}: not an image, or damaged at its beginning" in failed
-        assert "a.onnx: dense: 3 of 15 images do not count" in done.err
+        assert "a.onnx: dense: 3 of 15 images failed and are not counted" in done.err
         header, _line, *rows = done.out.splitlines()
         assert header.split()[4:6] == ["images", "failed"]
         assert [row.split()[4:6] for row in rows] == [["12", "3"], ["12", "3"]]
@@ -589,8 +589,8 @@ def test_where_every_image_fails_there_are_no_figures_and_it_exits_1(
 
 
 def known(done: Any) -> list[tuple[int, int]]:
-    """How many images of how many were known, for each line that says it."""
-    lines = [line.rsplit(": ", 1)[1].split() for line in done.err.splitlines() if " were known from " in line]
+    """How many images of how many came from the cache, for each line that states it."""
+    lines = [line.rsplit(": ", 1)[1].split() for line in done.err.splitlines() if " images come from " in line]
     return [(int(line[0]), int(line[2])) for line in lines]
 
 
@@ -688,7 +688,7 @@ def test_a_cache_over_what_is_read_is_refused(evaluated: Callable[..., Any], tmp
     shutil.copy(TINY, tmp_path / "copy.onnx")
     done = evaluated("--cache", tmp_path / "copy.onnx", engine=(tmp_path / "copy.onnx",))
     assert done.code == 2
-    assert "results would overwrite" in done.err
+    assert "Results would overwrite" in done.err
     assert (tmp_path / "copy.onnx").read_bytes() == TINY.read_bytes()
 
 
@@ -867,7 +867,7 @@ def test_reports_do_not_overwrite_what_they_are_made_from(
         before = target.read_bytes()
         done = evaluated(option, target, engine=(model,))
         assert done.code == 2
-        assert "results would overwrite" in done.err
+        assert "Results would overwrite" in done.err
         assert target.read_bytes() == before
 
 
@@ -939,7 +939,7 @@ def test_the_papers_row_stands_beside_ours_with_the_difference(
     arguments = ("--protocol", "dense", "multiscale", "center", "--paper")
     done = evaluated(*arguments, "--json", "-", engine=paths, folder=tmp_path / "numbered")
     assert done.code == 0, done.err
-    assert "50,000 images of ILSVRC-2012's validation set; these are 4 images" in done.err
+    assert "50,000 images of ILSVRC-2012's validation set; this test has 4 images" in done.err
     rows = {(*row["engines"], row["protocol"]): row for row in report(done)}
     expected = {
         ("D.onnx", "dense"): 3,
@@ -967,7 +967,7 @@ def test_a_network_that_is_none_of_the_papers_is_told_why_it_has_no_row(
 ) -> None:
     done = evaluated("--paper", "--protocol", "dense", engine=fakes(a=FakeEngine(manifest)))
     assert done.code == 0, done.err
-    (line,) = (line for line in done.err.splitlines() if "a.onnx is no network of the paper's" in line)
+    (line,) = (line for line in done.err.splitlines() if "a.onnx is not one of the paper's networks" in line)
     assert "crop is 32, not 224" in line
     assert "classes is 5, not 1000" in line
     assert "layers" not in line
@@ -987,7 +987,7 @@ def test_without_paper_its_figures_are_left_out(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--runtime", "onnxruntime"), "is a checkpoint, and PyTorch runs it: leave out --runtime"),
+        (("--runtime", "onnxruntime"), "is a checkpoint, which PyTorch runs; leave out --runtime"),
         (("--trust",), "--trust and --cuda-api apply to plans only"),
         (("--threads", "0"), "threads is 0; expected 1 or more"),
         (("--device", "tpu"), "device is 'tpu'; expected cpu, cuda or cuda:N"),

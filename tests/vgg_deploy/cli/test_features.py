@@ -148,7 +148,7 @@ def test_a_linear_svm_is_fitted_on_train_and_judged_on_val(
     pytest.importorskip("sklearn")
     done = describe(split, "--svm")
     assert done.code == 0, done.err
-    assert "linear SVM (C=1) on 16 descriptors: 8/8 right (100.00%)" in done.out
+    assert "linear SVM (C=1) on 16 descriptors: 8/8 correct (100.00%)" in done.out
     with np.load(tmp_path / "out.npz") as found:
         assert len(found["paths"]) == 24
         assert found["split"].tolist() == ["train"] * 16 + ["val"] * 8
@@ -218,12 +218,12 @@ def test_the_watch_sees_batches(describe: Callable[..., Any], data: Path, watche
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--svm",), "train: no such folder; --svm learns from DATA/train/CLASS/* and is judged on DATA/val/CLASS/*"),
+        (("--svm",), "train: no such folder. --svm fits on DATA/train/CLASS/*"),
         (("--scales", "31"), "scale 31 is below the network's crop of 32"),
-        (("--scales", "a"), "'a'; expected whole numbers"),
+        (("--scales", "a"), "'a' is not a comma-separated list of whole numbers"),
         (("--arch", "D"), "leave out --arch, --normalization, --mean, --std and --train-scale"),
-        (("-o", "data/owls/1.png"), "results would overwrite"),
-        (("-o", "model.onnx"), "results would overwrite"),
+        (("-o", "data/owls/1.png"), "Results would overwrite"),
+        (("-o", "model.onnx"), "Results would overwrite"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -255,7 +255,7 @@ def test_a_model_without_the_output_exits_2_and_says_how_to_get_it(
     monkeypatch.setattr(engines, "open_with", lambda _path, _options: engine)
     done = describe(data)
     assert done.code == 2
-    assert "tiny.onnx has no output features: export it with --features" in done.err
+    assert "tiny.onnx has no output features; export it with --features" in done.err
     assert engine.batches == []
 
 
@@ -277,11 +277,11 @@ def test_folders_of_which_no_svm_can_come_exit_2_first(
     (split / "val" / "red").rename(split / "val" / "green")
     done = describe(split, "--svm")
     assert done.code == 2
-    assert "DATA/val has the folder 'green', and DATA/train has not" in done.err
+    assert "DATA/val has the folder 'green' and DATA/train does not" in done.err
     shutil.rmtree(split / "train" / "red")
     done = describe(split, "--svm")
     assert done.code == 2
-    assert "an SVM needs images of two classes or more" in done.err
+    assert "An SVM needs images of two classes or more" in done.err
     assert watched == []
 
 

@@ -213,15 +213,15 @@ def test_a_file_name_that_is_not_unicode_is_no_trouble(infer: Callable[..., Any]
     ("arguments", "named"),
     [
         (("--scales", "31"), "scale 31 is below the network's crop of 32"),
-        (("--scales", "36,a"), "'36,a'; expected whole numbers"),
+        (("--scales", "36,a"), "'36,a' is not a comma-separated list of whole numbers"),
         (("--scales", "36,36"), "scales are 36,36; expected different whole numbers"),
         (("--protocol", "dense", "--scales", "36,68"), "protocol dense has one scale, 2 were given"),
         (("--protocol", "tencrop"), "'tencrop'"),
-        (("--top", "0"), "--top is 0; expected 1 or more"),
-        (("--batch", "0"), "--batch is 0; expected 1 or more"),
-        (("--max-view-pixels", "0"), "--max-view-pixels is 0; expected 1 or more"),
-        (("--json", "-", "--csv", "-"), "cannot both have stdout"),
-        (("--heatmaps", "pictures"), "needs a model with the output score_map: export it with --score-map"),
+        (("--top", "0"), "'--top': 0 is not in the range x>=1"),
+        (("--batch", "0"), "'--batch': 0 is not in the range x>=1"),
+        (("--max-view-pixels", "0"), "'--max-view-pixels': 0 is not in the range x>=1"),
+        (("--json", "-", "--csv", "-"), "cannot both write to stdout"),
+        (("--heatmaps", "pictures"), "needs a model with the output score_map; export it with --score-map"),
         (("--device", "tpu"), "device is 'tpu'; expected cpu, cuda or cuda:N"),
         (("--device", "cuda:one"), "device is 'cuda:one'; expected cpu, cuda or cuda:N"),
         (("--runtime", "tensorflow"), "'tensorflow'"),
@@ -292,7 +292,7 @@ def test_json_and_csv_in_one_file_exit_2(
     monkeypatch.chdir(photos.parent)
     finished = infer("photos", "--json", "out.txt", "--csv", spelling)
     assert finished.code == 2
-    assert f"--json and --csv both name {Path(spelling)}; name two files" in finished.err
+    assert f"--json and --csv both name {Path(spelling)}; give each its own file" in finished.err
     assert not Path("out.txt").exists()
 
 
@@ -384,7 +384,7 @@ def test_bad_files_among_good_ones_are_reported_and_the_others_written(
         (line,) = [line for line in finished.err.splitlines() if name in line]
         assert line.startswith(f"failed: {photos / name}: ")
         assert reason in line
-    assert "5 images classified, 5 could not be" in finished.err
+    assert "5 images classified, 5 failed" in finished.err
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
     assert {name for name, row in rows.items() if row["error"]} == set(reasons)
@@ -396,7 +396,7 @@ def test_failures_only_exit_1(infer: Callable[..., Any], tmp_path: Path) -> None
     finished = infer(tmp_path / "bad.jpg", "--check-folders", "--labels", labels_with(tmp_path, tmp_path.name))
     assert finished.code == 1
     assert finished.out == ""
-    assert "0 images classified, 1 could not be" in finished.err
+    assert "0 images classified, 1 failed" in finished.err
 
 
 def labels_with(folder: Path, name: str) -> Path:
@@ -514,7 +514,7 @@ def test_folders_that_name_classes_give_the_errors(
     fake(monkeypatch, manifest, answer)
     finished = infer(truth, "--check-folders")
     assert finished.code == 0, finished.err
-    assert "top-1 5/10 right (50.00%, error 50.00%), top-5 10/10 right (100.00%, error 0.00%)" in finished.err
+    assert "top-1 5/10 correct (50.00%, error 50.00%), top-5 10/10 correct (100.00%, error 0.00%)" in finished.err
 
 
 def test_images_that_failed_do_not_shift_the_others_classes(
@@ -529,7 +529,7 @@ def test_images_that_failed_do_not_shift_the_others_classes(
     fake(monkeypatch, manifest, answer)
     finished = infer(truth, "--check-folders")
     assert finished.code == 1
-    assert "top-1 9/9 right" in finished.err
+    assert "top-1 9/9 correct" in finished.err
 
 
 def test_a_folder_of_no_class_exits_2_before_any_image_is_scored(infer: Callable[..., Any], truth: Path) -> None:
@@ -550,7 +550,7 @@ def test_links_to_images_have_the_class_of_the_folder_that_they_are_in(
     (linked / "0.png").symlink_to(tmp_path / "pool" / "0123abcd.png")
     finished = infer(linked, "--check-folders")
     assert finished.code == 0, finished.err
-    assert "/1 right" in finished.err
+    assert "/1 correct" in finished.err
 
 
 # ---- heatmaps ----
@@ -788,7 +788,7 @@ def test_results_do_not_overwrite_what_they_are_made_from(
         before = target.read_bytes()
         done = infer(photos, option, target, engine=engine)
         assert done.code == 2
-        assert f"results would overwrite {target}" in done.err
+        assert f"Results would overwrite the input {target}" in done.err
         assert target.read_bytes() == before
 
 

@@ -69,7 +69,7 @@ def test_a_plan_is_used_at_its_own_scales_and_an_image_that_does_not_fit_fails_a
         "a view of 80x32 pixels, as a batch 1 x 32 x 80 x 3 is in no profile of vgg11.plan, which takes Q=32: " in line
     )
     assert line.endswith("--scales 32,64 --max-batch 4 --backend tensorrt-rtx --max-aspect 2.5")
-    assert "3 images classified, 1 could not be" in finished.err
+    assert "3 images classified, 1 failed" in finished.err
 
 
 def test_its_answers_are_the_networks(infer: Callable[..., Any], photos: Path) -> None:
@@ -107,7 +107,7 @@ def test_results_are_not_written_over_the_plans_manifest(infer: Callable[..., An
     before = sidecar_of(machine.path).read_bytes()
     finished = infer("--csv", str(sidecar_of(machine.path)))
     assert finished.code == 2
-    assert "results would overwrite" in finished.err
+    assert "Results would overwrite" in finished.err
     assert sidecar_of(machine.path).read_bytes() == before
 
 

@@ -44,7 +44,7 @@ def test_a_value_is_read(parser: Any, text: str | None, value: object) -> None:
         (rgb_triple, "1,2", "123.68,116.779,103.939"),
         (rgb_triple, "1,2,3,4", "123.68,116.779,103.939"),
         (rgb_triple, "red", "123.68,116.779,103.939"),
-        (train_scale, "256,384,512", "expected S, or Smin,Smax"),
+        (train_scale, "256,384,512", "expected S or Smin,Smax"),
         (train_scale, "512,256", "Smin <= Smax"),
         (train_scale, "0", "Smin <= Smax"),
     ],
@@ -77,8 +77,8 @@ def test_normalization_options_are_read_together(
     [
         ("torchvision", (1.0, 2.0, 3.0), None, "its own mean and std"),
         ("torchvision", None, (58.0, 57.0, 57.0), "its own mean and std"),
-        ("paper", None, (58.0, 57.0, 57.0), "divides by nothing"),
-        (None, None, (58.0, 57.0, 57.0), "--std was given without --mean"),
+        ("paper", None, (58.0, 57.0, 57.0), "does not divide"),
+        (None, None, (58.0, 57.0, 57.0), "--std requires --mean"),
         (
             None,
             (0.485, 0.456, 0.406),

@@ -1,7 +1,9 @@
-"""What `vgg-deploy eval` found, as a table, JSON, CSV and a plot."""
+"""The report of `vgg-deploy eval`: a table, JSON, CSV and a plot."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vgg_deploy.cli.tables import print_table
+from vgg_deploy.files import whole_file
 
 if TYPE_CHECKING:
     from vgg_deploy.evaluation.error_rates import ErrorRates, Evaluation
@@ -19,17 +22,17 @@ FUSED = "fused"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the report: an engine, or several fused, under one protocol.
+    """One line of the report: a model, or several fused, under one protocol.
 
     Attributes:
-        engines: what they are called.
-        evaluated: of each; the protocol has one name, and of each engine its own scales.
-        errors: of their mean posteriors.
-        paper: the paper's row for the same test, if it was asked for and there is one.
+        engines: the names of the models.
+        evaluations: one for each model. All have a protocol of the same name, each with the model's own scales.
+        errors: the errors of the mean posteriors.
+        paper: the paper's row for the same test, if --paper is given and there is one.
     """
 
     engines: tuple[str, ...]
-    evaluated: tuple[Evaluation, ...]
+    evaluations: tuple[Evaluation, ...]
     errors: ErrorRates
     paper: PaperRow | None
 
@@ -39,12 +42,12 @@ class Row:
 
     @property
     def protocol(self) -> str:
-        return self.evaluated[0].protocol.name
+        return self.evaluations[0].protocol.name
 
     @property
     def ms_per_image(self) -> float:
-        """Of all engines together; NaN where one has no answer."""
-        return sum(one.ms_per_image for one in self.evaluated)
+        """The cost of all models together. NaN if one of them has no answer."""
+        return sum(evaluation.ms_per_image for evaluation in self.evaluations)
 
     @property
     def images_per_s(self) -> float:
@@ -52,7 +55,7 @@ class Row:
 
     @property
     def views(self) -> int:
-        return sum(one.views for one in self.evaluated)
+        return sum(evaluation.views for evaluation in self.evaluations)
 
 
 def print_rows(rows: Sequence[Row], paper: bool) -> None:
@@ -67,7 +70,7 @@ def print_rows(rows: Sequence[Row], paper: bool) -> None:
 
 def _cells(row: Row, paper: bool, failed: bool) -> list[str]:
     figures, cost = row.errors, row.ms_per_image
-    scales = dict.fromkeys(",".join(map(str, one.protocol.scales)) for one in row.evaluated)
+    scales = dict.fromkeys(",".join(map(str, evaluation.protocol.scales)) for evaluation in row.evaluations)
     cells = [row.name, row.protocol, " + ".join(scales), str(row.views), str(figures.images)]
     if failed:
         cells.append(str(figures.failed))
@@ -85,14 +88,14 @@ def _cells(row: Row, paper: bool, failed: bool) -> list[str]:
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """The row's figures; errors are shares in 0..1; `scales` and `mirror` are lists, of each engine its own."""
+    """The row's figures. Errors are shares in 0..1; `scales` and `mirror` have an entry for each model."""
     figures, cost, paper = row.errors, row.ms_per_image, row.paper
     top1, top5 = (None, None) if paper is None else (paper.top1 / 100, paper.top5 / 100)
     return {
         "engines": list(row.engines),
         "protocol": row.protocol,
-        "scales": [list(one.protocol.scales) for one in row.evaluated],
-        "mirror": [one.protocol.mirror for one in row.evaluated],
+        "scales": [list(evaluation.protocol.scales) for evaluation in row.evaluations],
+        "mirror": [evaluation.protocol.mirror for evaluation in row.evaluations],
         "views": row.views,
         "images": figures.images,
         "failed": figures.failed,
@@ -115,10 +118,7 @@ def _number(value: float) -> float | None:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line a row, with the columns of the JSON; lists with + between."""
-    import csv
-    import io
-
+    """One line per row, with the keys of the JSON as columns. The entries of a list are joined by +."""
     text = io.StringIO()
     lines = [{key: _csv_cell(value) for key, value in as_json(row).items()} for row in rows]
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
@@ -134,10 +134,8 @@ def _csv_cell(value: Any) -> Any:
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
-    """Top-1 error against time an image, a point a row, with its standard error."""
+    """Plots top-1 error, with its standard error, against time per image. Each row is a point."""
     import matplotlib as mpl
-
-    from vgg_deploy.files import whole_file
 
     mpl.use("Agg")
     from matplotlib import pyplot, ticker
@@ -152,12 +150,12 @@ def plot_rows(rows: Sequence[Row], path: Path) -> None:
         axes.errorbar(cost, error, bars, fmt="o", capsize=3, label=name)
         for row, x, y in zip(own, cost, error, strict=True):
             axes.annotate(row.protocol, (x, y), (5, 5), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="ms an image", ylabel="top-1 error, %", title="Error against cost")
+    axes.set(xlabel="ms per image", ylabel="top-1 error, %", title="Error against cost")
     if drawn:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ticker.LogFormatter())
         axes.xaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 0.5)))
-        axes.margins(x=0.15)  # for the name beside the last point
+        axes.margins(x=0.15)  # room for the name beside the last point
         axes.legend()
     axes.grid(alpha=0.3)
     with whole_file(path) as temporary:
