@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: two packages with one interface, and the log that both write to."""
+"""TensorRT and TensorRT-RTX, two packages with one interface, and their log."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from vgg_deploy.errors import EngineError, MissingDependencyError
+from vgg_deploy.errors import EngineError, MissingDependencyError, reason_of
 
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
-OLDEST_GPU = (7, 5)  # compute capability: the oldest that TensorRT 10 and 11 build for
+OLDEST_GPU = (7, 5)  # the lowest compute capability that TensorRT 10 and 11 support
 
 # Backend -> its module, and the extra that installs it.
 _MODULES = {TENSORRT: ("tensorrt", "gpu"), TENSORRT_RTX: ("tensorrt_rtx", "rtx")}
 
-# What TensorRT-RTX 1.7 says at severity INTERNAL_ERROR or WARNING of itself, where nothing is wrong.
+# TensorRT-RTX 1.7 logs these at severity INTERNAL_ERROR or WARNING although nothing is wrong.
 _NOISE = (
     "Thread context has not been set! Using global log stream.",
     "is unsupported in TensorRT-RTX",
@@ -30,7 +30,7 @@ class Backend:
 
     Attributes:
         name: tensorrt or tensorrt-rtx.
-        trt: its module; the rest of the code is the same for both, and branches only where their interfaces differ.
+        trt: its module. Our code is the same for both, except for a few branches where the interfaces differ.
     """
 
     name: str
@@ -65,22 +65,20 @@ def load(name: str) -> Backend:
         raise MissingDependencyError(name, extra, f"backend {name}")
     try:
         return Backend(name, importlib.import_module(module))
-    except (
-        Exception
-    ) as error:  # its libraries may be missing, or too new for the driver: ImportError, OSError, RuntimeError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngineError(f"{name} is installed but cannot be loaded: {reason}") from error
+    except Exception as error:  # libraries that are missing or too new: ImportError, OSError, RuntimeError
+        raise EngineError(f"{name} is installed but cannot be loaded: {reason_of(error)}") from error
 
 
 def choose(name: str | None, gpu: tuple[int, int] | None) -> Backend:
-    """The backend to build with: the one that is named, else the one that is installed, of both TensorRT where it has a GPU.
+    """The backend to build with.
 
     Args:
-        gpu: the compute capability of the GPU that is there, if any.
+        name: the backend that the user named. None: the installed one; of both, TensorRT if it supports the GPU.
+        gpu: compute capability of this machine's GPU, if there is one.
 
     Raises:
-        MissingDependencyError: it is not installed, or none is.
-        EngineError: it is installed but cannot be loaded.
+        MissingDependencyError: the named backend is not installed, or none is.
+        EngineError: the backend is installed but cannot be loaded.
     """
     supported = gpu is not None and gpu >= OLDEST_GPU
     if name is None:
@@ -94,20 +92,21 @@ def choose(name: str | None, gpu: tuple[int, int] | None) -> Backend:
 
 @dataclass(slots=True)
 class Messages:
-    """What TensorRT said meanwhile, each message once."""
+    """What TensorRT logged during a block, each message once."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def reason(self) -> str:
-        """The last error, in one line; that there is no driver, which TensorRT-RTX adds to others, is the last choice."""
-        telling = [error for error in self.errors if "catchCudaError" not in error] or self.errors
-        return telling[-1] if telling else "TensorRT gives no reason"
+        """The last error, in one line."""
+        # TensorRT-RTX adds to other errors that there is no driver; that one is the last choice.
+        errors = [error for error in self.errors if "catchCudaError" not in error] or self.errors
+        return errors[-1] if errors else "TensorRT gives no reason"
 
 
 class _Sink:
-    """Where a backend's log goes: to all who listen at the moment, since a message does not say whose call it is about."""
+    """Passes a backend's log to every current listener: a message does not say which call it is about."""
 
     def __init__(self) -> None:
         self.listeners: dict[int, tuple[Messages, Callable[[str], None] | None]] = {}
@@ -117,13 +116,14 @@ class _Sink:
         for messages, verbose in tuple(self.listeners.values()):
             if verbose is not None:
                 verbose(f"[{severity.lower()}] {text.rstrip()}")
-            kept = {"INTERNAL_ERROR": messages.errors, "ERROR": messages.errors, "WARNING": messages.warnings}
-            known = kept.get(severity)
-            if known is not None and not noise and line not in known:
-                known.append(line)
+            logs = {"INTERNAL_ERROR": messages.errors, "ERROR": messages.errors, "WARNING": messages.warnings}
+            log = logs.get(severity)
+            if log is not None and not noise and line not in log:
+                log.append(line)
 
 
-# Each backend has one logger for the life of the process: TensorRT keeps a bare pointer to it, and crashes when it is collected.
+# Each backend has one logger for the life of the process: TensorRT keeps a bare pointer to it, and crashes once it is
+# collected.
 _loggers: dict[str, tuple[Any, _Sink]] = {}
 
 
@@ -149,10 +149,7 @@ def _logger_and_sink(backend: Backend) -> tuple[Any, _Sink]:
 
 @contextmanager
 def listening(backend: Backend, verbose: Callable[[str], None] | None = None) -> Iterator[Messages]:
-    """Collects what the backend says within the block; `verbose` is given every line of it as it comes.
-
-    Of what it says meanwhile in other threads, their blocks and this one hear everything.
-    """
+    """Collects what the backend logs during the block, in any thread. `verbose` gets every line at once."""
     _, sink = _logger_and_sink(backend)
     listener = (Messages(), verbose)
     sink.listeners[id(listener)] = listener

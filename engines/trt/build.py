@@ -1,4 +1,4 @@
-"""From an ONNX file to a TensorRT plan and its manifest, with proof of the types in which it computes."""
+"""Builds a TensorRT plan and its manifest from an ONNX file, and proves the types in which the plan computes."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from vgg_deploy.network.shapes import Profile, shapes_of
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was built.
+    """A plan that was built.
 
     Attributes:
         path: the plan.
-        manifest: what stands in `NAME.plan.json` beside it.
-        notices: what the user should know: defaults that were dropped, TensorRT's warnings, what could not be proved.
+        manifest: its manifest, which `NAME.plan.json` beside it contains.
+        notices: what the user should know: defaults that were not used, TensorRT's warnings, types without proof.
     """
 
     path: Path
@@ -57,55 +57,55 @@ def build(
     phases: Phases | None = None,
     verbose: Callable[[str], None] | None = None,
 ) -> Built:
-    """Builds a TensorRT plan of an ONNX file, in the file's own types; one that computes in others is not written.
+    """Builds a TensorRT plan from an ONNX file, in the file's own types. A plan with other types is not written.
 
     Args:
         model: the ONNX file.
-        plan: the plan to write, with `NAME.plan.json` beside it; None: the model's name with .plan.
+        plan: the plan to write, with `NAME.plan.json` beside it. None: the model's name with .plan.
         options: backend, shapes and limits; None: the defaults.
-        phases: is told how far TensorRT is.
-        verbose: is given every line that TensorRT logs.
+        phases: receives TensorRT's progress.
+        verbose: receives every line that TensorRT logs.
 
     Raises:
         UsageError: no such file; options that contradict each other, the model or the backend; no backend is installed.
-        ModelFileError, ManifestError: the file is damaged, or not one that we can feed.
-        PreflightError: what TensorRT would refuse or misread, found before anything is built.
+        ModelFileError, ManifestError: the file is damaged or unsuitable.
+        PreflightError: TensorRT would refuse or misread the file; found before the build.
         BuildError: TensorRT failed, or the plan does not have the precision that the model declares.
         EngineError: the backend is installed but cannot be loaded.
-        OutputError: the plan cannot be written; an older one stays as it was.
-        KeyboardInterrupt: Ctrl-C, after TensorRT has stopped; nothing is written.
+        OutputError: the plan cannot be written; an older plan is left as it was.
+        KeyboardInterrupt: Ctrl-C. TensorRT has stopped by then, and nothing is written.
     """
     job, notices = _prepare(Path(model), Path(model).with_suffix(".plan") if plan is None else Path(plan), options)
     with listening(job.backend, verbose) as messages:
-        made = stoppable(lambda stop: _compile(job, messages, phases, stop))
-    untold = [layer for layer in made.layers if layer not in made.built]
+        compiled = stoppable(lambda stop: _compile(job, messages, phases, stop))
+    unproved = [layer for layer in compiled.layers if layer not in compiled.built]
     manifest = PlanManifest(
         backend=job.backend.name,
         version=job.backend.version,
         compute_capabilities=job.options.compute_capabilities if job.backend.is_rtx else (_written(job.gpu),),
         hardware_compatibility=job.options.hardware_compatibility or "none",
         profiles=job.profiles,
-        layers={**made.layers, **made.built},
-        layers_from=DECLARED if untold else BUILT,
-        plan=Source(job.plan.name, hashlib.sha256(made.data).hexdigest()),
+        layers={**compiled.layers, **compiled.built},
+        layers_from=DECLARED if unproved else BUILT,
+        plan=Source(job.plan.name, hashlib.sha256(compiled.data).hexdigest()),
         onnx=Source.of(job.model),
-        build_seconds=round(made.seconds, 3),
+        build_seconds=round(compiled.seconds, 3),
         command=job.options.command(job.model, job.plan),
         manifest=job.manifest.with_(shapes=shapes_of(job.profiles)),
     )
-    write_plan(job.plan, made.data, manifest)
+    write_plan(job.plan, compiled.data, manifest)
     notices += tuple(f"{job.backend.name}: {warning}" for warning in messages.warnings)
-    return Built(job.plan, manifest, notices + _reservations(job, manifest, untold))
+    return Built(job.plan, manifest, notices + _type_notices(job, manifest, unproved))
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A request, checked, with its defaults.
+    """A checked build.
 
     Attributes:
-        options: with every default that applies to this model and backend.
-        header: the model with its small tensors.
-        gpu: compute capability of the GPU that is there.
+        options: the options, with the defaults for this model and backend filled in.
+        header: the model, with its small tensors only.
+        gpu: compute capability of this machine's GPU.
     """
 
     model: Path
@@ -119,33 +119,31 @@ class _Job:
 
     @property
     def declared(self) -> dict[str, str]:
-        """The type of each layer, from the model's manifest; where it has none, from its nodes, if it is float32, float16 or int8."""
+        """The type of each layer, by the model's manifest; without one, by its nodes, if float32, float16 or int8."""
         spec = self.manifest.spec
         if spec is not None:
             return {layer.name: self.manifest.precision.of(layer.name) for layer in spec.weight_layers}
         types = onnx_layers.layer_types(self.header)
         return {layer: kind for layer, kind in types.items() if kind in (FLOAT32, FLOAT16, INT8)}
 
-    def check_types(self, found: Mapping[str, str], whose: str) -> None:
-        """Raises BuildError where a layer's type is known and is not the declared one."""
+    def check_types(self, types: Mapping[str, str], owner: str) -> None:
+        """Raises BuildError if a layer's type differs from the declared one. `owner`: what has the types, in words."""
         declared = self.declared
-        different = differences(declared, {layer: found.get(layer, kind) for layer, kind in declared.items()})
+        different = differences(declared, {layer: types.get(layer, kind) for layer, kind in declared.items()})
         if different is not None:
             ours = self.manifest.spec is not None
             raise BuildError(
-                f"{self.model} declares {summary(declared)}; {whose} types are {summary(found)} ({different}): the plan was not "
-                f"written; {'export the model again' if ours else 'its Q/DQ nodes or casts are not what they seem'}"
+                f"{self.model} declares {summary(declared)}, but {owner} has {summary(types)} ({different}). The plan "
+                f"was not written: {'export the model again' if ours else 'check its Q/DQ nodes and casts'}"
             )
 
 
-def _prepare(model: Path, plan: Path, asked: BuildOptions | None) -> tuple[_Job, tuple[str, ...]]:
-    options = asked or BuildOptions()
+def _prepare(model: Path, plan: Path, options: BuildOptions | None) -> tuple[_Job, tuple[str, ...]]:
+    options = options or BuildOptions()
     if model.suffix in CHECKPOINT_SUFFIXES:
-        raise UsageError(
-            f"{model} is a checkpoint: vgg-deploy export --weights {model} --dynamic makes an ONNX file of it"
-        )
+        raise UsageError(f"{model} is a checkpoint; export it first: vgg-deploy export --weights {model} --dynamic")
     if model.suffix in PLAN_SUFFIXES:
-        raise UsageError(f"{model} is a plan already; name the ONNX file that it was built from")
+        raise UsageError(f"{model} is already a plan; give the ONNX file from which it was built")
     file = OnnxFile(model)
     manifest = file.effective_manifest(read_labels(options.labels))
     _check_output(model, plan, options.timing_cache)
@@ -156,20 +154,21 @@ def _prepare(model: Path, plan: Path, asked: BuildOptions | None) -> tuple[_Job,
     options, notices = resolve(manifest, dataclasses.replace(options, backend=backend.name))
     if not backend.is_rtx and gpu is None:
         raise BuildError(
-            f"{backend} builds on the GPU that the plan is for, and CUDA shows none here: build there, or give "
-            "--backend tensorrt-rtx, which needs no GPU to build"
+            f"{backend} must build on the GPU that will run the plan, and CUDA shows none here: build on a machine "
+            "with that GPU, or give --backend tensorrt-rtx, which needs no GPU to build"
         )
     header = file.header_with_small_tensors(preflight.KEPT_BYTES)
     return _Job(model, plan, manifest, header, backend, options, profiles_of(manifest, options), gpu), notices
 
 
 def _check_output(model: Path, plan: Path, timing_cache: Path | None) -> None:
-    """Raises now what would otherwise be raised after a build of minutes."""
+    """Finds problems with the output now, not after a build of several minutes."""
     if plan.suffix in (".onnx", ".json") or (plan.exists() and plan.samefile(model)):
-        raise UsageError(f"--output {plan}: a plan is not written over a model; name a file that ends in .plan")
+        raise UsageError(f"--output {plan} would overwrite a model or its manifest; give a file that ends in .plan")
     if plan.suffix not in PLAN_SUFFIXES and not plan.is_dir():
         raise UsageError(
-            f"--output {plan}: infer, inspect and doctor know a plan by its ending; name a file that ends in {' or '.join(PLAN_SUFFIXES)}"
+            f"--output {plan}: other commands know a plan by its ending; give a file that ends in "
+            f"{' or '.join(PLAN_SUFFIXES)}"
         )
     require_writable(plan)
     if timing_cache is not None:
@@ -178,13 +177,13 @@ def _check_output(model: Path, plan: Path, timing_cache: Path | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """What TensorRT made.
+    """The result of TensorRT's build.
 
     Attributes:
         data: the plan, in TensorRT's own memory.
         layers: the layers' types in the parsed network.
-        built: those of which the engine itself tells.
-        seconds: how long it took.
+        built: the types that the built engine reports; a layer may be missing.
+        seconds: how long the build took.
     """
 
     data: memoryview
@@ -194,37 +193,36 @@ class _Compiled:
 
 
 def _compile(job: _Job, messages: Messages, phases: Phases | None, stop: threading.Event) -> _Compiled:
-    """Everything for which TensorRT is called."""
+    """The part of a build that calls TensorRT."""
     trt, began = job.backend.trt, time.perf_counter()
     try:
         builder = trt.Builder(logger(job.backend))
-    except TypeError as error:  # pybind11, where the backend gave no object
+    except TypeError as error:  # from pybind11, if TensorRT returned no object
         raise BuildError(f"{job.backend} cannot build here: {messages.reason}") from error
     parsed = parse(job.backend, builder, job.model)
     layers = _checked_layers(job, parsed, messages)
     config = configured(job.backend, parsed, job.options, job.profiles, messages)
     memory = None if stop.is_set() else serialized(trt, builder, parsed.network, config, phases, stop)
     if memory is None:
-        raise BuildError(
-            f"{job.backend} failed to build {job.model}: {messages.reason}{_lower(messages.reason, job.options)}"
-        )
-    # TensorRT only warns of profiles that cannot be run, and builds the plan.
+        reason = messages.reason + _memory_remedy(messages.reason, job.options)
+        raise BuildError(f"{job.backend} failed to build {job.model}: {reason}")
+    # TensorRT only warns of profiles that cannot run, and builds the plan all the same.
     impossible = [warning for warning in messages.warnings if "not self-consistent" in warning]
     if impossible:
         raise BuildError(
-            f"{job.backend} finds the profiles too large ({impossible[0]}); the plan was not written: give a smaller --max-batch, "
-            "smaller --scales or a smaller --max-aspect"
+            f"{job.backend} finds the profiles too large ({impossible[0]}). The plan was not written: give a smaller "
+            "--max-batch, smaller --scales or a smaller --max-aspect"
         )
     seconds, data = time.perf_counter() - began, memoryview(memory)
     if job.options.timing_cache is not None:
         save_timing_cache(config, job.options.timing_cache)
     built = {} if job.gpu is None else built_types(job.backend, data, layers)
-    job.check_types(built, "the built engine's")
+    job.check_types(built, "the built engine")
     return _Compiled(data, layers, built, seconds)
 
 
-def _lower(reason: str, options: BuildOptions) -> str:
-    """What to do where TensorRT had too little memory; nothing where it failed for another reason."""
+def _memory_remedy(reason: str, options: BuildOptions) -> str:
+    """What to do if TensorRT ran out of memory; empty if it failed for another reason."""
     if not re.search(r"out ?of ?memory|workspace|could not be allocated", reason, re.IGNORECASE):
         return ""
     limit = "" if options.workspace is None else f"a larger --workspace than {written_size(options.workspace)}, "
@@ -232,34 +230,34 @@ def _lower(reason: str, options: BuildOptions) -> str:
 
 
 def _checked_layers(job: _Job, parsed: Parsed, messages: Messages) -> dict[str, str]:
-    """The types of the parsed network's layers, if nothing stands against building it."""
-    found = preflight.of_graph(job.header, job.manifest)
+    """The types of the parsed network's layers. Raises PreflightError if the model cannot be built."""
+    findings = preflight.of_graph(job.header, job.manifest)
     if job.options.scales is not None:
-        found += preflight.of_profiles(job.header, job.profiles)
+        findings += preflight.of_profiles(job.header, job.profiles)
     refused = [] if parsed.complete else preflight.of_parser(parsed.parser, job.header, job.backend)
-    texts = preflight.texts(found, refused)
+    texts = preflight.texts(findings, refused)
     if not parsed.complete and not texts:
         texts = (f"{job.backend} cannot read it: {messages.reason}",)
     if texts:
         raise PreflightError(str(job.model), texts)
     types = layer_types(job.backend.trt, parsed.network)
     layers = types if job.manifest.spec is None else {layer: types.get(layer, "missing") for layer in job.declared}
-    job.check_types(layers, "the parsed network's")
+    job.check_types(layers, "the parsed network")
     return layers
 
 
-def _reservations(job: _Job, manifest: PlanManifest, untold: list[str]) -> tuple[str, ...]:
-    """What a user of the plan should know of its types."""
+def _type_notices(job: _Job, manifest: PlanManifest, unproved: list[str]) -> tuple[str, ...]:
+    """What a user of the plan should know about its types."""
     notices = []
-    if job.gpu is not None and untold:
+    if job.gpu is not None and unproved:
+        layers = ", ".join(unproved[:3]) + (" and others" if unproved[3:] else "")
         notices.append(
-            f"the engine does not tell in what type it computes {', '.join(untold[:3])}{' and others' if untold[3:] else ''}: "
-            "the precision of these is what the network declares"
+            f"the engine does not report the type in which it computes {layers}: the manifest lists the declared types"
         )
     if job.backend.is_rtx and INT8 in manifest.layers.values():
         notices.append(
-            "INT8 convolutions on TensorRT-RTX: whether they run faster is unproven (its documents promise INT8 for weight-only "
-            "products); measure it against an FP16 plan"
+            "INT8 convolutions may not be faster than FP16 on TensorRT-RTX (its documentation promises INT8 for "
+            "weight-only products); compare with an FP16 plan"
         )
     return tuple(notices)
 

@@ -1,4 +1,4 @@
-"""What a plan is to be: how it was asked for, and the command that asks for it again."""
+"""The options of a build, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ _UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How a plan is built; what is None has a default that the model or the backend gives.
+    """How to build a plan. None stands for a default of the model or the backend.
 
     Attributes:
-        backend: tensorrt or tensorrt-rtx; None: the one that is installed, and of both TensorRT where it has a GPU.
-        scales: the Q's that the plan is for; None: the paper's for the model's training S.
+        backend: tensorrt or tensorrt-rtx. None: the one that is installed; of both, TensorRT if it supports the GPU.
+        scales: the test scales Q that the plan serves; None: the paper's, for the model's training S.
         max_batch: the largest batch; None: 8.
-        max_aspect: the largest ratio of an image's long to its short side; None: 2.
+        max_aspect: the largest ratio of an image's long side to its short side; None: 2.
         one_profile: one profile for all scales instead of one for each.
-        workspace: bytes of GPU memory that a layer may use for itself; None: TensorRT's own limit.
-        compute_capabilities: such as "8.9", of the GPUs that a TensorRT-RTX plan is for; none: 8.0 and later, without 9.0.
-        timing_cache: a file of TensorRT's measurements, read where it exists and written afterwards.
-        hardware_compatibility: none, ampere+ (GPUs of 8.0 and later) or same (GPUs of one compute capability); TensorRT only.
-        labels: a file of class names, one a line, for a model without our manifest.
+        workspace: bytes of GPU memory that one layer may use; None: TensorRT's own limit.
+        compute_capabilities: the GPUs for a TensorRT-RTX plan, such as "8.9"; empty: 8.0 and later, without 9.0.
+        timing_cache: a file of TensorRT's measurements; read if it exists, and written after the build.
+        hardware_compatibility: none, ampere+ (GPUs of 8.0 and later) or same (GPUs of one compute capability). TensorRT
+            only.
+        labels: a file with one class name a line, for a model without our manifest.
     """
 
     backend: str | None = None
@@ -60,29 +61,29 @@ class BuildOptions:
                 f"--hardware-compatibility is {self.hardware_compatibility!r}; expected {', '.join(HARDWARE)}"
             )
         if len(set(self.compute_capabilities)) != len(self.compute_capabilities):
-            raise UsageError(f"--compute-capability {','.join(self.compute_capabilities)} names one twice")
+            raise UsageError(f"--compute-capability {','.join(self.compute_capabilities)} lists a value twice")
         if self.backend is not None:
             self.check_for(self.backend)
 
     def check_for(self, backend: str) -> None:
-        """Raises UsageError where an option is not the backend's."""
+        """Raises UsageError for an option that the backend does not have."""
         if backend == TENSORRT and self.compute_capabilities:
             raise UsageError(
-                "--compute-capability is for tensorrt-rtx: a plan of tensorrt is for the GPU that it is built on; "
-                "--hardware-compatibility ampere+ makes it run on others"
+                "--compute-capability requires tensorrt-rtx: a plan of tensorrt runs on the kind of GPU that built it. "
+                "--hardware-compatibility ampere+ lets it run on others"
             )
         if backend == TENSORRT_RTX and self.timing_cache is not None:
             raise UsageError(
-                "--timing-cache is for tensorrt: tensorrt-rtx measures nothing while it builds; leave the option out"
+                "--timing-cache requires tensorrt: tensorrt-rtx measures nothing during a build; leave the option out"
             )
         if backend == TENSORRT_RTX and self.hardware_compatibility is not None:
             raise UsageError(
-                "--hardware-compatibility is for tensorrt: for tensorrt-rtx, --compute-capability says which GPUs a plan is for"
+                "--hardware-compatibility requires tensorrt; for tensorrt-rtx, name the GPUs with --compute-capability"
             )
 
     def command(self, onnx: Path, plan: Path) -> str:
-        """The command that builds a plan by these options."""
-        given: list[tuple[str, object]] = [
+        """The command that builds a plan with these options."""
+        values: list[tuple[str, object]] = [
             ("--backend", self.backend),
             ("--scales", self.scales and ",".join(map(str, self.scales))),
             ("--max-batch", self.max_batch),
@@ -93,14 +94,14 @@ class BuildOptions:
             ("--hardware-compatibility", self.hardware_compatibility),
             ("--labels", self.labels),
         ]
-        words = ["vgg-deploy", "build", str(onnx), "-o", str(plan)]
-        for name, value in given:
-            words += [] if value is None else [name, str(value)]
-        return shlex.join(words + (["--one-profile"] if self.one_profile else []))
+        arguments = ["vgg-deploy", "build", str(onnx), "-o", str(plan)]
+        for name, value in values:
+            arguments += [] if value is None else [name, str(value)]
+        return shlex.join(arguments + (["--one-profile"] if self.one_profile else []))
 
 
 def parse_size(text: str) -> int:
-    """4GiB, 512MiB or 1.5GiB in bytes.
+    """Bytes from a size such as 4GiB, 512MiB or 1.5GiB.
 
     Raises:
         UsageError: another unit, or none.
@@ -114,6 +115,6 @@ def parse_size(text: str) -> int:
 
 
 def written_size(size: int) -> str:
-    """Bytes in the largest unit of which they are a whole number."""
+    """A size in bytes as text, in the largest unit that gives a whole number."""
     unit = next(unit for unit, factor in _UNITS.items() if size % factor == 0)
     return f"{size // _UNITS[unit]}{unit}"

@@ -1,4 +1,4 @@
-"""What stands against running a plan, found before it is deserialized: a plan runs native code, and fails in many ways."""
+"""Checks a plan before it is deserialized: a plan runs native code, and can fail in many ways."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from vgg_deploy.network.precision import differences, summary
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question about a plan.
+    """The result of one check of a plan.
 
     Attributes:
-        name: what was looked at.
-        passed: None: the question could not be put.
-        text: what was found, in one line.
-        error: what to raise where it has not passed.
+        name: what was checked.
+        passed: None if the check was not possible.
+        text: the result in one line.
+        error: the error to raise if it did not pass.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Check:
 
 
 class Examination:
-    """Puts the questions in their order. What a later one needs is kept here, and is None as long as it is not known."""
+    """Checks a plan step by step. An attribute stays None until the step that finds it has passed."""
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
         self.path, self.options = path, options
@@ -48,20 +48,20 @@ class Examination:
         self.notices: list[str] = []
 
     def require(self) -> None:
-        """Raises the error of the first question that is not passed."""
+        """Raises the error of the first check that does not pass."""
         for check in self.checks():
             if check.error is not None:
                 raise check.error
 
     def checks(self) -> Iterator[Check]:
-        """Each question with its answer.
+        """The result of each check, in order.
 
         Raises:
             UsageError: no such plan.
         """
         if not self.path.is_file():
-            read_plan(self.path)  # raises, and says what it is instead
-        for name, ask in (
+            read_plan(self.path)  # raises, with the reason
+        for name, check in (
             ("manifest", self._manifest),
             ("contents", self._contents),
             ("GPU", self._gpu),
@@ -71,48 +71,50 @@ class Examination:
             ("header", self._header),
         ):
             try:
-                answer = ask()
-            except _NotAskedError as missing:
-                yield Check(name, None, f"could not be looked at without {missing}")
+                text = check()
+            except _NotCheckableError as missing:
+                yield Check(name, None, f"cannot be checked without {missing}")
             except VGGDeployError as error:
                 yield Check(name, False, " ".join(str(error).split()), error)
             else:
-                yield Check(name, True, answer)
+                yield Check(name, True, text)
 
     def _manifest(self) -> str:
         path, sidecar = self.path, sidecar_of(self.path)
         try:
-            plan, reason = read_plan(path), f"{sidecar} is not there"
+            plan, reason = read_plan(path), f"{sidecar} does not exist"
         except ManifestError as error:
             plan, reason = None, str(error)
         if plan is not None:
-            # Messages name the files as they are called now.
+            # Messages use the current names of the files.
             command = relocated_command(plan.command, path, plan.onnx.name)
             self.plan = plan = replace(plan, plan=replace(plan.plan, name=path.name), command=command)
             backend = plan.backend
             if self.options.runtime not in ("auto", backend):
-                raise UsageError(f"{path} is a plan of {backend}, which alone runs it; leave --runtime out")
+                raise UsageError(f"{path} is a plan of {backend}, and only {backend} runs it; leave --runtime out")
             different = _differences(plan)
             if different is not None:
-                raise PlanError(f"{sidecar} contradicts itself: {different}; it was edited; build it again: {command}")
+                raise PlanError(
+                    f"{sidecar} was edited and contradicts itself: {different}. Build the plan again: {command}"
+                )
             return (
                 f"{sidecar.name}: from {plan.onnx.name}, {len(plan.manifest.classes)} classes, {summary(plan.layers)}"
             )
         if not self.options.trust:
             raise UsageError(
-                f"{path} has no manifest to go by ({reason}): copy the two files together, or build it again; a plan runs native "
-                "code, so without manifest it is run only with --trust, and --labels FILE"
+                f"{path} has no usable manifest ({reason}): copy the two files together, or build the plan again. A "
+                "plan runs native code, so without a manifest it needs --trust, and --labels FILE"
             )
         if self.options.labels is None:
             raise UsageError(
-                f"{path} has no manifest to go by ({reason}), so its classes have no names: give --labels FILE"
+                f"{path} has no usable manifest ({reason}), so its classes have no names: give --labels FILE"
             )
-        self.notices.append(f"trusted without a manifest ({reason}): its version and its GPU were not looked at")
+        self.notices.append(f"trusted without a manifest ({reason}): its version and its GPU were not checked")
         return f"none ({reason}); trusted"
 
     def _contents(self) -> str:
         if self.plan is None:
-            raise _NotAskedError("the manifest")
+            raise _NotCheckableError("the manifest")
         try:
             reason = mismatch(self.path, self.plan)
         except OSError as error:
@@ -120,9 +122,9 @@ class Examination:
         if reason is None:
             return f"as built, SHA-256 {self.plan.plan.sha256[:12]}..."
         if not self.options.trust:
-            raise UsageError(f"{reason}; a plan runs native code, so a changed one is run only with --trust")
+            raise UsageError(f"a plan runs native code, so a changed one needs --trust: {reason}")
         self.changed = True
-        self.notices.append(f"trusted against its manifest: {reason}")
+        self.notices.append(f"trusted although it does not match its manifest: {reason}")
         return "changed since it was built; trusted"
 
     def _gpu(self) -> str:
@@ -146,7 +148,7 @@ class Examination:
         if self.options.runtime in BACKENDS:
             return self.options.runtime
         if not self.options.trust:
-            raise _NotAskedError("the manifest")
+            raise _NotCheckableError("the manifest")
         names = backends.installed()
         if len(names) == 1:
             return names[0]
@@ -156,28 +158,29 @@ class Examination:
 
     def _version(self) -> str:
         if self.plan is None or self.backend is None:
-            raise _NotAskedError("the manifest" if self.plan is None else "the backend")
+            raise _NotCheckableError("the manifest" if self.plan is None else "the backend")
         plan, here = self.plan, self.backend.version
         if plan.version != here:
             raise PlanError(
-                f"{plan.plan.name} was built by {plan.backend} {plan.version}, and {here} is installed; a plan runs in its own version "
-                f"only: pip install {plan.backend}=={plan.version}, or build it again: {plan.command}"
+                f"{plan.plan.name} was built by {plan.backend} {plan.version}, but {here} is installed. A plan runs "
+                f"only in its own version: pip install {plan.backend}=={plan.version}, or build it again: "
+                f"{plan.command}"
             )
-        return f"built by {here}, which is installed"
+        return f"built by {here}, the installed version"
 
     def _capability(self) -> str:
         if self.plan is None or self.cuda is None:
-            raise _NotAskedError("the manifest" if self.plan is None else "a GPU")
+            raise _NotCheckableError("the manifest" if self.plan is None else "a GPU")
         problem = capability_problem(self.plan, self.cuda.gpu)
         if problem is not None:
             raise PlanError(problem)
-        return f"{self.cuda.gpu} is one that it was built for"
+        return f"it was built for {self.cuda.gpu}"
 
     def _header(self) -> str:
         if self.backend is None or self.cuda is None:
-            raise _NotAskedError("the backend" if self.backend is None else "a GPU")
+            raise _NotCheckableError("the backend" if self.backend is None else "a GPU")
         if not self.backend.is_rtx:
-            return "tensorrt looks at it when it loads the plan"
+            return "tensorrt checks it when it loads the plan"
         with self.cuda.active(), listening(self.backend) as messages:
             trt = self.backend.trt
             runtime = trt.Runtime(logger(self.backend))
@@ -187,41 +190,45 @@ class Examination:
         if validity == trt.EngineValidity.INVALID:
             raise PlanError(self._invalidity(bits, messages.reason))
         if validity == trt.EngineValidity.SUBOPTIMAL:
-            self.notices.append(f"{self.backend} says that {self.path.name} may run slower here than it could")
-            return "valid, but may run slower than it could"
+            self.notices.append(
+                f"{self.backend} reports that {self.path.name} may run slower than possible on this GPU"
+            )
+            return "valid, but may run slower than possible"
         return "valid"
 
-    def _invalidity(self, bits: int, said: str) -> str:
-        """What TensorRT-RTX's diagnostics mean, and what to do, in one line."""
+    def _invalidity(self, bits: int, reason: str) -> str:
+        """What TensorRT-RTX's diagnostic bits mean and what to do, in one line; `reason` if no bit is set."""
         assert self.backend is not None
         assert self.cuda is not None
         again, here = "build it again", dotted(self.cuda.gpu.capability)
         targeted = f"{again} with --compute-capability {here}"
         if self.plan is not None:
             again += f": {self.plan.command}"
-            targeted = f"build it for it: {with_changed_options(self.plan.command, {'--compute-capability': here})}"
+            targeted = (
+                f"build it for this GPU: {with_changed_options(self.plan.command, {'--compute-capability': here})}"
+            )
         kinds = self.backend.trt.EngineInvalidityDiagnostics
         meanings = (
-            (kinds.MALFORMED_ENGINE, f"it is damaged, or no plan of tensorrt-rtx; {again}"),
+            (kinds.MALFORMED_ENGINE, f"it is damaged, or not a plan of tensorrt-rtx; {again}"),
             (kinds.VERSION_MISMATCH, f"another version built it; {again}"),
             (kinds.UNSUPPORTED_CC, f"it was not built for {self.cuda.gpu}; {targeted}"),
             (
                 kinds.OLD_CUDA_DRIVER,
-                "the NVIDIA driver is too old for it; install a newer one (nvidia-smi shows which is there)",
+                "the NVIDIA driver is too old for it; install a newer one (nvidia-smi shows the version)",
             ),
-            (kinds.OLD_CUDA_RUNTIME, f"it was built with a newer CUDA than is installed; {again}"),
+            (kinds.OLD_CUDA_RUNTIME, f"it was built with a newer CUDA than the installed one; {again}"),
             (
                 kinds.INSUFFICIENT_GPU_MEMORY,
-                f"the GPU has too little memory; with a smaller --max-batch or --scales, {again}",
+                f"the GPU has too little memory; lower --max-batch or --scales and {again}",
             ),
             (kinds.CUDA_ERROR, "CUDA does not work here; nvidia-smi shows whether the driver answers"),
         )
-        found = [meaning for kind, meaning in meanings if bits & int(kind)]
-        return f"{self.backend} cannot run {self.path}: {'; '.join(found) or said}"
+        causes = [meaning for kind, meaning in meanings if bits & int(kind)]
+        return f"{self.backend} cannot run {self.path}: {'; '.join(causes) or reason}"
 
 
 def _differences(plan: PlanManifest) -> str | None:
-    """Where the plan's layers have other types than the model's manifest declares, which `build` lets no plan have."""
+    """How the plan's types differ from those that the model's manifest declares. `build` never writes such a plan."""
     spec = plan.manifest.spec
     if spec is None:
         return None
@@ -229,17 +236,17 @@ def _differences(plan: PlanManifest) -> str | None:
     return differences(declared, {layer: plan.layers.get(layer, "missing") for layer in declared})
 
 
-class _NotAskedError(Exception):
-    """A question that cannot be put without what this names."""
+class _NotCheckableError(Exception):
+    """A check is not possible; the text names what is missing."""
 
 
 def run_instead(path: Path, plan: PlanManifest | None) -> str:
-    """How to run the network without this plan."""
+    """Advice on how to run the network without this plan."""
     if plan is None:
-        return "run the ONNX file that it was built from"
+        return "run the ONNX file from which it was built"
     beside = path.with_name(plan.onnx.name)
     if beside.is_file():
         return f"run the ONNX file beside it: vgg-deploy infer IMAGES --engine {shlex.quote(str(beside))}"
     recorded = model_named_in(plan.command)
     onnx = recorded if recorded is not None and Path(recorded).is_file() else plan.onnx.name
-    return f"run the ONNX file that it was built from: vgg-deploy infer IMAGES --engine {shlex.quote(onnx)}"
+    return f"run the ONNX file from which it was built: vgg-deploy infer IMAGES --engine {shlex.quote(onnx)}"

@@ -1,4 +1,4 @@
-"""TensorRT's builder configuration, where its two packages differ most, and the file of its measurements."""
+"""The builder configuration, in which TensorRT and TensorRT-RTX differ most, and the timing cache."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vgg_deploy.network.shapes import Profile
 
 
 def check_capabilities(backend: Backend, wanted: Sequence[str]) -> None:
-    """Raises UsageError unless TensorRT-RTX can build for each, such as "8.9"."""
+    """Raises UsageError unless TensorRT-RTX can build for each of `wanted`, such as "8.9"."""
     known = _capabilities(backend) if wanted else {}
     unknown = [capability for capability in wanted if capability not in known]
     if unknown:
         raise UsageError(
-            f"--compute-capability {unknown[0]!r}: {backend} builds for {', '.join(known)}; without the option, for 8.0 and later but "
-            "not 9.0 (H100, H200), for which there is --backend tensorrt"
+            f"--compute-capability is {unknown[0]!r}; {backend} builds for {', '.join(known)}. Without the option it "
+            "builds for 8.0 and later except 9.0 (H100, H200); those need --backend tensorrt"
         )
 
 
@@ -33,13 +33,13 @@ def configured(
     """An `IBuilderConfig` with profiles, limits and targets.
 
     Raises:
-        UsageError: a timing cache that cannot be read.
-        BuildError: TensorRT refuses one of them.
+        UsageError: the timing cache cannot be read.
+        BuildError: TensorRT refused a profile, a target or the timing cache.
     """
     trt, builder, network = backend.trt, parsed.builder, parsed.network
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the plan tells its layers' types
-    # TF32 rounds the factors of FP32 products to eleven bits, and is on until it is switched off (10.16, 11.4, RTX 1.7).
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the plan reports its layers' types
+    # TF32 rounds the factors of FP32 products to eleven bits, and is on by default (10.16, 11.4, RTX 1.7).
     config.clear_flag(trt.BuilderFlag.TF32)
     images = network.get_input(0)
     for wanted in profiles:
@@ -58,7 +58,7 @@ def configured(
 
 
 def save_timing_cache(config: Any, path: Path) -> None:
-    """Writes what TensorRT has measured, whole or not at all.
+    """Writes TensorRT's measurements, whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
@@ -71,16 +71,16 @@ def save_timing_cache(config: Any, path: Path) -> None:
 def _capabilities(backend: Backend) -> dict[str, Any]:
     """The compute capabilities that TensorRT-RTX knows, such as "12.0", in its own order."""
     trt = backend.trt
-    found = {}
+    capabilities = {}
     for name, member in trt.ComputeCapability.__members__.items():
         match = re.fullmatch(r"SM(\d+)(\d)", name)
         if match:
-            found[f"{match[1]}.{match[2]}"] = member
-    return found
+            capabilities[f"{match[1]}.{match[2]}"] = member
+    return capabilities
 
 
 def _target(backend: Backend, config: Any, wanted: Sequence[str], messages: Messages) -> None:
-    """TensorRT-RTX: for which GPUs."""
+    """TensorRT-RTX: sets the GPUs for which it builds."""
     if not wanted:
         return
     known = _capabilities(backend)
@@ -91,7 +91,7 @@ def _target(backend: Backend, config: Any, wanted: Sequence[str], messages: Mess
 
 
 def _share(backend: Backend, config: Any, options: BuildOptions, messages: Messages) -> None:
-    """TensorRT: on which other GPUs the plan runs, and what was measured in earlier builds."""
+    """TensorRT: sets the other GPUs that may run the plan, and the measurements of earlier builds."""
     trt = backend.trt
     levels = {
         "ampere+": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
@@ -104,7 +104,8 @@ def _share(backend: Backend, config: Any, options: BuildOptions, messages: Messa
         cache = config.create_timing_cache(_read(path))
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise BuildError(
-                f"{path} is not a timing cache of {backend} and this GPU: {messages.reason}; name another file, which is made where it is missing"
+                f"{path} is not a timing cache of {backend} for this GPU: {messages.reason}. Give another file; if it "
+                "does not exist, it is created"
             )
 
 

@@ -1,4 +1,4 @@
-"""What running a plan needs of CUDA, over cuda-python or PyCUDA: one device, memory, streams, events and graphs."""
+"""The parts of CUDA that run a plan, for cuda-python and PyCUDA: a device, memory, streams, events and graphs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vgg_deploy.errors import EngineError, MissingDependencyError, UsageError
 
 Bytes = npt.NDArray[np.uint8]
 
-# How it is asked for -> our module, the vendor's module, and the extra that installs it; None: the backend's own.
+# Value of --cuda-api -> our module, the vendor's module, and the extra that installs it (None: the backend's extra).
 CUDA_APIS = {
     "cuda-python": ("engines.trt.cuda_python", "cuda.bindings", None),
     "pycuda": ("engines.trt.pycuda_api", "pycuda", "pycuda"),
 }
-NON_BLOCKING = 1  # of a stream: it does not wait for the default stream. PyCUDA has no name for it
+NON_BLOCKING = 1  # a stream that does not wait for the default stream; PyCUDA has no name for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Gpu:
 
     Attributes:
         name: such as NVIDIA GeForce RTX 4090.
-        capability: its compute capability, such as (8, 9).
+        capability: the compute capability, such as (8, 9).
     """
 
     name: str
@@ -42,7 +42,7 @@ class Gpu:
 
 @dataclass(slots=True, eq=False)
 class Memory:
-    """Memory of the GPU: its address, bytes, and the vendor's handle, which is None once it is freed."""
+    """GPU memory: address, bytes, and the vendor's handle, which is None once the memory is freed."""
 
     address: int
     size: int
@@ -51,7 +51,7 @@ class Memory:
 
 @dataclass(slots=True, eq=False)
 class Pinned:
-    """Memory of the host that the GPU copies from and to while the host goes on: uint8 [size]."""
+    """Pinned host memory, which the GPU can copy while the host goes on: uint8 [size]."""
 
     array: Bytes
     owner: Any
@@ -59,7 +59,7 @@ class Pinned:
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """Work of the GPU in order: the handle that TensorRT takes, and the vendor's object."""
+    """A queue of GPU work: the handle that TensorRT takes, and the vendor's object."""
 
     handle: int
     owner: Any
@@ -67,25 +67,25 @@ class Stream:
 
 @dataclass(slots=True, eq=False)
 class Event:
-    """A point in a stream that can be waited for."""
+    """A point in a stream for which a thread can wait."""
 
     owner: Any
 
 
 @dataclass(slots=True, eq=False)
 class Graph:
-    """Work that was recorded and is launched as one."""
+    """Recorded GPU work that is launched as a whole."""
 
     owner: Any
 
 
-Thing = Memory | Pinned | Stream | Event | Graph
+Resource = Memory | Pinned | Stream | Event | Graph
 
 
 class Cuda(Protocol):
-    """One device. Every call but `active` is made within `active`, in the thread that makes it.
+    """One device. Make every call except `active` inside an `active` block of the same thread.
 
-    Any of them raises EngineError, which names CUDA's call and CUDA's reason.
+    Each raises EngineError, with the name of the failed CUDA call and CUDA's reason.
     """
 
     @property
@@ -98,11 +98,11 @@ class Cuda(Protocol):
 
     @property
     def captures(self) -> bool:
-        """Whether it has graphs."""
+        """Whether it supports graphs."""
         ...
 
     def active(self) -> AbstractContextManager[None]:
-        """Makes the device this thread's own within the block; TensorRT's calls need it too."""
+        """Makes the device current in this thread during the block. TensorRT's calls need that too."""
         ...
 
     def allocate(self, size: int, purpose: str) -> Memory: ...
@@ -122,31 +122,32 @@ class Cuda(Protocol):
     def record(self, event: Event, stream: Stream) -> None: ...
 
     def wait(self, event: Event) -> None:
-        """Waits for the work before the event, without keeping a core busy."""
+        """Waits for the work before the event without keeping a core busy."""
         ...
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
-        """Records what `work` puts into the stream, which does not run yet."""
+        """Records what `work` puts into the stream, without running it."""
         ...
 
     def launch(self, graph: Graph, stream: Stream) -> None: ...
 
-    def free(self, thing: Thing) -> None:
-        """Gives it back; a second time does nothing."""
+    def free(self, resource: Resource) -> None:
+        """Frees a resource; the second call does nothing."""
         ...
 
 
 def open_cuda(api: str, index: int, extra: str) -> Cuda:
-    """The device of this index.
+    """Opens a device.
 
     Args:
         api: cuda-python or pycuda.
-        extra: the one that installs the plan's backend, and cuda-python with it.
+        index: the device's number.
+        extra: the extra that installs the plan's backend together with cuda-python.
 
     Raises:
-        UsageError: another API.
-        MissingDependencyError: its package is not installed.
-        EngineError: it cannot be loaded; no driver, no GPU, or none of this index.
+        UsageError: an unknown API.
+        MissingDependencyError: the API's package is not installed.
+        EngineError: the package cannot be loaded; no driver, no GPU, or no GPU with this number.
     """
     if api not in CUDA_APIS:
         raise UsageError(f"cuda_api is {api!r}; expected {' or '.join(CUDA_APIS)}")
@@ -161,21 +162,21 @@ def open_cuda(api: str, index: int, extra: str) -> Cuda:
 
 
 def out_of_memory(device: str, size: int, purpose: str, free: int | None) -> EngineError:
-    """What to raise where the GPU has not this much memory."""
+    """The error to raise if the GPU has too little memory. `purpose`: a noun phrase."""
     left = "" if free is None else f", {written(free)} are free"
     return EngineError(
-        f"out of memory on {device}: {written(size)} were asked for {purpose}{left}; build the plan with a smaller --max-batch, "
-        "smaller --scales or a smaller --max-aspect, or end what else uses the GPU"
+        f"out of memory on {device}: could not allocate {written(size)} for {purpose}{left}. Build the plan "
+        "with a smaller --max-batch, smaller --scales or a smaller --max-aspect, or stop other programs that use the GPU"
     )
 
 
 def written(size: int) -> str:
-    """Bytes in GiB or MiB."""
+    """A number of bytes as text, in GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it is part of
+    except ModuleNotFoundError:  # its parent package is missing too
         return False

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime
 
-from engines.trt.cuda import NON_BLOCKING, Event, Gpu, Graph, Memory, Pinned, Stream, Thing, out_of_memory
+from engines.trt.cuda import NON_BLOCKING, Event, Gpu, Graph, Memory, Pinned, Resource, Stream, out_of_memory
 from vgg_deploy.errors import EngineError
 
 _SUCCESS = runtime.cudaError_t.cudaSuccess
@@ -35,7 +35,7 @@ class CudaPython:
         self._index, self.device = index, f"cuda:{index}"
         count = _call(runtime.cudaGetDeviceCount)
         if index >= count:
-            raise EngineError(f"device is {self.device}; CUDA shows {count} here, from cuda:0 on")
+            raise EngineError(f"device is {self.device}, but CUDA shows only {count} here (the first is cuda:0)")
         name = _call(runtime.cudaGetDeviceProperties, index).name.split(b"\0")[0].decode(errors="replace")
         attributes = runtime.cudaDeviceAttr
         major = _call(runtime.cudaDeviceGetAttribute, attributes.cudaDevAttrComputeCapabilityMajor, index)
@@ -44,7 +44,7 @@ class CudaPython:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        _call(runtime.cudaSetDevice, self._index)  # for the calling thread alone
+        _call(runtime.cudaSetDevice, self._index)  # for the calling thread only
         yield
 
     def allocate(self, size: int, purpose: str) -> Memory:
@@ -80,13 +80,13 @@ class CudaPython:
         _call(runtime.cudaEventSynchronize, event.owner)
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
-        # Only this thread's calls are forbidden what a capture forbids; the other lane may allocate meanwhile.
+        # Thread-local: calls that a capture forbids are forbidden in this thread only. The other lane may allocate.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call(runtime.cudaStreamBeginCapture, stream.owner, mode)
         try:
             work()
         except BaseException:
-            # The stream leaves its capture whatever it gave; why `work` failed is what is told.
+            # The capture must end even if it failed. The error to report is that of `work`.
             _, abandoned = runtime.cudaStreamEndCapture(stream.owner)
             if abandoned is not None and int(abandoned):
                 runtime.cudaGraphDestroy(abandoned)
@@ -100,10 +100,10 @@ class CudaPython:
     def launch(self, graph: Graph, stream: Stream) -> None:
         _call(runtime.cudaGraphLaunch, graph.owner, stream.owner)
 
-    def free(self, thing: Thing) -> None:
-        owner, thing.owner = thing.owner, None
+    def free(self, resource: Resource) -> None:
+        owner, resource.owner = resource.owner, None
         if owner is not None:
-            _call(_FREE[type(thing)], owner)
+            _call(_FREE[type(resource)], owner)
 
     def _check_memory(self, error: Any, function: Any, size: int, purpose: str) -> None:
         if error != _OUT_OF_MEMORY:
@@ -119,7 +119,7 @@ def open_device(index: int) -> CudaPython:
 
 
 def _call(function: Any, *arguments: Any) -> Any:
-    """What a call gives beside its error code."""
+    """The result of a CUDA call, after its error code is checked."""
     error, *values = function(*arguments)
     _check(error, function)
     return values[0] if values else None

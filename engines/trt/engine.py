@@ -1,4 +1,4 @@
-"""Runs plans: two lanes over one deserialized plan, so that the copies of one request overlap with the computing of another."""
+"""Runs a plan in two lanes, so that the copies of one request overlap with the computation of another."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LANES = 2  # one copies while the other computes
 
 
 class TrtEngine(BaseEngine[Lane]):
-    """A plan on a GPU; see `vgg_deploy.inference.engine.Engine`. `run` is safe from several threads.
+    """A plan on a GPU; see `vgg_deploy.inference.engine.Engine`.
 
     Args:
         path: the plan, for messages.
-        plan: what is known of it; its profiles are the plan's own.
-        loaded: the plan, deserialized; closed with the engine.
-        cuda: the device that it is on.
-        notices: what the user should know of it.
+        plan: the plan's manifest, with the profiles of the plan itself.
+        loaded: the deserialized plan; closed with the engine.
+        cuda: the plan's device.
+        notices: what the user should know about the plan.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TrtEngine(BaseEngine[Lane]):
         self._profiles = PlanProfiles(plan.plan.name, plan.profiles, plan.command)
         self._lanes: list[Lane] = []
         self._closing, self._closed = threading.Lock(), False
-        # None: the engine is closed. It stays in the queue, for whoever comes next.
+        # None: the engine is closed. It stays in the queue for every later call.
         self._idle: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         notices = (*notices, *loaded.notices, *self._make_lanes())
         for lane in self._lanes:
@@ -66,7 +66,7 @@ class TrtEngine(BaseEngine[Lane]):
         super().__init__(path, info, None)  # a call takes its lane from the queue
 
     def _make_lanes(self) -> list[str]:
-        """As many lanes as the GPU's memory holds; what is to be said of them."""
+        """Makes the lanes, one if the GPU's memory does not hold two; gives notices about them."""
         cuda, notices = self._cuda, []
         with cuda.active():
             stream = cuda.stream()
@@ -80,10 +80,10 @@ class TrtEngine(BaseEngine[Lane]):
                 except EngineError as error:
                     if not self._lanes:
                         raise
-                    notices.append(f"requests run one after the other, as there is no room for two: {error}")
+                    notices.append(f"requests run one after the other, because there is no memory for two: {error}")
         if not cuda.captures and not self._loaded.backend.is_rtx:
             notices.append(
-                "PyCUDA has no CUDA graphs, so kernels are started one by one; --cuda-api cuda-python has them"
+                "PyCUDA has no CUDA graphs, so kernels are launched one by one; --cuda-api cuda-python has them"
             )
         return notices
 
@@ -109,7 +109,7 @@ class TrtEngine(BaseEngine[Lane]):
             return worker.run(images, best_profile(self._profiles.profiles, (batch, height, width)))
 
     def close(self) -> None:
-        """Waits for requests under way, and frees what the plan holds."""
+        """Waits for requests under way, then frees the plan and its lanes."""
         with self._closing:
             if self._closed:
                 return
@@ -117,7 +117,7 @@ class TrtEngine(BaseEngine[Lane]):
             for _ in self._lanes:
                 self._idle.get()
             self._idle.put(None)
-            # After a failure of the GPU nothing can be freed any more, and that failure has been told.
+            # After a failure of the GPU nothing can be freed any more. That failure was reported before.
             with suppress(EngineError), self._cuda.active():
                 for lane in self._lanes:
                     with suppress(EngineError):
@@ -129,8 +129,9 @@ def open_plan(path: Path, options: EngineOptions) -> TrtEngine:
     """Opens a plan; see `engines.open_engine`.
 
     Raises:
-        UsageError: no such plan; no manifest, or another plan's, without `trust`; labels that are missing or do not fit.
-        PlanError: damaged, of another version, or not for this machine.
+        UsageError: no such plan; without `trust`, a manifest that is missing or describes another plan; labels that are
+            missing or do not match the network.
+        PlanError: the plan is damaged, of another version, or not for this machine.
         EngineError: CUDA or TensorRT failed.
     """
     examined = Examination(path, options)
@@ -138,8 +139,8 @@ def open_plan(path: Path, options: EngineOptions) -> TrtEngine:
     assert examined.backend is not None
     assert examined.cuda is not None
     with examined.cuda.active():
-        vouched = None if examined.plan is None or examined.changed else examined.plan.plan.sha256
-        loaded = LoadedPlan(examined.backend, path, vouched)
+        sha256 = None if examined.plan is None or examined.changed else examined.plan.plan.sha256
+        loaded = LoadedPlan(examined.backend, path, sha256)
         try:
             plan = _described(examined, loaded)
             return TrtEngine(path, plan, loaded, examined.cuda, examined.notices)
@@ -149,26 +150,27 @@ def open_plan(path: Path, options: EngineOptions) -> TrtEngine:
 
 
 def best_profile(profiles: Sequence[Profile], shape: tuple[int, int, int]) -> int:
-    """Of the profiles that take a shape, the one that was made for it most: of the largest Q that is not above its short side."""
-    taking = [index for index, profile in enumerate(profiles) if profile.accepts(shape)]
-    return max(taking, key=lambda index: profiles[index].minimum[1:])
+    """Index of the profile that suits a shape best: among those that accept it, the one with the largest minimum."""
+    accepting = [index for index, profile in enumerate(profiles) if profile.accepts(shape)]
+    return max(accepting, key=lambda index: profiles[index].minimum[1:])
 
 
 def _shapes(profiles: tuple[Profile, ...]) -> ShapeRange:
-    """Height and width of any profile; batches that all of them take, where there are such."""
+    """The heights and widths of all profiles, and the batches that every profile accepts, if there are any."""
     together = shapes_of(profiles)
     least, most = max(profile.minimum[0] for profile in profiles), min(profile.maximum[0] for profile in profiles)
     return dataclasses.replace(together, batch=AxisRange(least, most)) if least <= most else together
 
 
 def _described(examined: Examination, loaded: LoadedPlan) -> PlanManifest:
-    """What is known of a plan, with the profiles and outputs that it has itself."""
+    """The plan's manifest, with the profiles and outputs of the plan itself."""
     path, tensors, labels = examined.path, loaded.tensors, examined.options.labels
     plan = examined.plan or _undescribed(path, loaded)
     if examined.plan is not None and _ends(plan.profiles) != _ends(tensors.profiles):
         if not examined.changed:
             raise PlanError(
-                f"{sidecar_of(path)} names other profiles than {path} has: it was edited; build the plan again: {plan.command}"
+                f"{sidecar_of(path)} was edited: its profiles are not those of {path}. Build the plan again: "
+                f"{plan.command}"
             )
         plan = dataclasses.replace(plan, profiles=tensors.profiles)
     classes = plan.manifest.classes
@@ -176,14 +178,15 @@ def _described(examined: Examination, loaded: LoadedPlan) -> PlanManifest:
         classes = classes_from_labels(labels, tensors.classes, "the labels file")
     elif len(classes) != tensors.classes:
         raise PlanError(
-            f"{sidecar_of(path)} names {len(classes)} classes, and {path} gives {tensors.classes}: build it again: {plan.command}"
+            f"{sidecar_of(path)} names {len(classes)} classes, but {path} has {tensors.classes}. Build the plan again: "
+            f"{plan.command}"
         )
     changes = {"classes": classes, "shapes": shapes_of(plan.profiles), "outputs": tensors.outputs}
     return dataclasses.replace(plan, manifest=plan.manifest.with_(**changes))
 
 
 def _undescribed(path: Path, loaded: LoadedPlan) -> PlanManifest:
-    """Of a plan that is trusted without a manifest: what it tells itself. `_described` puts the classes in."""
+    """A manifest for a plan that is trusted without one. `_described` adds the classes."""
     shapes = shapes_of(loaded.tensors.profiles)
     crop = max(shapes.height.minimum, shapes.width.minimum)
     return PlanManifest(

@@ -1,4 +1,4 @@
-"""The GPU of this machine, asked of the driver alone: whether there is one decides what can be built."""
+"""The GPU of this machine, according to the driver. Whether there is one decides what can be built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
 def compute_capability() -> tuple[int, int] | None:
-    """Major and minor of the first GPU that CUDA shows, such as (8, 9); None: no GPU, or no driver for it."""
+    """Compute capability of the first GPU that CUDA shows, such as (8, 9); None: no GPU, or no driver for it."""
     driver = _driver()
     if driver is None or driver.cuInit(0) != 0:
         return None

@@ -1,8 +1,8 @@
-"""In what type a built engine computes each layer, read from what TensorRT's engine inspector says of it.
+"""The type in which a built engine computes each layer, from TensorRT's engine inspector.
 
-TensorRT fuses layers and names them in two ways: "conv1_1 + relu1_1", with formats in words ("Thirty-two wide channel vectorized
-row major Int8 format"), and, where its graph compiler made the kernel, a name of its own with the ONNX layers under "Metadata"
-("[ONNX Layer: conv1_1]") and plain types ("Half").
+TensorRT fuses layers and describes the kernels in two ways. Usually the name is "conv1_1 + relu1_1", and the format is
+in words ("Thirty-two wide channel vectorized row major Int8 format"). Kernels of its graph compiler have other names;
+the ONNX layers are under "Metadata" ("[ONNX Layer: conv1_1]"), and the types are plain ("Half").
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from engines.trt.backend import Backend, logger
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
-# What stands in "Format/Datatype", from the widest type to the narrowest.
+# Words of "Format/Datatype", from the widest type to the narrowest.
 _TYPES = ((r"float|fp32", FLOAT32), (r"half|fp16", FLOAT16), (r"int8", INT8))
 _MOVES = ("reformat", "constant", "shape", "shuffle", "noop", "signal", "wait")  # layers that compute nothing
 
 
 def built_types(backend: Backend, plan: Any, layers: Iterable[str]) -> dict[str, str]:
-    """float32, float16 or int8 of each of `layers` that the engine tells of; empty where this machine cannot load the plan.
+    """float32, float16 or int8 by layer, if the engine reports it. Empty if this machine cannot load the plan.
 
     Args:
         plan: the serialized engine, in memory, built with detailed profiling verbosity.
@@ -29,7 +29,7 @@ def built_types(backend: Backend, plan: Any, layers: Iterable[str]) -> dict[str,
     trt = backend.trt
     try:
         runtime = trt.Runtime(logger(backend))
-    except TypeError:  # pybind11, where the backend gave no object: no driver, or a GPU that it does not know
+    except TypeError:  # from pybind11, if TensorRT returned no object: no driver, or an unknown GPU
         return {}
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -39,18 +39,17 @@ def built_types(backend: Backend, plan: Any, layers: Iterable[str]) -> dict[str,
 
 
 def types_of(information: str, layers: Iterable[str]) -> dict[str, str]:
-    """The same from the inspector's JSON. A layer of which it does not tell the type for sure is left out."""
+    """The same, from the inspector's JSON. Layers without a certain type are left out."""
     try:
-        described = json.loads(information)
-        kernels = [kernel for kernel in described["Layers"] if isinstance(kernel, dict)]
+        kernels = [kernel for kernel in json.loads(information)["Layers"] if isinstance(kernel, dict)]
     except (ValueError, KeyError, TypeError):
         return {}
-    found = {layer: _type(layer, kernels) for layer in layers}
-    return {layer: kind for layer, kind in found.items() if kind is not None}
+    types = {layer: _type(layer, kernels) for layer in layers}
+    return {layer: kind for layer, kind in types.items() if kind is not None}
 
 
 def _type(layer: str, kernels: Sequence[Mapping[str, Any]]) -> str | None:
-    """The type of the layer's data, and of its weights where they are an input: the wider, in which products are taken."""
+    """The type of a layer's products: the wider of its data's type and, if they are an input, its weights' type."""
     named = [kernel for kernel in kernels if layer in _onnx_layers(kernel)]
     computing = [kernel for kernel in named if not _moves(kernel)]
     convolving = [kernel for kernel in computing if "conv" in _kind(kernel)]
@@ -59,7 +58,7 @@ def _type(layer: str, kernels: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _onnx_layers(kernel: Mapping[str, Any]) -> set[str]:
-    """The ONNX nodes that a kernel was made of."""
+    """The ONNX nodes that a kernel computes."""
     names = re.split(r"\s\+\s", str(kernel.get("Name", "")))
     return {*names, *re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(kernel.get("Metadata", "")))}
 
@@ -73,16 +72,16 @@ def _moves(kernel: Mapping[str, Any]) -> bool:
 
 
 def _widest(inputs: Any) -> str | None:
-    """Of the tensors of four axes; None where one of them has a type that is not known here."""
-    found = set()
+    """The widest type among tensors with four axes; None if one of them has an unknown type."""
+    types = set()
     for item in inputs if isinstance(inputs, list) else ():
         axes = item.get("Dimensions") if isinstance(item, dict) else None
         if isinstance(axes, list) and len(axes) == 4:
-            found.add(_named(str(item.get("Format/Datatype", ""))))
-    if not found or None in found:
+            types.add(_named(str(item.get("Format/Datatype", ""))))
+    if not types or None in types:
         return None
-    return next(kind for _, kind in _TYPES if kind in found)
+    return next(kind for _, kind in _TYPES if kind in types)
 
 
 def _named(text: str) -> str | None:
-    return next((kind for words, kind in _TYPES if re.search(rf"\b({words})\b", text, re.IGNORECASE)), None)
+    return next((kind for pattern, kind in _TYPES if re.search(rf"\b({pattern})\b", text, re.IGNORECASE)), None)

@@ -1,4 +1,4 @@
-"""One of the places where requests run: a stream, its buffers, and an execution context for each shape that it has seen."""
+"""A lane runs one request at a time: a stream, its buffers, and an execution context for each shape."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from engines.trt.loaded import FLOAT_BYTES, LoadedPlan, product
 from vgg_deploy.errors import EngineError
 from vgg_deploy.network.tensors import Floats, Images
 
-SHAPES = 16  # whose contexts and graphs are kept: three scales of the usual aspects, upright and flat
-_LEAST_BYTES = 256  # TensorRT's alignment; a network without scratch memory gets this much
+SHAPES = 16  # how many shapes keep their context and graph: enough for three scales, upright and flat
+_LEAST_BYTES = 256  # TensorRT's alignment; used for a network that needs no scratch memory
 
 
 class Lane:
-    """Runs one request at a time; what it owns is made and used where the device is active.
+    """Runs one request at a time. Use it only while its device is active.
 
-    Its contexts share one block of scratch memory, since they never run at once. The first run of a shape is eager; the
-    second is recorded as a CUDA graph, which the others replay.
+    Its contexts never run at the same time, so they share one block of scratch memory. The first run of a shape is
+    eager. The second is recorded as a CUDA graph, and later ones replay that.
 
     Args:
         loaded: the plan.
         cuda: the device.
-        sizes: bytes of each tensor at its largest; see `LoadedPlan.largest_bytes`.
+        sizes: the largest size of each tensor in bytes; see `LoadedPlan.largest_bytes`.
     """
 
     def __init__(self, loaded: LoadedPlan, cuda: Cuda, sizes: Mapping[str, int]) -> None:
@@ -48,15 +48,15 @@ class Lane:
                 self._device[name] = cuda.allocate(size, f"the largest {name}")
                 stack.callback(cuda.free, self._device[name])
             scratch = max(loaded.scratch_bytes(), _LEAST_BYTES)
-            self._scratch = cuda.allocate(scratch, "what the network computes in between")
+            self._scratch = cuda.allocate(scratch, "the network's scratch memory")
             stack.callback(cuda.free, self._scratch)
             self._owned = stack.pop_all()
 
     def run(self, images: Images, profile: int) -> dict[str, Floats]:
-        """Outputs, which the caller owns, of uint8 [n, h, w, 3] within a profile.
+        """Computes the outputs for uint8 [n, h, w, 3] in a profile. The caller owns them.
 
         Raises:
-            EngineError: CUDA or TensorRT failed; what belongs to the shape is dropped.
+            EngineError: CUDA or TensorRT failed. The shape's context is dropped.
         """
         cuda, stream, name = self._cuda, self._stream, self._loaded.tensors.images
         context = self._context_for(images.shape, profile)
@@ -68,14 +68,14 @@ class Lane:
             for output, shape in context.outputs.items():
                 cuda.download(self._host[output], self._device[output], FLOAT_BYTES * product(shape), stream)
             cuda.record(self._event, stream)
-            cuda.wait(self._event)  # this lane's work alone; the other's goes on
+            cuda.wait(self._event)  # for this lane only; the other goes on
         except EngineError:
             self._drop(images.shape)
             raise
         return {output: self._copy(output, shape) for output, shape in context.outputs.items()}
 
     def close(self) -> None:
-        """Frees everything: graphs, contexts, memory, stream. The lane must be idle."""
+        """Frees graphs, contexts, memory and the stream. The lane must be idle."""
         for shape in list(self._shapes):
             self._release(shape)
         self._owned.close()
@@ -87,16 +87,16 @@ class Lane:
         while len(self._shapes) >= SHAPES:
             self._release(next(iter(self._shapes)))
         try:
-            made = self._new_context(shape, profile)
+            context = self._new_context(shape, profile)
         except EngineError:
             if not self._shapes:
                 raise
-            # Those that are kept may be what fills the GPU's memory.
-            for kept in list(self._shapes):
-                self._release(kept)
-            made = self._new_context(shape, profile)
-        self._shapes[shape] = made
-        return made
+            # The kept contexts may be what fills the GPU's memory.
+            for other in list(self._shapes):
+                self._release(other)
+            context = self._new_context(shape, profile)
+        self._shapes[shape] = context
+        return context
 
     def _new_context(self, shape: tuple[int, ...], profile: int) -> ShapedContext:
         return ShapedContext(self._loaded, profile, shape, self._stream, self._scratch, self._device)
@@ -106,7 +106,7 @@ class Lane:
             try:
                 context.graph = self._cuda.capture(self._stream, context.enqueue)
             except EngineError:
-                self._captures = False  # this plan's kernels cannot be recorded; they run one by one from now on
+                self._captures = False  # this plan's kernels cannot be recorded, so they are launched one by one
         if context.graph is not None:
             self._cuda.launch(context.graph, self._stream)
         else:
@@ -119,7 +119,7 @@ class Lane:
         return copy
 
     def _drop(self, shape: tuple[int, ...]) -> None:
-        """After a failure: waits for what had begun, and lets go of the shape's context. The failure itself is what is told."""
+        """After a failure: waits for work under way, then drops the shape's context. Reports no further failure."""
         with suppress(EngineError):
             self._cuda.record(self._event, self._stream)
             self._cuda.wait(self._event)
@@ -137,11 +137,11 @@ class Lane:
 
 
 class ShapedContext:
-    """An execution context whose profile, shape and addresses are set once, so that a graph of it stays valid.
+    """An execution context for one shape. Profile and addresses never change, so a recorded graph stays valid.
 
     Attributes:
         outputs: the shape of each output.
-        graph: what was recorded of it.
+        graph: the recorded graph, if there is one.
         runs: how often it has run.
     """
 
@@ -175,5 +175,5 @@ class ShapedContext:
             raise EngineError(f"{self._loaded.backend} failed to run: {messages.reason}")
 
     def close(self) -> None:
-        """Destroys the context, which nothing else refers to."""
+        """Destroys the context. Nothing else refers to it."""
         self._context = None

@@ -1,4 +1,4 @@
-"""A deserialized plan: what it takes and gives, and the execution contexts that are made of it."""
+"""A deserialized plan: its inputs, outputs and profiles, and the execution contexts made from it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """What a plan takes and gives.
+    """The inputs and outputs of a plan.
 
     Attributes:
-        images: the input's name: uint8 [n, h, w, 3].
-        outputs: the outputs' names: float32.
-        classes: how many probabilities there are.
-        profiles: the batches it takes, in the plan's order, of no known Q.
+        images: name of the input: uint8 [n, h, w, 3].
+        outputs: names of the outputs: float32.
+        classes: number of classes.
+        profiles: the batches that the plan accepts, in its order. Their scales are not known.
     """
 
     images: str
@@ -37,12 +37,12 @@ class Tensors:
 
 
 class LoadedPlan:
-    """Owns TensorRT's runtime and engine. Contexts are made in any thread, where the device is active.
+    """Owns TensorRT's runtime and engine. Any thread may make contexts while the device is active in it.
 
     Args:
-        backend: what runs it.
+        backend: the backend that runs the plan.
         path: the plan.
-        sha256: of the bytes that may be loaded; None: of any. The file may have been replaced since it was examined.
+        sha256: the hash that the file must have, as it may have been replaced since it was checked. None: any.
     """
 
     def __init__(self, backend: Backend, path: Path, sha256: str | None = None) -> None:
@@ -53,16 +53,17 @@ class LoadedPlan:
                 runtime = trt.Runtime(logger(backend))
                 data = path.read_bytes()
                 if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-                    raise PlanError(f"{path} was replaced while it was opened: open it again")
+                    raise PlanError(f"{path} was replaced while it was being opened: open it again")
                 engine = runtime.deserialize_cuda_engine(data)
             except OSError as error:
                 raise PlanError(f"{path} cannot be read: {error.strerror}") from error
-            except (TypeError, RuntimeError) as error:  # pybind11, where TensorRT gave no object
+            except (TypeError, RuntimeError) as error:  # from pybind11, if TensorRT returned no object
                 raise PlanError(f"{backend} cannot load {path}: {messages.reason}") from error
         if engine is None:
             raise PlanError(
-                f"{backend} cannot load {path}: {messages.reason}; where the GPU's memory is the reason, its {len(data) / 1e6:,.0f} MB "
-                "are too many: build one of an INT8 or FP16 file; otherwise it is damaged or of another version: build it again"
+                f"{backend} cannot load {path}: {messages.reason}. If the GPU's memory is too small for its "
+                f"{len(data) / 1e6:,.0f} MB, build a plan from an FP16 or INT8 file. Otherwise it is damaged or of "
+                "another version: build it again"
             )
         self._runtime, self._engine, self._lock = runtime, engine, threading.Lock()
         self._runtime_config: Any = None
@@ -73,29 +74,29 @@ class LoadedPlan:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What is to be said of the runtime cache."""
+        """Notices about the runtime cache."""
         return () if self._cache is None or self._cache.notice is None else (self._cache.notice,)
 
     def _configure(self) -> None:
         trt, engine = self.backend.trt, self._engine
         runtime_config = engine.create_runtime_config()
         if runtime_config is None:
-            raise EngineError(f"{self.backend} gives no runtime configuration")
+            raise EngineError(f"{self.backend} returned no runtime configuration")
         runtime_config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        # TensorRT-RTX runs a new shape with general kernels while it compiles its own in the background; only it knows
-        # when they are there, and records its CUDA graph then. Recorded by us, the general ones would stay.
+        # TensorRT-RTX runs a new shape with generic kernels while it compiles special ones in the background. Only it
+        # knows when those are ready, and records its CUDA graph then. Our own recording would keep the generic ones.
         runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = RuntimeCache(cache_of(self._path), runtime_config)
         self._runtime_config = runtime_config
 
     def scratch_bytes(self) -> int:
-        """GPU memory that a context needs while it runs, in the profile that needs most."""
+        """Bytes of GPU memory that a running context needs, in the profile that needs most."""
         engine = self._engine
         profiles = range(len(self.tensors.profiles))
         return max(int(engine.get_device_memory_size_for_profile_v2(index)) for index in profiles)
 
     def new_context(self) -> Any:
-        """An `IExecutionContext` without memory of its own for what it computes."""
+        """An `IExecutionContext` without scratch memory of its own."""
         trt, engine, runtime_config = self.backend.trt, self._engine, self._runtime_config
         with self._lock, listening(self.backend) as messages:
             if runtime_config is not None:
@@ -104,37 +105,36 @@ class LoadedPlan:
                 strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
                 context = engine.create_execution_context(strategy)
         if context is None:
-            raise EngineError(f"{self.backend} makes no execution context of {self._path}: {messages.reason}")
+            raise EngineError(f"{self.backend} cannot make an execution context of {self._path}: {messages.reason}")
         return context
 
     def set_shape(self, context: Any, profile: int, shape: Sequence[int], stream: Stream) -> dict[str, tuple[int, ...]]:
-        """Sets a context's profile and the shape of its images, once and for all; gives the outputs' shapes."""
+        """Sets a context's profile and the shape of its images, once and for all. Returns the outputs' shapes."""
         with listening(self.backend) as messages:
             images = self.tensors.images
             done = context.set_optimization_profile_async(profile, stream.handle)
             done = done and context.set_input_shape(images, tuple(shape))
             shapes = {name: tuple(context.get_tensor_shape(name)) for name in self.tensors.outputs} if done else {}
         if not done or any(size < 0 for sizes in shapes.values() for size in sizes):
-            raise EngineError(
-                f"{self.backend} refuses images of {' x '.join(map(str, shape))} in profile {profile}: {messages.reason}"
-            )
+            size = " x ".join(map(str, shape))
+            raise EngineError(f"{self.backend} refuses images of {size} in profile {profile}: {messages.reason}")
         return shapes
 
     def largest_bytes(self, stream: Stream) -> dict[str, int]:
-        """Bytes of the images and of each output at the largest shape of any profile."""
+        """The largest size in bytes, over all profiles, of the images and of each output."""
         context = self.new_context()
         sizes = dict.fromkeys((self.tensors.images, *self.tensors.outputs), 0)
         for index, profile in enumerate(self.tensors.profiles):
             largest = (*profile.maximum, 3)
             outputs = self.set_shape(context, index, largest, stream)
-            found = {self.tensors.images: product(largest)} | {
+            needed = {self.tensors.images: product(largest)} | {
                 name: FLOAT_BYTES * product(shape) for name, shape in outputs.items()
             }
-            sizes = {name: max(size, found[name]) for name, size in sizes.items()}
+            sizes = {name: max(size, needed[name]) for name, size in sizes.items()}
         return sizes
 
     def close(self) -> None:
-        """Keeps the compiled kernels, and lets go of TensorRT's objects, the engine before its runtime."""
+        """Saves the compiled kernels and drops TensorRT's objects, the engine before its runtime."""
         if self._cache is not None:
             self._cache.save()
         self._runtime_config = self._cache = None
@@ -143,7 +143,7 @@ class LoadedPlan:
 
 
 def product(shape: Sequence[int]) -> int:
-    """How many elements there are."""
+    """The number of elements of a shape."""
     count = 1
     for size in shape:
         count *= size
@@ -151,15 +151,15 @@ def product(shape: Sequence[int]) -> int:
 
 
 def _tensors(trt: Any, engine: Any, path: Path) -> Tensors:
-    """Inputs and outputs of a plan that we can feed.
+    """The inputs and outputs of a plan.
 
     Raises:
-        PlanError: it takes or gives something else.
+        PlanError: they are not images in and posteriors out.
     """
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     outputs = tuple(name for name in names if name not in inputs)
-    expected = "expected one input, uint8 [n, h, w, 3], and float32 outputs, probabilities [n, classes] among them"
+    expected = "expected one input, uint8 [n, h, w, 3], and float32 outputs that include probabilities [n, classes]"
     received = ", ".join(
         f"{name} {engine.get_tensor_dtype(name).name} {list(engine.get_tensor_shape(name))}" for name in names
     )

@@ -1,4 +1,4 @@
-"""An ONNX file as TensorRT's parser understands it, and in what type each of its layers computes."""
+"""An ONNX file as TensorRT's parser reads it, and the type in which each of its layers computes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A network and what it lives from.
+    """A parsed network, with the objects on which it depends.
 
     Attributes:
         builder: TensorRT's `Builder`.
         network: its `INetworkDefinition`, strongly typed: the file's types are the plan's.
         parser: the `OnnxParser`, which owns the weights.
-        complete: whether the parser took the whole file.
+        complete: whether the parser accepted the whole file.
     """
 
     builder: Any
@@ -28,7 +28,7 @@ class Parsed:
 
 
 def parse(backend: Backend, builder: Any, onnx: Path) -> Parsed:
-    """Reads an ONNX file; `complete` is false where the parser refused some of it."""
+    """Parses an ONNX file. `complete` is false if the parser refused a part of it."""
     trt = backend.trt
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger(backend))
@@ -36,9 +36,9 @@ def parse(backend: Backend, builder: Any, onnx: Path) -> Parsed:
 
 
 def layer_types(trt: Any, network: Any) -> dict[str, str]:
-    """float32, float16, int8 (or another type's name) of each convolution of a parsed network, by its name.
+    """The type of each convolution of a parsed network, by its name: float32, float16, int8, or another type's name.
 
-    A convolution computes in INT8 where both its data and its kernel come from a DEQUANTIZE layer that reads INT8.
+    A convolution computes in INT8 if both its data and its kernel come from a DEQUANTIZE layer that reads INT8.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     producers = {}

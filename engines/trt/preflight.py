@@ -1,7 +1,7 @@
-"""What stands against building a plan of an ONNX file, found before the build, each with what to do about it.
+"""Finds what prevents a plan for an ONNX file before the build, with what to do about it.
 
-TensorRT's parser stops at the first fault of most kinds; it reads unsigned 8 bit as signed, and builds profiles that are too
-small, without an error. So the graph is looked at first, then the parser is asked.
+TensorRT's parser stops at the first fault of most kinds. It also reads unsigned 8 bit as signed and accepts profiles
+that are too small, without an error. So the graph is examined first, then the parser's errors.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from vgg_deploy.artifacts.onnx_layers import node_name
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import Profile, Shape
 
-KEPT_BYTES = 1 << 17  # zero-points of 65,536 channels and their name: what a header must keep for `of_graph`
-LARGEST_SIDE = 1 << 12  # a network that has no output even for these has none at all
+KEPT_BYTES = 1 << 17  # tensors up to this size are read for `of_graph`: zero-points of 65,536 channels
+LARGEST_SIDE = 1 << 12  # a network without an output for images of this size has none at all
 
 _UNSIGNED = (TensorProto.UINT8, TensorProto.UINT16)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that stands against a build.
+    """A reason why a model cannot be built.
 
     Attributes:
-        nodes: names of the nodes that it is about.
-        text: what is found, what is expected, and what to do, in one line.
+        nodes: names of the affected nodes.
+        text: what is wrong, what TensorRT expects, and what to do, in one line.
     """
 
     nodes: tuple[str, ...]
@@ -38,10 +38,11 @@ class Finding:
 
 
 def of_graph(model: onnx.ModelProto, manifest: Manifest) -> list[Finding]:
-    """Quantization and types that TensorRT refuses, or takes for something else.
+    """Quantization and types that TensorRT refuses or misreads.
 
     Args:
-        model: a header with its small tensors, see `KEPT_BYTES`.
+        model: the model with its small tensors only; see `KEPT_BYTES`.
+        manifest: the model's manifest.
     """
     ours = manifest.spec is not None
     again = "export it again with --int8 --target tensorrt"
@@ -61,25 +62,25 @@ def of_graph(model: onnx.ModelProto, manifest: Manifest) -> list[Finding]:
             unsigned.append(node_name(node))
         elif zero is not None and _any_set(zero):
             asymmetric.append(node_name(node))
-    found = (
+    faults = (
         (unsigned, "unsigned 8 bit at {}, which TensorRT reads as signed", symmetric),
-        (asymmetric, "zero-points other than 0 at {}; TensorRT takes symmetric INT8 only", symmetric),
-        (biases, "biases stored as INT32 at {}; TensorRT takes them in floating point only", float_bias),
+        (asymmetric, "zero-points other than 0 at {}; TensorRT accepts symmetric INT8 only", symmetric),
+        (biases, "biases stored as INT32 at {}; TensorRT accepts them in floating point only", float_bias),
     )
     findings = [
-        Finding(tuple(nodes), f"{what.format(_named(nodes))}: {again if ours else remedy}")
-        for nodes, what, remedy in found
+        Finding(tuple(nodes), f"{fault.format(_named(nodes))}: {again if ours else remedy}")
+        for nodes, fault, remedy in faults
         if nodes
     ]
     users = tuple(_bytes_used_raw(model))
     if users:
-        what = f"uint8 used as it is at {_named(users)}; TensorRT takes nothing but Cast on it"
-        findings.append(Finding(users, f"{what}: {'export it again' if ours else 'cast it to float first'}"))
+        fault = f"uint8 used directly at {_named(users)}; TensorRT accepts only Cast on it"
+        findings.append(Finding(users, f"{fault}: {'export it again' if ours else 'cast it to float first'}"))
     return findings
 
 
 def of_profiles(model: onnx.ModelProto, profiles: Sequence[Profile]) -> list[Finding]:
-    """A profile whose smallest image is smaller than the network takes. TensorRT would build it, and it would not run."""
+    """A profile whose smallest image is too small for the network. TensorRT would build it, but it would not run."""
     batch, side, _ = min(profile.minimum for profile in profiles)
     starved = _starved(model, (batch, side, side))
     if starved is None:
@@ -90,15 +91,19 @@ def of_profiles(model: onnx.ModelProto, profiles: Sequence[Profile]) -> list[Fin
     while low + 1 < high:  # `low` is too small, `high` is large enough
         middle = (low + high) // 2
         low, high = (middle, high) if _starved(model, (batch, middle, middle)) else (low, middle)
-    text = f"{starved} has no output for images of {side} x {side}, which the profiles begin with: give --scales of {high} or more"
+    text = (
+        f"{starved} has no output for images of {side} x {side}, the smallest of the profiles: give --scales of {high} "
+        "or more"
+    )
     return [Finding((starved,), text)]
 
 
 def of_parser(parser: Any, model: onnx.ModelProto, backend: Backend) -> list[Finding]:
-    """What the backend's parser has against the file, by the nodes' names: all operators that it lacks, and its own errors.
+    """What the backend's parser refuses: all operators that it does not support, and its own errors.
 
     Args:
-        parser: an `OnnxParser` that has read the file and failed.
+        parser: an `OnnxParser` that failed to read the file.
+        model: the model with its small tensors only.
     """
     remedy = "replace it in the model, or run the ONNX file itself (vgg-deploy infer --runtime onnxruntime)"
     functions = {function.name for function in model.functions}
@@ -107,34 +112,34 @@ def of_parser(parser: Any, model: onnx.ModelProto, backend: Backend) -> list[Fin
         if node.op_type not in functions and not parser.supports_operator(node.op_type):
             lacking.setdefault(node.op_type, []).append(node_name(node))
     findings = [
-        Finding(tuple(nodes), f"operator {operator} at {_named(nodes)}, which {backend} does not have: {remedy}")
+        Finding(tuple(nodes), f"operator {operator} at {_named(nodes)}, which {backend} does not support: {remedy}")
         for operator, nodes in lacking.items()
     ]
     named = {name for finding in findings for name in finding.nodes}
     for index in range(parser.num_errors):
         refusal = parser.get_error(index)
-        place = refusal.node()
-        known = model.graph.node[place] if 0 <= place < len(model.graph.node) else None
-        name = refusal.node_name() or (node_name(known) if known is not None else "no node in particular")
+        index_of_node = refusal.node()
+        node = model.graph.node[index_of_node] if 0 <= index_of_node < len(model.graph.node) else None
+        name = refusal.node_name() or (node_name(node) if node is not None else "no node in particular")
         if name not in named:
-            what = (
+            fault = (
                 f"{refusal.node_operator() or 'a fault'} at {name}, which {backend} refuses ({_reason(refusal.desc())})"
             )
-            findings.append(Finding((name,), f"{what}: {remedy}"))
+            findings.append(Finding((name,), f"{fault}: {remedy}"))
     return findings
 
 
 def _reason(description: str) -> str:
-    """The telling line of what the parser says; others name the node once more, or say that there is no driver."""
+    """The line of the parser's text that gives the reason. Others repeat the node's name or report a missing driver."""
     lines = [" ".join(line.split()).removeprefix("Assertion failed: ") for line in description.splitlines()]
-    telling = [
+    reasons = [
         line for line in lines if line and not line.startswith("Invalid Node - ") and "catchCudaError" not in line
     ]
-    return telling[0] if telling else "without a reason"
+    return reasons[0] if reasons else "without a reason"
 
 
 def texts(graph: list[Finding], parser: list[Finding]) -> tuple[str, ...]:
-    """All findings, without those of the parser that are about nodes which the graph's findings name already."""
+    """The texts of all findings. A finding of the parser is left out if the graph's findings name its node already."""
     known = {name for finding in graph for name in finding.nodes}
     return tuple(finding.text for finding in (*graph, *(item for item in parser if not known.intersection(item.nodes))))
 
@@ -154,12 +159,12 @@ def _unsigned(node: onnx.NodeProto, data: TensorProto | None, zero: TensorProto 
     if node.op_type == "DequantizeLinear":
         return data is not None and data.data_type in _UNSIGNED
     # Without a zero-point ONNX quantizes to uint8, unless `output_dtype` says otherwise.
-    asked = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
-    return len(node.input) < 3 and (asked or TensorProto.UINT8) in _UNSIGNED
+    output_type = next((attribute.i for attribute in node.attribute if attribute.name == "output_dtype"), 0)
+    return len(node.input) < 3 and (output_type or TensorProto.UINT8) in _UNSIGNED
 
 
 def _any_set(zero: TensorProto) -> bool:
-    """Whether a zero-point is not 0. One whose data is elsewhere is left to the parser."""
+    """Whether a zero-point is not 0. A zero-point in external data is left to the parser."""
     if zero.data_location == TensorProto.EXTERNAL:
         return False
     try:
@@ -169,7 +174,7 @@ def _any_set(zero: TensorProto) -> bool:
 
 
 def _bytes_used_raw(model: onnx.ModelProto) -> Iterator[str]:
-    """Nodes that read uint8 and are neither Cast nor Q/DQ, which has findings of its own."""
+    """Nodes that read uint8 and are not Cast. Q/DQ nodes are left out, as they have findings of their own."""
     values = (*model.graph.input, *_inferred(model).graph.value_info)
     raw = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.UINT8}
     for node in model.graph.node:
@@ -178,7 +183,7 @@ def _bytes_used_raw(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _starved(model: onnx.ModelProto, shape: Shape) -> str | None:
-    """The first node that has no rows or no columns left of a batch of this shape."""
+    """The first node whose output has no rows or columns left for a batch of this shape."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     del sized.graph.value_info[:]
@@ -186,7 +191,7 @@ def _starved(model: onnx.ModelProto, shape: Shape) -> str | None:
     (images,) = (value for value in sized.graph.input if value.name not in constants)
     for axis, size in zip(images.type.tensor_type.shape.dim, shape, strict=False):
         axis.dim_value = size
-    for output in sized.graph.output:  # they may state sizes that do not follow from the smallest image
+    for output in sized.graph.output:  # its sizes may not hold for the smallest image
         output.type.tensor_type.ClearField("shape")
     empty = {
         value.name
@@ -199,7 +204,7 @@ def _starved(model: onnx.ModelProto, shape: Shape) -> str | None:
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # noqa: BLE001 - a graph that onnx cannot follow; the parser will say what is wrong with it
+    except Exception:  # noqa: BLE001 - a graph that onnx cannot follow; the parser will report what is wrong
         return model
 
 

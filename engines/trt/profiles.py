@@ -1,4 +1,4 @@
-"""Optimization profiles: the shapes that a plan is built for, from the scales at which it will be used."""
+"""Optimization profiles: the shapes for which a plan is built, from the scales that it will serve."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PHOTO = Fraction(4, 3)
 
 
 def resolve(manifest: Manifest, options: BuildOptions) -> tuple[BuildOptions, tuple[str, ...]]:
-    """The options with the defaults that this model gives to scales, batch and aspect, and what must be said of them.
+    """The options with this model's defaults for scales, batch and aspect, and notices about them.
 
     Raises:
-        UsageError: scales, batch or aspect of a model that takes one shape only; scales below the crop, or given twice; no
-            scales for a foreign model of free size.
-        BuildError: a foreign model of which one side is fixed.
+        UsageError: scales, batch or aspect for a model that accepts one shape only; scales below the crop, or given
+            twice; no scales for a foreign model with free axes.
+        BuildError: a foreign model with only one side fixed.
     """
     shapes = manifest.shapes
     assert shapes is not None
@@ -32,20 +32,20 @@ def resolve(manifest: Manifest, options: BuildOptions) -> tuple[BuildOptions, tu
     notices: tuple[str, ...] = ()
     if shapes.height.fixed != shapes.width.fixed:
         raise BuildError(
-            f"the model takes images {shapes}: one side fixed and one free; export it with both fixed or both free"
+            f"the model accepts {shapes}, with one side fixed and one free; export it with both fixed or both free"
         )
     if shapes.batch.fixed and options.max_batch is not None:
         raise UsageError(
-            f"--max-batch {options.max_batch}: the model takes batches of {shapes.batch} only; {_dynamic(manifest)}"
+            f"--max-batch {options.max_batch}: the model accepts batches of {shapes.batch} only; {_dynamic(manifest)}"
         )
     if not shapes.batch.fixed and options.max_batch is None:
         changes["max_batch"] = MAX_BATCH
     if not shapes.free:
-        given = {"--scales": options.scales, "--max-aspect": options.max_aspect, "--one-profile": options.one_profile}
-        for name, value in given.items():
+        values = {"--scales": options.scales, "--max-aspect": options.max_aspect, "--one-profile": options.one_profile}
+        for name, value in values.items():
             if value:
                 raise UsageError(
-                    f"{name}: the model takes images of {shapes.height} x {shapes.width} only; {_dynamic(manifest)}"
+                    f"{name}: the model accepts images of {shapes.height} x {shapes.width} only; {_dynamic(manifest)}"
                 )
     else:
         choice = choose_protocol(manifest, "multiscale", options.scales, free_size=True)
@@ -55,10 +55,10 @@ def resolve(manifest: Manifest, options: BuildOptions) -> tuple[BuildOptions, tu
 
 
 def profiles_of(manifest: Manifest, options: BuildOptions) -> tuple[Profile, ...]:
-    """The profiles of resolved options: one for each scale, or one for all, or the one shape that the model takes.
+    """The profiles for resolved options: one for each scale, one for all, or one for the only shape of the model.
 
-    A profile of Q takes images whose short side is Q and whose long side is up to Q times the largest aspect, upright or
-    flat. Kernels are chosen for a batch of photos (4:3) as `infer` makes it unless it is told otherwise.
+    A profile for Q accepts images whose short side is Q and whose long side is at most Q times the largest aspect,
+    upright or flat. Kernels are chosen for a batch of photos (4:3), as `infer` makes them by default.
     """
     shapes = manifest.shapes
     assert shapes is not None

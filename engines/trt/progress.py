@@ -1,4 +1,4 @@
-"""A build that shows how far it is and can be stopped: TensorRT works in a thread, Ctrl-C reaches the main one."""
+"""Progress and interruption of a build. TensorRT works in a thread of its own, and Ctrl-C reaches the main thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 class Phases(Protocol):
-    """What is told of a build's phases, from the thread that builds. A phase may begin within another."""
+    """Receives the progress of a build, in the thread that builds. A phase may begin inside another."""
 
     def begin(self, name: str, parent: str | None, steps: int) -> None: ...
 
@@ -20,9 +20,9 @@ class Phases(Protocol):
 
 
 def stoppable(work: Callable[[threading.Event], Result]) -> Result:
-    """The result of `work(stop)`, run in a thread of its own. Ctrl-C sets `stop`, upon which `work` should soon end.
+    """Runs `work(stop)` in another thread and returns its result. Ctrl-C sets `stop`; `work` should then end soon.
 
-    TensorRT calls Python while it parses and builds; an exception of Ctrl-C would be lost in there.
+    TensorRT calls Python while it parses and builds, and would swallow the exception of Ctrl-C.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after `work` has ended.
@@ -36,7 +36,7 @@ def stoppable(work: Callable[[threading.Event], Result]) -> Result:
         try:
             if not stop.is_set():
                 results.append(work(stop))
-        except BaseException as fault:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as fault:  # noqa: BLE001 - raised again below
             faults.append(fault)
         finally:
             done.set()
@@ -44,7 +44,7 @@ def stoppable(work: Callable[[threading.Event], Result]) -> Result:
     thread = threading.Thread(target=run, name="tensorrt-build")
     try:
         thread.start()
-    except KeyboardInterrupt:  # before anything has begun
+    except KeyboardInterrupt:  # nothing has begun yet
         stop.set()
         begin.set()
         raise
@@ -53,8 +53,8 @@ def stoppable(work: Callable[[threading.Event], Result]) -> Result:
         try:
             begin.set()
             if interrupted:
-                stop.set()  # here, where a second Ctrl-C is caught too
-            # Not `thread.join`: before Python 3.13, one that Ctrl-C interrupts takes the thread for ended.
+                stop.set()  # inside the try, so that a second Ctrl-C is caught too
+            # Not `thread.join`: before Python 3.13, an interrupted join considers the thread ended.
             while not done.wait(0.1):
                 pass
             ended = True
@@ -71,15 +71,15 @@ def stoppable(work: Callable[[threading.Event], Result]) -> Result:
 def serialized(
     trt: Any, builder: Any, network: Any, config: Any, phases: Phases | None, stop: threading.Event
 ) -> Any | None:
-    """The plan as TensorRT's `IHostMemory`; None where TensorRT failed, or was stopped.
+    """Builds the plan, as TensorRT's `IHostMemory`. None if TensorRT failed or was stopped.
 
     Raises:
-        Exception: what `phases` raised; it stops the build.
+        Exception: an error of `phases`, which stops the build.
     """
     faults: list[Exception] = []
 
-    def tell(method: str, *arguments: Any) -> None:
-        """Nothing may be raised out of a monitor: TensorRT would end the process."""
+    def report(method: str, *arguments: Any) -> None:
+        """Calls `phases` without raising: an exception in a monitor makes TensorRT end the process."""
         if phases is None or stop.is_set() or faults:
             return
         try:
@@ -92,16 +92,16 @@ def serialized(
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            tell("begin", phase_name, parent_phase, num_steps)
+            report("begin", phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            tell("step", phase_name)
+            report("step", phase_name)
             return not (stop.is_set() or faults)
 
         def phase_finish(self, phase_name: str) -> None:
-            tell("end", phase_name)
+            report("end", phase_name)
 
-    monitor = Monitor()  # held here until the build has ended: TensorRT has a bare pointer to it
+    monitor = Monitor()  # kept alive here until the build ends: TensorRT holds a bare pointer to it
     config.progress_monitor = monitor
     memory = builder.build_serialized_network(network, config)
     if faults:

@@ -1,4 +1,4 @@
-"""CUDA's driver API through PyCUDA, for those who use it already. It has no graphs."""
+"""CUDA's driver API through PyCUDA, for users who work with it already. It has no graphs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 import pycuda.driver as driver
 
-from engines.trt.cuda import NON_BLOCKING, Event, Gpu, Graph, Memory, Pinned, Stream, Thing, out_of_memory
+from engines.trt.cuda import NON_BLOCKING, Event, Gpu, Graph, Memory, Pinned, Resource, Stream, out_of_memory
 from vgg_deploy.errors import EngineError
 
 
 class PyCuda:
-    """See `engines.trt.cuda.Cuda`. The context is the device's primary one, which TensorRT uses too."""
+    """See `engines.trt.cuda.Cuda`. It uses the device's primary context, as TensorRT does."""
 
-    captures = False  # PyCUDA 2026.1 wraps nothing of stream capture
+    captures = False  # PyCUDA 2026.1 does not wrap stream capture
 
     def __init__(self, index: int) -> None:
         self.device = f"cuda:{index}"
@@ -23,7 +23,7 @@ class PyCuda:
             driver.init()
             count = driver.Device.count()
         if index >= count:
-            raise EngineError(f"device is {self.device}; CUDA shows {count} here, from cuda:0 on")
+            raise EngineError(f"device is {self.device}, but CUDA shows only {count} here (the first is cuda:0)")
         with _errors():
             device = driver.Device(index)
             self.gpu = Gpu(device.name(), device.compute_capability())
@@ -81,10 +81,10 @@ class PyCuda:
     def launch(self, graph: Graph, stream: Stream) -> None:
         raise EngineError("PyCUDA has no CUDA graphs; cuda-python has them (--cuda-api cuda-python)")
 
-    def free(self, thing: Thing) -> None:
-        # A stream or an event is destroyed with the last reference to it: here, where the context is active.
-        owner, thing.owner = thing.owner, None
-        if owner is not None and isinstance(thing, (Memory, Pinned)):
+    def free(self, resource: Resource) -> None:
+        # Dropping the last reference to a stream or an event destroys it. Here the context is active, as that requires.
+        owner, resource.owner = resource.owner, None
+        if owner is not None and isinstance(resource, (Memory, Pinned)):
             with _errors():
                 owner.free()
 
@@ -96,7 +96,7 @@ def open_device(index: int) -> PyCuda:
 
 @contextmanager
 def _errors(device: str = "", size: int = 0, purpose: str = "") -> Iterator[None]:
-    """Translates PyCUDA's errors, whose text names the call and the reason."""
+    """Translates PyCUDA's errors. Their text names the call and the reason."""
     try:
         yield
     except driver.MemoryError as error:

@@ -194,7 +194,7 @@ def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str,
         ),
         ({"device": "cpu"}, "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On the CPU, run the"),
         ({"threads": 2}, "runs on a GPU; --threads applies to CPUs only, leave it out"),
-        ({}, "has no manifest to go by .* --trust"),
+        ({}, "has no usable manifest .* --trust"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".plan", ".engine"])
@@ -240,7 +240,7 @@ def test_a_plan_is_opened_on_the_device_that_was_asked_for(
 
 @pytest.fixture
 def quantized(tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
-    """`quantized(target, layers=("conv1_1",))` -> the tiny model, whose manifest says that layers are INT8 for `target`."""
+    """`quantized(target, layers=("conv1_1",))` -> the tiny model; its manifest says these layers are INT8."""
 
     def write(target: str, layers: tuple[str, ...] = ("conv1_1",)) -> Path:
         model = onnx.load(tiny_model)

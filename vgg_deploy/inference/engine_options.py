@@ -88,11 +88,11 @@ class EngineOptions:
         return min(STREAMING_REQUESTS, self.total_threads) if self.device_kind == "cpu" else 1
 
     def for_images(self, count: int) -> EngineOptions:
-        """These options, but one request instead of None for one or two images, which may be one view."""
+        """These options. For one or two images, which may be a single view, None requests become one."""
         return replace(self, requests=1) if self.requests is None and count < 3 else self
 
     def check_plan_options(self, path: Path) -> None:
-        """Raises UsageError if options are set that only a TensorRT plan takes. `path`: the file, which is not a plan."""
+        """Raises UsageError if options are set that only a TensorRT plan takes. `path`: a file that is not a plan."""
         if self.trust or self.cuda_api != DEFAULT_CUDA_API:
             raise UsageError(f"{path} is not a TensorRT plan; --trust and --cuda-api apply to plans only")
 

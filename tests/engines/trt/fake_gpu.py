@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.trt.cuda import Event, Gpu, Graph, Memory, Pinned, Stream, Thing, out_of_memory
+from engines.trt.cuda import Event, Gpu, Graph, Memory, Pinned, Stream, Resource, out_of_memory
 from vgg_deploy.errors import EngineError
 from vgg_deploy.network.tensors import Images
 
@@ -133,17 +133,17 @@ class FakeCuda:
         for work in graph.owner:
             stream.owner.put(work)
 
-    def free(self, thing: Thing) -> None:
-        self._call("free", type(thing).__name__)
-        assert thing in self.live, "freed twice"
-        self.live.remove(thing)
-        if isinstance(thing, Memory):
-            self._memory += thing.size
-            del self.blocks[thing.address]
+    def free(self, resource: Resource) -> None:
+        self._call("free", type(resource).__name__)
+        assert resource in self.live, "freed twice"
+        self.live.remove(resource)
+        if isinstance(resource, Memory):
+            self._memory += resource.size
+            del self.blocks[resource.address]
 
-    def _kept(self, thing: Any) -> Any:
-        self.live.add(thing)
-        return thing
+    def _kept(self, resource: Any) -> Any:
+        self.live.add(resource)
+        return resource
 
     def calls(self, *names: str) -> list[tuple[Any, ...]]:
         """The calls of these names, in order."""

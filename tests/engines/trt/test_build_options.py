@@ -22,10 +22,10 @@ from vgg_deploy.errors import UsageError
         ({"max_aspect": float("inf")}, "--max-aspect is inf"),
         ({"workspace": 0}, "--workspace is 0 bytes"),
         ({"hardware_compatibility": "ampere"}, "'ampere'; expected none, ampere+, same"),
-        ({"compute_capabilities": ("8.9", "8.9")}, "--compute-capability 8.9,8.9 names one twice"),
-        ({"backend": "tensorrt", "compute_capabilities": ("8.9",)}, "--compute-capability is for tensorrt-rtx"),
-        ({"backend": "tensorrt-rtx", "timing_cache": Path("t")}, "--timing-cache is for tensorrt: "),
-        ({"backend": "tensorrt-rtx", "hardware_compatibility": "none"}, "--hardware-compatibility is for tensorrt: "),
+        ({"compute_capabilities": ("8.9", "8.9")}, "--compute-capability 8.9,8.9 lists a value twice"),
+        ({"backend": "tensorrt", "compute_capabilities": ("8.9",)}, "--compute-capability requires tensorrt-rtx"),
+        ({"backend": "tensorrt-rtx", "timing_cache": Path("t")}, "--timing-cache requires tensorrt: "),
+        ({"backend": "tensorrt-rtx", "hardware_compatibility": "none"}, "--hardware-compatibility requires tensorrt"),
     ],
 )
 def test_what_cannot_be_is_refused_where_it_is_asked_for(fields: dict[str, Any], words: str) -> None:

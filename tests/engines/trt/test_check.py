@@ -59,7 +59,7 @@ def test_rtx_on_a_gpu_that_it_was_not_built_for_names_the_target_to_add(
     problem = capability_problem(plan, Gpu("NVIDIA T4", capability))
     assert problem is not None
     assert reason in problem
-    assert problem.endswith(f": build it for both: {RTX} {remedy}")
+    assert problem.endswith(f". Build it for both: {RTX} {remedy}")
     assert f"this GPU is NVIDIA T4 (compute capability {capability[0]}.{capability[1]})" in problem
 
 
@@ -72,10 +72,9 @@ def test_rtx_never_runs_on_these_and_names_the_other_backend(
     problem = capability_problem(plan, Gpu("NVIDIA H200", capability))
     assert problem is not None
     assert (
-        "runs on compute capability 8.0, 8.6, 8.9 and 12.x, and 7.5 when built for it; this GPU is NVIDIA H200"
-        in problem
+        "runs on compute capability 8.0, 8.6, 8.9 and 12.x, and 7.5 if built for it; this GPU is NVIDIA H200" in problem
     )
-    assert problem.endswith(f": build it for tensorrt on this machine: {COMMAND} --backend tensorrt")
+    assert problem.endswith(f". Build it for tensorrt on this machine: {COMMAND} --backend tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -100,11 +99,11 @@ def test_tensorrt_runs_where_it_was_built_and_where_it_was_made_to_run(
 @pytest.mark.parametrize(
     ("built", "compatibility", "capability", "ending"),
     [
-        (("8.9",), "none", (7, 5), f"build it on this machine: {COMMAND}"),
-        (("7.5",), "none", (8, 9), f"build it on this machine: {COMMAND}"),
-        (("8.9",), "same", (8, 6), f", or once for both, on either: {COMMAND} --hardware-compatibility ampere+"),
-        (("8.9",), "none", (9, 0), f", or once for both, on either: {COMMAND} --hardware-compatibility ampere+"),
-        (("8.9",), "ampere+", (7, 5), f"this GPU is G (compute capability 7.5): build it on this machine: {COMMAND}"),
+        (("8.9",), "none", (7, 5), f". Build it on this machine: {COMMAND}"),
+        (("7.5",), "none", (8, 9), f". Build it on this machine: {COMMAND}"),
+        (("8.9",), "same", (8, 6), f", or build one plan for both: {COMMAND} --hardware-compatibility ampere+"),
+        (("8.9",), "none", (9, 0), f", or build one plan for both: {COMMAND} --hardware-compatibility ampere+"),
+        (("8.9",), "ampere+", (7, 5), f"this GPU is G (compute capability 7.5). Build it on this machine: {COMMAND}"),
     ],
 )
 def test_tensorrt_elsewhere_says_so_and_names_the_command(
@@ -128,7 +127,7 @@ def test_a_plan_that_can_run_passes_every_question(machine: Machine) -> None:
     machine.describe()
     checks = machine.checks(device="cuda:3", cuda_api="pycuda")
     assert list(checks) == NAMES
-    assert [found.passed for found in checks.values()] == [True] * 7
+    assert [each.passed for each in checks.values()] == [True] * 7
     assert checks["manifest"].text == "vgg11.plan.json: from vgg11.onnx, 5 classes, 1/1 convolutions INT8, fc8 FP16"
     assert checks["GPU"].text == "cuda:0: Fake RTX (compute capability 8.9)"
     assert checks["backend"].text == "tensorrt-rtx 1.7.1"
@@ -140,8 +139,8 @@ def test_tensorrts_header_is_its_own_affair(machine: Machine) -> None:
     machine.installed = ("tensorrt",)
     machine.describe("tensorrt")
     checks = machine.checks()
-    assert all(found.passed for found in checks.values())
-    assert checks["header"].text == "tensorrt looks at it when it loads the plan"
+    assert all(each.passed for each in checks.values())
+    assert checks["header"].text == "tensorrt checks it when it loads the plan"
     assert machine.trt.headers == []
     assert machine.asked == [("cuda-python", 0, "gpu")]
 
@@ -163,7 +162,7 @@ def test_tensorrts_header_is_its_own_affair(machine: Machine) -> None:
             lambda path: sidecar_of(path).unlink(),
             UsageError,
             2,
-            r"no manifest .*vgg11.plan.json is not there\).* --trust",
+            r"no usable manifest .*vgg11.plan.json does not exist\).* --trust",
         ),
         (lambda path: sidecar_of(path).write_bytes(b"\xff\xfe\0"), UsageError, 2, "is not UTF-8 text; .* --trust"),
         (lambda path: sidecar_of(path).write_text("{"), UsageError, 2, "is not JSON .* --trust"),
@@ -195,7 +194,9 @@ def test_a_damaged_plan_or_manifest_is_one_clear_line(
 
 def test_a_sidecar_of_another_plan_is_stale(machine: Machine) -> None:
     machine.describe(plan=Source("vgg11.plan", "0" * 64))
-    assert f"build it again: {RTX}; a plan runs native code" in str(machine.problem())
+    problem = str(machine.problem())
+    assert problem.startswith("a plan runs native code, so a changed one needs --trust: ")
+    assert problem.endswith(f"build it again: {RTX}")
 
 
 def test_a_plan_that_cannot_be_read_says_so(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,18 +224,18 @@ def test_without_a_gpu_the_onnx_file_beside_it_is_named_with_its_command(machine
     elsewhere = machine.path.with_name("elsewhere.onnx")
     elsewhere.touch()
     machine.describe(command=f"vgg-deploy build {elsewhere} -o vgg11.plan")
-    assert str(machine.problem()).endswith(f" built from: vgg-deploy infer IMAGES --engine {elsewhere}")
+    assert str(machine.problem()).endswith(f" it was built: vgg-deploy infer IMAGES --engine {elsewhere}")
     machine.describe()
-    expected = "run the ONNX file that it was built from: vgg-deploy infer IMAGES --engine vgg11.onnx"
+    expected = "run the ONNX file from which it was built: vgg-deploy infer IMAGES --engine vgg11.onnx"
     assert str(machine.problem()).endswith(expected)
 
 
-def test_without_a_gpu_the_rest_is_looked_at_all_the_same(machine: Machine) -> None:
+def test_without_a_gpu_the_other_checks_are_made(machine: Machine) -> None:
     machine.describe(version="1.6.0")
     machine.capability = None
     checks = machine.checks()
-    assert [found.passed for found in checks.values()] == [True, True, False, True, False, None, None]
-    assert checks["header"].text == "could not be looked at without a GPU"
+    assert [each.passed for each in checks.values()] == [True, True, False, True, False, None, None]
+    assert checks["header"].text == "cannot be checked without a GPU"
     assert machine.asked == []  # cuda-python need not be installed
 
 
@@ -255,7 +256,7 @@ def test_a_backend_that_is_not_installed_names_its_extra(machine: Machine) -> No
 def test_another_version_names_both_and_the_two_ways_out(machine: Machine) -> None:
     machine.describe(version="1.6.0.24")
     assert str(machine.problem()) == (
-        "vgg11.plan was built by tensorrt-rtx 1.6.0.24, and 1.7.1 is installed; a plan runs in its own version only: "
+        "vgg11.plan was built by tensorrt-rtx 1.6.0.24, but 1.7.1 is installed. A plan runs only in its own version: "
         f"pip install tensorrt-rtx==1.6.0.24, or build it again: {RTX}"
     )
 
@@ -272,12 +273,15 @@ def test_a_gpu_that_it_is_not_for_is_named_with_the_command(machine: Machine) ->
 @pytest.mark.parametrize(
     ("bits", "reason"),
     [
-        (32, f"it is damaged, or no plan of tensorrt-rtx; build it again: {RTX}"),
+        (32, f"it is damaged, or not a plan of tensorrt-rtx; build it again: {RTX}"),
         (1, f"another version built it; build it again: {RTX}"),
-        (2, f"it was not built for Fake RTX (compute capability 8.9); build it for it: {RTX} --compute-capability 8.9"),
+        (
+            2,
+            f"it was not built for Fake RTX (compute capability 8.9); build it for this GPU: {RTX} --compute-capability 8.9",
+        ),
         (4, "the NVIDIA driver is too old for it; install a newer one"),
-        (8, "it was built with a newer CUDA than is installed"),
-        (16, "the GPU has too little memory; with a smaller --max-batch or --scales"),
+        (8, "it was built with a newer CUDA than the installed one"),
+        (16, f"the GPU has too little memory; lower --max-batch or --scales and build it again: {RTX}"),
         (64, "CUDA does not work here; nvidia-smi shows whether the driver answers"),
         (5, "another version built it; build it again: "),
         (0, "TensorRT gives no reason"),
@@ -296,14 +300,16 @@ def test_a_plan_that_may_be_slow_here_runs_with_a_notice(machine: Machine) -> No
     machine.describe()
     machine.trt.validity = (machine.trt.EngineValidity.SUBOPTIMAL, 0)
     with open_plan(machine.path, EngineOptions()) as engine:
-        assert engine.info.notices == ("tensorrt-rtx 1.7.1 says that vgg11.plan may run slower here than it could",)
+        assert engine.info.notices == (
+            "tensorrt-rtx 1.7.1 reports that vgg11.plan may run slower than possible on this GPU",
+        )
 
 
 def test_a_runtime_that_is_not_the_plans_is_refused(machine: Machine) -> None:
     machine.describe()
-    expected = f"{machine.path} is a plan of tensorrt-rtx, which alone runs it; leave --runtime out"
+    expected = f"{machine.path} is a plan of tensorrt-rtx, and only tensorrt-rtx runs it; leave --runtime out"
     assert str(machine.problem(runtime="tensorrt")) == expected
-    assert all(found.passed for found in machine.checks(runtime="tensorrt-rtx").values())
+    assert all(each.passed for each in machine.checks(runtime="tensorrt-rtx").values())
 
 
 # ---- opening ----
@@ -344,7 +350,7 @@ def test_a_plan_that_is_replaced_while_it_is_opened_is_not_loaded(
         machine.path.write_bytes(b"another plan")
 
     monkeypatch.setattr(Examination, "require", replace)
-    with pytest.raises(PlanError, match=r"vgg11\.plan was replaced while it was opened"):
+    with pytest.raises(PlanError, match=r"vgg11\.plan was replaced while it was being opened"):
         open_plan(machine.path, EngineOptions())
 
 
@@ -378,12 +384,12 @@ def test_an_edited_manifest_whose_hash_still_fits_is_found_out(machine: Machine)
     wide = Profile((32,), (1, 32, 32), (2, 40, 48), (64, 512, 512))
     machine.describe(profiles=(wide,))
     with pytest.raises(
-        PlanError, match=r"vgg11\.plan\.json names other profiles than .* has: it was edited; build the plan again"
+        PlanError, match=r"vgg11\.plan\.json was edited: its profiles are not those of .*\. Build the plan again"
     ):
         open_plan(machine.path, EngineOptions())
     fewer = described("tensorrt-rtx").manifest
     machine.describe(manifest=fewer.with_(classes=fewer.classes[:3]))
-    with pytest.raises(PlanError, match=r"names 3 classes, and .*vgg11\.plan gives 5: build it again"):
+    with pytest.raises(PlanError, match=r"names 3 classes, but .*vgg11\.plan has 5. Build the plan again"):
         open_plan(machine.path, EngineOptions())
 
 
@@ -413,7 +419,7 @@ def test_a_plan_without_manifest_that_is_trusted_tells_itself_what_it_takes(
 
 
 def test_trust_without_labels_asks_for_them(machine: Machine) -> None:
-    expected = r"has no manifest to go by \(.* is not there\), so its classes have no names: give --labels FILE"
+    expected = r"has no usable manifest \(.* does not exist\), so its classes have no names: give --labels FILE"
     with pytest.raises(UsageError, match=expected):
         open_plan(machine.path, EngineOptions(trust=True))
 
@@ -440,7 +446,7 @@ def test_a_changed_plan_that_is_trusted_goes_by_its_own_profiles(machine: Machin
         assert len(engine.info.plan.profiles) == 2  # type: ignore[union-attr]
         (notice,) = engine.info.notices
         assert notice.startswith(
-            f"trusted against its manifest: {machine.path} is not the file that vgg11.plan.json describes"
+            f"trusted although it does not match its manifest: {machine.path} is not the file that vgg11.plan.json describes"
         )
 
 
@@ -450,7 +456,7 @@ def test_a_damaged_plan_that_is_trusted_fails_in_tensorrts_words(machine: Machin
     machine.trt.broken.add("deserialize_cuda_engine")
     machine.trt.said = "Serialization assertion failed"
     with pytest.raises(
-        PlanError, match=r"tensorrt-rtx 1\.7\.1 cannot load .*vgg11\.plan: Serialization assertion failed; "
+        PlanError, match=r"tensorrt-rtx 1\.7\.1 cannot load .*vgg11\.plan: Serialization assertion failed\. "
     ):
         open_plan(machine.path, EngineOptions(trust=True))
 
@@ -462,6 +468,6 @@ def test_an_engine_that_cannot_be_made_leaves_nothing_behind(machine: Machine, m
     machine.trt.broken.add("set_tensor_address")
     open_plan(machine.path, EngineOptions()).close()  # contexts are made by the first requests
     machine.trt.broken.add("create_execution_context")
-    with pytest.raises(EngineError, match="makes no execution context"):
+    with pytest.raises(EngineError, match="cannot make an execution context"):
         open_plan(machine.path, EngineOptions())
     assert len(closed) == 2

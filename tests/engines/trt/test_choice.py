@@ -29,7 +29,9 @@ def test_without_any_package_the_extra_is_named(model: Models, monkeypatch: pyte
 
 def test_tensorrt_needs_a_gpu(model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.trt.build.choose", lambda *_: Backend("tensorrt", rtx.trt))
-    with pytest.raises(BuildError, match="CUDA shows none here: build there, or give --backend tensorrt-rtx"):
+    with pytest.raises(
+        BuildError, match="CUDA shows none here: build on a machine with that GPU, or give --backend tensorrt-rtx"
+    ):
         build(model())
 
 

@@ -104,7 +104,9 @@ def test_a_timing_cache_of_another_gpu_is_not_written_over(
     path = tmp_path / "t"
     path.write_bytes(b"of another GPU")
     recording = dataclasses.replace(parsed, builder=Recording(parsed.builder, **answers))
-    with pytest.raises(BuildError, match=r"t is not a timing cache of tensorrt .* and this GPU: .*; name another file"):
+    with pytest.raises(
+        BuildError, match=r"t is not a timing cache of tensorrt .* for this GPU: .*\. Give another file"
+    ):
         configured(tensorrt, recording, BuildOptions(timing_cache=path), [PROFILE], Messages())
     assert path.read_bytes() == b"of another GPU"
 

@@ -115,8 +115,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     module.init = lambda flags=0: called("init", current=False)
     module.mem_get_info = lambda: (3 << 30, 8 << 30)
     module.event_flags = types.SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2)
-    for thing in (Context, Device, DeviceAllocation, PagelockedHostAllocation, Stream, Event):
-        setattr(module, thing.__name__, thing)
+    for resource in (Context, Device, DeviceAllocation, PagelockedHostAllocation, Stream, Event):
+        setattr(module, resource.__name__, resource)
     for function in (pagelocked_empty, mem_alloc, memcpy_htod_async, memcpy_dtoh_async):
         setattr(module, function.__name__, function)
     package: Any = types.ModuleType("pycuda")
@@ -161,8 +161,8 @@ def test_pycuda_frees_where_the_context_is_active(driver: Any) -> None:
         memory, pinned, stream, event = cuda.allocate(16, "a test"), cuda.pin(64, "a test"), cuda.stream(), cuda.event()
         driver.calls.clear()
         for _ in range(2):
-            for thing in (memory, pinned, stream, event):
-                cuda.free(thing)
+            for resource in (memory, pinned, stream, event):
+                cuda.free(resource)
         assert driver.calls == [
             ("DeviceAllocation.free",),
             ("PagelockedHostAllocation.free",),
@@ -185,7 +185,8 @@ def test_pycudas_errors_are_ours_in_one_line(driver: Any) -> None:
     }
     with cuda.active():
         with pytest.raises(
-            EngineError, match=r"out of memory on cuda:0: 5\.5 GiB were asked for the weights, 3\.0 GiB are free"
+            EngineError,
+            match=r"out of memory on cuda:0: could not allocate 5\.5 GiB for the weights, 3\.0 GiB are free",
         ):
             cuda.allocate(11 << 29, "the weights")
         with pytest.raises(EngineError, match=r"^cuEventSynchronize failed: an illegal memory access was encountered$"):
@@ -198,7 +199,7 @@ def test_pycudas_errors_are_ours_in_one_line(driver: Any) -> None:
 
 
 def test_pycuda_without_a_gpu_or_with_fewer_says_so(driver: Any) -> None:
-    with pytest.raises(EngineError, match="device is cuda:1; CUDA shows 1 here, from cuda:0 on"):
+    with pytest.raises(EngineError, match="device is cuda:1, but CUDA shows only 1 here"):
         open_cuda("pycuda", 1, "rtx")
     driver.failing = {"init": driver.RuntimeError("cuInit failed: no CUDA-capable device is detected")}
     with pytest.raises(EngineError, match=r"^cuInit failed: no CUDA-capable device is detected$"):

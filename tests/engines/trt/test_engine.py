@@ -206,9 +206,7 @@ def test_each_shape_has_its_own_context_in_each_lane(bench: Bench) -> None:
 
 def test_contexts_of_a_lane_share_one_block_of_memory_large_enough_for_any_profile(bench: Bench) -> None:
     bench.open()
-    sizes = [
-        size for _, size, purpose in bench.cuda.calls("allocate") if purpose == "what the network computes in between"
-    ]
+    sizes = [size for _, size, purpose in bench.cuda.calls("allocate") if purpose == "the network's scratch memory"]
     assert sizes == [2000, 2000]  # a lane each
 
 
@@ -274,7 +272,7 @@ def test_an_api_without_graphs_is_pointed_out_where_graphs_are_ours(backend: str
     for _ in range(4):
         engine.run(noise(1, 40, 40))
     assert bench.cuda.calls("capture") == []
-    expected = "PyCUDA has no CUDA graphs, so kernels are started one by one; --cuda-api cuda-python has them"
+    expected = "PyCUDA has no CUDA graphs, so kernels are launched one by one; --cuda-api cuda-python has them"
     assert engine.info.notices == ((expected,) if backend == "tensorrt" else ())
 
 
@@ -318,7 +316,9 @@ def test_without_memory_for_two_lanes_one_runs_and_says_so(bench: Bench) -> None
     engine = bench.open()
     assert engine.info.concurrency == 1
     (notice,) = engine.info.notices
-    assert notice.startswith("requests run one after the other, as there is no room for two: out of memory on cuda:0")
+    assert notice.startswith(
+        "requests run one after the other, because there is no memory for two: out of memory on cuda:0"
+    )
     with ThreadPoolExecutor(3) as pool:
         batches = [noise(1, 40, 40, seed=seed) for seed in range(6)]
         for scores, images in zip(pool.map(engine.run, batches), batches, strict=True):
@@ -328,8 +328,8 @@ def test_without_memory_for_two_lanes_one_runs_and_says_so(bench: Bench) -> None
 def test_out_of_memory_says_for_what_how_much_and_what_to_lower(bench: Bench) -> None:
     bench.cuda._memory = 90_000
     expected = (
-        r"out of memory on cuda:0: 0\.1 MiB were asked for the largest images, 0\.1 MiB are free; build the plan with a smaller "
-        r"--max-batch, smaller --scales or a smaller --max-aspect, or end what else uses the GPU$"
+        r"out of memory on cuda:0: could not allocate 0\.1 MiB for the largest images, 0\.1 MiB are free\. Build the plan with a smaller "
+        r"--max-batch, smaller --scales or a smaller --max-aspect, or stop other programs that use the GPU$"
     )
     with pytest.raises(EngineError, match=expected):
         bench.open()
@@ -349,7 +349,7 @@ def test_a_context_for_which_there_is_no_memory_is_made_once_the_kept_ones_are_g
     run((1, 32, 35))
     assert len([number for number in bench.trt.contexts if number is not None]) == 1
     bench.trt.contexts_at_most = 0
-    with pytest.raises(EngineError, match=r"failed on 1 x 32 x 36 x 3: .* makes no execution context"):
+    with pytest.raises(EngineError, match=r"failed on 1 x 32 x 36 x 3: .* cannot make an execution context"):
         run((1, 32, 36))
 
 
@@ -386,7 +386,7 @@ def test_a_replay_that_fails_drops_its_graph(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        ("create_execution_context", "makes no execution context of .*vgg11.plan: Error Code 1: it broke"),
+        ("create_execution_context", "cannot make an execution context of .*vgg11.plan: Error Code 1: it broke"),
         ("set_optimization_profile_async", "refuses images of 1 x 40 x 40 x 3 in profile 0: Error Code 1: it broke"),
         ("set_input_shape", "refuses images of 1 x 40 x 40 x 3 in profile 0: Error Code 1: it broke"),
         ("set_tensor_address", "refuses the memory of images, probabilities, score_map: Error Code 1: it broke"),
@@ -407,11 +407,11 @@ def test_what_tensorrt_refuses_is_told_in_its_words(call: str, reason: str, back
 @pytest.mark.parametrize(
     ("call", "kind", "reason"),
     [
-        ("deserialize_cuda_engine", PlanError, "cannot load .*vgg11.plan: Error Code 1: it broke; .* build it again"),
-        ("create_runtime_config", EngineError, "gives no runtime configuration"),
-        ("create_runtime_cache", EngineError, "gives no runtime cache"),
+        ("deserialize_cuda_engine", PlanError, "cannot load .*vgg11.plan: Error Code 1: it broke.* build it again"),
+        ("create_runtime_config", EngineError, "returned no runtime configuration"),
+        ("create_runtime_cache", EngineError, "returned no runtime cache"),
         ("set_runtime_cache", EngineError, "refuses its own runtime cache"),
-        ("create_execution_context", EngineError, "makes no execution context"),
+        ("create_execution_context", EngineError, "cannot make an execution context"),
     ],
 )
 def test_a_plan_that_cannot_be_opened_says_why(call: str, kind: type[Exception], reason: str, bench: Bench) -> None:
@@ -492,6 +492,7 @@ def test_a_gpu_that_has_failed_for_good_does_not_stop_the_closing(bench: Bench) 
     engine.run(noise(1, 40, 40))
     bench.cuda.broken.update({"free", "wait", "record"})
     engine.close()
+    assert bench.trt.events[-1] == "engine destroyed"
     engine.close()
     bench.cuda.broken.clear()
 
@@ -529,7 +530,7 @@ def test_a_cache_that_does_not_serve_is_passed_over_with_a_notice_and_replaced(s
     with bench.open("tensorrt-rtx") as engine:
         (notice,) = engine.info.notices
         assert notice.startswith(f"{cache} is not used: it is ")
-        assert notice.endswith("it is written anew at the end")
+        assert notice.endswith("It is replaced when the engine is closed")
         images = noise(1, 40, 40)
         check(engine.run(images), images)
     assert cache.read_bytes().startswith(b"kernels")

@@ -84,7 +84,7 @@ def test_zero_points_other_than_0(name: str, foreign: Any, findings: Any) -> Non
     foreign.constants[name] = np.int8(3) if name == "zero" else np.int8([0, 0, 0, 0, -1])
     nodes = "quantize, dequantize" if name == "zero" else "weight"
     (text,) = findings(foreign)
-    assert text.startswith(f"zero-points other than 0 at {nodes}; TensorRT takes symmetric INT8 only: {SYMMETRIC}")
+    assert text.startswith(f"zero-points other than 0 at {nodes}; TensorRT accepts symmetric INT8 only: {SYMMETRIC}")
 
 
 def test_a_zero_point_in_a_constant_node_is_seen_too(foreign: Any, findings: Any) -> None:
@@ -131,7 +131,7 @@ def test_biases_stored_as_int32(foreign: Any, findings: Any, rtx: Backend, other
     foreign.node("conv").input[2] = "bias_read"
     (text,) = findings(foreign)
     assert text.startswith(
-        "biases stored as INT32 at bias_read; TensorRT takes them in floating point only: leave biases in"
+        "biases stored as INT32 at bias_read; TensorRT accepts them in floating point only: leave biases in"
     )
     # The parser refuses it too, which is not told twice.
     assert refused(rtx, foreign.save(tmp_path), others) == (text,)
@@ -144,7 +144,7 @@ def test_uint8_used_by_anything_but_cast(
     attributes = {"perm": [0, 1, 2, 3]} if operator == "Transpose" else {}
     foreign.insert(operator, "raw", before="cast", **attributes)
     (text,) = findings(foreign)
-    assert text == "uint8 used as it is at raw; TensorRT takes nothing but Cast on it: cast it to float first"
+    assert text == "uint8 used directly at raw; TensorRT accepts only Cast on it: cast it to float first"
     assert refused(rtx, foreign.save(tmp_path), others) == (text,)
 
 
@@ -160,8 +160,8 @@ def test_operators_that_the_parser_lacks_are_all_told_by_their_nodes(
     texts = refused(rtx, foreign.save(tmp_path), others)
     begin = "" if named else "node_of_"
     assert [text.partition(":")[0] for text in texts] == [
-        f"operator Det at {begin}determinant, which {rtx} does not have",
-        f"operator Unique at {begin}unique, which {rtx} does not have",
+        f"operator Det at {begin}determinant, which {rtx} does not support",
+        f"operator Unique at {begin}unique, which {rtx} does not support",
     ]
     assert all(text.endswith("run the ONNX file itself (vgg-deploy infer --runtime onnxruntime)") for text in texts)
 
@@ -190,7 +190,7 @@ def test_several_faults_of_one_file_are_all_told(foreign: Any, rtx: Backend, oth
     foreign.insert("Identity", "raw", before="cast")
     foreign.insert("Det", "determinant", before="scores")
     beginnings = [text[:14] for text in refused(rtx, foreign.save(tmp_path), others)]
-    assert beginnings == ["zero-points ot", "uint8 used as ", "operator Det a"]
+    assert beginnings == ["zero-points ot", "uint8 used dir", "operator Det a"]
 
 
 def test_a_profile_that_begins_below_the_smallest_input_is_told_with_that(foreign: Any, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_profile_that_begins_below_the_smallest_input_is_told_with_that(foreig
     small, large = (Profile((q,), (1, q, q), (1, q, q), (8, 2 * q, 2 * q)) for q in (32, 96))
     (finding,) = preflight.of_profiles(header, [large, small])
     assert finding.nodes == ("conv",)
-    assert finding.text.endswith("for images of 32 x 32, which the profiles begin with: give --scales of 50 or more")
+    assert finding.text.endswith("for images of 32 x 32, the smallest of the profiles: give --scales of 50 or more")
     assert preflight.of_profiles(header, [large]) == []
 
 

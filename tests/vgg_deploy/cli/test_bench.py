@@ -134,7 +134,7 @@ def test_pytorch_requires_the_weights(bench: Callable[..., Any], peer: str) -> N
         (("--plot", "plot.txt"), "--plot is plot.txt; expected a file name that ends in .png"),
         (("--reference", "absent.safetensors"), "absent.safetensors: no such file"),
         (("--images", "absent"), "absent: no such file or folder"),
-        (("--runtime", "openvino", "--device", "cuda"), "openvino runs on cpu"),
+        (("--runtime", "openvino", "--device", "cuda"), "openvino supports cpu only"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(
