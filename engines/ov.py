@@ -127,8 +127,8 @@ def open_model(model: OnnxModel) -> OpenVINOEngine:
         raise UnsupportedModelError(
             "openvino",
             model.path,
-            f"INT8 layers with fewer than {_LEAST_AMX_CHANNELS} channels get wrong answers in OpenVINO on CPUs with AMX; "
-            f"use --runtime onnxruntime, or set {_ISA_VARIABLE}=AVX512_CORE_BF16, which turns AMX off",
+            f"INT8 layers with fewer than {_LEAST_AMX_CHANNELS} channels get wrong answers in OpenVINO on CPUs with "
+            f"AMX; use --runtime onnxruntime, or set {_ISA_VARIABLE}=AVX512_CORE_BF16, which turns AMX off",
         )
     return OpenVINOEngine(model)
 

@@ -166,7 +166,7 @@ def out_of_memory(device: str, size: int, purpose: str, free: int | None) -> Eng
     left = "" if free is None else f", {written(free)} are free"
     return EngineError(
         f"out of memory on {device}: could not allocate {written(size)} for {purpose}{left}. Build the plan "
-        "with a smaller --max-batch, smaller --scales or a smaller --max-aspect, or stop other programs that use the GPU"
+        "with a smaller --max-batch, smaller --scales or a smaller --max-aspect, or stop other programs on the GPU"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.trt.cuda import Event, Gpu, Graph, Memory, Pinned, Stream, Resource, out_of_memory
+from engines.trt.cuda import Event, Gpu, Graph, Memory, Pinned, Resource, Stream, out_of_memory
 from vgg_deploy.errors import EngineError
 from vgg_deploy.network.tensors import Images
 

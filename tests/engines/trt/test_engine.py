@@ -329,7 +329,7 @@ def test_out_of_memory_says_for_what_how_much_and_what_to_lower(bench: Bench) ->
     bench.cuda._memory = 90_000
     expected = (
         r"out of memory on cuda:0: could not allocate 0\.1 MiB for the largest images, 0\.1 MiB are free\. Build the plan with a smaller "
-        r"--max-batch, smaller --scales or a smaller --max-aspect, or stop other programs that use the GPU$"
+        r"--max-batch, smaller --scales or a smaller --max-aspect, or stop other programs on the GPU$"
     )
     with pytest.raises(EngineError, match=expected):
         bench.open()

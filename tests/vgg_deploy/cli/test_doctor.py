@@ -198,8 +198,8 @@ def test_without_a_gpu_rtx_builds_and_tensorrt_does_not(
         ),
         (
             (9, 0),
-            "no tensorrt-rtx 1.7.1 builds plans here; it runs them on compute capability 8.0, 8.6, 8.9 and 12.x, and 7.5 when "
-            "built for it, not on NVIDIA Test (compute capability 9.0): tensorrt does",
+            "no tensorrt-rtx 1.7.1 builds plans here; it runs them on compute capability 8.0, 8.6, 8.9 and 12.x, and 7.5 if "
+            "built for it, not on NVIDIA Test (compute capability 9.0); use tensorrt there",
             "yes tensorrt 1.7.1 builds and runs",
         ),
         (
