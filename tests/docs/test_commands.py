@@ -1,38 +1,40 @@
-"""What README and docs/ say is true: commands and programs run, options, links and figures exist."""
+"""Every command and program in README and docs/ runs, or at least parses; the README shows what its commands print."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import io
 import re
 import shlex
 import shutil
 import sys
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 from PIL import Image
 
-import vgg_deploy
+from tests.docs.pages import (
+    BLOCKS,
+    COMMANDS,
+    MAKEFILE,
+    PAGES,
+    README,
+    ROOT,
+    Block,
+    Command,
+    commands_of,
+    commands_of_the_makefile,
+    extras,
+)
 from train.__main__ import command as train_command
-from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.cli import cli
 from vgg_deploy.cli.entry import run_command
-from vgg_deploy.evaluation.parity import THRESHOLDS
-from vgg_deploy.inference.engine_options import EngineOptions
-from vgg_deploy.install import install_command
-
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
-MAKEFILE = ROOT / "Makefile"
 
 TRAIN = ("python", "-m", "train")
 
@@ -59,66 +61,9 @@ CLASSES = {"n01440764": "tench", "n02102040": "English springer", "n03028079": "
 LABELS = "".join(f"{key}\t{label}\n" for key, label in CLASSES.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command of a page, split as a shell splits it, and the lines of output that the page shows below it."""
-
-    page: Path
-    line: int
-    words: tuple[str, ...]
-    shown: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        return shlex.join(self.words)
-
-    @property
-    def place(self) -> str:
-        return f"{self.page.name}:{self.line}: {self.text}"
-
-    @property
-    def not_run(self) -> str | None:
-        """The pattern of `NOT_RUN` that it matches."""
-        return next((pattern for pattern in NOT_RUN if re.match(pattern, self.text)), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A fenced block of a page; `line` is that of its first line of text."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-
-
-def blocks_of(page: Path, text: str) -> Iterator[Block]:
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        yield Block(page, text.count("\n", 0, match.start()) + 2, match[1], match[2])
-
-
-def commands_of(block: Block) -> Iterator[Command]:
-    """The commands of an `sh` block, one a line, or of a `console` block, where they begin with `$ `."""
-    lines = block.text.splitlines()
-    if block.language == "sh":
-        for number, line in enumerate(lines):
-            if words := shlex.split(line, comments=True):
-                yield Command(block.page, block.line + number, tuple(words))
-    if block.language == "console":
-        starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
-        for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-            words = tuple(shlex.split(lines[start].removeprefix("$ ")))
-            yield Command(block.page, block.line + start, words, tuple(lines[start + 1 : end]))
-
-
-BLOCKS = [block for page in PAGES for block in blocks_of(page, page.read_text(encoding="utf-8"))]
-COMMANDS = [command for block in BLOCKS for command in commands_of(block)]
-
-
-def commands_of_the_makefile() -> Iterator[Command]:
-    for number, line in enumerate(MAKEFILE.read_text(encoding="utf-8").splitlines(), 1):
-        if match := re.match(r"\t\$\(BIN\)/(vgg-deploy [^>]*)", line):
-            yield Command(MAKEFILE, number, tuple(shlex.split(match[1])))
+def reason_not_to_run(command: Command) -> str | None:
+    """The pattern of `NOT_RUN` that a command matches."""
+    return next((pattern for pattern in NOT_RUN if re.match(pattern, command.text)), None)
 
 
 def parse(words: tuple[str, ...]) -> None:
@@ -146,13 +91,6 @@ def parse(words: tuple[str, ...]) -> None:
         assert importlib.util.find_spec(words[2]) is not None, words[2]
 
 
-def extras() -> dict[str, list[str]]:
-    """The extras of the package."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    table: dict[str, list[str]] = project["optional-dependencies"]
-    return table
-
-
 @pytest.mark.parametrize("command", [*COMMANDS, *commands_of_the_makefile()], ids=lambda command: command.place)
 def test_each_command_parses(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -169,7 +107,7 @@ def test_a_command_with_an_unknown_option_does_not_parse() -> None:
 def test_each_page_has_blocks_of_known_languages_and_each_reason_not_to_run_a_command_is_used() -> None:
     assert {block.page for block in BLOCKS} | {ROOT / "docs/terms.md"} == set(PAGES)
     assert {block.language for block in BLOCKS} <= {"sh", "console", "python"}
-    assert {command.not_run for command in COMMANDS} - {None} == set(NOT_RUN)
+    assert {reason_not_to_run(command) for command in COMMANDS} - {None} == set(NOT_RUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +152,13 @@ def write_images(folder: Path, count: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, narrow_spec: Callable[..., Any], random_weights: Callable[..., Any]
+) -> Path:
     """A folder with all that the pages' commands read: photos, labelled images, a run, and narrow networks of it."""
     for package in ("torch", "safetensors", "sklearn", "matplotlib", "onnxruntime", "openvino", "ncnn", "tensorrt_rtx"):
         pytest.importorskip(package)
     import torch
-
-    from tests.conftest import make_spec, make_weights
 
     folder = tmp_path_factory.mktemp("world")
     for index, name in enumerate(CLASSES):
@@ -232,11 +170,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (70, 50), "red").save(folder / "a.jpg")
     (folder / "labels.txt").write_text(LABELS)
 
-    spec = make_spec("D", crop=32, classes=len(CLASSES))
+    spec = narrow_spec("D", crop=32, classes=len(CLASSES))
     foreign = {}
     indices = iter((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
     heads = {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
-    weights = make_weights(spec)
+    weights = random_weights(spec)
     for layer in spec.weight_layers:
         name = heads.get(layer.name) or f"features.{next(indices)}"
         for kind in ("weight", "bias"):
@@ -280,7 +218,7 @@ def without_figures(line: str) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "terms"], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_and_print_what_it_shows(page: Path, copied_world: Path) -> None:
     for command in COMMANDS:
-        if command.page != page or command.not_run is not None:
+        if command.page != page or reason_not_to_run(command) is not None:
             continue
         finished = run(small(command.words), copied_world)
         assert finished.code in EXIT_CODES.get(command.text, (0,)), f"{command.place}\n{finished.output}"
@@ -303,113 +241,3 @@ def test_the_python_of_a_page_runs(program: Block, capsys: pytest.CaptureFixture
         first, second = printed.splitlines()
         assert first.startswith("a.jpg [(ClassName(")
         assert second == "missing.jpg no such file"
-
-
-def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
-    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-
-
-def options_of_commands() -> set[tuple[str, ...]]:
-    """The spellings of each option of each command."""
-    context = click.Context(cli)
-    commands = [cli.get_command(context, name) for name in cli.list_commands(context)]
-    options = [parameter for each in commands if each is not None for parameter in each.params]
-    return {(*option.opts, *option.secondary_opts) for option in options if isinstance(option, click.Option)}
-
-
-def test_the_pages_name_each_option_of_each_command() -> None:
-    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text))
-    assert [names for names in options_of_commands() if not named & set(names)] == []
-
-
-def test_each_option_that_the_prose_names_exists() -> None:
-    of_others = {"--nnodes", "--debug", "--help"}  # torchrun's; taken out before click parses; click's
-    known = {name for names in options_of_commands() for name in names}
-    for page in PAGES:
-        for span in re.findall(r"`([^`]+)`", prose(page)):
-            for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span):
-                assert option in known | of_others, f"{page.name}: {option}"
-
-
-def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as code hosts make them."""
-    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
-def test_each_link_leads_to_a_file_and_a_heading(page: Path) -> None:
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
-        file, _, anchor = target.partition("#")
-        linked = page.parent / file if file else page
-        assert linked.exists(), target
-        assert not anchor or anchor in anchors(linked), target
-
-
-def test_the_readme_is_short_in_lines_and_in_sentences() -> None:
-    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
-    text = re.sub(r"^(\|.*|#.*|!.*)$", "\n", prose(README), flags=re.MULTILINE)
-    text = re.sub(r"\]\([^)]*\)", "]", text)
-    for sentence in re.split(r"(?<=[.:;!?])\s+|\n\s*\n|\n- ", text):
-        assert len(sentence.split()) <= 25, sentence
-
-
-def test_the_readme_installs_as_the_messages_say_and_names_each_extra() -> None:
-    text = README.read_text(encoding="utf-8")
-    for some in (("cpu",), ("cpu", "train")):
-        command, _, _ = install_command(*some).partition(" in a clone")
-        assert command in text
-    assert "pip install 'vgg-deploy[cpu] @ git+ADDRESS'" in text
-    for extra in extras():
-        assert f"| `{extra}` |" in text
-
-
-def test_the_readme_names_each_command() -> None:
-    rows = re.findall(r"^\| (`.*?) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(cli.commands) <= {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
-
-
-def test_the_figures_of_the_readmes_speed_table_are_those_of_the_benchmark() -> None:
-    measured = (ROOT / "benchmarks/results/multiscale.md").read_text(encoding="utf-8")
-    _, table = README.read_text(encoding="utf-8").split("## Speed")
-    rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\| .*\d.* \|$", table, re.MULTILINE)]
-    assert len(rows) >= 5
-    for program, *figures in rows:
-        [line] = [line for line in measured.splitlines() if line.startswith(f"| {program} |")]
-        for figure in figures:
-            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.])", line), (program, figure)
-
-
-def test_the_thresholds_of_the_page_are_those_of_the_code() -> None:
-    text = (ROOT / "docs/verify.md").read_text(encoding="utf-8")
-    for precision, limit in THRESHOLDS.items():
-        cells = (
-            precision,
-            f"{limit.max_dp:g}",
-            f"{limit.mean_dp:g}",
-            f"{limit.divergence:g}",
-            f"{100 * limit.agreement:g} %",
-        )
-        assert f"| {' | '.join(cells)} |" in text
-
-
-def test_the_page_on_python_names_each_public_name_and_each_engine_option() -> None:
-    text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
-    for name in set(vgg_deploy.__all__) - {"__version__"}:
-        assert name in text
-    for field in dataclasses.fields(EngineOptions):
-        assert f"| `{field.name}` |" in text
-
-
-def test_the_page_on_weights_names_each_ending_of_a_checkpoint() -> None:
-    text = (ROOT / "docs/weights.md").read_text(encoding="utf-8")
-    for suffix in CHECKPOINT_SUFFIXES:
-        assert f"`{suffix}`" in text
-
-
-def test_no_module_has_the_name_of_a_public_name() -> None:
-    """A module of the package takes a name's place as soon as it is imported."""
-    modules = {path.stem for path in (ROOT / "vgg_deploy").iterdir()}
-    assert modules.isdisjoint(vgg_deploy.__all__)
