@@ -1,4 +1,4 @@
-"""From a checkpoint to an ONNX file, and the proof that it answers as before."""
+"""From a checkpoint to an ONNX file, and the proof that both give the same answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["export"]
 
 
 def __getattr__(name: str) -> Any:
-    # `export` reads checkpoints, which needs torch; verifying ONNX files does not.
+    # `export` reads checkpoints, which needs torch. Verifying ONNX files does not.
     if name == "export":
         from export.exporter import export
 

@@ -1,4 +1,4 @@
-"""Ranges for INT8, measured on real images: of each tensor a histogram that grows with what it meets, so that memory does not."""
+"""Ranges for INT8, measured on real images with histograms, so memory does not grow with the number of images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Span = tuple[float, float]
 
 _INPUT = ".input"
 
-BINS = 4096  # at least half of them are in use, since the range that they cover only ever doubles
+BINS = 4096  # at least half of them are in use, because their range only doubles
 LEVELS = 128  # of a symmetric INT8 range, on each side of 0
 PERCENTILE = 99.99  # of the values other than 0
 
@@ -29,11 +29,12 @@ PERCENTILE = 99.99  # of the values other than 0
 def observe(model: onnx.ModelProto, spec: NetworkSpec, score_map: bool, *, largest: bool) -> None:
     """Adds outputs to an FP32 graph: the input of each node whose range is measured, as the activation `NAME.input`.
 
-    With `largest`, also the largest absolute value of each layer with weights, before its ReLU, as its activation.
+    With `largest`, it also adds the largest absolute value of each layer with weights, before its ReLU, as the
+    activation of that layer.
     """
     nodes = {node.name: node for node in model.graph.node}
 
-    def give(name: str, operators: tuple[str, ...], tensor: str) -> None:
+    def add_output(name: str, operators: tuple[str, ...], tensor: str) -> None:
         for operator in operators:
             output = ACTIVATION + name if operator == operators[-1] else f"{name}/{operator}"
             options: dict[str, Any] = {"keepdims": 0} if operator == "ReduceMax" else {}
@@ -42,44 +43,44 @@ def observe(model: onnx.ModelProto, spec: NetworkSpec, score_map: bool, *, large
         model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
 
     for name in observed_inputs(spec, score_map):
-        give(f"{name}{_INPUT}", ("Identity",), nodes[name].input[0])
+        add_output(f"{name}{_INPUT}", ("Identity",), nodes[name].input[0])
     for layer in spec.weight_layers if largest else ():
-        give(layer.name, ("Abs", "ReduceMax"), nodes[layer.name].output[0])
+        add_output(layer.name, ("Abs", "ReduceMax"), nodes[layer.name].output[0])
 
 
 class Extremes:
-    """The largest values below and above 0."""
+    """The largest values below and above 0 so far."""
 
     def __init__(self) -> None:
-        self.largest = (0.0, 0.0)  # below, above; both as positive numbers
+        self.largest = (0.0, 0.0)  # below and above 0, both as positive numbers
 
     def add(self, values: Floats) -> None:
-        """Takes float32 values of any shape into account.
+        """Adds float32 values of any shape.
 
         Raises:
-            VGGDeployError: one is NaN or infinite.
+            VGGDeployError: a value is NaN or infinite.
         """
         low, high = float(values.min()), float(values.max())
         for value in (low, high):
             if not np.isfinite(value):
-                raise VGGDeployError(f"{value} on a calibration image in float32 already: the weights are damaged")
+                raise VGGDeployError(f"{value} on a calibration image even in float32: the weights are damaged")
         self.largest = (max(self.largest[0], -low), max(self.largest[1], high))
 
     def within(self, limit: float) -> Span:
-        """From -limit to limit, less where nothing that large was met."""
+        """From -limit to limit, or closer to 0 on a side whose values stay below the limit."""
         below, above = self.largest
         return (-min(below, limit) if below else 0.0, min(above, limit))
 
 
 class Histogram(Extremes):
-    """How often absolute values fall into equal bins, whose range doubles when a value passes it; zeros are left out.
+    """Counts of absolute values in equal bins, whose range doubles when a value exceeds it.
 
-    Zeros are left out since every range represents 0 exactly, and after a ReLU they are most of what there is.
+    Zeros are not counted: every range represents 0 exactly, and after a ReLU most values are 0.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.limit = 2.0**-100  # where the last bin ends; a power of two, so that bins double without rounding
+        self.limit = 2.0**-100  # the end of the last bin; a power of two, so doubling is exact
         self.counts = np.zeros(BINS, np.int64)
 
     def add(self, values: Floats) -> None:
@@ -91,21 +92,21 @@ class Histogram(Extremes):
         self.counts += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
 
     def edge(self, bins: int) -> float:
-        """The value where the first `bins` bins end, no larger than the largest that was met."""
+        """The end of the first `bins` bins, but at most the largest value so far."""
         return min(bins * self.limit / BINS, max(self.largest))
 
 
 def percentile(histogram: Histogram) -> float:
-    """The limit within which all but the largest 0.01 % of the values other than 0 lie."""
-    wanted = histogram.counts.sum() * PERCENTILE / 100
-    return histogram.edge(int(np.searchsorted(histogram.counts.cumsum(), wanted)) + 1)
+    """The limit below which 99.99 % of the values other than 0 lie."""
+    count = histogram.counts.sum() * PERCENTILE / 100
+    return histogram.edge(int(np.searchsorted(histogram.counts.cumsum(), count)) + 1)
 
 
 def entropy(histogram: Histogram) -> float:
-    """The limit whose 128 levels lose the least information: the smallest Kullback-Leibler divergence.
+    """The limit whose 128 levels lose the least information, measured by the Kullback-Leibler divergence.
 
-    As S. Migacz describes it (8-bit inference with TensorRT, GTC 2017): what lies beyond the limit is counted in the last bin
-    before it, and these bins are compared with what 128 levels make of them.
+    As in S. Migacz, 8-bit inference with TensorRT, GTC 2017: values beyond the limit are counted in the last bin before
+    it, and these bins are compared with their approximation by 128 levels.
     """
     occupied = np.flatnonzero(histogram.counts)
     used = int(occupied[-1]) + 1 if occupied.size else 0
@@ -115,7 +116,9 @@ def entropy(histogram: Histogram) -> float:
 
 
 def _divergence_at(counts: npt.NDArray[np.int64], bins: int) -> float:
-    """Divergence of the first `bins` bins, with what lies beyond in the last, from what 128 levels make of them."""
+    """Divergence of the first `bins` bins, with all values beyond in the last, from their approximation by 128
+    levels.
+    """
     inside = counts[:bins].astype(np.float64)
     clipped = inside.copy()
     clipped[-1] += counts[bins:].sum()
@@ -124,17 +127,17 @@ def _divergence_at(counts: npt.NDArray[np.int64], bins: int) -> float:
     occupied = np.bincount(level, weights=inside > 0, minlength=LEVELS)
     spread = np.where(inside > 0, (sums / np.maximum(occupied, 1))[level], 0.0)
     p, q = clipped / clipped.sum(), spread / max(spread.sum(), 1.0)
-    met = p > 0
-    return float((p[met] * np.log(p[met] / np.maximum(q[met], 1e-12))).sum())
+    nonzero = p > 0
+    return float((p[nonzero] * np.log(p[nonzero] / np.maximum(q[nonzero], 1e-12))).sum())
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What calibration gives.
+    """What calibration measured.
 
     Attributes:
         spans: the range of each observed input, by its node's name.
-        largest: the largest absolute value of each layer with weights, before its ReLU; empty where it was not asked for.
+        largest: the largest absolute value of each layer with weights, before its ReLU; empty if it was not requested.
     """
 
     spans: Mapping[str, Span]
@@ -142,30 +145,31 @@ class Measured:
 
 
 def measure(run: Callable[[Images], Scores], views: Iterable[Images], method: str) -> Measured:
-    """Runs a graph with `observe`'s outputs over views.
+    """Runs a graph with the outputs of `observe` over views.
 
     Args:
-        run: an engine's.
-        views: uint8 [n, h, w, 3], one call each; nothing of one is kept when the next comes.
+        run: the `run` of its engine.
+        views: uint8 [n, h, w, 3], one call each. A view is dropped before the next is read.
         method: minmax, entropy or percentile.
 
     Raises:
         VGGDeployError: an activation is NaN or infinite.
     """
-    met: dict[str, Extremes] = {}
+    statistics: dict[str, Extremes] = {}
     for images in views:
         for name, values in run(images).activations.items():
             counted = name.endswith(_INPUT) and method != "minmax"
             try:
-                met.setdefault(name, Histogram() if counted else Extremes()).add(values)
+                statistics.setdefault(name, Histogram() if counted else Extremes()).add(values)
             except VGGDeployError as error:
                 raise VGGDeployError(f"{name} is {error}") from error
-    spans = {name.removesuffix(_INPUT): _span(seen, method) for name, seen in met.items() if name.endswith(_INPUT)}
-    largest = {name: max(seen.largest) for name, seen in met.items() if not name.endswith(_INPUT)}
+    inputs = {name.removesuffix(_INPUT): values for name, values in statistics.items() if name.endswith(_INPUT)}
+    spans = {name: _span(values, method) for name, values in inputs.items()}
+    largest = {name: max(values.largest) for name, values in statistics.items() if not name.endswith(_INPUT)}
     return Measured(spans, largest)
 
 
-def _span(met: Extremes, method: str) -> Span:
-    if not isinstance(met, Histogram) or not met.counts.any():
-        return met.within(max(met.largest))
-    return met.within({"entropy": entropy, "percentile": percentile}[method](met))
+def _span(values: Extremes, method: str) -> Span:
+    if not isinstance(values, Histogram) or not values.counts.any():
+        return values.within(max(values.largest))
+    return values.within({"entropy": entropy, "percentile": percentile}[method](values))

@@ -1,4 +1,4 @@
-"""From a checkpoint to an ONNX file with its manifest, checked as it lies on the disk."""
+"""From a checkpoint to an ONNX file with its manifest; the file is checked after it is written."""
 
 from __future__ import annotations
 
@@ -37,13 +37,28 @@ class ExportResult:
 
     Attributes:
         path: the ONNX file.
-        manifest: as it stands in the file.
-        notices: what the user should know, such as layers kept in FP32.
+        manifest: the manifest in the file.
+        notices: what the user should know, such as which layers stay in FP32.
     """
 
     path: Path
     manifest: Manifest
     notices: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportOptions:
+    """The options of `export`, which describes them."""
+
+    dynamic: bool = False
+    half: bool = False
+    score_map: bool = False
+    features: bool = False
+    fine: bool = False
+    calibration: Iterable[Images] | None = None
+    quantization: Quantization | None = None
+    largest: Mapping[str, float] | None = None
+    external_data: bool = False
 
 
 def export(
@@ -63,63 +78,87 @@ def export(
     """Folds the FC layers into convolutions (section 3.2) and writes the network as ONNX, whole or not at all.
 
     Args:
-        checkpoint: from `train.network.checkpoint.read`. Its weights are consumed: read it again to use it further.
+        checkpoint: from `train.network.checkpoint.read`. Its weights are consumed; to use it further, read it again.
         path: the file to write.
-        dynamic: free batch, height and width; otherwise 1 x crop x crop.
+        dynamic: free batch, height and width. Otherwise they are fixed to 1 x crop x crop.
         half: FP16 weights and arithmetic from conv1_1 to fc8.
         score_map, features: further outputs, see `export.graph.GraphOptions`.
-        fine: class scores on OverFeat's finer grid; see `NetworkSpec.fine`.
-        calibration: with `half`, batches uint8 [n, h, w, 3] on which the largest activation of each layer is measured;
-            layers that would overflow FP16 stay FP32.
-        quantization: layers in INT8 and their ranges, from `export.int8.Calibration`; with `half`, the rest is FP16.
-        largest: with `half`, the largest activations where they are known; `calibration` is then not needed.
-        external_data: keep the weights in a file of their own beside it, which runtimes map.
+        fine: class scores on OverFeat's finer grid, see `NetworkSpec.fine`.
+        calibration: with `half`, batches uint8 [n, h, w, 3] on which the largest activation of each layer is measured.
+            Layers that would overflow FP16 stay in FP32.
+        quantization: the layers in INT8 and their ranges, from `export.int8.Calibration`. With `half`, the rest is
+            FP16.
+        largest: with `half`, the largest activations if they are known. They make `calibration` unnecessary.
+        external_data: keep the weights in a file of their own beside the ONNX file, which runtimes map.
 
     Raises:
-        OutputError: it cannot be written.
-        ModelFileError: the written file is not what was asked for.
+        OutputError: the file cannot be written.
+        ModelFileError: the written file is not what was requested.
     """
-    manifest = checkpoint.manifest
-    notices: list[str] = []
+    options = ExportOptions(
+        dynamic=dynamic,
+        half=half,
+        score_map=score_map,
+        features=features,
+        fine=fine,
+        calibration=calibration,
+        quantization=quantization,
+        largest=largest,
+        external_data=external_data,
+    )
+    return export_with(checkpoint, path, options)
+
+
+def export_with(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> ExportResult:
+    """`export` with its options as one object."""
+    precision, notices = _half_precision(checkpoint, options) if options.half else (Precision(), [])
+    if options.quantization is not None:
+        precision = dataclasses.replace(precision, quantization=options.quantization)
+    graph_options = GraphOptions(
+        dynamic=options.dynamic,
+        half=options.half,
+        float32_layers=frozenset(precision.float32_layers),
+        quantization=options.quantization,
+        score_map=options.score_map,
+        features=options.features,
+    )
+    manifest = exported_manifest(checkpoint.manifest, graph_options, precision, fine=options.fine).with_(
+        source=checkpoint.source, tools=tool_versions()
+    )
     assert manifest.spec is not None
-    spec, normalization = dataclasses.replace(manifest.spec, fine=fine), manifest.normalization
-    assert normalization is not None
+    assert manifest.normalization is not None
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
-    precision = Precision()
-    if half:
-        precision, notices = _half_precision(checkpoint, calibration, largest, quantization)
-    if quantization is not None:
-        precision = dataclasses.replace(precision, quantization=quantization)
-    options = GraphOptions(
-        dynamic, half, frozenset(precision.float32_layers), precision.quantization, score_map, features
-    )
     checkpoint.weights.clear()
-    model = build_graph(spec, weights, normalization, options)
-    edge = AxisRange(spec.crop) if dynamic else AxisRange(spec.crop, spec.crop)
-    manifest = manifest.with_(
-        spec=spec,
-        precision=precision,
-        shapes=ShapeRange(AxisRange(1) if dynamic else AxisRange(1, 1), edge, edge),
-        outputs=options.outputs,
-        source=checkpoint.source,
-        tools=tool_versions(),
-    )
+    model = build_graph(manifest.spec, weights, manifest.normalization, graph_options)
     model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
     try:
         with ExitStack() as stack:
-            if external_data:
+            if options.external_data:
                 stack.enter_context(externalized_weights(model, path))
             temporary = stack.enter_context(whole_file(path))
             write_model(model, temporary)
             del model
-            _check(temporary, manifest, external_data)
+            _check(temporary, manifest, options.external_data)
     except ValueError as error:  # protobuf's limit of 2 GB
         raise OutputError(f"cannot write {path}: {error}") from error
     return ExportResult(path, manifest, tuple(notices))
 
 
+def exported_manifest(manifest: Manifest, options: GraphOptions, precision: Precision, *, fine: bool) -> Manifest:
+    """A checkpoint's manifest as that of the ONNX file with this graph."""
+    assert manifest.spec is not None
+    spec = dataclasses.replace(manifest.spec, fine=fine)
+    edge = AxisRange(spec.crop) if options.dynamic else AxisRange(spec.crop, spec.crop)
+    return manifest.with_(
+        spec=spec,
+        precision=precision,
+        shapes=ShapeRange(AxisRange(1) if options.dynamic else AxisRange(1, 1), edge, edge),
+        outputs=options.outputs,
+    )
+
+
 def tool_versions() -> dict[str, str]:
-    """What an artifact was made with."""
+    """Names and versions of the tools that make an export."""
     return {
         "vgg_deploy": __version__,
         "python": platform.python_version(),
@@ -129,49 +168,50 @@ def tool_versions() -> dict[str, str]:
     }
 
 
-def _half_precision(
-    checkpoint: Checkpoint,
-    calibration: Iterable[Images] | None,
-    largest: Mapping[str, float] | None,
-    quantization: Quantization | None,
-) -> tuple[Precision, list[str]]:
+def _half_precision(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Precision, list[str]]:
+    """FP16 with the layers that must stay in FP32, and notices about them."""
     spec = checkpoint.manifest.spec
     assert spec is not None
-    notices: list[str] = []
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
-    kept = set(unrepresentable_layers(weights))
-    notices.extend(f"{words}: weights beyond FP16's range" for words in _staying(sorted(kept), quantization))
-    if largest is None and calibration is not None:
+    float32_layers = set(unrepresentable_layers(weights))
+    notices = [
+        f"{layers}: weights beyond FP16's range"
+        for layers in _not_in_float16(sorted(float32_layers), options.quantization)
+    ]
+    largest = options.largest
+    if largest is None and options.calibration is not None:
         with Reference(checkpoint, keep_activations=True) as reference:
-            largest = measure_activations(reference.run, calibration, spec)
+            largest = measure_activations(reference.run, options.calibration, spec)
     if largest is None:
-        notices.append("range unmeasured: whether activations overflow FP16 is unknown (--calibration DIR measures it)")
+        notices.append("range unmeasured: activations may overflow FP16 (--calibration DIR measures them)")
     else:
         overflowing = overflowing_layers(spec, largest)
         peak = max(largest, key=largest.__getitem__)
         notices.append(f"largest activation {largest[peak]:,.0f} in {peak}; FP16 ends at {LARGEST_FLOAT16:,.0f}")
         notices.extend(
-            f"{words}: their outputs or inputs pass FP16's range / {HEADROOM:.0f} on the calibration images"
-            for words in _staying(overflowing, quantization)
+            f"{layers}: their outputs or inputs pass FP16's range / {HEADROOM:.0f} on the calibration images"
+            for layers in _not_in_float16(overflowing, options.quantization)
         )
-        kept |= set(overflowing)
-    ordered = tuple(layer.name for layer in spec.weight_layers if layer.name in kept)
+        float32_layers |= set(overflowing)
+    ordered = tuple(layer.name for layer in spec.weight_layers if layer.name in float32_layers)
     return Precision("float16", ordered, "unmeasured" if largest is None else "measured", largest), notices
 
 
-def _staying(layers: Sequence[str], quantization: Quantization | None) -> Iterator[str]:
-    """Says of layers that cannot be FP16 that they stay FP32, or that they are INT8 and give FP32."""
+def _not_in_float16(layers: Sequence[str], quantization: Quantization | None) -> Iterator[str]:
+    """Says which layers that cannot be FP16 stay in FP32, and which are in INT8 and return FP32."""
     quantized = () if quantization is None else quantization.layers
-    for words, named in (
+    for outcome, names in (
         ("stay FP32", [layer for layer in layers if layer not in quantized]),
         ("are INT8 and give FP32", [layer for layer in layers if layer in quantized]),
     ):
-        if named:
-            yield f"{', '.join(named)} {words}"
+        if names:
+            yield f"{', '.join(names)} {outcome}"
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Writes what onnx.save writes, weights last, and empties the model: onnx.save would hold its weights three times."""
+    """Writes what onnx.save would write, weights last, and empties the model. onnx.save would hold the weights three
+    times.
+    """
     tensors = list(model.graph.initializer)
     del model.graph.initializer[:]
     graph = model.graph.SerializeToString()
@@ -181,27 +221,29 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     with path.open("wb") as file:
         file.write(model.SerializeToString() + encoded_key(ModelField.GRAPH, length) + graph)
         for tensor, size in zip(tensors, sizes, strict=True):
-            inside, data = tensor.HasField("raw_data"), tensor.raw_data
+            has_data, data = tensor.HasField("raw_data"), tensor.raw_data
             tensor.ClearField("raw_data")
             file.write(encoded_key(GraphField.INITIALIZERS, size) + tensor.SerializeToString())
-            if inside:
+            if has_data:
                 file.write(encoded_key(TensorField.RAW_DATA, len(data)))
                 file.write(data)
 
 
 def _check(path: Path, manifest: Manifest, external_data: bool) -> None:
-    """Holds the written file against what was asked for: valid ONNX, the manifest, free or fixed axes, and types."""
-    # By its path, or as a full check, onnx (1.23) would hold the weights three times; the next line is what is left of that.
+    """Compares the written file with what was requested: valid ONNX, the manifest, free or fixed axes, and types."""
+    # Given a path, or asked for a full check, onnx (1.23) would hold the weights three times. Shape inference on the
+    # header is the rest of the full check.
     onnx.checker.check_model(path if external_data else path.read_bytes())
     file = OnnxFile(path)
-    header = file.header
-    onnx.shape_inference.infer_shapes(header, check_type=True, strict_mode=True)
+    onnx.shape_inference.infer_shapes(file.header, check_type=True, strict_mode=True)
     written = file.effective_manifest()
     if written != manifest:
         raise ModelFileError(
-            f"the written file's {INPUT} are {written.shapes} and its outputs {', '.join(written.outputs)}; asked for were "
-            f"{manifest.shapes} and {', '.join(manifest.outputs)}, with the same manifest"
+            f"the written file takes {INPUT} of {written.shapes} and has the outputs {', '.join(written.outputs)}; "
+            f"expected {manifest.shapes} and {', '.join(manifest.outputs)}, with the same manifest"
         )
-    for layer, found in layer_types(header).items():
-        if found != manifest.precision.of(layer):
-            raise ModelFileError(f"the written file's {layer} is {found}; asked for was {manifest.precision.of(layer)}")
+    for layer, layer_type in layer_types(file.header).items():
+        if layer_type != manifest.precision.of(layer):
+            raise ModelFileError(
+                f"{layer} of the written file is {layer_type}; expected {manifest.precision.of(layer)}"
+            )

@@ -1,4 +1,4 @@
-"""Weights in a file of their own beside the ONNX file: runtimes map it, and load a network without copying them."""
+"""Weights in a file of their own beside the ONNX file. Runtimes map it and load a network without copying weights."""
 
 from __future__ import annotations
 
@@ -15,51 +15,52 @@ from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import VGGDeployError
 from vgg_deploy.files import whole_file
 
-_ALIGNMENT = 65536  # bytes; where a file can be mapped on every system
-_LEAST = 4096  # bytes; smaller tensors stay in the ONNX file
+_ALIGNMENT = 65536  # bytes; a file can be mapped at these offsets on every system
+_SMALLEST = 4096  # bytes; smaller tensors stay in the ONNX file
 
 
 @contextmanager
 def externalized_weights(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
-    """Moves a model's weights to a file beside `path`, named by their digest, so that an older file at `path` keeps its own.
+    """Moves a model's weights to a file beside `path` and yields its path.
 
-    When the block ends without an error, the weights that the older file had so are removed; otherwise the new ones are.
+    The file is named by its digest, so the weights of an older model at `path` are not overwritten. If the block ends
+    without an error they are removed, otherwise the new ones are.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    former = _former(path)
-    tensors = [tensor for tensor in model.graph.initializer if tensor.ByteSize() >= _LEAST]
+    old_files = _own_weight_files(path)
+    tensors = [tensor for tensor in model.graph.initializer if tensor.ByteSize() >= _SMALLEST]
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.raw_data)
-    beside = path.with_name(f"{path.stem}-{digest.hexdigest()[:12]}.weights")
-    old = beside.exists()
-    with whole_file(beside) as temporary, temporary.open("wb") as file:
+    weights_path = path.with_name(f"{path.stem}-{digest.hexdigest()[:12]}.weights")
+    existed = weights_path.exists()
+    with whole_file(weights_path) as temporary, temporary.open("wb") as file:
         for tensor in tensors:
             file.seek(-(-file.tell() // _ALIGNMENT) * _ALIGNMENT)
-            data = tensor.raw_data  # each time that it is asked for it is copied
+            data = tensor.raw_data  # once, because each access makes a copy
             tensor.ClearField("raw_data")
-            _place(tensor, beside.name, file.tell(), len(data))
+            _refer_to(weights_path.name, file.tell(), len(data), tensor)
             file.write(data)
     try:
-        yield beside
+        yield weights_path
     except BaseException:
-        if not old:
-            beside.unlink(missing_ok=True)
+        if not existed:
+            weights_path.unlink(missing_ok=True)
         raise
-    for each in former - {beside}:
-        each.unlink(missing_ok=True)
+    for old_file in old_files - {weights_path}:
+        old_file.unlink(missing_ok=True)
 
 
-def _place(tensor: TensorProto, name: str, offset: int, length: int) -> None:
+def _refer_to(name: str, offset: int, length: int, tensor: TensorProto) -> None:
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", name), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
 
 
-def _former(path: Path) -> set[Path]:
-    """The weights of an older file at `path`, so far as they are named as ours."""
+def _own_weight_files(path: Path) -> set[Path]:
+    """The weight files of an older model at `path` that this module named."""
     try:
         files = OnnxFile(path).external_files if path.is_file() else ()
     except VGGDeployError:

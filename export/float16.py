@@ -1,7 +1,7 @@
-"""FP16: where it would overflow, and what its rounding costs.
+"""FP16: which layers would overflow, and what rounding costs.
 
-CPU runtimes compute FP16 files in FP32 between casts, so that agreement there does not prove that FP16 arithmetic survives.
-Overflow is therefore judged from measured activations, and rounding from a copy of the graph that rounds every activation.
+CPU runtimes compute FP16 files in FP32 between casts, so agreement on a CPU does not prove that FP16 arithmetic works.
+Overflow is therefore judged from measured activations, and rounding from a copy of the graph that rounds every one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.tensors import Floats, Images
 
 LARGEST_FLOAT16 = 65504.0
-# A layer is kept in FP32 when its largest measured activation, times this, passes FP16's range: other images reach further
-# than the calibration's.
+# A layer stays in FP32 if its largest measured activation, times this, passes FP16's range: other images may give
+# larger values than the calibration images.
 HEADROOM = 2.0
 
 
@@ -29,7 +29,7 @@ def measure_activations(
     """The largest absolute output of each layer with weights, before its ReLU.
 
     Args:
-        run: an engine's, whose scores have every layer's `activations`.
+        run: the `run` of an engine that gives every layer's `activations`.
         batches: uint8 [n, h, w, 3].
 
     Raises:
@@ -42,33 +42,33 @@ def measure_activations(
             value = float(np.abs(activations[name]).max())
             if not np.isfinite(value):
                 raise VGGDeployError(
-                    f"{name} gives {value} on a calibration image in float32 already: the weights are damaged"
+                    f"{name} gives {value} on a calibration image even in float32: the weights are damaged"
                 )
             largest[name] = max(largest[name], value)
     return largest
 
 
 def overflowing_layers(spec: NetworkSpec, largest: Mapping[str, float]) -> tuple[str, ...]:
-    """The layers to keep in FP32: those whose output may overflow FP16, and those that read such an output."""
-    kept, previous_overflows = [], False
+    """The layers that must stay in FP32: those whose output may overflow FP16, and those that read such an output."""
+    float32_layers, previous_overflows = [], False
     for layer in spec.weight_layers:
         overflows = largest[layer.name] * HEADROOM > LARGEST_FLOAT16
         if overflows or previous_overflows:
-            kept.append(layer.name)
+            float32_layers.append(layer.name)
         previous_overflows = overflows
-    return tuple(kept)
+    return tuple(float32_layers)
 
 
 def unrepresentable_layers(weights: Mapping[str, Floats]) -> tuple[str, ...]:
-    """Layers whose weights or biases themselves lie outside FP16's range."""
+    """Layers with weights or biases outside FP16's range."""
     names = (name.rpartition(".")[0] for name, value in weights.items() if np.abs(value).max() > LARGEST_FLOAT16)
     return tuple(dict.fromkeys(names))
 
 
 def rounding_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model in FP32, and INT8 where `model` is, that rounds to FP16 wherever `model` computes in FP16: weights and activations.
+    """A copy of `model` with FP32 instead of FP16, which rounds weights and activations to FP16 wherever `model` does.
 
-    ONNX Runtime keeps the pairs of casts that do the rounding; OpenVINO removes them.
+    What is INT8 stays INT8. ONNX Runtime keeps the pairs of casts that round; OpenVINO removes them.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -85,7 +85,7 @@ def rounding_copy(model: onnx.ModelProto) -> onnx.ModelProto:
             half.add(output)
         elif node.op_type in ("Cast", "QuantizeLinear") or half.isdisjoint(node.input):
             nodes.append(node)
-        elif node.op_type in ("Relu", "MaxPool"):  # exact: they only choose among values that are rounded already
+        elif node.op_type in ("Relu", "MaxPool"):  # exact: they select from values that are already rounded
             nodes.append(node)
             half.add(output)
         else:
@@ -98,7 +98,7 @@ def rounding_copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rounding(exact: str, rounded: str) -> list[onnx.NodeProto]:
-    """float32 `exact` -> float32 `rounded`, by way of FP16."""
+    """Nodes that round float32 `exact` to FP16 and return it as float32 `rounded`."""
     return [
         helper.make_node("Cast", [exact], [f"{rounded}/half"], name=f"{rounded}/to_half", to=TensorProto.FLOAT16),
         helper.make_node("Cast", [f"{rounded}/half"], [rounded], name=f"{rounded}/from_half", to=TensorProto.FLOAT),

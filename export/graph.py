@@ -1,7 +1,7 @@
 """The fully convolutional ONNX graph of a network, node by node, from its spec and weights.
 
-Written with onnx's own helpers rather than traced: the paper's names, one `LRN` node, free axes, exact types, and no second
-copy of the weights. It is trusted because `verify` compares it with PyTorch.
+It is written with onnx's own helpers rather than traced, which gives the paper's names, one `LRN` node, free axes,
+exact types, and no second copy of the weights. It is trusted because `verify` compares it with PyTorch.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from vgg_deploy.version import __version__
 
 INPUT = "images"
 
-# Krizhevsky et al. 2012 (n=5, k=2, alpha=1e-4, beta=0.75) over the plain sum; ONNX divides the sum by n, so alpha is 5e-4.
+# Krizhevsky et al. 2012: n=5, k=2, alpha=1e-4, beta=0.75, over the plain sum. ONNX divides the sum by n, so alpha is
+# 5e-4 here.
 _LRN: dict[str, Any] = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
 class GraphOptions:
-    """What the graph is to be.
+    """Precision, axes and outputs of a graph.
 
     Attributes:
-        dynamic: batch, height and width free; otherwise fixed to 1 x crop x crop.
+        dynamic: free batch, height and width. Otherwise they are fixed to 1 x crop x crop.
         half: FP16 weights and arithmetic from conv1_1 to fc8.
-        float32_layers: with `half`, layers with weights that stay FP32.
-        quantization: layers that compute in INT8, and their ranges; what is not INT8 is as `half` says.
-        score_map: add the output `score_map`, float32 [n, classes, rows, columns]; fc8 then runs on the map.
+        float32_layers: with `half`, layers with weights that stay in FP32.
+        quantization: layers that compute in INT8, and their ranges. `half` decides the type of the rest.
+        score_map: add the output `score_map`, float32 [n, classes, rows, columns]. fc8 then runs on the map.
         features: add the output `features`, float32 [n, fc_width], the spatial mean of fc7.
 
     Raises:
@@ -56,13 +57,15 @@ class GraphOptions:
     def __post_init__(self) -> None:
         if self.half and self.quantization is not None and self.quantization.target == "onnxruntime":
             raise UsageError(
-                "a quantization for onnxruntime is for its CPU kernels, which have no FP16; what is not INT8 must be float32"
+                "a quantization for onnxruntime is for CPU kernels, which have no FP16; leave FP16 out, or quantize "
+                "for tensorrt"
             )
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        wanted = ((PROBABILITIES, True), (SCORE_MAP, self.score_map), (FEATURES, self.features))
-        return tuple(name for name, present in wanted if present)
+        """Names of the outputs."""
+        requested = ((PROBABILITIES, True), (SCORE_MAP, self.score_map), (FEATURES, self.features))
+        return tuple(name for name, present in requested if present)
 
 
 def build_graph(
@@ -72,8 +75,8 @@ def build_graph(
 
     Args:
         spec: the network.
-        weights: float32 by name, FC or convolutional form; emptied on the way, so that no weight is held twice.
-        normalization: applied within the graph, in float32, before anything else.
+        weights: float32 by name, in FC or convolutional form. They are removed one by one, so no weight is held twice.
+        normalization: applied inside the graph, in float32, before anything else.
         options: precision, free axes and outputs.
     """
     graph = GraphWriter(_empty_model(spec, options), INPUT)
@@ -87,15 +90,15 @@ def build_graph(
         if layer.name == "fc8" and options.score_map and options.features:
             if quantizers.quantizes_output("fc7"):
                 quantizers.before(graph, "fc8")
-            _features_beside(graph, kind)
+            _features_from_map(graph, kind)
         _layer(graph, layer, weights, kind, quantizers)
     _posteriors(graph, options)
     return graph.model
 
 
 def _normalize(graph: GraphWriter, normalization: Normalization) -> None:
-    # Cast comes first: TensorRT takes nothing else on a uint8 input. The std is not folded into conv1_1, whose weights
-    # would then fall below FP16's normal range.
+    # Cast comes first: TensorRT takes no other operator on a uint8 input. The std is not folded into conv1_1, whose
+    # weights would then fall below FP16's normal range.
     graph.cast(FLOAT, "cast")
     graph.add("Sub", "subtract_mean", graph.constant("mean_rgb", np.array(normalization.mean, np.float32)))
     if normalization.std != (1.0, 1.0, 1.0):
@@ -112,7 +115,7 @@ def _layer(
     if layer.kind == "pool":
         graph.add("MaxPool", layer.name, kernel_shape=[2, 2], strides=[layer.stride] * 2)
     elif layer.kind == "lrn":
-        # Squares of activations pass FP16's 65,504.
+        # Squares of activations pass 65,504, where FP16 ends.
         graph.cast(FLOAT, f"{layer.name}_to_float32")
         graph.add("LRN", layer.name, **_LRN)
     else:
@@ -123,7 +126,7 @@ def _layer(
             shape["dilations"] = [layer.dilation] * 2
         graph.add("Conv", layer.name, *constants, **shape)
         if layer.has_relu and layer.name in quantizers.in_danger:
-            name = relu_name(layer.name)  # the same function as another operator, which ONNX Runtime does not look for
+            name = relu_name(layer.name)  # a ReLU that ONNX Runtime does not recognize
             graph.add("Max", name, graph.constant(f"{name}.zero", np.zeros((), NUMPY_TYPES[graph.type])))
         elif layer.has_relu:
             graph.add("Relu", relu_name(layer.name))
@@ -135,9 +138,10 @@ def relu_name(layer: str) -> str:
 
 
 def _spatial_mean(graph: GraphWriter, options: GraphOptions) -> None:
-    """The mean over positions, before fc8, with which it commutes: fc8 then runs on one position.
+    """The mean over positions [n, fc_width, 1, 1]. It commutes with fc8, so it comes first and fc8 runs on one
+    position.
 
-    In FP32: a sum over some hundred positions may pass FP16's range.
+    In FP32, because a sum over some hundred positions may pass FP16's range.
     """
     graph.cast(FLOAT, "spatial_mean_to_float32")
     graph.add("GlobalAveragePool", SPATIAL_MEAN)
@@ -147,11 +151,11 @@ def _spatial_mean(graph: GraphWriter, options: GraphOptions) -> None:
         graph.tensor = mean
 
 
-def _features_beside(graph: GraphWriter, fc8: int) -> None:
-    """`features` where fc8, of type `fc8`, runs on the map, and the mean of fc7 is not on its way."""
+def _features_from_map(graph: GraphWriter, fc8: int) -> None:
+    """Adds `features`, the mean of fc7, if fc8 (of type `fc8`) runs on the map and so does not need that mean."""
     before = graph.tensor, graph.type
     graph.cast(FLOAT, "features_to_float32")
-    if fc8 == FLOAT:  # one cast serves both
+    if fc8 == FLOAT:  # fc8 reads the same cast
         before = graph.tensor, graph.type
     graph.add("GlobalAveragePool", "features_mean")
     graph.add("Flatten", FEATURES, axis=1)
@@ -160,7 +164,7 @@ def _features_beside(graph: GraphWriter, fc8: int) -> None:
 
 def _posteriors(graph: GraphWriter, options: GraphOptions) -> None:
     if options.score_map:
-        # fc8's own output takes the name `score_map` where no cast follows.
+        # If no cast follows, the output of fc8 itself is named `score_map`.
         if graph.type == FLOAT:
             graph.model.graph.node[-1].output[0] = SCORE_MAP
             graph.tensor = SCORE_MAP
@@ -173,7 +177,7 @@ def _posteriors(graph: GraphWriter, options: GraphOptions) -> None:
 
 
 def _empty_model(spec: NetworkSpec, options: GraphOptions) -> onnx.ModelProto:
-    """Header, input and outputs. Nodes and weights are added in place: onnx's `make_graph` would copy every weight."""
+    """A model with header, input and outputs. Nodes are added in place, because `make_graph` of onnx copies weights."""
     batch: tuple[Any, ...] = ("batch", "height", "width") if options.dynamic else (1, spec.crop, spec.crop)
     rows, columns = ("rows", "columns") if options.dynamic else (1, 1)
     shapes = {

@@ -1,4 +1,4 @@
-"""An ONNX graph that is written node by node, each reading what the one before gave."""
+"""Writes an ONNX graph as a chain of nodes, each of which reads the output of the one before."""
 
 from __future__ import annotations
 
@@ -17,32 +17,41 @@ NUMPY_TYPES: dict[int, Any] = {FLOAT: np.float32, HALF: np.float16}
 
 @dataclass
 class GraphWriter:
-    """The model being written, and the tensor that the next node reads, with its type."""
+    """The model that is written, and the name and type of the current tensor, which the next node reads."""
 
     model: onnx.ModelProto
     tensor: str
     type: int = TensorProto.UINT8
 
     def add(self, operator: str, name: str, *constants: str, output: str | None = None, **attributes: Any) -> None:
-        """A node that reads the current tensor and `constants`; its output, named as the node, becomes the current tensor."""
+        """Adds a node that reads the current tensor and `constants`. Its output becomes the current tensor.
+
+        Args:
+            output: the name of the output; None: the name of the node.
+        """
         output = output or name
         node = helper.make_node(operator, [self.tensor, *constants], [output], name=name, **attributes)
         self.model.graph.node.append(node)
         self.tensor = output
 
     def constant(self, name: str, values: np.ndarray[Any, Any]) -> str:
+        """Adds a constant and returns its name."""
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
         self.model.graph.initializer.add(name=name, data_type=kind, dims=values.shape, raw_data=values.tobytes())
         return name
 
     def quantize(self, levels: Levels, name: str) -> None:
-        """The current tensor in eight bits and back; the levels' scale has its type."""
+        """Quantizes the current tensor to eight bits and back. The scale of `levels` must have its type."""
         constants = self.constant(f"{name}.scale", levels.scale), self.constant(f"{name}.zero_point", levels.zero_point)
         self.add("QuantizeLinear", f"{name}_quantize", *constants)
         self.add("DequantizeLinear", f"{name}_dequantize", *constants)
 
     def integers(self, name: str, values: np.ndarray[Any, Any], scales: np.ndarray[Any, Any]) -> str:
-        """A constant stored as integers with one scale for each of its first axis; gives the tensor read back."""
+        """Adds a constant stored as integers with a scale for each index of its first axis.
+
+        Returns:
+            the name of the dequantized tensor.
+        """
         zero_points = self.constant(f"{name}.zero_point", np.zeros(len(scales), values.dtype))
         inputs = [self.constant(f"{name}.integers", values), self.constant(f"{name}.scale", scales), zero_points]
         node = helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}_dequantize", axis=0)
@@ -50,7 +59,7 @@ class GraphWriter:
         return name
 
     def cast(self, kind: int, name: str, output: str | None = None) -> None:
-        """The current tensor as `kind`; no node where it is that already, unless an output name is wanted."""
+        """Casts the current tensor to `kind`, unless it already has that type."""
         if self.type != kind:
             self.add("Cast", name, output=output, to=kind)
             self.type = kind

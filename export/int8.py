@@ -1,8 +1,7 @@
-"""From a checkpoint and real images to a quantization: ranges, and the network with any choice of layers in INT8."""
+"""From a checkpoint and real images to a quantization: measured ranges, and the network with any layers in INT8."""
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -12,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from export.calibrate import Measured, measure, observe
-from export.exporter import write_model
+from export.exporter import exported_manifest, write_model
 from export.graph import GraphOptions, build_graph
 from export.sample import Sample
 from train.network.checkpoint import Checkpoint
@@ -20,19 +19,18 @@ from vgg_deploy.files import Source
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import MANIFEST_KEY
 from vgg_deploy.network.precision import Precision, Quantization
-from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 class Variants:
-    """One checkpoint's network with other layers in INT8, each written as ONNX in a folder of its own and opened there.
+    """The network of a checkpoint with different layers in INT8, written to a temporary folder and opened there.
 
     Args:
-        checkpoint: its weights stay as they are.
+        checkpoint: its weights are not changed.
         open_engine: opens an ONNX file.
-        score_map, fine: as the export will be; ranges depend on them.
+        score_map, fine: the options of the later export, on which ranges depend.
     """
 
     def __init__(
@@ -57,37 +55,30 @@ class Variants:
     def open(
         self, quantization: Quantization | None = None, *, observed: bool = False, largest: bool = False
     ) -> Engine:
-        """The network in FP32 and INT8; with `observed`, giving what `export.calibrate.measure` reads."""
-        manifest = self._checkpoint.manifest
-        assert manifest.spec is not None
-        spec, normalization = dataclasses.replace(manifest.spec, fine=self._fine), manifest.normalization
-        assert normalization is not None
+        """The network in FP32 and INT8; with `observed`, its engine gives what `export.calibrate.measure` reads."""
         options = GraphOptions(dynamic=True, quantization=quantization, score_map=self._score_map)
+        precision = Precision(quantization=quantization)
+        manifest = exported_manifest(self._checkpoint.manifest, options, precision, fine=self._fine)
+        assert manifest.spec is not None
+        assert manifest.normalization is not None
         weights = {name: tensor.numpy() for name, tensor in self._checkpoint.weights.items()}
-        model = build_graph(spec, weights, normalization, options)
+        model = build_graph(manifest.spec, weights, manifest.normalization, options)
         if observed:
-            observe(model, spec, self._score_map, largest=largest)
-        edge = AxisRange(spec.crop)
-        manifest = manifest.with_(
-            spec=spec,
-            precision=Precision(quantization=quantization),
-            shapes=ShapeRange(AxisRange(1), edge, edge),
-            outputs=options.outputs,
-        )
+            observe(model, manifest.spec, self._score_map, largest=largest)
         model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
         path = Path(self._folder.name) / "model.onnx"
-        path.unlink(missing_ok=True)  # a runtime may have the last one mapped: a new file, not new bytes in the old one
+        path.unlink(missing_ok=True)  # a runtime may have mapped the previous file, so it must not be overwritten
         write_model(model, path)
         return self._open(path)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A measured checkpoint, of which any choice of layers can be quantized.
+    """Measured ranges of a checkpoint, from which any choice of layers can be quantized.
 
     Attributes:
         spec: the network.
-        measured: ranges, and the largest activations where FP16 needs them.
+        measured: ranges, and the largest activations if FP16 needs them.
         sample: the images.
         images: their names and hashes.
         method: minmax, entropy or percentile.
@@ -103,12 +94,12 @@ class Calibration:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The layers that may be INT8. For ONNX Runtime not fc8: its scores would have to be quantized too."""
+        """The layers that may be INT8. For ONNX Runtime fc8 is none of them: it would quantize the scores as well."""
         names = tuple(layer.name for layer in self.spec.weight_layers)
         return names if self.target == "tensorrt" else names[:-1]
 
     def quantization(self, layers: Collection[str], budget: str | None = None) -> Quantization:
-        """These layers in INT8, the others in floating point."""
+        """A quantization with these layers in INT8 and the others in floating point."""
         names = [layer.name for layer in self.spec.weight_layers]
         return Quantization(
             target=self.target,
@@ -136,8 +127,10 @@ def calibrate(
     """Measures the ranges of a checkpoint on real images.
 
     Args:
-        largest: measure what FP16 needs too.
-        progress: a progress bar's maker: what is done, and of how many images.
+        method: minmax, entropy or percentile.
+        target: tensorrt or onnxruntime.
+        largest: also measure the largest activations, which FP16 needs.
+        progress: opens a progress bar, given a description and the number of images.
 
     Raises:
         VGGDeployError: an activation is NaN or infinite.

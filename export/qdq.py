@@ -1,7 +1,7 @@
-"""Where Q/DQ nodes stand in the graph, and with which ranges.
+"""Where the graph has Q/DQ nodes, and with which ranges.
 
-For TensorRT: on the inputs of convolutions and of poolings before them, and nowhere else. ONNX Runtime's integer kernels take
-a convolution only where its output is quantized too.
+TensorRT wants them on the inputs of convolutions and of the poolings before them, and nowhere else. ONNX Runtime's
+integer kernels only compute a convolution whose output is quantized as well.
 """
 
 from __future__ import annotations
@@ -14,84 +14,86 @@ from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.tensors import Floats
 
-SPATIAL_MEAN = "spatial_mean"  # the node before fc8 where fc8 runs on the mean
+SPATIAL_MEAN = "spatial_mean"  # the node before fc8, if fc8 runs on the mean
 
 
 def observed_inputs(spec: NetworkSpec, score_map: bool) -> tuple[str, ...]:
-    """The nodes whose inputs' ranges are measured: layers with weights, LRN, and the spatial mean."""
+    """The nodes whose input ranges are measured: layers with weights, LRN, and the spatial mean."""
     names = [layer.name for layer in spec.layers if layer.has_weights or layer.kind == "lrn"]
     return tuple(names) if score_map else (*names[:-1], SPATIAL_MEAN, names[-1])
 
 
 def quantized_inputs(spec: NetworkSpec, quantization: Quantization, score_map: bool) -> dict[str, str]:
-    """The nodes whose inputs are quantized, and of which node's input each takes the range.
+    """The nodes whose inputs are quantized, and for each the node whose measured input range it uses.
 
-    A pooling's input takes the range of the layer that reads its output: the largest value is the same.
+    A pooling uses the range of the layer that reads its output, since pooling does not change the largest value.
     """
     layers = {layer.name: layer for layer in spec.layers}
     names = list(layers)
     if not score_map:
         names.insert(names.index("fc8"), SPATIAL_MEAN)
-    places = {}
+    range_sources = {}
     for index, name in enumerate(names):
         reader = next(other for other in names[index:] if other == SPATIAL_MEAN or layers[other].kind != "pool")
         behind_int8 = index > 0 and names[index - 1] in quantization.layers
         if reader in quantization.layers or (quantization.target == "onnxruntime" and behind_int8):
-            places[name] = reader
-    return places
+            range_sources[name] = reader
+    return range_sources
 
 
-def layers_in_danger(spec: NetworkSpec, quantization: Quantization, places: Collection[str]) -> frozenset[str]:
-    """Layers kept in floating point that ONNX Runtime (1.32) would quantize by itself, and undo what a budget kept.
+def layers_in_danger(spec: NetworkSpec, quantization: Quantization, quantized: Collection[str]) -> frozenset[str]:
+    """Layers kept in floating point that ONNX Runtime (1.32) would quantize nevertheless, against the budget.
 
-    Its WeightBiasQuantization gives a convolution between a DequantizeLinear and a Relu with a QuantizeLinear INT8 weights,
-    with one scale for all channels. A DequantizeLinear before a pooling it moves behind it first.
+    Its WeightBiasQuantization looks for a convolution between a DequantizeLinear and a Relu with a QuantizeLinear, and
+    gives it INT8 weights with one scale for all channels. A DequantizeLinear before a pooling is moved behind it first.
     """
     if quantization.target != "onnxruntime":
         return frozenset()
     names = [layer.name for layer in spec.layers]
     pools = {layer.name for layer in spec.layers if layer.kind == "pool"}
-    found = set()
+    in_danger = set()
     for before, layer, after in zip(names, names[1:], names[2:], strict=False):
-        quantized_input = layer in places or (before in pools and before in places)
-        if layer in quantization.kept and quantized_input and after in places:
-            found.add(layer)
-    return frozenset(found)
+        quantized_input = layer in quantized or (before in pools and before in quantized)
+        if layer in quantization.kept and quantized_input and after in quantized:
+            in_danger.add(layer)
+    return frozenset(in_danger)
 
 
 class Quantizers:
-    """Writes the Q/DQ nodes of a network into its graph; none where `quantization` is None.
+    """Writes the Q/DQ nodes of a network into its graph, or none if `quantization` is None.
 
     Attributes:
-        in_danger: see `layers_in_danger`; what comes after such a layer must not be a Relu.
+        in_danger: see `layers_in_danger`. No Relu may follow such a layer.
     """
 
     def __init__(self, spec: NetworkSpec, quantization: Quantization | None, score_map: bool) -> None:
         self._quantization = quantization
-        self._places = {} if quantization is None else quantized_inputs(spec, quantization, score_map)
-        self.in_danger = frozenset() if quantization is None else layers_in_danger(spec, quantization, self._places)
+        self._range_sources = {} if quantization is None else quantized_inputs(spec, quantization, score_map)
+        self.in_danger = (
+            frozenset() if quantization is None else layers_in_danger(spec, quantization, self._range_sources)
+        )
 
     def quantizes_output(self, layer: str) -> bool:
-        """Whether what reads a layer must read it from its Q/DQ: ONNX Runtime's kernels give the integers alone."""
+        """Whether readers of a layer must read its Q/DQ, because ONNX Runtime's kernels only return the integers."""
         quantization = self._quantization
         return quantization is not None and quantization.target == "onnxruntime" and layer in quantization.layers
 
     def before(self, graph: GraphWriter, name: str) -> None:
-        """Q/DQ on the current tensor, which the node `name` will read, if they belong there; once."""
-        if self._quantization is None or name not in self._places:
+        """Adds the Q/DQ nodes of the input of node `name` to the current tensor, if it has any; only the first time."""
+        if self._quantization is None or name not in self._range_sources:
             return
-        span = self._quantization.ranges[self._places.pop(name)]
+        span = self._quantization.ranges[self._range_sources.pop(name)]
         graph.quantize(activation_levels(span, self._quantization.target, NUMPY_TYPES[graph.type]), f"{name}.input")
 
     def constants(self, graph: GraphWriter, layer: str, weight: Floats, bias: Floats) -> tuple[str, str]:
-        """Weight [out, in, kernel, kernel] and bias [out] of a layer that computes in the current tensor's type, or in INT8."""
+        """Adds weight [out, in, kernel, kernel] and bias [out] of a layer, in INT8 or in the current tensor's type."""
         dtype, quantization = NUMPY_TYPES[graph.type], self._quantization
         if quantization is None or layer not in quantization.layers:
-            kept = graph.constant(f"{layer}.weight", weight.astype(dtype, copy=False))
-            return kept, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
+            float_weight = graph.constant(f"{layer}.weight", weight.astype(dtype, copy=False))
+            return float_weight, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
         levels = activation_levels(quantization.ranges[layer], quantization.target, dtype)
         integers, scales = quantized_weights(weight, dtype, bias=bias, activation=levels)
-        read_back = graph.integers(f"{layer}.weight", integers, scales)
-        if quantization.target == "tensorrt":  # which does not parse an integer bias; ONNX Runtime makes one of it
-            return read_back, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
-        return read_back, graph.integers(f"{layer}.bias", *quantized_bias(bias, levels, scales))
+        dequantized = graph.integers(f"{layer}.weight", integers, scales)
+        if quantization.target == "tensorrt":  # TensorRT does not parse an integer bias; ONNX Runtime needs one
+            return dequantized, graph.constant(f"{layer}.bias", bias.astype(dtype, copy=False))
+        return dequantized, graph.integers(f"{layer}.bias", *quantized_bias(bias, levels, scales))

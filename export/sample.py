@@ -1,4 +1,4 @@
-"""Real images on which an export is calibrated and judged, made into views as inference makes them."""
+"""Real images for calibrating and judging an export, turned into views as in inference."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vgg_deploy.views.protocols import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Images and the views that are made of each.
+    """Images, and how views are made from each.
 
     Attributes:
-        paths: image files, all readable.
-        protocol: which views; those of inference.
+        paths: image files, all of them readable.
+        protocol: the views, as in inference.
         rescaling: filter and rounding.
     """
 
@@ -36,7 +36,7 @@ class Sample:
         return tuple(Source.of(path) for path in self.paths)
 
     def views(self, progress: Callable[[], None] = lambda: None) -> Iterator[Images]:
-        """Each view, uint8 [1, h, w, 3], one at a time; calls `progress` after each image."""
+        """Yields each view, uint8 [1, h, w, 3]. Calls `progress` after each image."""
         for path in self.paths:
             pixels = decode(path)
             height, width = pixels.shape[:2]
@@ -54,14 +54,14 @@ def draw(
     refused: Callable[[Path, str], None],
     progress: Callable[[], None] = lambda: None,
 ) -> Sample:
-    """A seeded sample of `count` images that can be read and viewed, fewer where there are not so many.
+    """Draws a seeded sample of `count` images that can be read and viewed, or fewer if there are not enough.
 
     Args:
-        refused: told of each image that is passed over, and why.
+        refused: called with each image that is skipped, and the reason.
         progress: called after each image that was tried.
 
     Raises:
-        UsageError: none can be read.
+        UsageError: none of them can be read.
     """
     shuffled = sorted(paths)
     random.Random(0).shuffle(shuffled)
@@ -70,7 +70,7 @@ def draw(
         if len(chosen) == count:
             break
         try:
-            # What fails, fails here too: a file that cannot be decoded, or the largest view beyond the limit.
+            # Fails for every image on which calibration would fail: decoding, or a view above the size limit.
             rescale(decode(path), max(protocol.scales), rescaling)
         except ImageError as error:
             refused(path, str(error))
@@ -78,5 +78,5 @@ def draw(
             chosen.append(path)
         progress()
     if not chosen:
-        raise UsageError(f"none of {len(shuffled)} images can be read; ranges cannot be measured")
+        raise UsageError(f"none of the {len(shuffled)} images can be read, so ranges cannot be measured")
     return Sample(tuple(chosen), protocol, rescaling)

@@ -1,4 +1,4 @@
-"""What INT8 costs layer by layer, and the fewest layers that must stay in floating point to meet a budget."""
+"""The cost of INT8 layer by layer, and the fewest layers that must stay in floating point to meet a budget."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.tensors import Floats
 
-_ROUNDING = 1e-9  # percent: 29 of 100 images are 28.999999999999996 %
+_ROUNDING = 1e-9  # in percent, because 29 of 100 images compute to 28.999999999999996 %
 
-RANKING_IMAGES = 32  # on which layers are ranked; the budget is judged on all that are held out
+RANKING_IMAGES = 32  # for ranking layers; a budget is judged on all held-out images
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """What quantizing one layer alone does to the answers.
+    """How quantizing one layer alone changes the answers.
 
     Attributes:
         layer: its name.
         divergence: mean Kullback-Leibler divergence from FP32, in nats.
-        agreement: share of images with the same top-1, in 0..1.
+        agreement: share of images with the same top-1 as FP32, in 0..1.
     """
 
     layer: str
@@ -40,11 +40,11 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What quantization may cost; one of the two is set.
+    """What quantization may cost. One of the two is set.
 
     Attributes:
-        max_drop: of top-1 accuracy, in percentage points.
-        min_agreement: of top-1 with FP32, in percent.
+        max_drop: largest drop of top-1 accuracy, in percentage points.
+        min_agreement: smallest share of images with the same top-1 as FP32, in percent.
     """
 
     max_drop: float | None = None
@@ -52,14 +52,14 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.max_drop is None) == (self.min_agreement is None):
-            raise UsageError("a budget is --max-drop or --min-agreement, one of the two")
+            raise UsageError("a budget needs either --max-drop or --min-agreement, not both")
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise UsageError(f"--max-drop is {self.max_drop:g}; expected percentage points of top-1, such as 0.5")
         if self.min_agreement is not None and not 1 < self.min_agreement <= 100:
             raise UsageError(f"--min-agreement is {self.min_agreement:g}; expected percent, such as 99.5")
 
     def judge(self, reference: Floats, candidate: Floats, truth: npt.NDArray[np.int64] | None) -> tuple[bool, str]:
-        """Whether posteriors [n, classes] meet it, and what they reach, in words. NaN meets nothing."""
+        """Whether posteriors [n, classes] meet the budget, and what they reach, as text. NaN never meets it."""
         images = f"on {len(reference)} images"
         if self.min_agreement is not None:
             percent = 100 * agreement(reference, candidate) if np.isfinite(candidate).all() else float("nan")
@@ -77,11 +77,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Images not used for calibration, in the order of the sample.
+    """Images that calibration does not use, in the order of the sample.
 
     Attributes:
-        views: one of each image.
-        truth: their classes' indices; None where the budget does not need them.
+        views: one view of each image.
+        truth: the index of the class of each image, [n]; None if the budget does not need it.
     """
 
     views: tuple[NamedView, ...]
@@ -89,10 +89,10 @@ class HeldOut:
 
     @staticmethod
     def of(sample: Sample, manifest: Manifest, *, labelled: bool) -> HeldOut:
-        """Reads a sample whose protocol has one view.
+        """Reads a sample whose protocol has a single view.
 
         Raises:
-            UsageError: with `labelled`, an image's folder names no class.
+            UsageError: with `labelled`, the folder of an image names no class.
         """
         truth = by_folders(sample.paths, manifest.classes).truth if labelled else None
         views = (NamedView(path.name, view[0]) for path, view in zip(sample.paths, sample.views(), strict=True))
@@ -100,13 +100,13 @@ class HeldOut:
 
 
 class Judge:
-    """Holds networks with some layers in INT8 against the same network in FP32.
+    """Compares networks with some layers in INT8 with the same network in FP32.
 
     Args:
-        variants: the networks.
+        variants: opens the networks.
         calibration: their ranges.
-        held_out: what is compared on.
-        progress: a progress bar's maker: what is done, and of how many steps.
+        held_out: the images on which they are compared.
+        progress: opens a progress bar, given a description and the number of steps.
     """
 
     def __init__(self, variants: Variants, calibration: Calibration, held_out: HeldOut, progress: Progress) -> None:
@@ -115,7 +115,7 @@ class Judge:
         self._reference: Floats | None = None
 
     def _expected(self, count: int) -> Floats:
-        """FP32's posteriors of the first `count` images; computed once, for all."""
+        """Posteriors of FP32 on the first `count` images, [count, classes]; computed once."""
         if self._reference is None:
             with self._progress("FP32 reference", len(self._held_out.views)) as advance:
                 self._reference = self._posteriors(None, len(self._held_out.views), advance)
@@ -126,33 +126,34 @@ class Judge:
             return posteriors(engine, self._held_out.views[:count], advance)
 
     def sensitivities(self, images: int = RANKING_IMAGES) -> tuple[Sensitivity, ...]:
-        """Each layer quantized alone, in the network's order, on at most so many images."""
+        """The sensitivity of each layer, in the network's order, on at most `images` images."""
         layers = self._calibration.candidates
         count = min(images, len(self._held_out.views))
-        expected, found = self._expected(count), []
+        expected, sensitivities = self._expected(count), []
         with self._progress("quantizing each layer alone", count * len(layers)) as advance:
             for layer in layers:
                 received = self._posteriors(self._calibration.quantization({layer}), count, advance)
                 if not np.isfinite(received).all():
-                    raise VGGDeployError(f"{layer} alone in INT8 gives NaN")
-                found.append(Sensitivity(layer, divergence(expected, received), agreement(expected, received)))
-        return tuple(found)
+                    raise VGGDeployError(f"{layer} alone in INT8 gives NaN; it cannot be ranked")
+                sensitivities.append(Sensitivity(layer, divergence(expected, received), agreement(expected, received)))
+        return tuple(sensitivities)
 
     def fewest_kept(self, ranked: Sequence[Sensitivity], budget: Budget) -> Quantization:
-        """The quantization that keeps the fewest layers in floating point, the most sensitive first, and meets the budget.
+        """The quantization that keeps the fewest layers in floating point, the most sensitive first, and meets the
+        budget.
 
         Raises:
-            VGGDeployError: even one layer in INT8 passes it.
+            VGGDeployError: even a single layer in INT8 exceeds the budget.
         """
         order = [row.layer for row in sorted(ranked, key=lambda row: row.divergence, reverse=True)]
         expected = self._expected(len(self._held_out.views))
         reached = ""
         for count in range(len(order)):
             quantization = self._calibration.quantization(order[count:])
-            what = f"{count} layers in floating point" if count else "every layer in INT8"
-            with self._progress(what, len(expected)) as advance:
+            description = f"{count} layers in floating point" if count else "every layer in INT8"
+            with self._progress(description, len(expected)) as advance:
                 received = self._posteriors(quantization, len(expected), advance)
             met, reached = budget.judge(expected, received, self._held_out.truth)
             if met:
                 return self._calibration.quantization(order[count:], reached)
-        raise VGGDeployError(f"no layer can be INT8 within the budget: with {order[-1]} alone, {reached}")
+        raise VGGDeployError(f"no layer can be INT8 within the budget: even with {order[-1]} alone, {reached}")

@@ -1,7 +1,7 @@
-"""Parity stage by stage: FC form, convolutional form, each exported file, each FP16 file with its rounding.
+"""Parity stage by stage: FC form, convolutional form, each exported file, and each FP16 file with rounded activations.
 
-Engines come from the caller: `open_engine` for files, `train.network.reference` for a checkpoint. With an ONNX reference nothing here
-needs torch.
+The caller opens the engines: files with `engines.open_engine`, a checkpoint with `train.network.reference`. With an
+ONNX file as reference nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from onnx import TensorProto, helper
 
 from export.float16 import rounding_copy
-from export.taps import with_activations
 from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.evaluation.parity import (
@@ -29,27 +29,29 @@ from vgg_deploy.evaluation.parity import (
 )
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.network.tensors import Floats
+from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.tensors import ACTIVATION, Floats
 from vgg_deploy.views.images import centre_box, decode, rescale
 
-# Sizes at which images are compared, above the crop: no multiple of 32, and never the size of an export.
+# Short sides at which images are compared, in pixels above the crop: not multiples of 32, and never a size used at
+# export.
 SIZES_ABOVE_CROP = (0, 37, 101)
-TRIMMED_COLUMNS = 13  # taken off the largest view's long side, so that square images give views that are not square
+TRIMMED_COLUMNS = 13  # cut from the long side of the largest view, so square images give views that are not square
 
 OpenEngine = Callable[[Path], Engine]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the way from training to a file, compared with its reference.
+    """One step from training to a file, compared with its reference.
 
     Attributes:
         name: what was compared.
-        reference: with what.
-        precision: which row of the thresholds it was held against.
+        reference: what it was compared with.
+        precision: the row of the thresholds that applies.
         parity: the figures.
-        failures: what does not hold, in words; empty where all does.
-        diverges: on a failure, the first layer that goes astray, in words.
+        failures: the thresholds that were not met, as text; empty if all were.
+        diverges: after a failure, the first layer that diverges, as text.
     """
 
     name: str
@@ -62,12 +64,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What is compared on: whole images at several sizes, and crops for what takes one size only.
+    """The views on which engines are compared: whole images at several sizes, and crops for engines of a fixed size.
 
     Attributes:
-        whole: for engines of free height and width.
+        whole: whole images, for engines with free height and width.
         crops: crop x crop.
-        unreadable: images passed over, with the reason.
+        unreadable: images that were skipped, with the reason.
     """
 
     whole: tuple[NamedView, ...]
@@ -79,7 +81,7 @@ def read_views(paths: Iterable[Path], manifest: Manifest) -> Views:
     """Rescales each image to several sizes, as inference does.
 
     Raises:
-        UsageError: none can be read.
+        UsageError: none of the images can be read.
     """
     whole: list[NamedView] = []
     crops: list[NamedView] = []
@@ -103,15 +105,16 @@ def read_views(paths: Iterable[Path], manifest: Manifest) -> Views:
 
 
 class Verification:
-    """Compares files with one reference over the same views, whose posteriors it computes once.
+    """Compares files with one reference on the same views. The posteriors of the reference are computed once.
 
     Args:
         reference: the engine that is right by definition.
-        name: what it is called in reports.
-        views: what is compared on.
-        open_engine: opens an ONNX file.
-        open_rounding: opens an ONNX file in a runtime that keeps pairs of casts, for FP16 files; see `export.float16.rounding_copy`.
-        open_activations: opens the reference with `activations`, for naming the first layer that diverges.
+        name: its name in reports.
+        views: the views on which files are compared.
+        open_engine: opens an ONNX file or a plan.
+        open_rounding: opens an ONNX file in a runtime that keeps pairs of casts, for FP16 files; see
+            `export.float16.rounding_copy`.
+        open_activations: opens the reference with `activations`, to find the first layer that diverges.
         progress: called after each view of each engine.
     """
 
@@ -128,32 +131,34 @@ class Verification:
         self._reference, self._name, self._views = reference, name, views
         self._open, self._open_rounding = open_engine, open_rounding
         self._open_activations, self._progress = open_activations, progress
-        self._known: dict[bool, Floats] = {}
+        self._posteriors: dict[bool, Floats] = {}
 
     def _expected(self, free: bool) -> Floats:
-        if free not in self._known:
-            self._known[free] = posteriors(self._reference, self._chosen(free), self._progress)
-        return self._known[free]
+        if free not in self._posteriors:
+            self._posteriors[free] = posteriors(self._reference, self._chosen(free), self._progress)
+        return self._posteriors[free]
 
     def _chosen(self, free: bool) -> Sequence[NamedView]:
         return self._views.whole if free else self._views.crops
 
     def form(self, other: Engine, name: str) -> Stage:
-        """The reference held against another form of the same weights, on the crops."""
+        """Compares the reference with another form of the same weights, on the crops."""
         expected = posteriors(other, self._views.crops, self._progress)
         classes = self._reference.info.manifest.classes
         parity = compare(expected, self._expected(False), [view.name for view in self._views.crops], classes)
         return Stage(self._name, name, "float32", parity, parity.failures(THRESHOLDS["float32"]))
 
     def file(self, path: Path) -> Iterator[Stage]:
-        """An exported file or a plan; an ONNX file with FP16 in it a second time, with every such activation rounded to FP16."""
+        """Compares an exported file or a plan. An FP16 file is compared a second time with all activations rounded to
+        FP16.
+        """
         with self._open(path) as engine:
             manifest = engine.info.manifest
             name = f"{path.name}, computed in bfloat16" if engine.info.bf16 else path.name
             stage = self._compare(engine, name, engine.info.lowest)
-        if path.suffix in PLAN_SUFFIXES:  # it computes in FP16 itself, and gives no layer's activation
-            words = "a plan's layers cannot be compared; verify the ONNX file that it was built from"
-            yield dataclasses.replace(stage, diverges=words if stage.failures else None)
+        if path.suffix in PLAN_SUFFIXES:  # it computes in FP16 itself, and does not give the activations of layers
+            remedy = "the layers of a plan cannot be compared; verify the ONNX file from which it was built"
+            yield dataclasses.replace(stage, diverges=remedy if stage.failures else None)
             return
         yield self._explained(stage, manifest, lambda: onnx.load(path), self._open)
         if not rounded_too(path, manifest):
@@ -170,18 +175,18 @@ class Verification:
         free = engine.info.shapes.free and self._reference.info.shapes.free
         views = self._chosen(free)
         expected = self._expected(free)
-        found = posteriors(engine, views, self._progress)
-        parity = compare(expected, found, [view.name for view in views], self._reference.info.manifest.classes)
+        received = posteriors(engine, views, self._progress)
+        parity = compare(expected, received, [view.name for view in views], self._reference.info.manifest.classes)
         return Stage(name, self._name, precision, parity, parity.failures(THRESHOLDS[precision]))
 
     def _explained(
         self, stage: Stage, manifest: Manifest, load: Callable[[], onnx.ModelProto], open_engine: OpenEngine
     ) -> Stage:
-        """The stage with the layer where it goes astray, if it failed."""
+        """The stage, with the first layer that diverges if it failed."""
         if not stage.failures:
             return stage
         if manifest.spec is None or self._reference.info.manifest.spec is None:
-            words = "layers cannot be compared: the file or the reference has no manifest that names them"
+            diverges = "layers cannot be compared: the file or the reference has no manifest that names them"
         else:
             limit = THRESHOLDS[stage.precision].layer
             free = stage.parity.views == len(self._views.whole)
@@ -195,32 +200,59 @@ class Verification:
                 errors = layer_errors(reference, engine, view, [layer.name for layer in manifest.spec.layers])
             first = first_divergence(errors, limit)
             if first is not None:
-                words = f"first layer astray: {first.layer}, by {first.error:.2g} of its largest value ({view.name})"
+                diverges = (
+                    f"first layer that diverges: {first.layer}, by {first.error:.2g} of its largest value ({view.name})"
+                )
             elif errors:
                 largest = max(errors, key=lambda error: error.error)
-                words = f"no layer is off by more than {limit:g}; the largest error is {largest.error:.2g} in {largest.layer}"
+                diverges = (
+                    f"no layer diverges by more than {limit:g}; the largest error is {largest.error:.2g} in "
+                    f"{largest.layer}"
+                )
             else:
-                words = "layers cannot be compared: the file's nodes do not carry the paper's names"
-        return Stage(stage.name, stage.reference, stage.precision, stage.parity, stage.failures, words)
+                diverges = "layers cannot be compared: the nodes of the file do not have the paper's names"
+        return dataclasses.replace(stage, diverges=diverges)
 
 
 def check_same_network(path: Path, manifest: Manifest, reference: Manifest) -> None:
-    """Raises UsageError where a file is of another network than its reference. Without our manifest it may be any."""
+    """Raises UsageError if a file has another network than its reference. Files without our manifest are not
+    checked.
+    """
     if manifest.spec is not None and reference.spec is not None and manifest.spec != reference.spec:
-        raise UsageError(f"{path} is {manifest.spec}, the reference {reference.spec}: they are different networks")
+        raise UsageError(
+            f"{path} is {manifest.spec}, but the reference is {reference.spec}: they are different networks"
+        )
 
 
 def grid_of(manifests: Mapping[Path, Manifest]) -> bool:
-    """Whether files are of the fine grid; a reference in PyTorch is then made so too.
+    """Whether all files use the fine grid, so that a reference in PyTorch has to use it too.
 
     Raises:
-        UsageError: some are and some are not, and would give other posteriors than the same reference.
+        UsageError: only some of them do, so no single reference gives the same posteriors.
     """
     fine = {path: manifest.spec is not None and manifest.spec.fine for path, manifest in manifests.items()}
     if len(set(fine.values())) > 1:
-        named = next(path for path in fine if fine[path])
-        raise UsageError(f"{named} was exported with --fine and others were not; verify them one after the other")
+        fine_file = next(path for path in fine if fine[path])
+        raise UsageError(f"{fine_file} was exported with --fine and other files were not; verify them separately")
     return any(fine.values())
+
+
+def with_activations(model: onnx.ModelProto, spec: NetworkSpec) -> onnx.ModelProto:
+    """A copy of a graph with an output float32 `activation/LAYER` for each layer of the spec that is one of its
+    nodes.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensors = {node.name: node.output[0] for node in copy.graph.node}
+    for layer in spec.layers:
+        # In a copy that rounds to FP16 two more nodes follow each layer. The last of them has its value.
+        tensor = tensors.get(f"{layer.name}/from_half", tensors.get(layer.name))
+        if tensor is None:
+            continue
+        name = ACTIVATION + layer.name
+        copy.graph.node.append(helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT))
+        copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return copy
 
 
 def _saved(model: onnx.ModelProto, folder: str) -> Path:
@@ -230,21 +262,21 @@ def _saved(model: onnx.ModelProto, folder: str) -> Path:
 
 
 def open_with_activations(path: Path, open_engine: OpenEngine) -> Engine:
-    """An ONNX file opened so that it gives every layer's activation; for an ONNX reference."""
+    """Opens an ONNX file as a reference that gives the activation of every layer."""
     with open_engine(path) as engine:
         spec = engine.info.manifest.spec
     if spec is None:
-        raise UsageError(f"{path} has no manifest; its layers are unknown")
+        raise UsageError(f"{path} has no vgg_deploy manifest, so its layers are unknown")
     with tempfile.TemporaryDirectory() as folder:
         return open_engine(_saved(with_activations(onnx.load(path), spec), folder))
 
 
 def rounded_too(path: Path, manifest: Manifest) -> bool:
-    """Whether a file is judged a second time, with its FP16 activations rounded: CPU runtimes compute them in FP32."""
+    """Whether a file is also compared with rounded activations, because CPU runtimes compute FP16 in FP32."""
     return manifest.precision.arithmetic == "float16" and path.suffix not in PLAN_SUFFIXES
 
 
 def views_needed(manifests: Mapping[Path, Manifest], views: Views, *, forms: bool) -> int:
-    """How many runs a verification of these files makes, for its progress bar."""
+    """The number of views that verifying these files runs, for the progress bar."""
     runs = sum(1 + rounded_too(path, manifest) for path, manifest in manifests.items())
     return (runs + 1) * len(views.whole) + (2 * len(views.crops) if forms else 0)

@@ -322,7 +322,7 @@ def test_calibration_on_nothing_readable_is_bad_use(
     (in_a_new_folder / "broken.jpg").write_bytes(b"no picture")
     done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), "--fp16", "--calibration", ".")
     assert done.code == 2
-    assert "none of 1 images can be read" in done.err
+    assert "none of the 1 images can be read" in done.err
     assert not list(in_a_new_folder.glob("*.onnx"))
 
 

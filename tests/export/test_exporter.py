@@ -110,7 +110,7 @@ def test_an_axis_that_came_out_fixed_is_found_on_the_written_file_and_nothing_is
 
     monkeypatch.setattr(export.exporter, "build_graph", with_a_fixed_axis)
     with pytest.raises(
-        ModelFileError, match=r"the written file's images are .*64.*asked for were 1\.\. x 64\.\. x 64\.\."
+        ModelFileError, match=r"the written file takes images of .*64.*; expected 1\.\. x 64\.\. x 64\.\."
     ):
         exported(dynamic=True)
     assert [path.name for path in tmp_path.iterdir()] == ["vgg11-0.safetensors"]
@@ -125,7 +125,7 @@ def test_a_free_axis_in_a_file_that_was_to_be_fixed_is_found_too(
         return build(spec, weights, normalization, dataclasses.replace(options, dynamic=True))
 
     monkeypatch.setattr(export.exporter, "build_graph", dynamic)
-    with pytest.raises(ModelFileError, match="asked for were 1 x 64 x 64 x 3"):
+    with pytest.raises(ModelFileError, match="expected 1 x 64 x 64 x 3"):
         exported()
 
 
@@ -271,7 +271,7 @@ def test_a_network_that_overflows_fp32_cannot_be_calibrated(
     def change(weights: dict[str, Any]) -> None:
         weights["conv2_1.weight"] *= 1e37
 
-    with pytest.raises(VGGDeployError, match="conv2_1 gives inf on a calibration image in float32 already"):
+    with pytest.raises(VGGDeployError, match="conv2_1 gives inf on a calibration image even in float32"):
         exported(change=change, half=True, calibration=[batch(1, 64, 64)])
     assert not list(tmp_path.glob("*.onnx"))
 

@@ -22,7 +22,7 @@ from export.float16 import (
 )
 from export.graph import GraphOptions, build_graph
 from export.quantize import quantized_weights
-from export.taps import with_activations
+from export.verify import with_activations
 from vgg_deploy.errors import VGGDeployError
 from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION

@@ -369,8 +369,8 @@ BUDGET = ("--min-agreement", "50")
         ("one", BUDGET, "1 readable image. INT8 ranges need at least 2 and as many others to judge them", 0),
         ("two", BUDGET, "2 readable images. INT8 ranges need at least 2 and as many others to judge them", 0),
         ("three", BUDGET, "3 readable images. INT8 ranges need at least 2 and as many others to judge them", 0),
-        ("broken", (), "none of 3 images can be read", 3),
-        ("broken", BUDGET, "none of 3 images can be read", 3),
+        ("broken", (), "none of the 3 images can be read", 3),
+        ("broken", BUDGET, "none of the 3 images can be read", 3),
         ("two", ("--calibration-images", "1"), "--calibration-images is 1. INT8 ranges need at least 2 images", 0),
         ("two", ("--calibration-images", "0"), "'--calibration-images': 0 is not in the range x>=1", 0),
         ("two", ("--calibration-images", "-3"), "'--calibration-images': -3 is not in the range x>=1", 0),
@@ -425,7 +425,10 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
         (("--calibration", "."), "--calibration requires --fp16 or --int8"),
         (("--int8", "--calibration", ".", "--fp16", "--target", "onnxruntime"), "CPU kernels have no FP16"),
         (("--int8", "--calibration", ".", "--held-out", "9"), "--held-out requires --max-drop or --min-agreement"),
-        (("--int8", "--calibration", ".", "--max-drop", "1", "--min-agreement", "99"), "one of the two"),
+        (
+            ("--int8", "--calibration", ".", "--max-drop", "1", "--min-agreement", "99"),
+            "either --max-drop or --min-agreement, not both",
+        ),
         (("--int8", "--calibration", ".", "--max-drop", "-1"), "--max-drop is -1"),
         (("--int8", "--calibration", ".", "--max-drop", "nan"), "--max-drop is nan"),
         (("--int8", "--calibration", ".", "--min-agreement", "0.99"), "--min-agreement is 0.99; expected percent"),
@@ -494,7 +497,7 @@ def test_a_budget_that_cannot_be_met_is_failed_work_and_writes_nothing(
         "export", "--weights", str(narrow_checkpoint("A")), *words, "--held-out", "2", "-o", "made.onnx"
     )
     assert done.code == 1
-    assert done.err.splitlines()[-1].startswith("Error: no layer can be INT8 within the budget: with ")
+    assert done.err.splitlines()[-1].startswith("Error: no layer can be INT8 within the budget: even with ")
     assert not list(here.iterdir())
     assert not list((here.parent / "temporary").iterdir())
 

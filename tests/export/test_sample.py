@@ -99,7 +99,7 @@ def test_where_nothing_can_be_read_that_is_bad_use(tmp_path: Path) -> None:
     for path in paths:
         path.write_bytes(b"no picture")
     refused: list[Path] = []
-    with pytest.raises(UsageError, match=r"none of 3 images can be read"):
+    with pytest.raises(UsageError, match=r"none of the 3 images can be read"):
         draw(paths, 2, DENSE, Rescaling(), lambda path, _reason: refused.append(path))
     assert sorted(refused) == paths
 

@@ -16,8 +16,11 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from engines import open_engine
+from export.float16 import rounding_copy
+from export.verify import with_activations
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION
-from vgg_deploy.network.spec import CONFIGURATIONS
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 Exported = Callable[..., Any]
 Command = Callable[..., Any]
@@ -114,9 +117,9 @@ def test_a_file_with_a_perturbed_weight_fails_and_its_layer_is_named(
     failed = lines_of(done, f"FAILED model.onnx ({precision} thresholds): ")
     assert len(failed) == 1
     assert "max_dp" in failed[0]
-    astray = [line for line in done.out.splitlines() if line.startswith("  first layer astray: ")]
-    assert len(astray) == (2 if half else 1)
-    assert all(line.startswith(f"  first layer astray: {layer}, by ") for line in astray)
+    diverging = [line for line in done.out.splitlines() if line.startswith("  first layer that diverges: ")]
+    assert len(diverging) == (2 if half else 1)
+    assert all(line.startswith(f"  first layer that diverges: {layer}, by ") for line in diverging)
 
 
 @pytest.mark.parametrize("layer", ["conv1_1", "conv4_1", "fc7", "fc8"])
@@ -133,7 +136,7 @@ def test_nan_fails_and_the_layer_where_it_begins_is_named(layer: str, exported: 
     assert "max_dp is nan" in done.out
     assert "divergence is nan" in done.out
     assert "top-1 agreement nan%" in done.out
-    assert f"first layer astray: {layer}, by nan" in done.out
+    assert f"first layer that diverges: {layer}, by nan" in done.out
 
 
 def test_a_runtime_in_which_nan_would_be_lost_names_the_weight(exported: Exported, verify: Command) -> None:
@@ -152,7 +155,7 @@ def test_a_checkpoint_that_was_trained_with_another_normalization_than_the_file_
     done = verify(path, reference=narrow_checkpoint("A", manifest={"normalization": PAPER_NORMALIZATION}))
     assert done.code == 1, done.err
     assert "FAILED model.onnx" in done.out
-    assert "first layer astray: conv1_1" in done.out
+    assert "first layer that diverges: conv1_1" in done.out
     assert "states that it was made from vgg11-0.safetensors" in done.err
 
 
@@ -161,7 +164,7 @@ def test_swapped_means_in_the_graph_are_caught(exported: Exported, verify: Comma
     alter(path, "mean_rgb", lambda mean: mean[::-1])
     done = verify(path)
     assert done.code == 1
-    assert "first layer astray: conv1_1" in done.out
+    assert "first layer that diverges: conv1_1" in done.out
 
 
 def test_flipped_images_are_named_with_their_margins(
@@ -233,7 +236,7 @@ def test_fp16_that_overflows_fails_on_the_rounding_line_though_cpus_compute_it_w
     failed = lines_of(done, "FAILED half.onnx, activations rounded to FP16 (float16 thresholds): ")
     assert len(failed) == 1
     assert "max_dp is nan" in failed[0] or "max_dp is inf" in failed[0]
-    assert f"first layer astray: {layer}, by inf" in done.out
+    assert f"first layer that diverges: {layer}, by inf" in done.out
 
 
 @pytest.mark.parametrize("layer", OVERFLOWING)
@@ -267,7 +270,7 @@ def test_an_onnx_reference_serves_as_well_as_its_checkpoint(exported: Exported, 
     assert done.code == 1
     assert lines_of(done, "FAILED bad.onnx")
     assert not lines_of(done, "FAILED good.onnx")
-    assert "first layer astray: conv4_2" in done.out
+    assert "first layer that diverges: conv4_2" in done.out
 
 
 WITHOUT_TORCH = """
@@ -292,7 +295,7 @@ def test_an_onnx_reference_needs_no_torch(
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == (1 if layer else 0), done.stderr
     assert [line for line in done.stderr.splitlines() if not line.startswith("runtime ")] == []
-    assert (f"first layer astray: {layer}" in done.stdout) == bool(layer)
+    assert (f"first layer that diverges: {layer}" in done.stdout) == bool(layer)
 
 
 def test_a_fixed_file_is_compared_with_a_free_reference_on_crops_and_the_other_way_round(
@@ -357,7 +360,7 @@ def test_a_folder_whose_images_are_all_unreadable_is_bad_use(
     (folder / "x.png").write_bytes(b"not an image")
     done = verify(exported(dynamic=True).path, images=folder)
     assert done.code == 2
-    assert "none of the images can be read" in done.err
+    assert "none of the the images can be read" in done.err
     assert "x.png" in done.err
 
 
@@ -466,3 +469,66 @@ def test_a_missing_reference_or_model_is_bad_use(exported: Exported, verify: Com
         assert done.code == 2
         assert "no such" in done.err
     assert verify(tmp_path / "none.onnx").code == 2
+
+
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
+@pytest.mark.parametrize("outputs", [{}, {"score_map": True, "features": True}])
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_every_layers_activation_is_the_one_pytorch_computes(
+    configuration: str,
+    outputs: dict[str, bool],
+    runtime: str,
+    exported: Callable[..., Any],
+    narrow_checkpoint: Callable[..., Path],
+    batch: Callable[..., np.ndarray],
+    tmp_path: Path,
+) -> None:
+    from train.network.checkpoint import read
+    from train.network.reference import Reference
+
+    made = exported(configuration, dynamic=True, **outputs)
+    path, images = tmp_path / "activations.onnx", batch(2, 70, 101)
+    onnx.save(with_activations(onnx.load(made.path), made.manifest.spec), path)
+    with open_engine(made.path, runtime=runtime) as plain, open_engine(path, runtime=runtime) as with_outputs:
+        answers, received = plain.run(images), with_outputs.run(images)
+    with Reference(read(narrow_checkpoint(configuration)), keep_activations=True) as reference:
+        expected = reference.run(images)
+    np.testing.assert_allclose(received.probabilities, answers.probabilities, atol=1e-6)
+    assert set(received.activations) == {layer.name for layer in made.manifest.spec.layers}
+    for name, value in received.activations.items():
+        wanted = expected.activations[name]
+        if name == "fc8" and not outputs:  # it ran on the mean, with which it commutes
+            wanted = wanted.mean(axis=(2, 3), keepdims=True)
+        np.testing.assert_allclose(value, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max(), err_msg=name)
+
+
+def test_activations_are_fp32_arrays_whatever_the_graph_computes_in(
+    graph: Callable[..., onnx.ModelProto], narrow_spec: Callable[..., NetworkSpec]
+) -> None:
+    spec = narrow_spec("A-LRN")
+    for model in (graph("A-LRN", half=True), rounding_copy(graph("A-LRN", half=True))):
+        copy = with_activations(model, spec)
+        onnx.checker.check_model(onnx.shape_inference.infer_shapes(copy, check_type=True, strict_mode=True))
+        added = [value for value in copy.graph.output if value.name.startswith("activation/")]
+        assert [value.name.removeprefix("activation/") for value in added] == [layer.name for layer in spec.layers]
+        assert {value.type.tensor_type.elem_type for value in added} == {onnx.TensorProto.FLOAT}
+
+
+def test_the_graph_given_stays_as_it_was(
+    graph: Callable[..., onnx.ModelProto], narrow_spec: Callable[..., NetworkSpec]
+) -> None:
+    model = graph("A")
+    before = model.SerializeToString(deterministic=True)
+    with_activations(model, narrow_spec("A"))
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_layers_whose_node_has_another_name_are_passed_over(
+    graph: Callable[..., onnx.ModelProto], narrow_spec: Callable[..., NetworkSpec]
+) -> None:
+    model = graph("A")
+    for node in model.graph.node:
+        if node.name != "conv3_1":
+            node.name = f"renamed_{node.name}"
+    copy = with_activations(model, narrow_spec("A"))
+    assert [value.name for value in copy.graph.output] == ["probabilities", "activation/conv3_1"]
