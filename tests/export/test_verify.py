@@ -360,7 +360,7 @@ def test_a_folder_whose_images_are_all_unreadable_is_bad_use(
     (folder / "x.png").write_bytes(b"not an image")
     done = verify(exported(dynamic=True).path, images=folder)
     assert done.code == 2
-    assert "none of the the images can be read" in done.err
+    assert "none of the images can be read" in done.err
     assert "x.png" in done.err
 
 
