@@ -1,1 +1,1 @@
-"""Training by the paper's recipe: model, reference engine, checkpoints, data, recipe, loop. Needs torch."""
+"""Training by the paper's recipe. Needs torch."""

@@ -1,4 +1,4 @@
-"""The weights that a training starts from: random, a trained A's outer layers, or another training's."""
+"""The weights that a training starts from: random ones, outer layers of a trained A, or those of another training."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vgg_deploy.files import Source
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import Normalization
 
-# Section 3.1: "the first four convolutional layers and the last three fully-connected layers". A's first four have the shapes
-# of the deeper networks' layers of the same names, and of no others.
+# Section 3.1: "the first four convolutional layers and the last three fully-connected layers". The first four of A have
+# the shapes of the layers of the same names in deeper networks, and of no others.
 FROM_A_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")
 
 
@@ -27,9 +27,9 @@ class InitialWeights:
 
     Attributes:
         weights: of all layers, in FC form.
-        normalization: what those from a checkpoint were trained with; None: all are random.
+        normalization: of the checkpoint's training. None: all weights are random.
         source: the checkpoint.
-        taken: the layers that came from it.
+        taken: the layers that come from it.
     """
 
     weights: dict[str, Tensor]
@@ -50,18 +50,18 @@ class InitialWeights:
 def initial_weights(recipe: Recipe, classes: tuple[ClassName, ...]) -> InitialWeights:
     """The weights that `recipe.chosen_initialisation` names.
 
-    Layers that come from nowhere are random: N(0, 0.01) at full width, Glorot's for narrower networks. A checkpoint of the
-    same configuration gives its convolutions; fc6 and fc7 where crop and FC width are the same; and fc8 where the classes
-    are. None of them learns at a lower rate than the others (section 3.1).
+    A checkpoint of the same configuration gives its convolutions, fc6 and fc7 if crop and FC width are the same, and
+    fc8 if the classes are the same too. All other layers are random: N(0, 0.01) at full width, Glorot's for narrower
+    networks. All layers learn at the same rate (section 3.1).
 
     Raises:
-        UsageError: no such checkpoint, or of another configuration or width.
+        UsageError: no such checkpoint, or one of another configuration or width.
         CheckpointError: it cannot be read.
     """
     how, generator = recipe.chosen_initialisation, torch.Generator().manual_seed(recipe.seed)
     if how is None:
         raise UsageError(
-            f"configuration {recipe.spec.configuration} starts from a trained A: give a:CHECKPOINT, or gaussian or glorot"
+            f"configuration {recipe.spec.configuration} starts from a trained A: give a:CHECKPOINT, gaussian or glorot"
         )
     network, random = VGG(recipe.spec), how in (GAUSSIAN, GLOROT)
     network.initialise(how if random else random_initialisation(recipe.spec), generator)
@@ -76,7 +76,7 @@ def initial_weights(recipe: Recipe, classes: tuple[ClassName, ...]) -> InitialWe
 
 
 def _taken(recipe: Recipe, how: str, classes: tuple[ClassName, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The checkpoint and the names of the layers that are taken from it."""
+    """The checkpoint, and the names of the layers to take from it."""
     from_a, path = how.startswith(FROM_A), Path(how.removeprefix(FROM_A))
     configuration = "A" if from_a else recipe.spec.configuration
     checkpoint = read(path, Facts(configuration, recipe.normalization))
@@ -85,19 +85,21 @@ def _taken(recipe: Recipe, how: str, classes: tuple[ClassName, ...]) -> tuple[Ch
     ours = replace(recipe.spec, configuration=configuration)
     if theirs.width_divisor != ours.width_divisor:
         raise UsageError(
-            f"{path} has width divisor {theirs.width_divisor}, this network {ours.width_divisor}: no layer of it fits; "
-            f"give --width-divisor {theirs.width_divisor}, or another checkpoint"
+            f"{path} has width divisor {theirs.width_divisor} and this network {ours.width_divisor}, so none of its "
+            f"layers fits; use --width-divisor {theirs.width_divisor}, or another checkpoint"
         )
-    known = checkpoint.manifest.classes
-    unnamed = checkpoint.manifest.training is None and known == numbered_classes(len(classes))  # others' name none
-    same_classes = known == classes or unnamed
+    their_classes = checkpoint.manifest.classes
+    # Foreign checkpoints have no class names.
+    unnamed = checkpoint.manifest.training is None and their_classes == numbered_classes(len(classes))
+    same_classes = their_classes == classes or unnamed
     same_head = (theirs.crop, theirs.fc_width) == (ours.crop, ours.fc_width)
     if from_a and not (same_classes and same_head):
         raise UsageError(
-            f"{path} does not fit: classes, crop and FC width must be this network's; it has {len(known)} classes, crop "
-            f"{theirs.crop} and FC width {theirs.fc_width}, here they are {len(classes)}, {ours.crop} and {ours.fc_width}"
+            f"{path} does not fit: it has {len(their_classes)} classes, crop {theirs.crop} and FC width "
+            f"{theirs.fc_width}; this network has {len(classes)} classes, crop {ours.crop} and FC width "
+            f"{ours.fc_width}, and they must be the same"
         )
     if from_a:
         return checkpoint, FROM_A_LAYERS
-    kept = {"fc6": same_head, "fc7": same_head, "fc8": same_classes and same_head}
-    return checkpoint, tuple(layer.name for layer in recipe.spec.weight_layers if kept.get(layer.name, True))
+    fits = {"fc6": same_head, "fc7": same_head, "fc8": same_classes and same_head}
+    return checkpoint, tuple(layer.name for layer in recipe.spec.weight_layers if fits.get(layer.name, True))

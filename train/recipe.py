@@ -1,4 +1,4 @@
-"""How a network is trained: section 3.1 as data."""
+"""How a network is trained: the recipe of section 3.1 as data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEARNING_RATE_FACTOR = 0.1  # "decreased by a factor of 10"
 PAPER_TRAIN_SCALE = TrainScale(256, 256)  # for crops of 224 pixels
 RGB_SHIFT = 0.1  # Krizhevsky et al. 2012, section 4.1
 
-FROM_A = "a:"  # before a checkpoint of configuration A, in an initialisation
+FROM_A = "a:"  # in an initialisation, before a checkpoint of configuration A
 INITIALISATIONS = f"{GAUSSIAN}, {GLOROT}, {FROM_A}CHECKPOINT or CHECKPOINT ({CHECKPOINT_ENDINGS})"
 # Configurations that start from random weights; the others from a trained A (section 3.1).
 SHALLOW = ("A", "A-LRN")
@@ -26,27 +26,28 @@ SHALLOW = ("A", "A-LRN")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides what a training gives, apart from the images. The defaults are the paper's (section 3.1).
+    """Everything but the images that decides the result of a training. The defaults are the paper's (section 3.1).
 
     Attributes:
         spec: the network.
-        train_scale: S, the short side that images are rescaled to, fixed or drawn from a range for each image.
-        mirror: whether crops are flipped left to right half of the time. Not for classes that a mirror changes.
-        rgb_shift: std of the random shift of RGB along the pixels' principal components; 0: none.
-        batch: images a step.
-        epochs: passes over the training set, at most. 74 are the paper's 370,000 steps on ILSVRC-2012.
+        train_scale: S, the short side that images are rescaled to: fixed, or drawn from a range for each image.
+        mirror: flip half of the crops left to right. Not for classes that a mirror changes.
+        rgb_shift: std of the random shift of RGB along the principal components of pixels. 0: none.
+        batch: images in each step.
+        epochs: maximum number of passes over the training set. 74 are the paper's 370,000 steps on ILSVRC-2012.
         learning_rate: at the start.
         patience: epochs without a better validation top-1 until the learning rate is divided by ten.
-        learning_rate_drops: how often it is divided at most; the next time, training ends.
+        learning_rate_drops: maximum number of divisions. Training ends instead of one more.
         momentum: of SGD.
         weight_decay: multiplier of the L2 penalty.
-        dropout: fraction of fc6's and fc7's outputs that are dropped.
-        initialisation: gaussian, glorot, a:CHECKPOINT (the first four convolutions and the FC layers of a trained A, the rest
-            random) or CHECKPOINT (all layers that fit); None: random for A and A-LRN, from a trained A for the others.
-        freeze_features: whether the convolutions stay as they are and the FC layers alone learn.
-        mean: mean RGB to subtract, in units of 0..255; None: what the initial weights were trained with, or else measured on
-            the training set.
-        std: what to divide by then, in units of 0..255; None: 1, as the paper does.
+        dropout: fraction of the outputs of fc6 and fc7 that are dropped.
+        initialisation: gaussian; glorot; a:CHECKPOINT (the first four convolutions and the FC layers of a trained A,
+            the rest random); or CHECKPOINT (all layers that fit). None: random for A and A-LRN, from a trained A for
+            the others.
+        freeze_features: keep the convolutions and train the FC layers only.
+        mean: mean RGB to subtract, in units of 0..255. None: that of the initial weights, or else that of the training
+            set.
+        std: divisor after that, in units of 0..255. None: 1, as in the paper.
         seed: of weights, order, crops, mirrors and dropout.
 
     Raises:
@@ -91,38 +92,39 @@ class Recipe:
         whole = checkpoint is not None and not checkpoint.startswith(FROM_A)
         if self.freeze_features and not whole:
             raise UsageError(
-                "freeze_features is True, which keeps the convolutions of trained weights; give those too: --weights CKPT"
+                "freeze_features is True, which keeps the convolutions of trained weights; give the weights too: "
+                "--weights CKPT"
             )
         if self.mean is not None and not all(0 <= value <= 255 for value in self.mean):
             raise UsageError(f"mean is {self.mean}; expected three numbers in units of 0..255")
         if self.std is not None and (self.mean is None or not all(0 < value < math.inf for value in self.std)):
             raise UsageError(
-                f"std is {self.std}; expected three numbers above 0 in units of 0..255, and a mean with them"
+                f"std is {self.std}; expected three numbers above 0 in units of 0..255, together with a mean"
             )
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1")
         if self.train_scale.minimum < self.spec.crop:
             raise UsageError(
-                f"S is {self.train_scale} and the crop {self.spec.crop}: no crop of that side fits into the smallest "
-                f"images; expected S of at least {self.spec.crop}"
+                f"S is {self.train_scale} and the crop {self.spec.crop}: the crop is larger than the smallest images; "
+                f"expected S of at least {self.spec.crop}"
             )
 
     @property
     def chosen_initialisation(self) -> str | None:
-        """The given one, or gaussian or glorot for A and A-LRN; None: from a trained A, which is yet to be found or trained."""
+        """The given one, or gaussian or glorot for A and A-LRN. None: from a trained A, not yet found or trained."""
         if self.initialisation is None and self.spec.configuration in SHALLOW:
             return random_initialisation(self.spec)
         return self.initialisation
 
     @property
     def normalization(self) -> Normalization | None:
-        """The given one; None: the initial weights' own, or the mean of the training set."""
+        """The given one. None: that of the initial weights, or the mean of the training set."""
         return None if self.mean is None else Normalization(self.mean, self.std or (1.0, 1.0, 1.0))
 
     def next_learning_rate(self, accuracies: Sequence[float]) -> float | None:
-        """The learning rate of the next epoch; None: training is over.
+        """The learning rate of the next epoch. None: training is over.
 
-        It follows from the past alone, so whoever knows a run's history can go on with it.
+        It follows from the history alone, so a run can be resumed from its history.
 
         Args:
             accuracies: validation top-1 after each epoch so far, 0..1.
@@ -138,7 +140,7 @@ class Recipe:
         return self.learning_rate * LEARNING_RATE_FACTOR**drops
 
     def with_crop(self, crop: int) -> Recipe:
-        """The same for another crop, with S in proportion to it.
+        """The same recipe for another crop, with S in proportion.
 
         Raises:
             UsageError: `crop` is not a multiple of 32.
@@ -150,22 +152,19 @@ class Recipe:
         return dataclasses.replace(self, spec=spec, train_scale=TrainScale(smallest, largest))
 
     def as_json(self) -> dict[str, Any]:
-        """The recipe as plain JSON, with the initialisation that is really used, as far as it is known."""
+        """The recipe as plain JSON, with the chosen initialisation in place of None."""
         plain = {**dataclasses.asdict(self), "initialisation": self.chosen_initialisation}
-        del (
-            plain["spec"]["layers"],
-            plain["spec"]["fine"],
-        )  # the one follows from the rest, the other is of exports alone
+        del plain["spec"]["layers"], plain["spec"]["fine"]  # layers follow from the rest; fine is for exports only
         return plain
 
 
-# A narrow A, to try training anywhere. Expected: validation top-1 of 97 to 100 % (best epoch, seeds 0 to 3), past 94 %
-# by the eighth epoch. Cost: 40 s on two cores, shared with other work. The paper's 1e-2 learns faster on one seed and never
-# gets above 20 % on another at this batch: the ReLUs die.
+# A narrow A to try training anywhere. Expected: validation top-1 of 97 to 100 % (best epoch, seeds 0 to 3), above 94 %
+# by the eighth epoch. Cost: 40 s on two cores, shared with other work. The paper's learning rate of 1e-2 is faster with
+# one seed, and with another never gets above 20 % at this batch, because the ReLUs die.
 DIGITS = Recipe(
     NetworkSpec("A", width_divisor=8, crop=64, fc_width=256, classes=10),
     train_scale=TrainScale(72, 72),
-    mirror=False,  # a mirrored digit is another sign
+    mirror=False,  # a mirrored digit is not a digit
     rgb_shift=0.0,  # they are grey
     batch=32,
     epochs=10,

@@ -1,4 +1,4 @@
-"""Recipes as TOML files: what a user gives with --recipe, and what a run keeps as recipe.toml."""
+"""Recipes as TOML files: the file that a user gives with --recipe, and recipe.toml of a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from train.recipe import Recipe
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import TrainScale
 
-_WHOLE, _NUMBER, _TEXT, _SWITCH = "a whole number", "a number", "a text", "true or false"
+_WHOLE, _NUMBER, _TEXT, _SWITCH = "a whole number", "a number", "a string", "true or false"
 _SCALE, _RGB = "S, or [Smin, Smax]", "[R, G, B] in units of 0..255"
 
-# Each field of a recipe by its name there, those of its network included.
+# The fields of a recipe and of its network, and what each holds.
 FIELDS = {
     **dict.fromkeys(("width_divisor", "crop", "fc_width", "batch", "epochs", "patience"), _WHOLE),
     **dict.fromkeys(("learning_rate_drops", "seed"), _WHOLE),
@@ -28,24 +28,24 @@ FIELDS = {
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The fields that a TOML file sets, as the command line's options give them.
+    """The fields that a TOML file sets, with the values of the corresponding command-line options.
 
     Raises:
-        UsageError: the file cannot be read; a field that no recipe has, or a value of another kind.
+        UsageError: the file cannot be read, has a field that no recipe has, or a value of the wrong kind.
     """
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
+        fields = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError among them
+    except ValueError as error:  # includes UnicodeDecodeError and TOMLDecodeError
         raise UsageError(f"{path} is not TOML ({error}); expected lines such as learning_rate = 0.01") from None
-    return {name: _value(path, name, value) for name, value in found.items()}
+    return {name: _value(path, name, value) for name, value in fields.items()}
 
 
 def _value(path: Path, name: str, value: Any) -> Any:
     if name not in FIELDS:
         near = difflib.get_close_matches(name, FIELDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"a recipe has {', '.join(sorted(FIELDS))}"
+        hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(sorted(FIELDS))}"
         raise UsageError(f"{path}: a recipe has no field {name!r}; {hint}")
     kind = FIELDS[name]
     whole, number = type(value) is int, type(value) in (int, float)
@@ -71,10 +71,10 @@ def _numbers(value: Any, count: int, kinds: Any) -> bool:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """A recipe as TOML, each field in a line; those that are None are left out."""
+    """A recipe as TOML, one field a line. Fields that are None are left out."""
     plain = recipe.as_json()
     spec, scale = plain.pop("spec"), plain.pop("train_scale")
-    del spec["classes"]  # the data folder's
+    del spec["classes"]  # the data folder decides
     values = {
         "arch": spec.pop("configuration"),
         **spec,
@@ -84,6 +84,6 @@ def recipe_text(recipe: Recipe) -> str:
     lines = []
     for name, value in values.items():
         if value is not None:
-            # Numbers, texts, switches and lists of numbers are written alike in JSON and TOML.
+            # JSON and TOML write numbers, strings, booleans and lists of numbers alike.
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"

@@ -1,122 +1,217 @@
-"""The options of the command that trains: each field of the recipe, and where it computes."""
+"""Options of the training command for the recipe, and the recipe that they make."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.parameters import rgb_triple, train_scale
-from vgg_deploy.network.spec import CONFIGURATIONS
+from vgg_deploy.cli.parameters import Function, chosen_normalization, rgb_triple, train_scale, with_click_options
+from vgg_deploy.errors import UsageError
+from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, Normalization
+from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
-RECIPE_OPTIONS = (
-    click.option(
-        "--arch", type=click.Choice(CONFIGURATIONS), help="Column of Table 1.  [default: D; A for the digits]"
+if TYPE_CHECKING:
+    from train.recipe import Recipe
+
+IMAGENET = "imagenet"
+FINE_TUNING_RATE = 1e-3  # section 3.1's learning rate for weights that are already trained
+# Options that replace fields of a recipe file under another name.
+REPLACED_FIELDS = {"weights": ("initialisation",), "normalization": ("mean", "std")}
+
+_OPTIONS = {
+    "arch": click.option(
+        "--arch", type=click.Choice(CONFIGURATIONS), help="Column of Table 1.  [default: D; digits: A]"
     ),
-    click.option("--width-divisor", type=int, help="Divide the channels of every convolution by this.  [default: 1]"),
-    click.option("--crop", type=int, help="Side of the training crop, a multiple of 32.  [default: 224]"),
-    click.option("--fc-width", type=int, help="Units of fc6 and fc7.  [default: 4096 / width divisor]"),
-    click.option(
+    "width_divisor": click.option(
+        "--width-divisor", type=int, help="Divides the channels of every convolution.  [default: 1; digits: 8]"
+    ),
+    "crop": click.option(
+        "--crop", type=int, help="Side of the training crop, a multiple of 32.  [default: 224; digits: 64]"
+    ),
+    "fc_width": click.option(
+        "--fc-width", type=int, help="Units of fc6 and fc7.  [default: 4096 / width divisor; digits: 256]"
+    ),
+    "train_scale": click.option(
         "--train-scale",
         callback=train_scale,
         metavar="S|SMIN,SMAX",
-        help="Short side that images are rescaled to, fixed or drawn for each.  [default: 256; in proportion for other crops]",
+        help="Short side S of the rescaled images: fixed, or drawn from a range for each image.  "
+        "[default: 256, in proportion for other crops]",
     ),
-    click.option(
-        "--mirror/--no-mirror", default=None, help="Flip half of the crops.  [default: mirror; not the digits]"
+    "mirror": click.option(
+        "--mirror/--no-mirror", default=None, help="Flip half of the crops left to right.  [default: yes; digits: no]"
     ),
-    click.option(
+    "rgb_shift": click.option(
         "--rgb-shift",
         type=float,
-        help="Std of the random shift of colours along their principal components; 0: none.  [default: 0.1; 0 for the digits]",
+        help="Std of the random colour shift along the principal components of RGB. 0: none.  [default: 0.1; digits: "
+        "0]",
     ),
-    click.option("--batch", type=int, help="Images a step, in all processes together.  [default: 256]"),
-    click.option("--epochs", type=int, help="Passes over the images, at most.  [default: 74]"),
-    click.option(
-        "--lr", "learning_rate", type=float, help="Learning rate at the start.  [default: 0.01; 0.001 with --weights]"
+    "batch": click.option(
+        "--batch", type=int, help="Images in each step, in all processes together.  [default: 256; digits: 32]"
     ),
-    click.option(
-        "--patience", type=int, help="Epochs without a better validation until the learning rate is divided by 10."
+    "epochs": click.option(
+        "--epochs", type=int, help="Maximum number of passes over the training images.  [default: 74; digits: 10]"
     ),
-    click.option("--lr-drops", "learning_rate_drops", type=int, help="Divisions until training ends.  [default: 3]"),
-    click.option("--momentum", type=float, help="Of SGD.  [default: 0.9]"),
-    click.option("--weight-decay", type=float, help="Multiplier of the L2 penalty.  [default: 0.0005]"),
-    click.option("--dropout", type=float, help="Fraction of fc6's and fc7's outputs that are dropped.  [default: 0.5]"),
-    click.option(
+    "learning_rate": click.option(
+        "--lr",
+        "learning_rate",
+        type=float,
+        help="Learning rate at the start.  [default: 0.01; with --weights: 0.001; digits: 0.002]",
+    ),
+    "patience": click.option(
+        "--patience",
+        type=int,
+        help="Epochs without a better validation top-1 until the learning rate is divided by 10.  [default: 3; "
+        "digits: 2]",
+    ),
+    "learning_rate_drops": click.option(
+        "--lr-drops",
+        "learning_rate_drops",
+        type=int,
+        help="Number of such divisions; training ends instead of one more.  [default: 3]",
+    ),
+    "momentum": click.option("--momentum", type=float, help="Momentum of SGD.  [default: 0.9]"),
+    "weight_decay": click.option("--weight-decay", type=float, help="Multiplier of the L2 penalty.  [default: 0.0005]"),
+    "dropout": click.option(
+        "--dropout", type=float, help="Fraction of the outputs of fc6 and fc7 that are dropped.  [default: 0.5]"
+    ),
+    "initialisation": click.option(
         "--init",
         "initialisation",
         metavar="a:CKPT|gaussian|glorot|CKPT",
-        help="Start from a trained A's first four convolutions and FC layers, from N(0, 0.01), from Glorot's, or from all layers "
-        "of a checkpoint.  [default: A: gaussian at full width, glorot for narrower; B to E: from an A, trained first if need be]",
+        help="Initial weights. a:CKPT: the first four convolutions and the FC layers of a trained A. gaussian: N(0, "
+        "0.01). glorot: Glorot & Bengio 2010. CKPT: all layers that fit.  [default: A and A-LRN: gaussian, or glorot "
+        "for narrower networks; B to E: from a trained A, which is trained first if there is none]",
     ),
-    click.option(
+    "weights": click.option(
         "--weights",
         metavar="CKPT|imagenet",
-        help="Fine-tune a checkpoint: its convolutions, fc6 and fc7 if they fit, and a new fc8 for other classes.",
+        help="Fine-tune a checkpoint, or torchvision's ImageNet weights. fc6 and fc7 are kept if they fit. For other "
+        "classes, fc8 is new.",
     ),
-    click.option(
-        "--freeze-features/--no-freeze-features", default=None, help="With --weights: train the FC layers alone."
+    "freeze_features": click.option(
+        "--freeze-features/--no-freeze-features",
+        default=None,
+        help="With --weights: keep the convolutions and train the FC layers only.  [default: no]",
     ),
-    click.option(
+    "normalization": click.option(
         "--normalization",
         type=click.Choice(["paper", "torchvision"]),
-        help="Of weights that do not say theirs.  paper: RGB 0..255 minus a mean.",
+        help="For weights whose file does not state it. paper: RGB 0..255 minus a mean.",
     ),
-    click.option(
+    "mean": click.option(
         "--mean",
         callback=rgb_triple,
         metavar="R,G,B",
-        help="Mean in units of 0..255.  [default: of the weights, or measured on the training images]",
+        help="Mean to subtract, in units of 0..255.  [default: that of the weights, or of the training images]",
     ),
-    click.option("--std", callback=rgb_triple, metavar="R,G,B", help="Divisor in units of 0..255.  [default: 1,1,1]"),
-    click.option("--seed", type=int, help="Of weights, order, crops, colours and dropout.  [default: 0]"),
-)
-
-PLACE_OPTIONS = (
-    click.option("--workers", type=click.IntRange(0), help="Processes that decode images.  [default: by the cores]"),
-    click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"])),
-    click.option("--micro-batch", type=int, help="Images computed at once; gradients add up.  [default: the batch]"),
-    click.option(
-        "--channels-last/--no-channels-last", default=None, help="Channels last in memory.  [default: on GPUs]"
+    "std": click.option(
+        "--std", callback=rgb_triple, metavar="R,G,B", help="Divisor, in units of 0..255.  [default: 1,1,1]"
     ),
-    click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile.  [default: on GPUs]"),
-    click.option(
-        "--bf16/--no-bf16", default=None, help="Compute in bfloat16, keep float32 weights.  [default: on GPUs]"
-    ),
-    click.option(
-        "--save-minutes",
-        type=float,
-        help="Minutes between saves of the training state within an epoch; 0: each step.  [default: 10]",
-    ),
-)
-
-RUN_OPTIONS = (
-    click.option("--data", metavar="DIR|digits", help="DIR/train/CLASS/* and DIR/val/CLASS/*, or the built-in digits."),
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        help="Folder for checkpoints and figures.  [default: the unfinished run of this recipe, else runs/NAME-DATE-TIME]",
-    ),
-    click.option(
-        "--schedule",
-        type=click.Choice(["paper"]),
-        help="paper: S = 256, then S = 384, then S drawn from [256, 512], each a run from the weights of the one before.",
-    ),
-    click.option(
+    "seed": click.option("--seed", type=int, help="Seed of weights, order, crops, colours and dropout.  [default: 0]"),
+    "recipe_file": click.option(
         "--recipe",
         "recipe_file",
         type=click.Path(path_type=Path),
         metavar="FILE.toml",
-        help="Values of the options that make the recipe; the command line wins.",
+        help="File with a recipe, such as recipe.toml of a run. Options on the command line replace its values.",
     ),
-    click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files into the run too."),
-)
+}
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds all of them."""
-    for option in reversed(RUN_OPTIONS + RECIPE_OPTIONS + PLACE_OPTIONS):
-        command = option(command)
-    return command
+def recipe_options(command: Function) -> Function:
+    """Adds the options of the recipe. The command receives them as `recipe_choices`, a `RecipeChoices`."""
+
+    @functools.wraps(command)
+    def with_choices(**values: Any) -> Any:
+        options = {name: values.pop(name) for name in _OPTIONS}
+        file = options.pop("recipe_file")
+        chosen = {name: value for name, value in options.items() if value is not None}
+        return command(recipe_choices=RecipeChoices(options=chosen, file=file), **values)
+
+    return with_click_options(with_choices, list(_OPTIONS.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeChoices:
+    """What a user chose of a recipe.
+
+    Attributes:
+        options: values of the command line, by name, without those that were not given.
+        file: a recipe file.
+    """
+
+    options: Mapping[str, Any]
+    file: Path | None = None
+
+    def recipe(self, *, digits: bool, fixed_scales: bool = False) -> Recipe:
+        """The recipe of the paper, or of the digits, with these choices.
+
+        Args:
+            digits: start from the digits' recipe instead of the paper's.
+            fixed_scales: refuse a training scale.
+
+        Raises:
+            UsageError: the choices contradict each other, are out of range, or the file or the weights cannot be read.
+            CheckpointError: the weights are damaged.
+        """
+        from train.recipe import DIGITS, Recipe
+
+        chosen = self._merged()
+        if fixed_scales and "train_scale" in chosen:
+            raise UsageError("--schedule paper sets S for each stage; leave out the training scale")
+        normalization = chosen_normalization(*(chosen.pop(name, None) for name in ("normalization", "mean", "std")))
+        option_of = {"configuration": "arch", "width_divisor": "width_divisor", "fc_width": "fc_width"}
+        sizes = {field: chosen.pop(option) for field, option in option_of.items() if option in chosen}
+        crop, weights = chosen.pop("crop", None), chosen.pop("weights", None)
+        base = DIGITS
+        if not digits:
+            base = Recipe(NetworkSpec("D", fc_width=4096 // max(1, sizes.get("width_divisor", 1))))
+        if weights is not None:
+            if "initialisation" in chosen:
+                raise UsageError("--weights and --init both give the initial weights; give one of them")
+            path, spec, their_normalization = _weights(weights, sizes.get("configuration"), normalization)
+            base = replace(base.with_crop(spec.crop), spec=spec, learning_rate=FINE_TUNING_RATE)
+            chosen["initialisation"] = path
+            if weights == IMAGENET:
+                normalization = their_normalization
+        if normalization is not None:
+            std = None if normalization.std == (1.0, 1.0, 1.0) else normalization.std
+            chosen |= {"mean": normalization.mean, "std": std}
+        recipe = replace(base, spec=replace(base.spec, **sizes))
+        if crop is not None:
+            recipe = recipe.with_crop(crop)
+        return replace(recipe, **chosen)
+
+    def _merged(self) -> dict[str, Any]:
+        """The values of the file, replaced by those of the command line."""
+        if self.file is None:
+            return dict(self.options)
+        from train.recipe_file import read_recipe
+
+        replaced = {field for option in self.options for field in REPLACED_FIELDS.get(option, ())}
+        values = {name: value for name, value in read_recipe(self.file).items() if name not in replaced}
+        return {**values, **self.options}
+
+
+def _weights(
+    weights: str, configuration: str | None, normalization: Normalization | None
+) -> tuple[str, NetworkSpec, Normalization]:
+    """The file of the weights to fine-tune, their network, and how their pixels are normalized."""
+    from train.network.checkpoint import Facts, read
+
+    path = Path(weights)
+    if weights == IMAGENET:
+        from train.network.pretrained import cached
+
+        path, normalization = cached(configuration or "D"), TORCHVISION_NORMALIZATION
+    manifest = read(path, Facts(configuration, normalization)).manifest
+    assert manifest.spec is not None
+    assert manifest.normalization is not None
+    return str(path), manifest.spec, manifest.normalization

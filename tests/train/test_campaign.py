@@ -1,4 +1,4 @@
-"""Trainings that build on each other, and that go on where they were stopped, through the command."""
+"""Trainings that build on each other, and resume after an interruption, through the command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from train.data import digits
+from train.data.digits import write_digits
 from train.learner import Learner
 from train.network.checkpoint import read
 from train.runs.run import newest_finished
@@ -29,13 +29,13 @@ def folders(beginning: str = "vgg") -> list[Path]:
 
 
 def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return content
 
 
 @pytest.fixture
 def failing_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """`failing_step(5)`: from now on the so-many-th step of this process fails; `failing_step(0)`: none does."""
+    """`failing_step(5)`: the fifth step from now on fails. `failing_step(0)`: no step fails."""
     step = Learner.step
 
     def make(number: int) -> None:
@@ -43,7 +43,7 @@ def failing_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         def until_then(self: Learner, *arguments: Any) -> torch.Tensor:
             if number and next(steps, None) is None:
-                raise TrainingError("the power went")
+                raise TrainingError("the power failed")
             return step(self, *arguments)
 
         monkeypatch.setattr(Learner, "step", until_then)
@@ -57,11 +57,11 @@ FailingStep = Callable[[int], None]
 # Starting from A
 
 
-def test_a_deeper_network_trains_an_a_first_in_a_run_of_its_own_and_says_so(run: RunCommand, data_folder: MakeFolder):
+def test_a_deeper_network_trains_an_a_first_in_a_separate_run(run: RunCommand, data_folder: MakeFolder):
     code, out, err = run("--arch B --data", data_folder(), NARROW)
     assert code == 0, err
     [a], [b] = folders("vgg11-"), folders("vgg13-")
-    assert "there is no finished A of these classes and sizes under runs/: it comes first" in err
+    assert "runs/ has no finished A for these classes and sizes, so an A is trained first" in err
     assert out.startswith(f"{b}/best.safetensors")
     assert record(b)["recipe"]["initialisation"] == f"a:{a}/best.safetensors"
     assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from best.safetensors; random: conv1_2" in err
@@ -79,14 +79,14 @@ def test_a_finished_a_of_the_same_classes_and_sizes_is_taken(run: RunCommand, da
 
 
 @pytest.mark.parametrize("other", ["--fc-width 8", "--crop 64", "--width-divisor 32"])
-def test_an_a_of_other_sizes_is_passed_over(run: RunCommand, data_folder: MakeFolder, other: str):
+def test_an_a_of_other_sizes_is_not_taken(run: RunCommand, data_folder: MakeFolder, other: str):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, other)[0] == 0
     assert run("--arch B --data", folder, NARROW)[0] == 0
     assert len(folders("vgg11-")) == 2
 
 
-def test_an_a_of_other_classes_is_passed_over(run: RunCommand, data_folder: MakeFolder):
+def test_an_a_of_other_classes_is_not_taken(run: RunCommand, data_folder: MakeFolder):
     others = data_folder()
     for split in ("train", "val"):
         (others / split / "light").rename(others / split / "bright")
@@ -96,13 +96,13 @@ def test_an_a_of_other_classes_is_passed_over(run: RunCommand, data_folder: Make
 
 
 @pytest.mark.parametrize("how", ["gaussian", "glorot"])
-def test_a_random_start_of_a_deeper_network_is_there_for_the_asking(run: RunCommand, data_folder: MakeFolder, how: str):
+def test_a_deeper_network_starts_from_random_weights_if_asked(run: RunCommand, data_folder: MakeFolder, how: str):
     assert run("--arch B --data", data_folder(), NARROW, f"--init {how}")[0] == 0
     assert folders("vgg11-") == []
     assert record(folders()[0])["recipe"]["initialisation"] == how
 
 
-def test_an_a_that_was_named_is_taken(run: RunCommand, data_folder: MakeFolder):
+def test_an_a_that_the_user_names_is_taken(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, "--out here")[0] == 0
     assert run("--arch B --data", folder, NARROW, "--init a:here/best.safetensors")[0] == 0
@@ -112,7 +112,7 @@ def test_an_a_that_was_named_is_taken(run: RunCommand, data_folder: MakeFolder):
 @pytest.mark.slow
 def test_a_narrow_e_from_gaussian_stays_at_chance_and_from_a_trained_a_learns(run: RunCommand):
     """README.md has the figures of whole trainings."""
-    digits.write(Path("runs/digits-data"))
+    write_digits(Path("runs/digits-data"))
     assert run("--arch A --data digits --workers 1 --epochs 5")[0] == 0
     best = {}
     for name, options in {"gaussian": "--init gaussian --epochs 2", "from-a": "--epochs 3"}.items():
@@ -123,18 +123,18 @@ def test_a_narrow_e_from_gaussian_stays_at_chance_and_from_a_trained_a_learns(ru
     assert best["from-a"] > 0.4
 
 
-# Going on
+# Resuming
 
 
-def test_the_same_command_goes_on_with_its_unfinished_run(
+def test_the_same_command_resumes_its_unfinished_run(
     run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep
 ):
     folder = data_folder()
     failing_step(2)
     code, _out, err = run("--arch A --data", folder, NARROW, "--save-minutes 0")
-    assert (code, err.splitlines()[-1]) == (1, "Error: the power went")
+    assert (code, err.splitlines()[-1]) == (1, "Error: the power failed")
     failing_step(0)
-    code, out, err = run("--arch A --data", folder, NARROW)  # how often to save is no part of the recipe
+    code, out, err = run("--arch A --data", folder, NARROW)  # --save-minutes is not part of the recipe
     assert code == 0
     [only] = folders()
     assert f"resumes the unfinished run in {only}: after batch 1 of epoch 1" in err
@@ -164,7 +164,7 @@ def test_other_images_are_another_run(run: RunCommand, data_folder: MakeFolder, 
     assert len(folders()) == 2
 
 
-def test_a_folder_of_an_unfinished_run_goes_on_with_the_same_recipe_only(
+def test_the_folder_of_an_unfinished_run_needs_the_same_recipe(
     run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep
 ):
     folder = data_folder()
@@ -173,13 +173,13 @@ def test_a_folder_of_an_unfinished_run_goes_on_with_the_same_recipe_only(
     failing_step(0)
     code, _out, err = run("--arch A --data", folder, NARROW, "--out here --lr 0.002 --seed 3")
     assert code == 2
-    assert "another recipe or data (learning_rate 0.001 there, 0.002 here; seed 0 there, 3 here)" in err
+    assert "another recipe or data (learning_rate is 0.001 there and 0.002 here; seed is 0 there and 3 here)" in err
     code, _out, err = run("--arch A --data", folder, NARROW, "--out here")
     assert code == 0
     assert "resumes the unfinished run in here" in err
 
 
-def test_a_run_that_another_process_trains_is_left_alone(
+def test_a_run_that_another_process_trains_is_refused(
     run: RunCommand, data_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ):
     def taken(_folder: Path) -> None:
@@ -188,13 +188,13 @@ def test_a_run_that_another_process_trains_is_left_alone(
     monkeypatch.setattr("train.runs.run.Lock", taken)
     code, _out, err = run("--arch A --data", data_folder(), NARROW, "--out here")
     assert code == 2
-    assert "another process trains in here right now" in err
+    assert "another process is training in here" in err
 
 
 # The schedule
 
 
-def test_the_schedule_is_a_and_three_stages_each_from_the_one_before(run: RunCommand, data_folder: MakeFolder):
+def test_the_schedule_is_an_a_and_three_stages_each_from_the_one_before(run: RunCommand, data_folder: MakeFolder):
     code, out, err = run("--arch B --schedule paper --data", data_folder(size=(80, 90)), NARROW)
     assert code == 0, err
     first, second, third = (folders(f"vgg13-s{scale}-2")[0] for scale in ("36", "54", "36-73"))  # 256 for a crop of 224
@@ -213,7 +213,7 @@ def test_the_schedule_is_a_and_three_stages_each_from_the_one_before(run: RunCom
 
 
 @pytest.mark.parametrize("step", [2, 3, 4, 6, 8])
-def test_the_schedule_goes_on_in_the_stage_where_it_was_stopped(
+def test_the_schedule_resumes_in_the_stage_where_it_stopped(
     run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep, step: int
 ):
     arguments = ("--arch B --schedule paper --data", data_folder(size=(80, 90)), NARROW, "--save-minutes 0")
@@ -227,5 +227,5 @@ def test_the_schedule_goes_on_in_the_stage_where_it_was_stopped(
     code, out, err = run(*arguments)
     assert code == 0
     assert len(folders()) == 4
-    assert "is finished: top-1" in err
+    assert "is already finished: top-1" in err
     assert "vgg13-s36-73" in out

@@ -58,10 +58,10 @@ def test_without_freezing_the_convolutions_learn_too(run: RunCommand, data_folde
     [
         ("--freeze-features", "freeze_features is True, which keeps the convolutions of trained weights"),
         ("--weights nowhere.pth", "nowhere.pth: no such checkpoint"),
-        ("--weights a.pth --init b.pth", "--weights and --init both say what to start from"),
+        ("--weights a.pth --init b.pth", "--weights and --init both give the initial weights"),
         ("--init a:nowhere.pth", "nowhere.pth: no such checkpoint"),
-        ("--schedule paper --train-scale 256", "leave the training scale and --out out"),
-        ("--schedule paper --out here", "leave the training scale and --out out"),
+        ("--schedule paper --train-scale 256", "leave out the training scale"),
+        ("--schedule paper --out here", "leave out --out"),
         ("--recipe nowhere.toml", "cannot read the recipe nowhere.toml"),
         ("--micro-batch 0", "micro_batch is 0"),
     ],
@@ -95,7 +95,7 @@ def test_weights_and_a_normalization_go_before_what_a_recipes_file_says_of_them(
     )
     code, _out, err = run("--data", folder, again)
     assert code == 2  # no longer for what the file says, but for what the weights were trained with
-    assert "was trained with --mean 1,2,3 --std 4,5,6; here it is --mean 123.675,116.28,103.53" in err
+    assert "was trained with --mean 1,2,3 --std 4,5,6, but --mean 123.675,116.28,103.53" in err
     code, _out, err = run("--data", folder, again.replace("--normalization torchvision", ""), "--out new")
     assert code == 0, err
     assert recipe_of(Path("new"))["initialisation"] == "old/best.safetensors"

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from train.compute.execution import Execution
-from train.data import digits
+from train.data.digits import write_digits
 from train.data.folder import read_folder
 from train.loop import train
 from train.network.checkpoint import read
@@ -41,7 +41,7 @@ LEARNS = replace(RECIPE, epochs=8, learning_rate=1e-2, dropout=0.0)
 def run_training(recipe: Recipe, folder: Path, out: Path, workers: int = 0) -> tuple[Epoch, TrainingRun, str]:
     console = Console(file=StringIO(), width=300)
     with TrainingRun(out, {}) as run:
-        best = train(recipe, read_folder(folder), run, Execution("cpu", workers), console)
+        best = train(recipe, read_folder(folder), run, Execution(workers=workers, console=console))
     assert isinstance(console.file, StringIO)
     return best, run, console.file.getvalue()
 
@@ -64,7 +64,7 @@ def test_a_network_learns_to_tell_dark_from_light(trained: tuple[Epoch, Training
     assert best.val.top5 == 1.0
 
 
-def test_each_epoch_is_a_line_for_people_and_an_entry_of_the_history(trained: tuple[Epoch, TrainingRun, str]):
+def test_each_epoch_is_a_line_on_the_console_and_an_entry_of_the_history(trained: tuple[Epoch, TrainingRun, str]):
     best, run, text = trained
     history = json.loads((run.folder / "run.json").read_text())["history"]
     assert [entry["number"] for entry in history] == list(range(1, len(history) + 1))
@@ -76,7 +76,7 @@ def test_each_epoch_is_a_line_for_people_and_an_entry_of_the_history(trained: tu
     assert "mean RGB" in text
 
 
-def test_the_best_checkpoint_says_all_that_later_stages_ask(trained: tuple[Epoch, TrainingRun, str]):
+def test_the_best_checkpoint_has_a_complete_manifest(trained: tuple[Epoch, TrainingRun, str]):
     best, run, _text = trained
     manifest = read(run.best).manifest
     assert [name.id for name in manifest.classes] == ["dark", "light"]
@@ -93,7 +93,7 @@ def test_the_best_checkpoint_says_all_that_later_stages_ask(trained: tuple[Epoch
     assert manifest.training["epoch"] == asdict(best)
 
 
-def test_the_best_checkpoint_answers_as_well_as_its_figures_say(trained: tuple[Epoch, TrainingRun, str], folder: Path):
+def test_the_best_checkpoint_reaches_its_recorded_accuracy(trained: tuple[Epoch, TrainingRun, str], folder: Path):
     best, run, _text = trained
     checkpoint = read(run.best)
     data = read_folder(folder)
@@ -115,7 +115,7 @@ def test_the_last_checkpoint_is_of_the_last_epoch(trained: tuple[Epoch, Training
     assert training["epoch"] == history[-1]
 
 
-def test_the_same_seed_gives_the_same_weights_whatever_the_number_of_workers(tmp_path: Path, data_folder: MakeFolder):
+def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(tmp_path: Path, data_folder: MakeFolder):
     folder = data_folder()
     first, second, other = (
         read(run_training(recipe, folder, tmp_path / f"run{number}", workers)[1].last).weights
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_number_of_workers(tmp
     assert not torch.equal(first["fc8.weight"], other["fc8.weight"])
 
 
-def test_a_mean_that_the_recipe_knows_is_not_measured(tmp_path: Path, data_folder: MakeFolder):
+def test_a_mean_in_the_recipe_is_not_measured(tmp_path: Path, data_folder: MakeFolder):
     recipe = replace(RECIPE, epochs=1, mean=(1.0, 2.0, 3.0))
     _best, run, text = run_training(recipe, data_folder(), tmp_path / "run")
     normalization = read(run.best).manifest.normalization
@@ -141,7 +141,7 @@ def test_training_stops_when_validation_has_stopped_improving(tmp_path: Path, da
     assert [entry["learning_rate"] for entry in history] == pytest.approx([1e-30, 1e-30, 1e-31], rel=1e-6)
 
 
-def test_a_loss_that_is_no_number_stops_training_with_step_and_learning_rate(tmp_path: Path, data_folder: MakeFolder):
+def test_a_loss_that_is_not_finite_stops_training_with_step_and_learning_rate(tmp_path: Path, data_folder: MakeFolder):
     recipe = replace(RECIPE, learning_rate=1e30)
     with pytest.raises(
         TrainingError, match=r"the loss became (nan|inf) at step 2, at learning rate 1e\+30.*--lr"
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_stops_training_with_step_and_learning_rate(tmp
     assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
-def test_weights_that_diverge_in_an_epochs_last_step_are_not_kept(tmp_path: Path, data_folder: MakeFolder):
+def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_not_saved(tmp_path: Path, data_folder: MakeFolder):
     recipe = replace(RECIPE, learning_rate=1e30, batch=16)
     with pytest.raises(TrainingError, match="the validation loss became nan after step 1"):
         run_training(recipe, data_folder(), tmp_path / "run")
@@ -160,13 +160,13 @@ def test_weights_that_diverge_in_an_epochs_last_step_are_not_kept(tmp_path: Path
 
 
 class Rising(Recipe):
-    """Learns well for an epoch and then far too fast."""
+    """A usual learning rate for an epoch, and then one that is far too high."""
 
     def next_learning_rate(self, accuracies: Sequence[float]) -> float | None:
         return 1e30 if accuracies else self.learning_rate
 
 
-def test_after_divergence_the_last_good_checkpoint_is_named_and_whole(tmp_path: Path, data_folder: MakeFolder):
+def test_after_divergence_the_last_good_checkpoint_is_named_and_complete(tmp_path: Path, data_folder: MakeFolder):
     recipe = Rising(**{name: getattr(RECIPE, name) for name in RECIPE.__dataclass_fields__})
     with pytest.raises(TrainingError, match=r"the last good checkpoint is .*last.safetensors, the best .*epoch 1"):
         run_training(recipe, data_folder(), tmp_path / "run")
@@ -176,7 +176,7 @@ def test_after_divergence_the_last_good_checkpoint_is_named_and_whole(tmp_path: 
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_broken_image_stops_training_before_it_begins(tmp_path: Path, data_folder: MakeFolder, split: str):
+def test_a_broken_image_stops_training_before_it_starts(tmp_path: Path, data_folder: MakeFolder, split: str):
     folder = data_folder()
     (folder / split / "light" / "02.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=f"{split}/light/02.png: not an image"):
@@ -184,9 +184,7 @@ def test_a_broken_image_stops_training_before_it_begins(tmp_path: Path, data_fol
     assert json.loads((tmp_path / "run" / "run.json").read_text())["history"] == []
 
 
-def test_a_disk_that_fills_up_is_an_error_of_output(
-    tmp_path: Path, data_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_full_disk_is_an_output_error(tmp_path: Path, data_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch):
     def full(*_arguments: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -196,7 +194,7 @@ def test_a_disk_that_fills_up_is_an_error_of_output(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "run.json"]
 
 
-def test_memory_that_runs_out_is_an_error_that_says_what_to_change(
+def test_if_memory_runs_out_the_error_says_what_to_change(
     tmp_path: Path, data_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_arguments: object) -> None:
@@ -205,12 +203,12 @@ def test_memory_that_runs_out_is_an_error_that_says_what_to_change(
         )
 
     monkeypatch.setattr("train.learner.normalize", full)
-    with pytest.raises(TrainingError, match="out of memory at 8 images at once; give --micro-batch 4"):
+    with pytest.raises(TrainingError, match="out of memory when computing 8 images at once; use --micro-batch 4"):
         run_training(RECIPE, data_folder(), tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_the_recipe_for_digits_passes_95_percent(tmp_path: Path):
-    digits.write(tmp_path / "data")
+    write_digits(tmp_path / "data")
     best, _run, _text = run_training(DIGITS, tmp_path / "data", tmp_path / "run", workers=1)
     assert best.val.top1 >= 0.95

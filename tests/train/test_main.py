@@ -84,7 +84,7 @@ def test_a_folder_named_digits_is_not_taken_for_the_digits_without_a_word(run: R
     Path("digits").mkdir()
     Path("runs/digits-data").mkdir(parents=True)
     _code, _out, err = run("--data", "digits")
-    assert "the folder of this name is --data ./digits" in err
+    assert "for the folder of this name, give --data ./digits" in err
 
 
 def test_a_network_that_learned_nothing_is_not_passed_over_in_silence(run: RunCommand, data_folder: MakeFolder):
@@ -184,7 +184,7 @@ def test_ctrl_c_ends_training_and_leaves_whole_files(tmp_path: Path, data_folder
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on with here" in err
+    assert "the same command continues the run in here" in err
     assert err.endswith("Interrupted.\n")
     assert "Traceback" not in err
     assert json.loads((tmp_path / "here" / "run.json").read_text())["status"] == "interrupted"

@@ -63,7 +63,7 @@ def test_a_value_is_read_as_the_option_gives_it(tmp_path: Path, line: str, value
     ("text", "named"),
     [
         ("learning_rat = 0.1", "no field 'learning_rat'; did you mean learning_rate?"),
-        ("zzz = 1", "no field 'zzz'; a recipe has arch, batch"),
+        ("zzz = 1", "no field 'zzz'; the fields are arch, batch"),
         ("batch = 2.5", "batch is 2.5; expected a whole number"),
         ("batch = true", "batch is True; expected a whole number"),
         ("mirror = 1", "mirror is 1; expected true or false"),

@@ -56,7 +56,7 @@ def go(
     folder: Path, data: DataFolder, recipe: Recipe = RECIPE, execution: Execution = EACH_STEP, resumed: bool = False
 ) -> TrainingRun:
     with TrainingRun(folder, {}, resumed=resumed) as run:
-        train(recipe, data, run, execution, Console(file=StringIO()))
+        train(recipe, data, run, replace(execution, console=Console(file=StringIO())))
     return run
 
 
@@ -136,7 +136,7 @@ def test_stopped_in_any_step_it_ends_with_the_same_weights_and_figures(
         ("train.loop.save", 1),  # the state of epoch 1 is there, and no checkpoint
         ("train.loop.save", 2),  # the best is there, the last is not
         ("train.runs.run.whole_file", 2),  # both are there, and the record does not say so
-        ("train.loop.draw", 1),  # the last epoch is done, and the run not finished
+        ("train.loop.draw_curves", 1),  # the last epoch is done, and the run not finished
     ],
 )
 def test_stopped_between_two_files_it_ends_with_the_same_weights_and_figures(
@@ -188,7 +188,7 @@ def test_what_a_kill_left_half_written_is_cleared_away(tmp_path: Path, data: Dat
 
 def test_a_damaged_state_is_named_with_what_to_do(tmp_path: Path, data: DataFolder):
     (tmp_path / "state.safetensors").write_bytes(b"half")
-    with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be read.*delete it to begin this run anew"):
+    with pytest.raises(CheckpointError, match=r"state\.safetensors cannot be read.*delete it to start this run again"):
         go(tmp_path, data, resumed=True)
 
 

@@ -1,4 +1,4 @@
-"""What a training says while it goes on: a bar on a terminal, elsewhere a line a minute."""
+"""Progress of a training: a bar on a terminal, elsewhere one line a minute."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-LOG_INTERVAL_S = 60.0  # between lines of progress where there is no terminal to draw a bar on
+LOG_INTERVAL_S = 60.0  # between lines of progress without a terminal
 
 
-def say(console: Console, text: str) -> None:
-    """A line, as it is."""
+def print_line(console: Console, text: str) -> None:
+    """Prints a line without rich's markup, colours and wrapping."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
-def progress(console: Console, what: str, images: int, done: int = 0) -> Iterator[Callable[..., None]]:
-    """Gives advance(count, text=""): images of `images`, and images/s.
+def progress(console: Console, task: str, images: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Yields advance(count, text=""), which shows the images done and the speed in images/s.
 
     Args:
+        task: the name of what is going on.
+        images: of the whole task.
         done: images that were done before.
     """
-    began, before = time.perf_counter(), done
-    next_line = began + LOG_INTERVAL_S
+    started, before = time.perf_counter(), done
+    next_line = started + LOG_INTERVAL_S
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,16 +36,16 @@ def progress(console: Console, what: str, images: int, done: int = 0) -> Iterato
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=images, completed=done, text="")
+        task_id = bar.add_task(task, total=images, completed=done, text="")
 
         def advance(count: int, text: str = "") -> None:
             nonlocal done, next_line
             done += count
             now = time.perf_counter()
-            text = f"{text}  {(done - before) / (now - began):,.0f} images/s".lstrip()
-            bar.update(task, advance=count, text=text)
+            text = f"{text}  {(done - before) / (now - started):,.0f} images/s".lstrip()
+            bar.update(task_id, advance=count, text=text)
             if not console.is_terminal and now >= next_line:
                 next_line = now + LOG_INTERVAL_S
-                say(console, f"{what}: {done:,} of {images:,} images  {text}")
+                print_line(console, f"{task}: {done:,} of {images:,} images  {text}")
 
         yield advance

@@ -1,1 +1,1 @@
-"""Training data: folders of images, crops, batches and what is measured on them."""
+"""Training data: folders of images, crops, batches, and their colours."""

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 scanned digits (8x8 pixels, 17 grey levels) as a data folder of PNG files, to try training anywhere."""
+"""scikit-learn's 1,797 scanned digits (8x8 pixels, 17 grey levels) as a data folder, to try training anywhere."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ VALIDATION_SHARE = 0.2
 SPLIT_SEED = 1409_1556
 
 
-def write(folder: Path) -> None:
-    """Writes folder/train/CLASS/*.png and folder/val/CLASS/*.png, the whole set or nothing; a set that is there is kept.
+def write_digits(folder: Path) -> None:
+    """Writes folder/train/CLASS/*.png and folder/val/CLASS/*.png, the whole set or nothing. An existing set is kept.
 
-    Classes are "0" ... "9". A fifth of each class, always the same, is for validation. Files are 64x64 pixels, 8-bit grey,
-    bright ink on black.
+    Classes are "0" ... "9". A fifth of each class, always the same, is for validation. Files are 64x64 pixels, 8-bit
+    grey, bright ink on black.
 
     Raises:
-        UsageError: the folder is there, and is not this set as a whole.
+        UsageError: the folder exists and is not the whole set.
         MissingDependencyError: scikit-learn is not installed.
         OutputError: it cannot be written.
     """
@@ -48,10 +48,10 @@ def write(folder: Path) -> None:
 
 
 def _check(folder: Path) -> None:
-    found = sum(1 for split in ("train", "val") for _ in folder.glob(f"{split}/[0-9]/*.png"))
-    if found != IMAGES:
+    count = sum(1 for split in ("train", "val") for _ in folder.glob(f"{split}/[0-9]/*.png"))
+    if count != IMAGES:
         raise UsageError(
-            f"{folder} holds {found:,} of the {IMAGES:,} digits; delete or rename it, and it is written again"
+            f"{folder} has {count:,} of the {IMAGES:,} digits; delete or rename it, and the set is written again"
         )
 
 
@@ -61,9 +61,9 @@ def _write_images(folder: Path) -> None:
     except ImportError as error:
         raise MissingDependencyError("scikit-learn", "train", "--data digits") from error
     scans, digits = load_digits(return_X_y=True)
-    chance = np.random.default_rng(SPLIT_SEED)
+    random = np.random.default_rng(SPLIT_SEED)
     for digit in range(10):
-        members = chance.permutation(np.flatnonzero(digits == digit))
+        members = random.permutation(np.flatnonzero(digits == digit))
         validation = set(members[: round(len(members) * VALIDATION_SHARE)].tolist())
         for split in ("train", "val"):
             (folder / split / str(digit)).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The data folder, DIR/train/CLASS/* and DIR/val/CLASS/*, as classes and images."""
+"""A data folder: DIR/train/CLASS/* and DIR/val/CLASS/*."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ImageSet:
     """One split of a data folder.
 
     Attributes:
-        paths: bytes [n], of the file system's encoding. An array, since a list of a million paths would be copied into every
-            worker as their reference counts change.
-        targets: int64 [n], the class of each, as an index of `DataFolder.classes`.
+        paths: bytes [n], in the file system's encoding. Not a list: changing reference counts would copy a list of a
+            million paths into every worker.
+        targets: int64 [n], the class of each image, as an index into `DataFolder.classes`.
     """
 
     paths: npt.NDArray[np.bytes_]
@@ -37,17 +37,17 @@ class ImageSet:
 
     @property
     def largest_share(self) -> float:
-        """Fraction of the images that are of the largest class: the top-1 of one who always answers it."""
+        """The fraction of images in the largest class: the top-1 of a network that always answers this class."""
         return float(np.bincount(self.targets).max() / len(self))
 
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """Classes, sorted by id, and the images of both splits.
+    """The classes, sorted by id, and the images of both splits.
 
     Attributes:
-        fingerprint: SHA-256 of the images' paths within the folder and their sizes in bytes, in hexadecimal. The same for a
-            copy elsewhere; reading every byte of a large set would take longer than an epoch.
+        fingerprint: SHA-256 of the images' paths within the folder and their sizes in bytes, in hexadecimal. A copy of
+            the folder has the same. Reading every byte of a large set would take longer than an epoch.
     """
 
     classes: tuple[ClassName, ...]
@@ -57,13 +57,14 @@ class DataFolder:
 
 
 def read_folder(folder: Path) -> DataFolder:
-    """Lists a data folder: folder/train/CLASS/* and folder/val/CLASS/*, hidden files and folders passed over.
+    """Lists a data folder. Hidden files and folders are skipped.
 
     Raises:
-        UsageError: train/ or val/ is missing, has no or one class folder or one without images, or their classes differ.
+        UsageError: train/ or val/ is missing, has fewer than two class folders or one without images, or their classes
+            differ.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}; {LAYOUT}")
+        raise UsageError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; {LAYOUT}")
     ids = {split: _class_ids(folder, split) for split in ("train", "val")}
     if ids["train"] != ids["val"]:
         differences = [
@@ -73,18 +74,21 @@ def read_folder(folder: Path) -> DataFolder:
         ]
         raise UsageError(f"{folder}: train/ and val/ have different classes: {'; '.join(differences)}")
     if len(ids["train"]) == 1:
-        raise UsageError(f"{folder}/train has one class only, {ids['train'][0]!r}; expected at least two")
+        raise UsageError(f"{folder}/train has only one class, {ids['train'][0]!r}; expected at least two")
     train, val = (_image_set(folder / split, ids[split]) for split in ("train", "val"))
     return DataFolder(
         tuple(class_name(name) for name in ids["train"]), train, val, _fingerprint(folder, train.paths, val.paths)
     )
 
 
-LAYOUT = "a data folder has one folder of images a class in train/ and in val/"
+LAYOUT = "expected a folder of images for each class, in train/ and in val/"
 
 
 def class_name(folder: str) -> ClassName:
-    """A class from its folder's name: n01440764_great_white_shark has the label 'great white shark', others their own name."""
+    """A class from its folder's name.
+
+    n01440764_great_white_shark has the label "great white shark". Other names are their own labels.
+    """
     word_net = re.fullmatch(r"n\d{8}_(.+)", folder)
     return ClassName(folder, word_net[1].replace("_", " ") if word_net else folder)
 
@@ -92,13 +96,15 @@ def class_name(folder: str) -> ClassName:
 def _class_ids(folder: Path, split: str) -> list[str]:
     here = folder / split
     if not here.is_dir():
-        found = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        raise UsageError(f"{folder} has no folder {split}/ (it has {_few(found) or 'nothing'}); {LAYOUT}")
+        raise UsageError(f"{folder} has no folder {split}/ (it has {_contents(folder)}); {LAYOUT}")
     ids = sorted(entry.name for entry in here.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not ids:
-        found = sorted(entry.name for entry in here.iterdir() if not entry.name.startswith("."))
-        raise UsageError(f"{here} has no class folders (it has {_few(found) or 'nothing'}); {LAYOUT}")
+        raise UsageError(f"{here} has no class folders (it has {_contents(here)}); {LAYOUT}")
     return ids
+
+
+def _contents(folder: Path) -> str:
+    return _few(sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))) or "nothing"
 
 
 def _few(names: list[str]) -> str:
@@ -119,8 +125,8 @@ def _fingerprint(folder: Path, *paths: npt.NDArray[np.bytes_]) -> str:
     for split in paths:
         for path in split.tolist():
             try:
-                size = os.stat(path).st_size  # noqa: PTH116 - a million times, of bytes
+                size = os.stat(path).st_size  # noqa: PTH116 - called a million times, and takes bytes
             except OSError:
-                size = -1  # a link into nowhere: decoding it says so
+                size = -1  # a broken link: decoding it fails with a message
             digest.update(b"%s\0%d\n" % (os.path.relpath(path, root), size))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Batches of views, an epoch at a time, each process its share; the same for any number of data workers."""
+"""The batches of an epoch. Each process gets its share. They are the same for any number of data workers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from train.compute.execution import Execution
 from train.data.crops import ImageDataset, Key, Sample
 from vgg_deploy.errors import ImageError, TrainingError
 
-WORKER_DIED = "DataLoader worker"  # in torch's RuntimeError, which a signal's handler may raise anywhere
+WORKER_DIED = "DataLoader worker"  # in torch's RuntimeError, which its signal handler may raise anywhere
 
 
 def worker_error(workers: int) -> TrainingError:
-    """What to say where a data worker died."""
+    """The error for a data worker that died."""
     return TrainingError(
-        f"one of {workers} data workers died, often for want of (shared) memory: give fewer --workers; --workers 0 needs none"
+        f"one of {workers} data workers died, usually because (shared) memory ran out; "
+        "use fewer --workers (--workers 0 uses no shared memory)"
     )
 
 
@@ -28,16 +30,16 @@ class Batch(NamedTuple):
     """This process's share of a batch.
 
     Attributes:
-        views: [n, ...] of their dtype, such as uint8 [n, crop, crop, 3].
+        values: [n, ...], such as crops uint8 [n, crop, crop, 3]; see `Sample`.
         targets: int64 [n], classes.
         indices: int64 [n], the images' places in their set.
-        shifts: float32 [n, 3], what is added to RGB, in units of 0..255.
+        shifts: float32 [n, 3], what training adds to RGB, in units of 0..255.
         total: images of the batch in all processes.
-        counts: whether its images count. Where there are more processes than images, those without one get another's, so
-            that all take part in each step.
+        counts: False for a process that has no image of this batch. It computes another's, since all take part in each
+            step, and the result does not count.
     """
 
-    views: Tensor
+    values: Tensor
     targets: Tensor
     indices: Tensor
     shifts: Tensor
@@ -46,29 +48,24 @@ class Batch(NamedTuple):
 
 
 class _Order(Sampler[list[Key]]):
-    """The batches of one epoch, shuffled by the seed and the epoch, or in order; of each, one process's share."""
+    """One process's share of the batches of an epoch, in order, or shuffled by seed and epoch."""
 
     def __init__(self, count: int, batch: int, shuffle_seed: int | None, rank: int, processes: int) -> None:
-        self.count, self.batch, self.shuffle_seed, self.rank, self.processes = (
-            count,
-            batch,
-            shuffle_seed,
-            rank,
-            processes,
-        )
-        self.epoch = self.first = 0  # which batches come next
+        self.count, self.batch, self.shuffle_seed = count, batch, shuffle_seed
+        self.rank, self.processes = rank, processes
+        self.epoch = self.first = 0  # the epoch, and its first batch, that the next iteration gives
 
     def __len__(self) -> int:
         return -(-self.count // self.batch) - self.first
 
     def total(self, number: int) -> int:
-        """Images of a batch, in all processes."""
+        """Images of a batch in all processes."""
         return min(self.batch, self.count - number * self.batch)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.arange(self.count)
         if self.shuffle_seed is not None:
-            # The last number is 0 here and from 1 on in TrainCrops: one stream of chance for each use.
+            # The last number is 0 here and at least 1 in TrainCrops, so that their random streams differ.
             order = np.random.default_rng((self.shuffle_seed, self.epoch, 0)).permutation(self.count)
         for start in range(self.first * self.batch, self.count, self.batch):
             batch = order[start : start + self.batch]
@@ -77,39 +74,31 @@ class _Order(Sampler[list[Key]]):
 
 
 class BatchLoader:
-    """Batches of a set's views, an epoch at a time; the same for any number of workers.
+    """Loads the batches of a dataset, an epoch at a time.
 
     Args:
-        views: what is made of each image.
-        batch: images in each batch but the last.
-        workers: processes that decode; 0: this one.
+        dataset: what is made of each image.
+        batch: images of each batch but the last, in all processes.
+        execution: its data workers and processes. On a GPU, batches lie in page-locked memory, from which they copy
+            faster.
         shuffle_seed: None: in order.
-        pinned: whether to put batches into page-locked memory, from which a GPU copies faster.
-        rank, processes: which of how many training processes this is.
     """
 
     def __init__(
-        self,
-        views: ImageDataset,
-        batch: int,
-        *,
-        workers: int = 0,
-        shuffle_seed: int | None = None,
-        pinned: bool = False,
-        rank: int = 0,
-        processes: int = 1,
+        self, dataset: ImageDataset, batch: int, execution: Execution, *, shuffle_seed: int | None = None
     ) -> None:
-        self._order = _Order(len(views.images), batch, shuffle_seed, rank, processes)
-        self._workers = min(workers, len(self._order))
+        processes = execution.processes
+        self._order = _Order(len(dataset.images), batch, shuffle_seed, processes.rank, processes.size)
+        self._workers = min(execution.workers, len(self._order))
         self._loader: DataLoader[Any] = DataLoader(
-            views,
+            dataset,
             batch_sampler=self._order,
             num_workers=self._workers,
             collate_fn=_collated,
-            pin_memory=pinned,
-            worker_init_fn=_leave_interrupts_to_the_main_process,
+            pin_memory=execution.on_gpu,
+            worker_init_fn=_ignore_interrupts,
             persistent_workers=self._workers > 0,
-            generator=torch.Generator(),  # of its own: the default one is dropout's
+            generator=torch.Generator(),  # the loader draws from torch's global generator otherwise
         )
 
     def __len__(self) -> int:
@@ -126,12 +115,12 @@ class BatchLoader:
         order = self._order
         order.epoch, order.first = number, first
         try:
-            for number_in_epoch, batch in enumerate(self._loader, first):
+            for batch_number, batch in enumerate(self._loader, first):
                 if isinstance(batch, ImageError):
                     raise batch
-                total = order.total(number_in_epoch)
-                views, targets, indices, shifts = batch
-                yield Batch(views, targets, indices, shifts, total, order.rank < total)
+                values, targets, indices, shifts = batch
+                total = order.total(batch_number)
+                yield Batch(values, targets, indices, shifts, total, order.rank < total)
         except RuntimeError as error:
             if WORKER_DIED not in str(error):
                 raise
@@ -139,19 +128,19 @@ class BatchLoader:
 
 
 def _collated(samples: list[Sample | ImageError]) -> tuple[Tensor, Tensor, Tensor, Tensor] | ImageError:
-    found: list[Sample] = []
+    decoded: list[Sample] = []
     for sample in samples:
         if isinstance(sample, ImageError):
             return sample
-        found.append(sample)
-    views, targets, indices, shifts = zip(*found, strict=True)
+        decoded.append(sample)
     return (
-        torch.from_numpy(np.stack(views)),
-        torch.tensor(targets),
-        torch.tensor(indices),
-        torch.tensor(shifts, dtype=torch.float32),
+        torch.from_numpy(np.stack([sample.values for sample in decoded])),
+        torch.tensor([sample.target for sample in decoded]),
+        torch.tensor([sample.index for sample in decoded]),
+        torch.tensor([sample.shift for sample in decoded], dtype=torch.float32),
     )
 
 
-def _leave_interrupts_to_the_main_process(_worker: int) -> None:
+def _ignore_interrupts(_worker: int) -> None:
+    """Ctrl-C reaches the data workers too; the training process alone handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """Checkpoints: weights in FC form under the paper's names, float32, with their manifest.
 
-Our own are .safetensors files with the manifest in the metadata. Others' are read by `train.network.foreign`.
+Our own are .safetensors files with the manifest in the metadata. `train.network.foreign` reads foreign ones.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from vgg_deploy.network.classes import classes_from_labels, numbered_classes
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Normalization, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 
-# The common evaluation of ImageNet networks rescales to 256 for a 224 crop; for weights that do not say their S.
+# For weights whose file does not state S: the usual test of ImageNet networks rescales to 256 for a crop of 224.
 ASSUMED_S_OVER_CROP = (256, 224)
 
-# Where training programs put the weights within what they save.
+# Keys under which training programs save the weights.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the user says of weights, for those that cannot say it themselves.
+    """What a user states about weights whose file does not.
 
     Attributes:
-        configuration: A ... E; only needed for A-LRN, whose tensors look like A's.
-        normalization: how pixels are normalized; a foreign checkpoint is refused without it.
-        labels: text of a labels file, see `classes_from_labels`.
-        train_scale: S; for a foreign checkpoint 256 for a crop of 224, in proportion for others.
+        configuration: A ... E. Only A-LRN needs it: its tensors are the same as those of A.
+        normalization: of pixels. A foreign checkpoint is refused without it.
+        labels: text of a labels file; see `classes_from_labels`.
+        train_scale: S. None for a foreign checkpoint: 256 for a crop of 224, in proportion for others.
     """
 
     configuration: str | None = None
@@ -53,13 +53,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weights and what is known of them.
+    """Weights and their manifest.
 
     Attributes:
-        weights: float32, FC form: conv1_1.weight [out, in, k, k], conv1_1.bias [out], ..., fc8.weight [classes, fc_width].
+        weights: float32, FC form: conv1_1.weight [out, in, k, k], conv1_1.bias [out], ..., fc8.weight [classes,
+            fc_width].
         manifest: its `spec` and `normalization` are never None.
-        source: the file they were read from.
-        notices: what the user should know about how it was read.
+        source: the file of the weights.
+        notices: assumptions about the file that the user should know.
     """
 
     weights: dict[str, Tensor]
@@ -84,23 +85,25 @@ def save(path: Path, weights: Mapping[str, Tensor], manifest: Manifest) -> None:
 
 def _os_error_arguments(error: Exception) -> tuple[int, str] | tuple[str]:
     """safetensors reports a full disk as text: 'I/O error: No space left on device (os error 28)'."""
-    _, found, rest = str(error).partition("(os error ")
-    return (int(rest.split(")")[0]), str(error)) if found else (str(error),)
+    _, marker, rest = str(error).partition("(os error ")
+    return (int(rest.split(")")[0]), str(error)) if marker else (str(error),)
 
 
 def read(path: Path, facts: Facts = Facts()) -> Checkpoint:
-    """Reads weights of ours or of torchvision's or timm's naming, in any format of `CHECKPOINT_FORMATS`, float32 or float16.
+    """Reads our own weights, or those of torchvision or timm, in any format of `CHECKPOINT_FORMATS`, float32 or
+    float16.
 
     Raises:
-        CheckpointError: unreadable, cut off, holding code, not a VGG's, or with missing, extra, misshapen or non-finite tensors.
-        UsageError: no such file; a foreign checkpoint without `facts.normalization`; facts that contradict the file.
+        CheckpointError: the file is unreadable, cut off, holds code, is not of a VGG, or has missing, extra, misshapen
+            or non-finite tensors.
+        UsageError: no such file; a foreign checkpoint without `facts.normalization`; or facts that contradict the file.
     """
     if not path.is_file():
         raise UsageError(
-            f"{path}: no such checkpoint" if not path.exists() else f"{path} is a folder; name a checkpoint file"
+            f"{path}: no such checkpoint" if not path.exists() else f"{path} is a folder; expected a checkpoint file"
         )
     if path.suffix not in CHECKPOINT_FORMATS:
-        raise UsageError(f"{path}: unknown kind of checkpoint; expected {CHECKPOINT_ENDINGS}")
+        raise UsageError(f"{path}: unknown kind of checkpoint; expected a file that ends in {CHECKPOINT_ENDINGS}")
     safe = CHECKPOINT_FORMATS[path.suffix] == SAFETENSORS
     tensors, manifest = _read_safetensors(path) if safe else (_read_pickle(path), None)
     source = Source(path.name, sha256_of(path))
@@ -114,18 +117,16 @@ def foreign(tensors: Mapping[str, Tensor], facts: Facts, source: Source, where: 
     spec, weights = identify(tensors, facts.configuration, where)
     if facts.normalization is None:
         raise UsageError(
-            f"{where} does not say how its pixels are normalized: give --normalization paper (0..255 minus a mean), "
-            "--normalization torchvision, or --mean R,G,B [--std R,G,B] in units of 0..255"
+            f"{where} does not state the normalization of its pixels; give --normalization paper (0..255 minus a "
+            "mean), --normalization torchvision, or --mean R,G,B [--std R,G,B] in units of 0..255"
         )
     scale, crop = ASSUMED_S_OVER_CROP
     assumed = max(spec.crop, spec.crop * scale // crop)
     notices = []
     if facts.train_scale is None:
-        notices.append(
-            f"{where} does not say its training scale S; {assumed} is assumed (--train-scale says otherwise)"
-        )
+        notices.append(f"{where} does not state its training scale S; {assumed} is assumed (--train-scale changes it)")
     if facts.labels is None:
-        notices.append(f"{where} has no class names; classes are numbered from 0 (--labels FILE names them)")
+        notices.append(f"{where} has no class names; classes are numbered from 0 (--labels FILE gives names)")
     classes = (
         numbered_classes(spec.classes)
         if facts.labels is None
@@ -143,13 +144,17 @@ def foreign(tensors: Mapping[str, Tensor], facts: Facts, source: Source, where: 
 def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: Facts, source: Source, where: str) -> Checkpoint:
     spec = manifest.spec
     if spec is None or manifest.normalization is None:
-        raise CheckpointError(f"{where}: its manifest has no network or no normalization; it is not a checkpoint's")
+        raise CheckpointError(
+            f"{where}: its manifest has no network or no normalization, so it is not the manifest of a checkpoint"
+        )
     if facts.configuration not in (None, spec.configuration):
-        raise UsageError(f"{where} is configuration {spec.configuration}; --arch {facts.configuration} contradicts it")
+        raise UsageError(
+            f"{where} holds configuration {spec.configuration}, which contradicts --arch {facts.configuration}"
+        )
     if facts.normalization not in (None, manifest.normalization):
         raise UsageError(
-            f"{where} was trained with {_options(manifest.normalization)}; here it is {_options(facts.normalization)}: leave "
-            "the normalization out, or give the same"
+            f"{where} was trained with {_options(manifest.normalization)}, but {_options(facts.normalization)} is "
+            "given; leave out the normalization, or give the same"
         )
     if facts.labels is not None:
         manifest = manifest.with_(classes=classes_from_labels(facts.labels, spec.classes, "the labels file"))
@@ -159,13 +164,13 @@ def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: Facts, source: S
 
 
 def _options(normalization: Normalization) -> str:
-    """As the command line says it."""
+    """The normalization as command-line options."""
     values = (("--mean", normalization.mean), ("--std", normalization.std))
     return " ".join(f"{name} {','.join(f'{value:.6g}' for value in three)}" for name, three in values)
 
 
 def _checked(spec: NetworkSpec, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The tensors as contiguous float32, if they are exactly the spec's and finite."""
+    """The tensors as contiguous float32. CheckpointError unless they are exactly those of the spec, and finite."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in spec.weight_layers:
         shapes[f"{layer.name}.weight"] = fc_weight_shape(layer)
@@ -173,7 +178,9 @@ def _checked(spec: NetworkSpec, tensors: Mapping[str, Tensor], where: str) -> di
     missing, extra = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
     if missing or extra:
         problems = [f"{what} {_few(names)}" for what, names in (("lacks", missing), ("has unexpected", extra)) if names]
-        raise CheckpointError(f"{where} {' and '.join(problems)}: not configuration {spec.configuration} as a whole")
+        raise CheckpointError(
+            f"{where} {' and '.join(problems)}: it is not a complete configuration {spec.configuration}"
+        )
     checked = {}
     for name, shape in shapes.items():
         tensor = tensors[name]
@@ -184,7 +191,7 @@ def _checked(spec: NetworkSpec, tensors: Mapping[str, Tensor], where: str) -> di
         checked[name] = tensor.to(torch.float32).contiguous()
         if not torch.isfinite(checked[name]).all():
             raise CheckpointError(
-                f"{where}: {name} holds NaN or infinity; this training had diverged: take an earlier checkpoint"
+                f"{where}: {name} holds NaN or infinity: its training diverged; take an earlier checkpoint"
             )
     return checked
 
@@ -211,18 +218,18 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         if zipped and _is_torchscript(path):
             raise CheckpointError(
-                f"{path} is a TorchScript archive, code as well as weights: refused. "
-                "Load it yourself (torch.jit.load) and save its state_dict() alone"
+                f"{path} is a TorchScript archive, which holds code, so it is refused. "
+                "Load it yourself (torch.jit.load) and save only its state_dict()"
             )
         if not zipped and not _may_be_a_pickle(path):
             raise ValueError("neither a zip archive nor a pickle")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of a pickle's protocol before it refuses the pickle
+            warnings.simplefilter("ignore")  # torch warns about a pickle's protocol before it refuses the pickle
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors ({_blocked(error)}), and loading it could run code: refused. "
-            "Where you trust it, load it yourself and save its state_dict() alone"
+            f"{path} holds more than tensors ({_blocked(error)}). Loading it could run code, so it is refused. "
+            "If you trust it, load it yourself and save only its state_dict()"
         ) from error
     except (
         RuntimeError,
@@ -244,7 +251,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _may_be_a_pickle(path: Path) -> bool:
-    """Whether it begins as torch's older files do; a web page, a Git LFS pointer or an empty file does not."""
+    """Whether the file starts like torch's older files. Web pages, Git LFS pointers and empty files do not."""
     with path.open("rb") as file:
         return file.read(1) == b"\x80"  # pickle's opcode PROTO
 
@@ -252,13 +259,15 @@ def _may_be_a_pickle(path: Path) -> bool:
 def _blocked(error: Exception) -> str:
     """The class or function that torch's restricted unpickler refused."""
     text = str(error)
-    _, found, rest = text.partition("GLOBAL ")
-    return rest.split()[0] if found and rest.split() else "an object of unknown kind"
+    _, marker, rest = text.partition("GLOBAL ")
+    return rest.split()[0] if marker and rest.split() else "an object of unknown kind"
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected a state_dict: names and tensors")
+        raise CheckpointError(
+            f"{path} holds a {type(loaded).__name__}; expected a state_dict, which maps names to tensors"
+        )
     for key in _WRAPPERS:
         if isinstance(loaded.get(key), Mapping):
             return _state_dict(loaded[key], path)

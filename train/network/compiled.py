@@ -1,4 +1,4 @@
-"""PyTorch through torch.compile as an engine: what a user of PyTorch would try first to make a network faster."""
+"""PyTorch with torch.compile as an engine: what a user of PyTorch tries first to make a network faster."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from vgg_deploy.errors import EngineError
 from vgg_deploy.network.tensors import PROBABILITIES, Floats, Images
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
-_KEPT = 8  # forms of a function that torch keeps (2.4 to 2.15: recompile_limit, before cache_size_limit)
+_RECOMPILE_LIMIT = 8  # compiled forms of a function that torch keeps (2.4 to 2.15; formerly cache_size_limit)
 
 
 class Compiled(Reference):
-    """A checkpoint in PyTorch, float32, compiled: the first call of each shape takes long.
+    """Runs a checkpoint in PyTorch, float32, compiled. The first call of each shape takes long.
 
     Args:
         checkpoint, device, fine: see `Reference`.
-        any_size: from the second shape on, compile one form for all, as torch does where nothing is asked, which is slower than one
-            of its own; without it, each shape gets its own, as for one who knows his shapes.
+        any_size: True, the default of torch: compile a form for the first shape, and a slower one for all other shapes.
+            False: compile a form for each shape.
 
     Raises:
-        EngineError: no C++ compiler, which torch.compile needs on the CPU.
+        EngineError: there is no C++ compiler, which torch.compile needs on the CPU.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Compiled(Reference):
         wanted = [os.environ["CXX"]] if os.environ.get("CXX") else list(_COMPILERS)
         if device == "cpu" and not any(map(shutil.which, wanted)):
             raise EngineError(
-                f"torch.compile needs a C++ compiler, and there is none here (looked for {', '.join(wanted)}): install one, such as "
-                "g++, or leave torch-compile out"
+                f"torch.compile needs a C++ compiler, and none was found (looked for {', '.join(wanted)}); "
+                "install one, such as g++, or leave out torch-compile"
             )
         super().__init__(checkpoint, device=device, fine=fine)
         self.info = dataclasses.replace(self.info, runtime=f"{self.info.runtime} compiled", outputs=(PROBABILITIES,))
-        torch.compiler.reset()  # what another engine compiled would count among the forms that torch keeps
+        torch.compiler.reset()  # the forms of other engines would count towards the limit
         self._any_size, self._shapes = any_size, set[tuple[int, ...]]()
         self._compiled = torch.compile(self._posteriors, dynamic=None if any_size else False)
 
@@ -57,16 +57,16 @@ class Compiled(Reference):
     def _infer(self, worker: VGG, images: Images) -> Mapping[str, Floats]:
         pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
         if not self._any_size and images.shape not in self._shapes:
-            if len(self._shapes) == _KEPT:  # past these torch would run a new shape uncompiled, with a warning
+            if len(self._shapes) == _RECOMPILE_LIMIT:  # beyond it, torch runs a new shape uncompiled, with a warning
                 torch.compiler.reset()
                 self._shapes.clear()
             self._shapes.add(images.shape)
         try:
             with torch.inference_mode():
                 probabilities = self._compiled(pixels)
-        except Exception as error:  # of the compiler and what it calls, many kinds
+        except Exception as error:  # the compiler and what it calls raise many kinds
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise EngineError(
-                f"torch.compile failed: {reason}; without a working C++ compiler leave torch-compile out"
+                f"torch.compile failed: {reason}; without a working C++ compiler, leave out torch-compile"
             ) from error
         return {PROBABILITIES: probabilities.cpu().numpy().copy()}

@@ -1,8 +1,9 @@
-"""Dropout whose masks belong to images: by seed, epoch and image, whatever process or micro-batch an image is computed in.
+"""Dropout whose masks depend on seed, epoch and image only, and not on the process or micro-batch that computes the
+image.
 
-torch's own draws from one stream for a batch, so that its masks follow from how a batch is divided. Here each unit's chance
-is a hash of a counter (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), with the mixing function of
-SplitMix64 (Steele et al. 2014). It is integer arithmetic, the same on each device.
+torch's dropout draws from one stream for a batch, so its masks depend on how a batch is divided. Here the random number
+of each unit is a hash of a counter (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), with the mixing
+function of SplitMix64 (Steele et al. 2014). It is integer arithmetic, the same on every device.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 DROPOUT_LAYERS = 2  # fc6 and fc7 (section 3.1)
-_BITS = 24  # of each chance: what a float32 holds
-_LAYER = 1 << 32  # more units than a layer has
+_BITS = 24  # of each random number; a float32 holds them exactly
+_LAYER = 1 << 32  # distance of the layers' counters; more than a layer has units
 
 
 def _signed(value: int) -> int:
-    """An unsigned 64-bit number as the int64 of the same bits; torch's int64 products wrap as unsigned ones do."""
+    """The int64 with the bits of an unsigned 64-bit number. torch's int64 products wrap like unsigned ones."""
     value %= 1 << 64
     return value - (1 << 64) if value >= 1 << 63 else value
 
@@ -26,7 +27,7 @@ _FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
 def _shifted(value: Tensor, bits: int) -> Tensor:
-    """A logical shift to the right; int64's own brings the sign along."""
+    """A logical shift to the right. The shift of int64 extends the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -37,23 +38,23 @@ def _mixed(value: Tensor) -> Tensor:
 
 
 def masks(seed: int, epoch: int, indices: Tensor, units: int, dropped: float) -> tuple[Tensor, ...]:
-    """Of each image of an epoch, the masks of fc6 and fc7: float32 [n, units], on the device of `indices`.
+    """The masks of fc6 and fc7 for images of an epoch: float32 [n, units], on the device of `indices`.
 
-    They hold 0 for a unit that is dropped, else 1 / (1 - dropped), so that the expected output stays.
+    A dropped unit has 0, the others 1 / (1 - dropped), so that the expected output does not change.
 
     Args:
         indices: int64 [n], the images' places in the training set.
         units: of each layer.
-        dropped: the probability of a zero, 0 to below 1; at 0 there are no masks.
+        dropped: the probability of a zero, from 0 to below 1. For 0 there are no masks.
     """
     if not dropped:
         return ()
     state = torch.tensor([_signed(seed)], device=indices.device)
     for number in (torch.tensor([epoch], device=indices.device), indices):
         state = _mixed((state + number) * _GAMMA)
-    found = []
+    layers = []
     for layer in range(DROPOUT_LAYERS):
-        counters = torch.arange(units, device=indices.device) + layer * _LAYER
-        drawn = _shifted(_mixed(_mixed(state[:, None] + counters * _GAMMA)), 64 - _BITS)
-        found.append((drawn >= int(dropped * (1 << _BITS))).to(torch.float32) / (1 - dropped))
-    return tuple(found)
+        counters = torch.arange(units, device=indices.device) + layer * _LAYER  # [units]
+        drawn = _shifted(_mixed(_mixed(state[:, None] + counters * _GAMMA)), 64 - _BITS)  # [n, units]
+        layers.append((drawn >= int(dropped * (1 << _BITS))).to(torch.float32) / (1 - dropped))
+    return tuple(layers)

@@ -1,4 +1,4 @@
-"""Weights under foreign names: which configuration they are, and the same weights under the paper's names."""
+"""Weights under foreign names: recognizes their configuration, and renames them to the paper's names."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.network.spec import BASE_WIDTH, CONFIGURATIONS, TOTAL_STRIDE, NetworkSpec
 
-BATCH_NORM_EPSILON = 1e-5  # torchvision's and timm's
+BATCH_NORM_EPSILON = 1e-5  # of torchvision and timm
 
-# Names that wrappers put before every key: DataParallel, torch.compile, Lightning and the like.
+# Prefixes that wrappers put before every key: DataParallel, torch.compile, Lightning and others.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 _TORCHVISION_FC = {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
 _TIMM_FC = {"fc6": "pre_logits.fc1", "fc7": "pre_logits.fc2", "fc8": "head.fc"}
@@ -24,18 +24,19 @@ _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 def identify(
     tensors: Mapping[str, Tensor], configuration: str | None, where: str
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """The network that the tensors are, and the tensors under the paper's names in FC form.
+    """The network of the tensors, and the tensors under the paper's names in FC form.
 
-    Known names: torchvision's vgg11 ... vgg19 and their _bn forms (batch norm is folded into the convolutions), timm's, and
-    the paper's. Configuration, width, crop, FC width and class count are read from the shapes.
+    Known names are those of torchvision's vgg11 ... vgg19 and their _bn forms (batch norm is folded into the
+    convolutions), of timm, and of the paper. Configuration, width, crop, FC width and class count follow from the
+    shapes.
 
     Args:
-        configuration: what the user says it is: needed for A-LRN only, whose tensors are A's.
+        configuration: as stated by the user. Only A-LRN needs it: its tensors are the same as those of A.
         where: names the file in messages.
 
     Raises:
-        CheckpointError: the tensors are no column of Table 1.
-        UsageError: `configuration` is another one than the tensors show.
+        CheckpointError: the tensors are not a column of Table 1.
+        UsageError: `configuration` contradicts the tensors.
     """
     plain = _without_prefixes(tensors)
     if "conv1_1.weight" in plain:
@@ -45,7 +46,7 @@ def identify(
     else:
         some = ", ".join(sorted(tensors)[:4])
         raise CheckpointError(
-            f"{where} has tensors named {some}, ...; expected a VGG under torchvision's, timm's or the paper's names"
+            f"{where} has tensors named {some}, ...; expected a VGG with the names of torchvision, timm or the paper"
         )
     spec = _spec_of(convolutions, renamed, configuration, where)
     if convolutions[0].startswith("features."):
@@ -65,7 +66,7 @@ def _paper_convolutions(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _from_features(tensors: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], list[str]]:
-    """torchvision's and timm's `features.N`: batch norm folded away; heads renamed to fc6, fc7, fc8."""
+    """For the `features.N` of torchvision and timm: folds batch norm, and renames the head to fc6, fc7, fc8."""
     heads = _TIMM_FC if any(name.startswith("pre_logits.") for name in tensors) else _TORCHVISION_FC
     paper = {foreign: name for name, foreign in heads.items()}
     indices = sorted({int(match[1]) for name in tensors if (match := re.fullmatch(r"features\.(\d+)\.\w+", name))})
@@ -90,29 +91,31 @@ def _from_features(tensors: dict[str, Tensor], where: str) -> tuple[dict[str, Te
 
 
 def _check_layout(spec: NetworkSpec, convolutions: list[str], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raises CheckpointError unless the convolutions stand where they do without batch norm, or with one behind each.
+    """Raises CheckpointError unless the convolutions have their positions without batch norm, or with one after each.
 
-    The numbers N of `features.N` tell the two apart where every tensor of a batch norm is missing.
+    The numbers N of `features.N` tell the two apart if all tensors of the batch norms are missing.
     """
-    found = [int(name.partition(".")[2]) for name in convolutions]
-    for behind in (2, 3):  # a convolution and its ReLU; with batch norm between them
+    positions = [int(name.partition(".")[2]) for name in convolutions]
+    for modules in (2, 3):  # a convolution and its ReLU, with batch norm between them or not
         expected, index = [], 0
         for layer in spec.layers:
             if layer.kind == "conv":
                 expected.append(index)
-                index += behind
+                index += modules
             elif layer.kind == "pool":
                 index += 1
-        if found != expected:
+        if positions != expected:
             continue
-        norms = [f"features.{place + 1}.{part}" for place in found for part in _BATCH_NORM]
-        missing = [name for name in norms if name not in tensors] if behind == 3 else []
+        norms = [f"features.{position + 1}.{part}" for position in positions for part in _BATCH_NORM]
+        missing = [name for name in norms if name not in tensors] if modules == 3 else []
         if missing:
-            raise CheckpointError(f"{where} lacks {', '.join(missing[:4])}: its numbers leave room for batch norms")
+            raise CheckpointError(
+                f"{where} lacks {', '.join(missing[:4])}: the numbers of its layers leave room for batch norms"
+            )
         return
     raise CheckpointError(
-        f"{where} has convolutions at features.{', '.join(map(str, found))}; those of {spec.configuration} stand elsewhere, "
-        "with batch norm or without: layers are missing, or it is another network"
+        f"{where} has convolutions at features.{', '.join(map(str, positions))}; configuration {spec.configuration} "
+        "has them elsewhere, with and without batch norm: layers are missing, or it is another network"
     )
 
 
@@ -122,18 +125,19 @@ def _fold_batch_norm(
     """w' = w * gamma / sqrt(var + eps); b' = beta + (b - mean) * gamma / sqrt(var + eps), computed in float64."""
     missing = [f"{norm}.{part}" for part in _BATCH_NORM if f"{norm}.{part}" not in tensors]
     if missing:
-        raise CheckpointError(f"{where} lacks {', '.join(missing)}: the batch norm after {conv} is not whole")
+        raise CheckpointError(f"{where} lacks {', '.join(missing)}: the batch norm after {conv} is incomplete")
     weight = renamed[f"{conv}.weight"].double()
     gamma, beta, mean, variance = (tensors[f"{norm}.{part}"].double() for part in _BATCH_NORM)
     bias = renamed.get(f"{conv}.bias", torch.zeros(len(weight))).double()
     shapes = [tuple(value.shape) for value in (gamma, beta, mean, variance, bias)]
     if wrong := [shape for shape in shapes if shape != (len(weight),)]:
         raise CheckpointError(
-            f"{where}: {norm} or {conv}.bias has shape {list(wrong[0])}; expected [{len(weight)}], the channels of {conv}"
+            f"{where}: {norm} or {conv}.bias has shape {list(wrong[0])}; expected [{len(weight)}], the channels of "
+            f"{conv}"
         )
     if (variance < 0).any():
         raise CheckpointError(
-            f"{where}: {norm}.running_var has values below 0; a variance has none: the file is damaged"
+            f"{where}: {norm}.running_var has negative values, which a variance cannot have: the file is damaged"
         )
     factor = gamma / torch.sqrt(variance + BATCH_NORM_EPSILON)
     renamed[f"{conv}.weight"] = (weight * factor[:, None, None, None]).float()
@@ -145,45 +149,46 @@ def _spec_of(
 ) -> NetworkSpec:
     shapes = [tuple(tensors[f"{name}.weight"].shape) for name in convolutions]
     if not shapes or any(len(shape) != 4 or shape[2] != shape[3] for shape in shapes):
-        raise CheckpointError(f"{where} has no convolutions, or some that are not square; expected a VGG")
-    found = [(shape[0], shape[2]) for shape in shapes]
-    width = found[0][0]
+        raise CheckpointError(f"{where} has no convolutions, or kernels that are not square; expected a VGG")
+    layers = [(shape[0], shape[2]) for shape in shapes]  # channels, kernel
+    width = layers[0][0]
     if width < 1 or BASE_WIDTH % width:
         raise CheckpointError(f"{where}: its first convolution has {width} channels; expected 64 or a divisor of it")
     divisor = BASE_WIDTH // width
     matches = [
         name
         for name in CONFIGURATIONS
-        if found == [(c.out_channels, c.kernel) for c in NetworkSpec(name, divisor).convolutions]
+        if layers == [(c.out_channels, c.kernel) for c in NetworkSpec(name, divisor).convolutions]
     ]
     if not matches:
-        listed = " ".join(f"{kernel}-{channels}" for channels, kernel in found)
+        listed = " ".join(f"{kernel}-{channels}" for channels, kernel in layers)
         raise CheckpointError(
-            f"{where}: convolutions {listed} are no column of the paper's Table 1; tensors are missing, or it is another network"
+            f"{where}: its convolutions ({listed}) match no column of the paper's Table 1: tensors are missing, or it "
+            "is another network"
         )
     if configuration is not None and configuration not in matches:
-        raise UsageError(f"{where} holds configuration {matches[0]}; --arch {configuration} contradicts it")
+        raise UsageError(f"{where} holds configuration {matches[0]}, which contradicts --arch {configuration}")
     absent = [f"{name}.weight" for name in ("fc6", "fc7", "fc8") if f"{name}.weight" not in tensors]
     if absent:
         raise CheckpointError(
-            f"{where} lacks {', '.join(absent)}: its classifier is missing or has other layers than fc6, fc7 and fc8"
+            f"{where} lacks {', '.join(absent)}: its classifier is missing, or has layers other than fc6, fc7 and fc8"
         )
     fc6, fc7, fc8 = (tensors[f"{name}.weight"] for name in ("fc6", "fc7", "fc8"))
     for name, weight in (("fc6", fc6), ("fc7", fc7), ("fc8", fc8)):
         if weight.ndim not in (2, 4) or not weight.numel():
             raise CheckpointError(
-                f"{where}: {name}.weight has shape {list(weight.shape)}; expected a matrix, or a convolution's four axes"
+                f"{where}: {name}.weight has shape {list(weight.shape)}; expected the two axes of a matrix, or the "
+                "four of a convolution"
             )
-    fc_width, channels = len(fc6), found[-1][0]
+    fc_width, channels = len(fc6), layers[-1][0]
     if len(fc7) != fc_width:
-        raise CheckpointError(
-            f"{where}: fc6 has {fc_width} units and fc7 {len(fc7)}; this toolchain has one FC width for both"
-        )
+        raise CheckpointError(f"{where}: fc6 has {fc_width} units and fc7 has {len(fc7)}; expected the same number")
     positions = fc6.numel() // fc_width // channels
     kernel = math.isqrt(positions)
     if kernel < 1 or fc6.numel() != fc_width * channels * kernel**2:
         raise CheckpointError(
-            f"{where}: fc6.weight has shape {list(fc6.shape)}; expected {channels} * k * k inputs, k = crop / {TOTAL_STRIDE}"
+            f"{where}: fc6.weight has shape {list(fc6.shape)}; expected {channels} * k * k inputs, with k = crop / "
+            f"{TOTAL_STRIDE}"
         )
     return NetworkSpec(configuration or matches[0], divisor, kernel * TOTAL_STRIDE, fc_width, len(fc8))
 
@@ -198,7 +203,7 @@ def _named(spec: NetworkSpec, convolutions: list[str], tensors: dict[str, Tensor
 
 
 def _in_fc_form(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """fc weights that are already folded to convolutions (timm's) become matrices again."""
+    """Turns FC weights that are folded to convolutions, as in timm, into matrices again."""
     return {
         name: tensor.flatten(1) if name.startswith("fc") and name.endswith(".weight") and tensor.ndim == 4 else tensor
         for name, tensor in tensors.items()

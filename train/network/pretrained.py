@@ -23,21 +23,22 @@ _WEIGHTS = {
 
 
 def cached(configuration: str) -> Path:
-    """The file of torchvision's weights in torch's cache, downloaded if it is not there; raises as `imagenet` does."""
+    """The file of torchvision's weights in torch's cache, downloaded if necessary. Raises the errors of `imagenet`."""
     imagenet(configuration)
     return Path(torch.hub.get_dir(), "checkpoints", _WEIGHTS[configuration].url.rpartition("/")[2])
 
 
 def imagenet(configuration: str) -> Checkpoint:
-    """torchvision's weights for A, B, D or E, downloaded once into torch's cache.
+    """torchvision's ImageNet weights for A, B, D or E, downloaded once into torch's cache.
 
     Raises:
-        UsageError: there are none for this configuration.
+        UsageError: torchvision has none for this configuration.
         CheckpointError: they cannot be downloaded.
     """
     if configuration not in _WEIGHTS:
         raise UsageError(
-            f"torchvision has no ImageNet weights for {configuration}; it has {', '.join(_WEIGHTS)}. Train it, or give a checkpoint"
+            f"torchvision has no ImageNet weights for {configuration}, only for {', '.join(_WEIGHTS)}; train it, or "
+            "give a checkpoint: --weights FILE"
         )
     weights = _WEIGHTS[configuration]
     name = weights.url.rpartition("/")[2]
@@ -47,13 +48,13 @@ def imagenet(configuration: str) -> Checkpoint:
         cached = Path(torch.hub.get_dir(), "checkpoints", name)
         if cached.exists():
             raise CheckpointError(
-                f"{cached} cannot be read: damaged or cut off; delete it to download it again"
+                f"{cached} cannot be read: it is damaged or cut off; delete it to download it again"
             ) from error
         reason = getattr(error, "reason", error)
         raise CheckpointError(
-            f"cannot download {weights.url} ({reason}): put the file into {torch.hub.get_dir()}/checkpoints, "
-            f"or give a checkpoint: --weights FILE, or train one: python -m train --arch {configuration}"
+            f"cannot download {weights.url} ({reason}); put the file into {torch.hub.get_dir()}/checkpoints, "
+            f"give a checkpoint (--weights FILE), or train one (python -m train --arch {configuration})"
         ) from error
     facts = Facts(configuration, TORCHVISION_NORMALIZATION, "\n".join(weights.meta["categories"]), TrainScale(256, 256))
-    # torchvision names the file by the beginning of its SHA-256 and checks it.
+    # The file's name ends with the beginning of its SHA-256, which torchvision checks.
     return foreign(tensors, facts, Source(name, name.rpartition("-")[2].removesuffix(".pth")), name)

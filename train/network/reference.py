@@ -1,4 +1,4 @@
-"""PyTorch as an engine: the reference that every other engine is compared with."""
+"""PyTorch as an engine: the reference to which every other engine is compared."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Reference(BaseEngine[VGG]):
 
     Args:
         checkpoint: weights in FC form, with their manifest.
-        form: "fc", as trained: images of exactly crop x crop; "convolutional": any size from the crop on.
+        form: "fc", as trained: images of exactly crop x crop. "convolutional": any size of at least the crop.
         device: a torch device, such as cpu or cuda:0.
-        fine: class scores on OverFeat's finer grid; see `NetworkSpec.fine`.
-        keep_activations: give every layer's output in `Scores.activations`, before its ReLU.
+        keep_activations: return every layer's output, before its ReLU, in `Scores.activations`.
+        fine: compute class scores on OverFeat's finer grid; see `NetworkSpec.fine`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Reference(BaseEngine[VGG]):
         assert manifest.spec is not None
         assert manifest.normalization is not None
         convolutional = form == "convolutional"
-        # A crop has one position, on a fine grid too.
+        # A crop has a single position, on the finer grid too.
         spec = dataclasses.replace(manifest.spec, fine=fine and convolutional)
         with torch.device("meta"):
             network = VGG(spec, convolutional=convolutional)
@@ -67,7 +67,7 @@ class Reference(BaseEngine[VGG]):
 
     @torch.inference_mode()
     def _infer(self, worker: VGG, images: Images) -> Mapping[str, Floats]:
-        # torch warns of read-only arrays, and those that Pillow gives are.
+        # torch warns about read-only arrays, and Pillow returns such arrays.
         pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
         activations: dict[str, Tensor] = {}
         scores = features = pixels
@@ -77,7 +77,7 @@ class Reference(BaseEngine[VGG]):
             if name == "fc7":
                 features = functional.relu(output)
             scores = output
-        # The fully convolutional form is averaged over positions, then soft-max (section 3.2).
+        # Section 3.2: the scores of all positions are averaged, then soft-max.
         score_map = scores if scores.ndim == 4 else scores[:, :, None, None]
         if features.ndim == 4:
             features = features.mean(dim=(2, 3))

@@ -1,1 +1,1 @@
-"""Training runs on disk: state, lock, figures and logs."""
+"""Training runs on disk: record, state, lock, metrics and curves."""

@@ -1,4 +1,4 @@
-"""curves.png of a run: loss and error by epoch, of training and validation."""
+"""curves.png of a run: loss and error of training and validation by epoch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vgg_deploy.install import install_command
 CURVES = "curves.png"
 
 
-def draw(folder: Path, history: Sequence[Epoch]) -> str | None:
-    """Draws the curves of a run into its folder, with matplotlib; gives the reason where that cannot be done, else None.
+def draw_curves(folder: Path, history: Sequence[Epoch]) -> str | None:
+    """Draws the curves of a run into its folder with matplotlib. Returns the reason if that fails, else None.
 
-    A picture is no reason to stop a training.
+    A missing picture does not stop a training.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""A lock on the folder of a run, which ends with the process that holds it, however that ends."""
+"""A lock on the folder of a run. It ends with the process that holds it, however that process ends."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LOCK = ".lock"
 
 
 class Lock:
-    """Taken when it is made.
+    """Locks a folder as soon as it is made.
 
-    Its file is locked by record (lockf): the data workers, which outlive a killed trainer for seconds, do not inherit that.
-    Windows and some network file systems have no such locks; there, two trainings of one run are not kept apart.
+    It is a record lock (lockf): data workers, which outlive a killed training by seconds, do not inherit it. Windows
+    and some network file systems have no such locks. There, nothing prevents two trainings of one run.
 
     Raises:
-        BlockingIOError: another process holds it.
-        OSError: its file cannot be made.
+        BlockingIOError: another process holds the lock.
+        OSError: the file of the lock cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Lock:
                     raise BlockingIOError(str(error)) from error
 
     def release(self) -> None:
-        """Gives it up and removes its file."""
+        """Unlocks the folder and removes the file of the lock."""
         if sys.platform != "win32":
             self._path.unlink(missing_ok=True)
         os.close(self._file)

@@ -1,4 +1,4 @@
-"""The figures of a training: of a pass over a set, of an epoch, and their sums while they grow."""
+"""Loss and accuracy: of a pass over a set, of an epoch, and as sums during a pass."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Of one pass over a set: mean cross-entropy in nats, and the fraction of images, 0..1, whose class is the first, or
-    among the first five, of the network's answer."""
+    """Metrics of one pass over a set.
+
+    Attributes:
+        loss: mean cross-entropy in nats.
+        top1, top5: fraction of images, 0..1, whose class has the highest score, or one of the five highest.
+    """
 
     loss: float
     top1: float
@@ -17,15 +21,15 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One line of history.
+    """One entry of a run's history.
 
     Attributes:
         number: from 1.
-        steps: since the beginning.
-        train: on the random crops, with dropout, while the weights moved.
+        steps: since the start of the training.
+        train: on the random crops, with dropout, while the weights changed.
         val: on the central crops, after the epoch.
         seconds: of training and validation.
-        images_per_s: while training.
+        images_per_s: of training.
     """
 
     number: int
@@ -39,8 +43,8 @@ class Epoch:
     def __str__(self) -> str:
         return (
             f"epoch {self.number:2}  lr {self.learning_rate:g}  train loss {self.train.loss:.4f} top-1 "
-            f"{self.train.top1:7.2%}  val loss {self.val.loss:.4f} top-1 {self.val.top1:7.2%} top-5 {self.val.top5:7.2%}  "
-            f"{self.images_per_s:,.0f} images/s"
+            f"{self.train.top1:7.2%}  val loss {self.val.loss:.4f} top-1 {self.val.top1:7.2%} top-5 "
+            f"{self.val.top5:7.2%}  {self.images_per_s:,.0f} images/s"
         )
 
 
@@ -49,9 +53,9 @@ class MetricSums:
     """Sums over the images of a pass so far.
 
     Attributes:
-        loss: of the images' cross-entropies.
-        first, first_five: images whose class was the answer's first, or among its first five.
-        seconds: that the pass took.
+        loss: sum of the images' cross-entropies.
+        first, first_five: images whose class had the highest score, or one of the five highest.
+        seconds: duration of the pass so far.
     """
 
     images: int = 0
@@ -69,7 +73,7 @@ class MetricSums:
             first_five=self.first_five + int(first_five),
         )
 
-    def figures(self) -> Metrics:
+    def metrics(self) -> Metrics:
         return Metrics(self.loss / self.images, self.first / self.images, self.first_five / self.images)
 
 

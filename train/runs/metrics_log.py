@@ -1,4 +1,4 @@
-"""metrics.jsonl of a run: a line of JSON each so many steps and each epoch; and the same for TensorBoard."""
+"""metrics.jsonl of a run: lines of JSON for steps and epochs. The same goes to TensorBoard if asked for."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ STEPS_A_LINE = 50
 
 
 def check_tensorboard() -> None:
-    """Raises UsageError where the package is missing that writes TensorBoard's files."""
+    """Raises UsageError if tensorboard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise UsageError("--tensorboard needs tensorboard, which is not installed: pip install tensorboard")
 
 
 class MetricsLog:
-    """Writes the figures of a run as they come, from where it stands.
+    """Writes the metrics of a run as they come.
 
-    A line of a step has `epoch`, `step`, `learning_rate` and the mean `loss` of its batch; that of an epoch has what
-    `train.runs.metrics.Epoch` has, with `epoch` and `step` for its number and steps. What a killed run wrote after its last
-    checkpoint is taken back, since it comes again.
+    The line of a step has `epoch`, `step`, `learning_rate` and the mean `loss` of its batch. The line of an epoch has
+    the fields of `train.runs.metrics.Epoch`, with `epoch` and `step` for its number and steps. Lines that a killed run
+    wrote after its last checkpoint are removed, since the resumed run writes them again.
 
     Args:
         folder: of the run.
-        step: how many steps are done.
-        history: the epochs that are done.
-        tensorboard: whether to write TensorBoard's files too.
+        step: the number of finished steps.
+        history: the finished epochs.
+        tensorboard: write TensorBoard's files too.
     """
 
     def __init__(self, folder: Path, step: int, history: Iterable[Epoch], *, tensorboard: bool = False) -> None:
@@ -52,19 +52,19 @@ class MetricsLog:
             self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
     def _steps_until(self, step: int) -> list[dict[str, Any]]:
-        found = []
+        lines = []
         if self._path.exists():
             for text in self._path.read_text("utf-8").splitlines():
                 try:
                     line = json.loads(text)
                     if "val" not in line and line["step"] <= step:
-                        found.append(line)
+                        lines.append(line)
                 except (ValueError, KeyError, TypeError):  # cut off by a kill
                     continue
-        return found
+        return lines
 
     def step(self, epoch: int, step: int, learning_rate: float, loss: float) -> None:
-        """Writes a line, at every fiftieth step."""
+        """Writes a line at every fiftieth step."""
         if step % STEPS_A_LINE == 0:
             self._write({"epoch": epoch, "step": step, "learning_rate": learning_rate, "loss": loss})
 
@@ -79,8 +79,8 @@ class MetricsLog:
             return
         for name, value in line.items():
             if isinstance(value, Mapping):
-                for figure, number in value.items():
-                    self._writer.add_scalar(f"{figure}/{name}", number, line["step"])
+                for metric, number in value.items():
+                    self._writer.add_scalar(f"{metric}/{name}", number, line["step"])
             elif name not in ("epoch", "step"):
                 self._writer.add_scalar("loss/step" if name == "loss" else name, value, line["step"])
         self._writer.flush()

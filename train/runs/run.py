@@ -1,6 +1,6 @@
-"""The folder of a training run: best.safetensors, last.safetensors, run.json, and while it goes on state.safetensors.
+"""The folder of a training run: best.safetensors, last.safetensors, run.json, and until it finishes state.safetensors.
 
-This module loads no torch: whoever looks for a checkpoint may do without.
+This module loads no torch, so that commands can look for a checkpoint without it.
 """
 
 from __future__ import annotations
@@ -28,41 +28,44 @@ RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "
 
 
 class TrainingRun:
-    """A run that is going on: makes its folder, and keeps run.json up to date until the end of its `with` block.
+    """A run in progress. It makes its folder, and keeps run.json up to date until the end of its `with` block.
 
-    run.json has `status` (running, finished, interrupted or failed), `started` and `ended` (ISO 8601, UTC), `reason` (of a
-    failure), `history` (a line of figures an epoch) and the facts given. It is written whole, so a reader never sees a half;
-    a run that was killed stays "running".
+    run.json has `status` (running, finished, interrupted or failed), `started` and `ended` (ISO 8601, UTC), `reason`
+    (of a failure), `history` (the metrics of each epoch) and the given facts. It is replaced as a whole, so a reader
+    never sees half of it. A killed run stays "running".
 
     Args:
-        folder: of this run alone; made with its parents.
-        facts: what else run.json says: recipe, data and so on, as plain JSON.
-        resumed: whether it goes on with a run that the folder holds.
+        folder: for this run only; made with its parents.
+        facts: further entries of run.json, as plain JSON: recipe, data and so on.
+        resumed: continue the run that the folder holds.
+        tensorboard: write TensorBoard's files too.
 
     Attributes:
-        best, last: checkpoints, of the best and of the last epoch.
-        state: what to go on from; None: nothing yet.
+        best, last: checkpoints of the best and of the last epoch.
+        state: what a resumed run continues from. None: it starts at the beginning.
 
     Raises:
-        UsageError: the folder holds a run already, or another process trains in it.
-        CheckpointError: the state of the run to go on with is damaged.
-        OutputError: it cannot be written.
+        UsageError: the folder already holds a run, or another process trains in it.
+        CheckpointError: the state of the run to resume is damaged.
+        OutputError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], *, resumed: bool = False) -> None:
+    def __init__(
+        self, folder: Path, facts: Mapping[str, Any], *, resumed: bool = False, tensorboard: bool = False
+    ) -> None:
         held = [] if resumed else [name for name in (RECORD, BEST, LAST, STATE) if (folder / name).exists()]
         if held:
             raise UsageError(
-                f"{folder} already holds a run ({', '.join(held)}); name another folder, or delete this one"
+                f"{folder} already holds a run ({', '.join(held)}); give another folder, or delete this one"
             )
-        self.folder, self.best, self.last = folder, folder / BEST, folder / LAST
+        self.folder, self.best, self.last, self.tensorboard = folder, folder / BEST, folder / LAST, tensorboard
         with output_errors(folder / RECORD):
             make_folder(folder)
             try:
                 self._lock = Lock(folder)
             except BlockingIOError:
                 raise UsageError(
-                    f"another process trains in {folder} right now; wait for it, or name another folder: --out"
+                    f"another process is training in {folder}; wait for it, or give another folder: --out"
                 ) from None
         self.state: State | None = None
         before: dict[str, Any] = {}
@@ -90,7 +93,7 @@ class TrainingRun:
         self._write()
 
     def save(self, state: State) -> None:
-        """Writes what a later process goes on from.
+        """Writes the state that a resumed run continues from.
 
         Raises:
             OutputError: it cannot be written.
@@ -100,7 +103,7 @@ class TrainingRun:
         save_state(self.folder / STATE, state)
 
     def failed(self, reason: str) -> None:
-        """Says in run.json that the run failed, where this process will not come to the end of its `with` block."""
+        """Writes the failure to run.json, for a process that ends before its `with` block does."""
         self._record |= {"status": FAILED, "ended": _now(), "reason": reason}
         self._write()
 
@@ -126,14 +129,14 @@ class TrainingRun:
         if error is None:
             self._record["status"] = FINISHED
             self._write()
-            (self.folder / STATE).unlink(missing_ok=True)  # twice the weights, and of no more use
+            (self.folder / STATE).unlink(missing_ok=True)  # twice as large as the weights, and not needed any more
             return
         interrupted = isinstance(error, KeyboardInterrupt)
         self._record |= {"status": INTERRUPTED if interrupted else FAILED, "reason": str(error)}
         try:
             self._write()
-        except Exception as second:  # noqa: BLE001 - on a full disk, say; the first error is the one to tell
-            error.add_note(f"run.json could not be brought up to date either: {second}")
+        except Exception as second:  # noqa: BLE001 - such as a full disk; the first error is reported
+            error.add_note(f"run.json could not be updated either: {second}")
 
 
 def _now() -> str:
@@ -141,7 +144,7 @@ def _now() -> str:
 
 
 def new_folder(root: Path, name: str) -> Path:
-    """Makes root/NAME-DATE-TIME, such as runs/vgg11-20261122-150301, or with -2, -3 ... where that is taken.
+    """Makes root/NAME-DATE-TIME, such as runs/vgg11-20261122-150301, with -2, -3 ... appended if it exists.
 
     Raises:
         OutputError: it cannot be made.
@@ -161,13 +164,13 @@ def new_folder(root: Path, name: str) -> Path:
 
 
 def newest_finished(root: Path, configuration: str | None = None) -> Path | None:
-    """best.safetensors of the run under `root` that finished last; None: there is none.
+    """best.safetensors of the run under `root` that finished last. None: no run has finished.
 
     Args:
         root: the folder of runs.
-        configuration: only runs of this column of Table 1; None: of any.
+        configuration: only runs of this column of Table 1. None: any.
 
-    Runs that go on, failed or were stopped do not count, nor do folders whose run.json cannot be read.
+    Folders whose run.json cannot be read do not count.
     """
 
     def wanted(record: Mapping[str, Any]) -> bool:
@@ -178,12 +181,12 @@ def newest_finished(root: Path, configuration: str | None = None) -> Path | None
 
 
 def newest_run(root: Path, wanted: Callable[[Mapping[str, Any]], bool], *, finished: bool) -> Path | None:
-    """The folder of the newest run under `root` whose run.json is `wanted`; None: there is none.
+    """The folder of the newest run under `root` whose run.json is `wanted`. None: there is none.
 
     Args:
-        wanted: told what run.json holds; a KeyError or TypeError of it means no.
-        finished: True: of the runs that finished and have their checkpoint, the one that ended last; False: of those that
-            did not finish, the one that started last.
+        wanted: gets the content of run.json. If it raises KeyError or TypeError, the run is not wanted.
+        finished: True: the run that ended last, of those that finished and have a checkpoint. False: the run that
+            started last, of those that did not finish.
     """
     newest: tuple[datetime, Path] | None = None
     for path in root.glob(f"*/{RECORD}"):
@@ -202,7 +205,7 @@ def newest_run(root: Path, wanted: Callable[[Mapping[str, Any]], bool], *, finis
 
 
 def record_of(path: Path) -> dict[str, Any] | None:
-    """What a run.json holds; None: it cannot be read."""
+    """The content of a run.json. None: it cannot be read."""
     try:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The state of a training at some step: all that the next step depends on, in one file, written whole."""
+"""The state of a training: everything that its next step depends on, in one file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ STATE_VERSION = 1
 class Position:
     """How far a training has come.
 
-    There is no state of a random generator in it: order, crops, colours and dropout follow from seed, epoch and image.
+    It holds no state of a random generator: order, crops, colours and dropout follow from seed, epoch and image.
 
     Attributes:
-        normalization: what pixels are normalized with.
-        colours: of the training set; None: the recipe needs none.
-        history: the whole epochs.
-        batches: of the next epoch that are done.
-        total: the figures of those.
+        normalization: of pixels.
+        colours: of the training set. None: the recipe needs none.
+        history: the finished epochs.
+        batches: the number of finished batches of the next epoch.
+        total: the metrics of these batches.
     """
 
     normalization: Normalization
@@ -44,9 +44,9 @@ class Position:
         """The first epoch of the highest validation top-1."""
         return max(self.history, key=lambda epoch: epoch.val.top1, default=None)
 
-    def steps(self, batches: int) -> int:
-        """Steps since the beginning, where an epoch has so many batches."""
-        return len(self.history) * batches + self.batches
+    def steps(self, batches_per_epoch: int) -> int:
+        """Steps since the start of the training."""
+        return len(self.history) * batches_per_epoch + self.batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,15 @@ class State:
     """A position, and the tensors of the network and the optimizer there.
 
     Attributes:
-        tensors: float32; "weights/conv1_1.weight" ..., and "momentum/conv1_1.weight" ... once a step was taken.
+        tensors: float32; "weights/conv1_1.weight" ..., and after the first step "momentum/conv1_1.weight" ...
     """
 
     position: Position
     tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start with `prefix`, without it."""
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
 
 def save_state(path: Path, state: State) -> None:
@@ -79,7 +83,7 @@ def read_state(path: Path) -> State:
     """Reads what `save_state` wrote.
 
     Raises:
-        CheckpointError: it is damaged, or of another version.
+        CheckpointError: the file is damaged, or of another version.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -88,6 +92,6 @@ def read_state(path: Path) -> State:
         position = records.from_json(Position, metadata.get(MANIFEST_KEY, ""), STATE_VERSION, str(path))
     except (safetensors.SafetensorError, OSError, ValueError, ManifestError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}): damaged, or of another version; delete it to begin this run anew"
+            f"{path} cannot be read ({error}): damaged, or of another version; delete it to start this run again"
         ) from error
     return State(position, tensors)

@@ -1,4 +1,4 @@
-"""Several processes train as one: torchrun on two CPU processes (gloo)."""
+"""Several processes train as one: torchrun with two CPU processes (gloo)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parents[3]
-# 20 images in batches of 7: the last of an epoch has 6, which two processes share, and dropout and colours are on.
+# 20 images in batches of 7, so that the last batch of an epoch has 6. Dropout and colour shifts are on.
 RECIPE = "--arch A --width-divisor 8 --fc-width 32 --crop 32 --train-scale 36,44 --batch 7 --lr 0.001 --workers 0 --device cpu"
-# Float32 sums in another order: 1e-6 of a tensor's norm a step, which ReLUs at their edge and momentum make more of. Other
-# dropout or other crops make a difference a hundred times as large.
+# Float32 sums in another order differ by 1e-6 of a tensor's norm in a step. ReLUs near zero and momentum increase that. Another
+# dropout mask or crop makes a difference a hundred times as large.
 TOLERANCE = 1e-4
 
 Torchrun = Callable[..., subprocess.Popen[str]]
@@ -35,7 +35,7 @@ Machines = Callable[..., tuple[subprocess.Popen[str], subprocess.Popen[str]]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Torchrun:
-    """start(processes, *arguments) -> python -m train in an empty folder, by torchrun where there are several."""
+    """start(processes, *arguments) -> python -m train in an empty folder, by torchrun if there are several processes."""
 
     def start(processes: int, *arguments: object) -> subprocess.Popen[str]:
         words = [word for each in arguments for word in str(each).split()]
@@ -51,19 +51,19 @@ def start(tmp_path: Path) -> Torchrun:
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Machines:
-    """machines(*arguments) -> python -m train on two machines of one process each, here two empty folders."""
+    """machines(*arguments) -> python -m train on two machines with one process each, played by two empty folders."""
 
     def start(*arguments: object) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"--master-addr 127.0.0.1 --master-port {free.getsockname()[1]}"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        found = []
+        started = []
         for rank, name in enumerate(("first", "second")):
             (tmp_path / name).mkdir(exist_ok=True)
             torchrun = f"-m torch.distributed.run --nnodes 2 --node-rank {rank} --nproc-per-node 1 {address} -m train"
             words = [word for each in (torchrun, *arguments) for word in str(each).split()]
-            found.append(
+            started.append(
                 subprocess.Popen(
                     [sys.executable, *words],
                     cwd=tmp_path / name,
@@ -73,7 +73,7 @@ def machines(tmp_path: Path) -> Machines:
                     text=True,
                 )
             )
-        return found[0], found[1]
+        return started[0], started[1]
 
     return start
 
@@ -83,8 +83,8 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def ours(err: str) -> list[str]:
-    """The lines that say what failed; torchrun has a report of its own below."""
+def error_lines(err: str) -> list[str]:
+    """Our lines about a failure. torchrun prints a report of its own after them."""
     return [line for line in err.splitlines() if line.startswith("Error: ")]
 
 
@@ -94,9 +94,7 @@ def difference(first: Path, second: Path) -> float:
     return max(((one[name] - other[name]).norm() / one[name].norm()).item() for name in one)
 
 
-def test_two_processes_give_the_weights_of_one_on_the_same_batches(
-    start: Torchrun, data_folder: Callable[..., Path], tmp_path: Path
-):
+def test_two_processes_give_the_same_weights_as_one(start: Torchrun, data_folder: Callable[..., Path], tmp_path: Path):
     folder = data_folder(train=10, val=3)
     epochs = "--epochs 2"
     runs = {
@@ -116,41 +114,43 @@ def test_two_processes_give_the_weights_of_one_on_the_same_batches(
         assert together["train"]["loss"] == pytest.approx(alone["train"]["loss"], rel=1e-4)
         assert together["val"]["loss"] == pytest.approx(alone["val"]["loss"], rel=1e-3)
     _code, out, err = runs["two"]
-    assert out.count("top-1 accuracy") == 1  # only the first process prints
+    assert out.count("top-1 accuracy") == 1  # only the first process prints it
     assert err.count("epoch  2  lr") == 1
     assert err.count("mean RGB") == 1
     assert "2 processes" in err
 
 
-def test_a_failure_in_one_process_ends_all_with_one_line(
+def test_a_failure_in_one_process_ends_all_with_one_line_that_names_its_rank(
     start: Torchrun, data_folder: Callable[..., Path], tmp_path: Path
 ):
     folder = data_folder(train=10, val=3)
-    (folder / "val" / "light" / "00.png").write_bytes(b"no image")  # the fourth: of the second process alone
+    (folder / "val" / "light" / "00.png").write_bytes(b"no image")  # the fourth image: only the second process reads it
     code, out, err = finished(start(2, "--data", folder, RECIPE, "--out here"))
     assert code == 1
     assert out == ""
-    [line] = ours(err)
+    [line] = error_lines(err)
     assert "val/light/00.png: not an image" in line
+    assert line.endswith("(rank 1)")
     assert json.loads((tmp_path / "here" / "run.json").read_text())["status"] == "failed"
 
 
-def test_a_failure_of_all_is_told_by_the_first(start: Torchrun, data_folder: Callable[..., Path]):
+def test_if_all_processes_fail_the_first_reports_it(start: Torchrun, data_folder: Callable[..., Path]):
     folder = data_folder(train=10, val=3)
     code, _out, err = finished(start(2, "--data", folder, RECIPE.replace("0.001", "1e30"), "--out here"))
     assert code == 1
-    [line] = ours(err)
-    assert "at learning rate 1e+30: training diverged" in line
+    [line] = error_lines(err)
+    assert line.startswith("Error: training diverged: ")
+    assert "at learning rate 1e+30" in line
 
 
-def test_what_cannot_be_carried_out_is_said_once(start: Torchrun):
+def test_bad_use_is_reported_once(start: Torchrun):
     code, _out, err = finished(start(2, "--data nowhere --device cpu"))
     assert code != 0
-    [line] = ours(err)
+    [line] = error_lines(err)
     assert line.startswith("Error: nowhere: no such folder")
 
 
-def test_killed_with_its_launcher_it_goes_on_from_its_last_step(
+def test_a_training_whose_torchrun_was_killed_resumes_from_its_last_step(
     start: Torchrun, data_folder: Callable[..., Path], tmp_path: Path
 ):
     folder = data_folder(train=10, val=3)
@@ -160,9 +160,9 @@ def test_killed_with_its_launcher_it_goes_on_from_its_last_step(
     while (not metrics.exists() or metrics.read_text().count("val") < 2) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    _code, _out, err = finished(process)  # when the processes that it left have ended too
-    # The processes share one stderr, so that another's line may follow on the same one.
-    assert "Error: torchrun ended before its processes; the same command goes on from the last checkpoint" in err
+    _code, _out, err = finished(process)  # returns after the processes that it left behind have ended too
+    # The processes share stderr, so another process's text may follow in the same line.
+    assert "Error: torchrun ended before its processes; the same command continues from the last checkpoint" in err
     code, out, err = finished(start(2, *arguments))
     assert code == 0, err
     assert "resumes the unfinished run in here: after" in err
@@ -170,20 +170,20 @@ def test_killed_with_its_launcher_it_goes_on_from_its_last_step(
     assert out.startswith("here/best.safetensors: epoch")
 
 
-def test_two_machines_give_the_weights_of_one_and_the_first_alone_writes(
+def test_two_machines_give_the_same_weights_as_one_and_only_the_first_writes(
     start: Torchrun, machines: Machines, data_folder: Callable[..., Path], tmp_path: Path
 ):
     arguments = ("--data", data_folder(train=10, val=3), RECIPE, "--epochs 2 --out here")
-    (code, out, err), (their_code, theirs, _err) = (finished(each) for each in machines(*arguments))
+    (code, out, err), (their_code, their_out, _err) = (finished(each) for each in machines(*arguments))
     assert (code, their_code) == (0, 0), err
     assert "top-1 accuracy" in out
-    assert theirs == ""
+    assert their_out == ""
     assert list((tmp_path / "second").iterdir()) == []
     assert finished(start(1, *arguments))[0] == 0
     assert difference(tmp_path / "here", tmp_path / "first" / "here") < TOLERANCE
 
 
-def test_each_machine_says_why_training_ended(machines: Machines, data_folder: Callable[..., Path], tmp_path: Path):
+def test_each_machine_reports_why_training_ended(machines: Machines, data_folder: Callable[..., Path], tmp_path: Path):
     folder = data_folder(train=10, val=3)
     arguments = ("--data", folder, RECIPE, "--epochs 40 --patience 40 --out here")
     first, second = machines(*arguments)
@@ -191,10 +191,10 @@ def test_each_machine_says_why_training_ended(machines: Machines, data_folder: C
     while (not metrics.exists() or metrics.read_text().count("val") < 2) and time.monotonic() < deadline:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
-    assert "Error: torchrun ended before its processes; the same command goes on" in finished(first)[2]
-    [line] = ours(finished(second)[2])
-    assert line.startswith("Error: the first machine's torchrun ended before its processes; the same command goes on")
-    (folder / "val" / "light" / "00.png").write_bytes(b"no image")  # the fourth: of the second process alone
+    assert "Error: torchrun ended before its processes; the same command continues" in finished(first)[2]
+    [line] = error_lines(finished(second)[2])
+    assert line.startswith("Error: the first machine's torchrun ended before its processes; the same command continues")
+    (folder / "val" / "light" / "00.png").write_bytes(b"no image")  # the fourth image: only the second process reads it
     for process in machines("--data", folder, RECIPE, "--out there"):
-        [line] = ours(finished(process)[2])
+        [line] = error_lines(finished(process)[2])
         assert "val/light/00.png: not an image" in line

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data import digits
+from train.data.digits import write_digits
 from train.data.folder import read_folder
 from vgg_deploy.errors import OutputError, UsageError
 from vgg_deploy.views.images import decode
@@ -14,7 +14,7 @@ from vgg_deploy.views.images import decode
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "data"
-    digits.write(folder)
+    write_digits(folder)
     return folder
 
 
@@ -43,7 +43,7 @@ def test_the_images_are_64_pixels_grey_and_have_ink_on_black(folder: Path):
 
 
 def test_the_same_images_are_written_each_time(folder: Path, tmp_path: Path):
-    digits.write(tmp_path / "again")
+    write_digits(tmp_path / "again")
     for path in sorted(folder.glob("val/7/*.png")):
         assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes()
 
@@ -51,15 +51,15 @@ def test_the_same_images_are_written_each_time(folder: Path, tmp_path: Path):
 def test_a_set_that_is_there_is_kept(folder: Path):
     one = next(folder.glob("val/*/*.png"))
     before = one.stat().st_mtime_ns
-    digits.write(folder)
+    write_digits(folder)
     assert one.stat().st_mtime_ns == before
 
 
 def test_a_set_with_images_missing_is_refused_and_left_alone(tmp_path: Path):
     (tmp_path / "data" / "train" / "3").mkdir(parents=True)
     (tmp_path / "data" / "train" / "3" / "0001.png").touch()
-    with pytest.raises(UsageError, match="holds 1 of the 1,797 digits; delete or rename it"):
-        digits.write(tmp_path / "data")
+    with pytest.raises(UsageError, match="has 1 of the 1,797 digits; delete or rename it"):
+        write_digits(tmp_path / "data")
     assert (tmp_path / "data" / "train" / "3" / "0001.png").exists()
 
 
@@ -69,11 +69,11 @@ def test_nothing_is_left_behind_when_it_cannot_be_written_whole(tmp_path: Path, 
 
     monkeypatch.setattr("PIL.Image.Image.save", full)
     with pytest.raises(OutputError, match="the disk is full"):
-        digits.write(tmp_path / "data")
+        write_digits(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_below_a_file_is_an_error_of_one_line(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
-        digits.write(tmp_path / "file" / "data")
+        write_digits(tmp_path / "file" / "data")

@@ -1,3 +1,5 @@
+"""Data folders, and the batches that are read from them."""
+
 from __future__ import annotations
 
 import shutil
@@ -10,13 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data.crops import CentreCrops, TrainCrops
+from train.compute.execution import Execution
+from train.compute.processes import Processes
+from train.data.crops import RESCALING, CentreCrops, TrainCrops
 from train.data.folder import DataFolder, class_name, read_folder
 from train.data.loader import BatchLoader
 from train.data.survey import survey
 from train.recipe import Recipe
 from vgg_deploy.errors import ImageError, UsageError
-from vgg_deploy.network.manifest import ClassName, Rescaling, TrainScale
+from vgg_deploy.network.manifest import ClassName, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views.images import decode, rescale
 
@@ -27,9 +31,9 @@ RECIPE = Recipe(NetworkSpec("A", 64, crop=32, fc_width=4, classes=2), train_scal
 def epoch(
     data: DataFolder, number: int, recipe: Recipe = RECIPE, workers: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    views = TrainCrops(data.train, recipe, Rescaling())
-    batches = list(BatchLoader(views, recipe.batch, workers=workers, shuffle_seed=recipe.seed).epoch(number))
-    return torch.cat([batch.views for batch in batches]), torch.cat([batch.targets for batch in batches])
+    crops = TrainCrops(data.train, recipe)
+    batches = list(BatchLoader(crops, recipe.batch, Execution(workers=workers), shuffle_seed=recipe.seed).epoch(number))
+    return torch.cat([batch.values for batch in batches]), torch.cat([batch.targets for batch in batches])
 
 
 def test_classes_are_the_folders_in_sorted_order(data_folder: MakeFolder):
@@ -53,7 +57,7 @@ def test_a_word_net_number_is_not_part_of_the_label(folder: str, label: str):
     assert class_name(folder) == ClassName(folder, label)
 
 
-def test_hidden_folders_and_files_that_are_no_images_are_passed_over(data_folder: MakeFolder):
+def test_hidden_folders_and_files_that_are_not_images_are_skipped(data_folder: MakeFolder):
     folder = data_folder()
     (folder / "train" / ".ipynb_checkpoints").mkdir()
     (folder / "train" / "README.md").touch()
@@ -61,14 +65,14 @@ def test_hidden_folders_and_files_that_are_no_images_are_passed_over(data_folder
     assert len(read_folder(folder).train) == 16
 
 
-def test_file_names_beyond_ascii_are_found_again(data_folder: MakeFolder):
+def test_file_names_may_go_beyond_ascii(data_folder: MakeFolder):
     folder = data_folder(train=1)
     (folder / "train" / "dark" / "00.png").rename(folder / "train" / "dark" / "Übung 猫.png")
     assert decode(read_folder(folder).train.path(0)).shape == (40, 48, 3)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="no such folder; a data folder has"):
+    with pytest.raises(UsageError, match="no such folder; expected a folder of images for each class"):
         read_folder(tmp_path / "nowhere")
 
 
@@ -99,7 +103,7 @@ def test_one_class_only_is_refused(data_folder: MakeFolder):
     folder = data_folder()
     for split in ("train", "val"):
         (folder / split / "light").rename(folder / f"put away {split}")
-    with pytest.raises(UsageError, match="one class only, 'dark'; expected at least two"):
+    with pytest.raises(UsageError, match="only one class, 'dark'; expected at least two"):
         read_folder(folder)
 
 
@@ -132,19 +136,19 @@ def test_crops_depend_on_seed_and_epoch_and_not_on_the_number_of_workers(data_fo
 def test_a_crop_is_a_window_of_the_rescaled_image_and_mirrored_about_half_of_the_time(data_folder: MakeFolder):
     data = read_folder(data_folder(train=1))
     recipe = replace(RECIPE, train_scale=TrainScale(40, 40))
-    scaled = rescale(decode(data.train.path(0)), 40, Rescaling())
+    scaled = rescale(decode(data.train.path(0)), 40, RESCALING)
     windows = np.lib.stride_tricks.sliding_window_view(scaled, (32, 32, 3))[:, :, 0]
-    places, mirrors = set(), 0
+    corners, mirrors = set(), 0
     for number in range(60):
-        sample = TrainCrops(data.train, recipe, Rescaling())[(number, 0)]
+        sample = TrainCrops(data.train, recipe)[(number, 0)]
         assert not isinstance(sample, ImageError)
-        straight = np.argwhere((windows == sample[0]).all(axis=(2, 3, 4)))
-        flipped = np.argwhere((windows == sample[0][:, ::-1]).all(axis=(2, 3, 4)))
+        straight = np.argwhere((windows == sample.values).all(axis=(2, 3, 4)))
+        flipped = np.argwhere((windows == sample.values[:, ::-1]).all(axis=(2, 3, 4)))
         assert len(straight) + len(flipped) == 1
-        places.add(tuple((straight if len(straight) else flipped)[0].tolist()))
+        corners.add(tuple((straight if len(straight) else flipped)[0].tolist()))
         mirrors += len(flipped)
-    assert {top for top, _ in places} == set(range(9))
-    assert {left for _, left in places} == set(range(17))
+    assert {top for top, _ in corners} == set(range(9))
+    assert {left for _, left in corners} == set(range(17))
     assert 15 < mirrors < 45
 
 
@@ -152,11 +156,11 @@ def test_without_mirror_no_crop_is_mirrored(tmp_path: Path, data_folder: MakeFol
     data = read_folder(data_folder(train=1))
     ramp = np.broadcast_to(np.arange(48, dtype=np.uint8)[None, :, None] * 5, (40, 48, 3))
     Image.fromarray(np.ascontiguousarray(ramp)).save(data.train.path(0))
-    views = TrainCrops(data.train, replace(RECIPE, mirror=False), Rescaling())
+    crops = TrainCrops(data.train, replace(RECIPE, mirror=False))
     for number in range(20):
-        sample = views[(number, 0)]
+        sample = crops[(number, 0)]
         assert not isinstance(sample, ImageError)
-        assert sample[0][0, 0, 0] < sample[0][0, -1, 0]
+        assert sample.values[0, 0, 0] < sample.values[0, -1, 0]
 
 
 def test_s_is_drawn_from_its_whole_range(tmp_path: Path, data_folder: MakeFolder):
@@ -164,21 +168,21 @@ def test_s_is_drawn_from_its_whole_range(tmp_path: Path, data_folder: MakeFolder
     data = read_folder(folder)
     ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, :, None] * 8, (32, 32, 3))
     Image.fromarray(np.ascontiguousarray(ramp)).save(data.train.path(0))
-    views = TrainCrops(data.train, replace(RECIPE, train_scale=TrainScale(32, 64), mirror=False), Rescaling())
+    crops = TrainCrops(data.train, replace(RECIPE, train_scale=TrainScale(32, 64), mirror=False))
     spans = []
     for number in range(60):
-        sample = views[(number, 0)]
+        sample = crops[(number, 0)]
         assert not isinstance(sample, ImageError)
-        spans.append(int(sample[0][0, -1, 0]) - int(sample[0][0, 0, 0]))
-    assert max(spans) > 220  # S = 32 and a bit: nearly the whole ramp of 248
-    assert min(spans) < 140  # S = 64 or nearly: half of it
+        spans.append(int(sample.values[0, -1, 0]) - int(sample.values[0, 0, 0]))
+    assert max(spans) > 220  # S of slightly more than 32: nearly the whole ramp of 248
+    assert min(spans) < 140  # S near 64: half of the ramp
 
 
 def test_validation_takes_the_centre_at_the_middle_of_the_range(data_folder: MakeFolder):
     data = read_folder(data_folder(val=1))
-    batch, *rest = BatchLoader(CentreCrops(data.val, RECIPE, Rescaling()), 8).epoch(0)
-    crops, targets = batch.views, batch.targets
-    scaled = rescale(decode(data.val.path(0)), 40, Rescaling())
+    batch, *rest = BatchLoader(CentreCrops(data.val, RECIPE), 8, Execution()).epoch(0)
+    crops, targets = batch.values, batch.targets
+    scaled = rescale(decode(data.val.path(0)), 40, RESCALING)
     assert scaled.shape == (40, 48, 3)
     assert np.array_equal(crops[0].numpy(), scaled[4:36, 8:40])
     assert targets.tolist() == [0, 1]
@@ -205,18 +209,18 @@ def test_an_image_that_goes_missing_is_an_error_that_names_its_file(data_folder:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_mean_is_over_all_pixels_of_the_rescaled_images(data_folder: MakeFolder, workers: int):
     data = read_folder(data_folder())
-    pixels = [rescale(decode(data.train.path(i)), 40, Rescaling()).reshape(-1, 3) for i in range(len(data.train))]
-    seen: list[int] = []
-    mean = survey(data.train, RECIPE, Rescaling(), workers=workers, advance=seen.append).mean
+    pixels = [rescale(decode(data.train.path(i)), 40, RESCALING).reshape(-1, 3) for i in range(len(data.train))]
+    counts: list[int] = []
+    mean = survey(data.train, RECIPE, Execution(workers=workers), counts.append).mean
     assert mean == pytest.approx(np.concatenate(pixels).mean(axis=0).tolist(), abs=1e-9)
-    assert sum(seen) == len(data.train)
+    assert sum(counts) == len(data.train)
 
 
 def test_a_survey_names_a_broken_image(data_folder: MakeFolder):
     data = read_folder(data_folder())
     data.val.path(7).write_bytes(b"")
     with pytest.raises(ImageError, match=r"light/03.png: the file is empty"):
-        survey(data.val, RECIPE, Rescaling())
+        survey(data.val, RECIPE, Execution())
 
 
 def test_the_fingerprint_of_a_copy_is_the_same_and_of_other_images_is_not(data_folder: MakeFolder, tmp_path: Path):
@@ -232,9 +236,9 @@ def test_the_fingerprint_of_a_copy_is_the_same_and_of_other_images_is_not(data_f
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_that_begins_at_a_later_batch_is_the_rest_of_the_whole(data_folder: MakeFolder, workers: int):
+def test_an_epoch_that_starts_at_a_later_batch_is_the_rest_of_the_whole(data_folder: MakeFolder, workers: int):
     data = read_folder(data_folder())
-    batches = BatchLoader(TrainCrops(data.train, RECIPE, Rescaling()), 3, workers=workers, shuffle_seed=0)
+    batches = BatchLoader(TrainCrops(data.train, RECIPE), 3, Execution(workers=workers), shuffle_seed=0)
     whole, rest = list(batches.epoch(4)), list(batches.epoch(4, 2))
     assert len(whole) == len(batches) == 6
     assert len(rest) == 4
@@ -244,17 +248,17 @@ def test_an_epoch_that_begins_at_a_later_batch_is_the_rest_of_the_whole(data_fol
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
-def test_the_shares_of_the_processes_are_the_batch_each_image_once(data_folder: MakeFolder, processes: int):
+def test_the_processes_share_each_batch_without_overlap(data_folder: MakeFolder, processes: int):
     data = read_folder(data_folder())
-    views = TrainCrops(data.train, RECIPE, Rescaling())
-    alone = list(BatchLoader(views, 6, shuffle_seed=0).epoch(1))
+    crops = TrainCrops(data.train, RECIPE)
+    alone = list(BatchLoader(crops, 6, Execution(), shuffle_seed=0).epoch(1))
     together = [
-        list(BatchLoader(views, 6, shuffle_seed=0, rank=rank, processes=processes).epoch(1))
+        list(BatchLoader(crops, 6, Execution(processes=Processes(rank, processes)), shuffle_seed=0).epoch(1))
         for rank in range(processes)
     ]
     for batch, *shares in zip(alone, *together, strict=True):
         counted = [share for share in shares if share.counts]
         assert sorted(torch.cat([share.indices for share in counted]).tolist()) == sorted(batch.indices.tolist())
         assert {share.total for share in shares} == {len(batch.indices)}
-        assert all(len(share.indices) for share in shares)  # so that each takes part in the step
+        assert all(len(share.indices) for share in shares)  # each process takes part in the step
     assert len(alone[-1].indices) == 4  # fewer than five processes

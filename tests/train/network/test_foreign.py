@@ -171,7 +171,7 @@ def test_tensors_of_a_are_those_of_a_lrn_where_the_user_says_so(spec_and_weights
 def test_another_configuration_than_the_tensors_show_is_refused(
     held: str, said: str, spec_and_weights: Callable[..., Any]
 ) -> None:
-    with pytest.raises(UsageError, match=f"x holds configuration {held}; --arch {said} contradicts it"):
+    with pytest.raises(UsageError, match=f"x holds configuration {held}, which contradicts --arch {said}"):
         identify(as_torchvision(*spec_and_weights(held)), said, "x")
 
 
@@ -202,7 +202,7 @@ def test_prefixes_of_wrappers_are_taken_off(prefixes: str, spec_and_weights: Cal
         (lambda t: t.update({"classifier.0.weight": torch.zeros(24, 100)}), r"fc6.weight has shape \[24, 100\]"),
         (lambda t: t.update({"classifier.0.weight": torch.zeros(0, 128)}), r"fc6.weight has shape \[0, 128\]"),
         (lambda t: t.update({"classifier.6.weight": torch.tensor(1.0)}), r"fc8.weight has shape \[\]"),
-        (lambda t: t.update({"classifier.3.weight": torch.zeros(30, 24)}), "fc6 has 24 units and fc7 30"),
+        (lambda t: t.update({"classifier.3.weight": torch.zeros(30, 24)}), "fc6 has 24 units and fc7 has 30"),
         (lambda t: t.update({"classifier.6.weight": torch.zeros(5, 25)}), r"fc8.weight has shape \[5, 25\]"),
         (lambda t: t["features.0.weight"].view(-1)[3:4].fill_(torch.nan), "conv1_1.weight holds NaN or infinity"),
         (lambda t: t["classifier.6.bias"][1:2].fill_(-torch.inf), "fc8.bias holds NaN or infinity"),
@@ -233,12 +233,12 @@ def without_batch_norms(tensors: dict[str, Tensor]) -> None:
         (lambda t: t.pop("features.1.running_var"), "lacks features.1.running_var: the batch norm after features.0"),
         (lambda t: t.update({"features.1.running_mean": torch.zeros(9)}), r"has shape \[9\]; expected \[4\]"),
         (lambda t: t.update({"features.0.bias": torch.zeros(9)}), r"has shape \[9\]; expected \[4\]"),
-        (lambda t: t["features.1.running_var"].fill_(-1.0), "features.1.running_var has values below 0"),
+        (lambda t: t["features.1.running_var"].fill_(-1.0), "features.1.running_var has negative values"),
         (lambda t: [t.pop(name) for name in list(t) if name.startswith("features.1.")], "lacks features.1.weight"),
         (without_batch_norms, "lacks features.1.weight, features.1.bias"),
         (
             lambda t: t.update({f"features.3.{part}": t.pop(f"features.4.{part}") for part in ("weight", "bias")}),
-            "stand elsewhere",
+            "has them elsewhere",
         ),
     ],
 )

@@ -49,7 +49,7 @@ def test_offline_one_line_names_the_reason_and_the_alternatives(configuration: s
 
 @pytest.mark.parametrize("configuration", ["C", "A-LRN"])
 def test_a_configuration_that_torchvision_lacks_is_bad_use(configuration: str, cache: Path) -> None:
-    with pytest.raises(UsageError, match=f"no ImageNet weights for {configuration}; it has A, B, D, E"):
+    with pytest.raises(UsageError, match=f"no ImageNet weights for {configuration}, only for A, B, D, E"):
         imagenet(configuration)
 
 
@@ -73,5 +73,5 @@ def test_weights_in_the_cache_are_used_with_what_torchvision_says_of_them(
 @pytest.mark.parametrize("content", [b"", b"<html>captive portal</html>", b"PK\x03\x04 cut off", b"\x80\x02cut off"])
 def test_a_damaged_file_in_the_cache_is_named(content: bytes, cache: Path) -> None:
     (cache / NAMES["A"]).write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"{NAMES['A']} cannot be read: damaged or cut off; delete it"):
+    with pytest.raises(CheckpointError, match=f"{NAMES['A']} cannot be read: it is damaged or cut off; delete it"):
         imagenet("A")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from train.runs.curves import draw
+from train.runs.curves import draw_curves
 from train.runs.metrics import Epoch, Metrics
 from train.runs.metrics_log import MetricsLog, check_tensorboard
 from vgg_deploy.errors import UsageError
@@ -73,7 +73,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path):
 
 def test_the_curves_are_a_picture(tmp_path: Path):
     pytest.importorskip("matplotlib")
-    assert draw(tmp_path, [EPOCH, SECOND]) is None
+    assert draw_curves(tmp_path, [EPOCH, SECOND]) is None
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 600
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
@@ -88,13 +88,15 @@ def test_without_matplotlib_there_is_a_reason_and_no_picture(tmp_path: Path, mon
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert draw(tmp_path, [EPOCH]) == "matplotlib is not installed: pip install '.[train]' in a clone of vgg_deploy"
+    assert (
+        draw_curves(tmp_path, [EPOCH]) == "matplotlib is not installed: pip install '.[train]' in a clone of vgg_deploy"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_that_cannot_be_written_stops_nothing(tmp_path: Path):
     pytest.importorskip("matplotlib")
     (tmp_path / "curves.png").mkdir()
-    reason = draw(tmp_path, [EPOCH])
+    reason = draw_curves(tmp_path, [EPOCH])
     assert reason is not None
     assert "curves.png" in reason

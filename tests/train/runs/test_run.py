@@ -43,20 +43,22 @@ def test_a_run_is_running_until_its_end_and_then_finished(tmp_path: Path):
     assert str(record["started"]) < str(record["ended"])
 
 
-def test_an_interrupted_run_says_so(tmp_path: Path):
+def test_an_interrupted_run_is_recorded_as_interrupted(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt), TrainingRun(tmp_path / "run", {}):
         raise KeyboardInterrupt
     assert record_of(tmp_path / "run")["status"] == "interrupted"
 
 
-def test_a_failed_run_says_why(tmp_path: Path):
+def test_a_failed_run_records_the_reason(tmp_path: Path):
     with pytest.raises(TrainingError):
         fail(tmp_path / "run")
     record = record_of(tmp_path / "run")
     assert (record["status"], record["reason"]) == ("failed", "the loss became nan")
 
 
-def test_the_reason_of_a_failure_survives_a_disk_that_takes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_reason_of_a_failure_is_reported_even_if_the_record_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -65,13 +67,13 @@ def test_the_reason_of_a_failure_survives_a_disk_that_takes_no_record(tmp_path: 
     error = TrainingError("the loss became nan")
     run.__exit__(TrainingError, error, None)
     assert error.__notes__ == [
-        f"run.json could not be brought up to date either: cannot write {run.folder / 'run.json'}: the disk is full"
+        f"run.json could not be updated either: cannot write {run.folder / 'run.json'}: the disk is full"
     ]
     assert record_of(tmp_path / "run")["status"] == "running"
 
 
 @pytest.mark.parametrize("name", ["run.json", "best.safetensors", "last.safetensors"])
-def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(tmp_path: Path, name: str):
+def test_a_folder_that_holds_a_run_is_refused_and_not_changed(tmp_path: Path, name: str):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match=f"already holds a run \\({name}\\)"):
         TrainingRun(tmp_path, {})
@@ -84,7 +86,7 @@ def test_a_folder_with_other_files_takes_a_run(tmp_path: Path):
     assert finish(tmp_path).exists()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_output(tmp_path: Path):
+def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         TrainingRun(tmp_path / "file" / "run", {})
@@ -92,7 +94,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_output(tmp_path: Path):
         new_folder(tmp_path / "file", "vgg11")
 
 
-TAKES_IT = """
+TAKE_RUN = """
 import sys
 from pathlib import Path
 from train.runs.run import TrainingRun
@@ -106,19 +108,19 @@ except UsageError as error:
 """
 
 
-def test_a_run_is_one_processs_at_a_time_and_free_once_that_has_ended(tmp_path: Path):
+def test_one_process_at_a_time_trains_a_run(tmp_path: Path):
     def other_process() -> str:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-        command = [sys.executable, "-c", TAKES_IT, str(tmp_path)]
+        command = [sys.executable, "-c", TAKE_RUN, str(tmp_path)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
     with TrainingRun(tmp_path, {}):
-        assert f"another process trains in {tmp_path} right now" in other_process()
+        assert f"another process is training in {tmp_path}" in other_process()
     assert other_process() == "taken\n"
-    assert other_process() == "taken\n"  # though that one left its lock behind, as one that is killed does
+    assert other_process() == "taken\n"  # the one before left its lock file behind, as a killed process does
 
 
-def test_folders_made_in_one_second_have_names_of_their_own(tmp_path: Path):
+def test_folders_made_in_the_same_second_have_different_names(tmp_path: Path):
     folders = [new_folder(tmp_path / "runs", "vgg11") for _ in range(3)]
     assert len(set(folders)) == 3
     assert all(folder.name.startswith("vgg11-2") for folder in folders)
@@ -130,7 +132,7 @@ def test_the_newest_finished_run_is_the_one_that_ended_last(tmp_path: Path):
     assert newest_finished(tmp_path) == last
 
 
-def test_runs_that_go_on_failed_or_lost_their_checkpoint_do_not_count(tmp_path: Path):
+def test_only_finished_runs_with_a_checkpoint_count(tmp_path: Path):
     finished = finish(tmp_path / "first")
     with pytest.raises(TrainingError):
         fail(tmp_path / "failed")
@@ -140,12 +142,12 @@ def test_runs_that_go_on_failed_or_lost_their_checkpoint_do_not_count(tmp_path: 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "finished", "ended": "yesterday"}', '{"ended": 3}'])
-def test_a_record_that_cannot_be_read_is_passed_over(tmp_path: Path, text: str):
+def test_a_run_whose_record_cannot_be_read_does_not_count(tmp_path: Path, text: str):
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "run.json").write_text(text)
     (tmp_path / "odd" / "best.safetensors").touch()
     assert newest_finished(tmp_path) is None
 
 
-def test_where_there_are_no_runs_there_is_no_newest(tmp_path: Path):
+def test_without_runs_there_is_no_newest_run(tmp_path: Path):
     assert newest_finished(tmp_path / "runs") is None
