@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.parameters import comma_integers
+from vgg_deploy.artifacts.plan import BACKENDS, DECLARED
+from vgg_deploy.cli.parameters import gathered, scales_option
 from vgg_deploy.cli.phases import phase_bars
 from vgg_deploy.cli.tables import notice
+from vgg_deploy.errors import BuildError, PreflightError, UsageError
+from vgg_deploy.network.precision import summary
 
 if TYPE_CHECKING:
     from engines.trt.build import Built
+    from engines.trt.build_options import BuildOptions
 
 
-def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+def _size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     """'4GiB' -> bytes."""
     from engines.trt.build_options import parse_size
-    from vgg_deploy.errors import UsageError
 
     if value is None:
         return None
@@ -28,84 +31,78 @@ def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) ->
         raise click.BadParameter(str(error)) from None
 
 
+def _capabilities(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """'8.9,12.0' -> ('8.9', '12.0')."""
+    return () if value is None else tuple(capability.strip() for capability in value.split(","))
+
+
+def _build_options(**values: Any) -> BuildOptions:
+    from engines.trt.build_options import BuildOptions
+
+    return BuildOptions(**values)
+
+
+build_options = gathered(
+    "options",
+    _build_options,
+    click.option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        help="tensorrt builds on the GPU that will run the plan; tensorrt-rtx builds on any machine.  "
+        "[default: the one installed; if both are, tensorrt on a machine with a GPU]",
+    ),
+    scales_option("Test scales that the plan takes.  [default: the paper's, from the model's S]"),
+    click.option("--max-batch", type=int, metavar="N", help="Largest batch.  [default: 8]"),
+    click.option(
+        "--max-aspect",
+        type=float,
+        metavar="R",
+        help="Largest ratio of an image's long to its short side.  [default: 2]",
+    ),
+    click.option(
+        "--one-profile",
+        is_flag=True,
+        help="One profile for all scales. The plan is smaller, but tuned less to each.",
+    ),
+    click.option("--workspace", callback=_size, metavar="SIZE", help="Limit of GPU memory per layer, such as 4GiB."),
+    click.option(
+        "--compute-capability",
+        "compute_capabilities",
+        callback=_capabilities,
+        metavar="X.Y,...",
+        help="tensorrt-rtx: GPUs that the plan is for, such as 8.9,12.0.  [default: 8.0 and later, without 9.0]",
+    ),
+    click.option(
+        "--timing-cache",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="tensorrt: file of measurements, read if it exists and updated by the build.",
+    ),
+    click.option(
+        "--hardware-compatibility",
+        type=click.Choice(["none", "ampere+", "same"]),
+        help="tensorrt: also run on all GPUs from 8.0 on, or on all of the same compute capability.  [default: none]",
+    ),
+    click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Class names for an ONNX file without our manifest, one a line.",
+    ),
+)
+
+
 @click.command("build")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Plan to write.  [default: MODEL.plan]"
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
-    help="tensorrt builds on the GPU that the plan is for, tensorrt-rtx anywhere.  [default: the one installed; of both, tensorrt where it has a GPU]",
-)
-@click.option(
-    "--scales",
-    callback=comma_integers,
-    metavar="Q,Q,...",
-    help="Test scales.  [default: the paper's, from the model's S]",
-)
-@click.option("--max-batch", type=int, metavar="N", help="Largest batch.  [default: 8]")
-@click.option("--max-aspect", type=float, metavar="R", help="Largest long side, in short sides.  [default: 2]")
-@click.option("--one-profile", is_flag=True, help="One profile for all scales: a smaller plan, less fitted to each.")
-@click.option("--workspace", callback=size, metavar="SIZE", help="Limit of a layer's own GPU memory, such as 4GiB.")
-@click.option(
-    "--compute-capability",
-    "capabilities",
-    metavar="X.Y,...",
-    help="tensorrt-rtx: GPUs that the plan is for, such as 8.9,12.0.  [default: 8.0 and later, without 9.0]",
-)
-@click.option(
-    "--timing-cache",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="tensorrt: measurements to use again; read where it exists, written afterwards.",
-)
-@click.option(
-    "--hardware-compatibility",
-    type=click.Choice(["none", "ampere+", "same"]),
-    help="tensorrt: run on GPUs of 8.0 and later, or of the same compute capability, too.  [default: none]",
-)
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Class names, one a line, for a foreign ONNX file.",
-)
+@build_options
 @click.option("--verbose", is_flag=True, help="Show TensorRT's own log.")
-def command(
-    model: Path,
-    output: Path | None,
-    backend: str | None,
-    scales: tuple[int, ...] | None,
-    max_batch: int | None,
-    max_aspect: float | None,
-    one_profile: bool,
-    workspace: int | None,
-    capabilities: str | None,
-    timing_cache: Path | None,
-    hardware_compatibility: str | None,
-    labels: Path | None,
-    verbose: bool,
-) -> None:
-    """Build a TensorRT plan of an ONNX file, in the file's own precision, and prove that precision."""
+def command(model: Path, output: Path | None, options: BuildOptions, verbose: bool) -> None:
+    """Build a TensorRT plan from an ONNX file, in the precision of the file, and prove that precision."""
     from engines.trt.build import build
-    from engines.trt.build_options import BuildOptions
-    from vgg_deploy.errors import BuildError, PreflightError
 
-    options = BuildOptions(
-        backend=backend,
-        scales=scales,
-        max_batch=max_batch,
-        max_aspect=max_aspect,
-        one_profile=one_profile,
-        workspace=workspace,
-        compute_capabilities=tuple(word.strip() for word in capabilities.split(","))
-        if capabilities is not None
-        else (),
-        timing_cache=timing_cache,
-        hardware_compatibility=hardware_compatibility,
-        labels=labels,
-    )
     try:
         with phase_bars(shown=False if verbose else None) as phases:
             built = build(model, output, options, phases=phases, verbose=notice if verbose else None)
@@ -121,16 +118,13 @@ def command(
 
 
 def _print(built: Built) -> None:
-    from vgg_deploy.artifacts.plan import DECLARED
-    from vgg_deploy.network.precision import summary
-
-    made = built.manifest
-    targets = ", ".join(made.compute_capabilities) or "8.0 and later, without 9.0"
-    proof = "as the parsed network declares" if made.layers_from == DECLARED else "as the built engine tells"
+    manifest = built.manifest
+    targets = ", ".join(manifest.compute_capabilities) or "8.0 and later, without 9.0"
+    proof = "as the parsed network declares" if manifest.layers_from == DECLARED else "as the built engine states"
     click.echo(
-        f"{built.path}: {made.backend} {made.version} for compute capability {targets}, "
-        f"{built.path.stat().st_size / 1e6:.1f} MB, built in {made.build_seconds:.1f} s"
+        f"{built.path}: {manifest.backend} {manifest.version} for compute capability {targets}, "
+        f"{built.path.stat().st_size / 1e6:.1f} MB, built in {manifest.build_seconds:.1f} s"
     )
-    click.echo(f"{summary(made.layers) or 'no convolutions'}, {proof}")
-    for profile in made.profiles:
+    click.echo(f"{summary(manifest.layers) or 'no convolutions'}, {proof}")
+    for profile in manifest.profiles:
         click.echo(f"takes {profile}")

@@ -82,8 +82,8 @@ def calibration_options(help: str, *, required: bool) -> Decorator:
             "--calibration-method",
             "method",
             type=click.Choice(["minmax", "entropy", "percentile"]),
-            help="INT8 ranges hold all values (minmax), lose the least information (entropy), or hold all but 0.01 % of "
-            "the values (percentile).  [default: minmax]",
+            help="INT8 ranges hold all values (minmax), lose the least information (entropy), or hold all but 0.01 % "
+            "of the values (percentile).  [default: minmax]",
         ),
         click.option(
             "--target",
@@ -253,7 +253,12 @@ def print_sensitivities(
     *,
     half: bool = False,
 ) -> None:
-    """Prints layers by the divergence that each causes alone, the largest first. `quantization` adds the types exported."""
+    """Prints layers by the divergence that each causes alone, the largest first.
+
+    Args:
+        quantization: adds a column with the type in which each layer is exported.
+        half: whether the other layers are FP16.
+    """
     from export.float16 import overflowing_layers
 
     single = overflowing_layers(calibration.spec, calibration.measured.largest) if half else ()

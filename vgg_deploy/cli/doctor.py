@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import importlib.util
+import os
 import platform
+import re
 from pathlib import Path
 
 import click
 
+from vgg_deploy.artifacts.kinds import PLAN, PLAN_SUFFIXES, kind_of
+from vgg_deploy.artifacts.plan import BACKENDS
+from vgg_deploy.cli.parameters import cuda_api_option
 from vgg_deploy.cli.tables import print_table
+from vgg_deploy.errors import UsageError, VGGDeployError
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.install import install_command
+from vgg_deploy.version import __version__
 
 # The packages of each extra.
 _PACKAGES = {
@@ -26,18 +35,12 @@ _PACKAGES = {
 
 @click.command("doctor")
 @click.argument("plan", required=False, type=click.Path(path_type=Path))
-@click.option("--device", default="cuda", show_default=True, help="For a plan: cuda or cuda:N.")
-@click.option(
-    "--cuda-api",
-    default="cuda-python",
-    show_default=True,
-    type=click.Choice(["cuda-python", "pycuda"]),
-    help="For a plan: through what its GPU memory is handled.",
-)
+@click.option("--device", default="cuda", show_default=True, metavar="DEVICE", help="With a plan: cuda or cuda:N.")
+@cuda_api_option("With a plan: the library that manages its GPU memory.")
 def command(plan: Path | None, device: str, cuda_api: str) -> None:
-    """Show what is installed, and which engines can run here and why the others cannot.
+    """Show what is installed, which engines can run on this machine, and why the others cannot.
 
-    With a PLAN: whether it can run here, question by question; exit 1 if it cannot.
+    With a PLAN, check step by step whether it can run here. The exit code is 1 if it cannot.
     """
     if plan is None:
         _machine()
@@ -46,29 +49,25 @@ def command(plan: Path | None, device: str, cuda_api: str) -> None:
 
 
 def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
-    """Prints what stands for and against running a plan."""
-    import re
+    """Prints the result of each check of a plan."""
 
     from engines.trt.check import Examination
-    from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
-    from vgg_deploy.errors import UsageError
 
     if not re.fullmatch(r"cuda(:\d+)?", device, re.ASCII):
-        raise UsageError(f"device is {device!r}; expected cuda or cuda:N: plans run on NVIDIA GPUs")
-    if plan.suffix not in PLAN_SUFFIXES:
-        raise UsageError(f"{plan} is no plan (.plan, .engine); vgg-deploy verify proves ONNX files")
-    runs, words = True, {True: "ok", False: "no", None: "-"}
+        raise UsageError(f"--device is {device!r}. Plans run on NVIDIA GPUs; expected cuda or cuda:N.")
+    if kind_of(plan) != PLAN:
+        raise UsageError(
+            f"{plan} is not a plan ({', '.join(PLAN_SUFFIXES)}). To check an ONNX file, use vgg-deploy verify."
+        )
+    runs, verdicts = True, {True: "ok", False: "no", None: "-"}
     for check in Examination(plan, EngineOptions(device=device, cuda_api=cuda_api)).checks():
         runs = runs and check.passed is not False
-        click.echo(f"{words[check.passed]:<2}  {check.name:<18}  {check.text}")
+        click.echo(f"{verdicts[check.passed]:<2}  {check.name:<18}  {check.text}")
     click.echo(f"{plan} {'can' if runs else 'cannot'} run here")
     return runs
 
 
 def _machine() -> None:
-    import os
-
-    from vgg_deploy.version import __version__
 
     click.echo(
         f"vgg_deploy {__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores\n"
@@ -79,7 +78,7 @@ def _machine() -> None:
     print_table(("engine", "device", "runs here", "why"), _engines(), left=(0, 1, 2, 3))
     if _version("onnxruntime") and _version("onnxruntime-gpu"):
         click.echo(
-            "\nonnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            "\nonnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. Run\n"
             f"pip uninstall onnxruntime onnxruntime-gpu, then {install_command('cpu')} or {install_command('gpu')}"
         )
 
@@ -92,11 +91,9 @@ def _version(package: str) -> str | None:
 
 
 def _engines() -> list[tuple[str, str, str, str]]:
-    """A row for each engine and device: whether it runs here, and why."""
-    import importlib
+    """A row for each engine and device: whether it runs here, and the reason."""
 
     from engines import RUNTIMES
-    from vgg_deploy.errors import VGGDeployError
 
     rows = []
     for name, runtime in RUNTIMES.items():
@@ -116,16 +113,14 @@ def _engines() -> list[tuple[str, str, str, str]]:
 
 
 def _torch() -> tuple[str, str, str, str]:
-    import importlib.util
 
     if importlib.util.find_spec("torch") is None:
         return ("torch (reference)", "cpu", "no", f"not installed: {install_command('train')}")
-    return ("torch (reference)", "cpu", "yes", "trains, exports, and is what verify compares with")
+    return ("torch (reference)", "cpu", "yes", "trains and exports, and is the reference of verify")
 
 
 def _tensorrt() -> list[tuple[str, str, str, str]]:
     from engines.trt.availability import availability
-    from vgg_deploy.artifacts.plan import BACKENDS
 
     rows = []
     for name in BACKENDS:

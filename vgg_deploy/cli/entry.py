@@ -1,4 +1,4 @@
-"""Runs a command and turns what happens into one line on stderr and an exit code."""
+"""Runs a command. Whatever happens becomes one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def run_command(command: click.Command, program: str) -> NoReturn:
-    """Runs `command` on the process's arguments and exits: 0 done, 1 failed work, 2 bad use, 130 Ctrl-C, 141 closed pipe.
+    """Runs `command` on the arguments of this process, and exits.
 
-    `--debug`, wherever it stands, shows the traceback of an error instead of its one line.
+    The exit code is 0 after success, 1 for failed work, 2 for bad use, 130 after Ctrl-C, and 141 if the reader of
+    stdout has left. `--debug`, at any position, shows the traceback of an error instead of its one line.
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    # Pillow warns of damaged EXIF data and large sizes, several lines each, of images that we then read or refuse in one.
+    # Pillow's warnings of damaged EXIF data and large images take several lines. We read such an image, or refuse it in
+    # one line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     stdout = sys.stdout
-    code = _exit_code(command, program, [word for word in arguments if word != "--debug"], debug)
+    code = _exit_code(command, program, [argument for argument in arguments if argument != "--debug"], debug)
     try:
         stdout.flush()
-    except OSError:  # a full disk: Python would flush once more at exit, and exit with 120
+    except OSError:  # the disk is full: Python would flush again at exit, and exit with 120
         _discard(stdout)
         code = code or 1
     sys.exit(code)
@@ -46,7 +48,7 @@ def _exit_code(command: click.Command, program: str, arguments: list[str], debug
         _discard(stdout)
         return PIPE_CLOSED
     except SystemExit as error:
-        # click (8.1 to 8.5) turns a closed pipe into exit 1, outside its standalone mode too, and wraps stdout when it does.
+        # click (8.1 to 8.5) exits with 1 on a closed pipe even outside its standalone mode, and wraps stdout then.
         if sys.stdout is not stdout:
             _discard(stdout)
             return PIPE_CLOSED
@@ -57,7 +59,7 @@ def _exit_code(command: click.Command, program: str, arguments: list[str], debug
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - whatever happens, a user reads one line
+    except Exception as error:  # noqa: BLE001 - a user reads one line, whatever happens
         if debug:
             traceback.print_exc()
         else:
@@ -66,7 +68,7 @@ def _exit_code(command: click.Command, program: str, arguments: list[str], debug
 
 
 def _discard(stdout: TextIO) -> None:
-    """Sends what is left of the output nowhere: its reader has gone (head, less), or its disk is full."""
+    """Drops the rest of the output, whose reader has left (head, less) or whose disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
@@ -77,5 +79,5 @@ def _one_line(error: Exception) -> str:
         return "out of memory"
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {describe_os_error(error)}"
-    what = " ".join(str(error).split())
-    return f"unexpected {type(error).__name__}: {what} (a fault of ours: --debug shows where)"
+    text = " ".join(str(error).split())
+    return f"unexpected {type(error).__name__}: {text}. This is a bug in vgg_deploy; add --debug to see where."

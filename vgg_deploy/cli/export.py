@@ -74,7 +74,7 @@ export_options = gathered(
     click.option(
         "--external-data",
         is_flag=True,
-        help="Keep the weights in a file beside the ONNX file. Runtimes map it and load faster. Move both files together.",
+        help="Keep the weights in a file beside the ONNX file, which loads faster. Move both files together.",
     ),
 )
 

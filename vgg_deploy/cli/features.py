@@ -70,7 +70,7 @@ class Descriptors:
     "views",
     ProtocolOptions,
     scales_option("Test scales.  [default: from the training S]"),
-    flip_option("Average mirrored views too.  [default: if the network was trained with mirrors]"),
+    flip_option("Average mirrored views too.  [default: as in training]"),
 )
 @click.option(
     "--svm",

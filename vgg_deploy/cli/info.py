@@ -18,7 +18,12 @@ from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec, stacked_3x3_wei
 @click.option("--crop", default=224, show_default=True, help="Side of the training crop, a multiple of 32.")
 @click.option("--fc-width", type=int, help="Units of fc6 and fc7.  [default: 4096 / width divisor]")
 @click.option("--classes", default=1000, show_default=True, help="Units of fc8.")
-@click.option("--size", callback=comma_integers, help="Input as HEIGHT,WIDTH or one number.  [default: the crop]")
+@click.option(
+    "--size",
+    callback=comma_integers,
+    metavar="HEIGHT,WIDTH",
+    help="Size of the input; one number for a square.  [default: the crop]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     arch: str,
@@ -29,9 +34,9 @@ def command(
     size: tuple[int, ...] | None,
     as_json: bool,
 ) -> None:
-    """Print the layers of a configuration with output size, parameters, MACs and receptive field."""
+    """Print the layers of a configuration: output size, parameters, MACs and receptive field."""
     if size is not None and len(size) > 2:
-        raise click.UsageError(f"--size has {len(size)} numbers; expected HEIGHT,WIDTH or one number")
+        raise click.UsageError(f"--size has {len(size)} numbers; expected HEIGHT,WIDTH or one number.")
     if fc_width is None:
         fc_width = max(1, 4096 // max(1, width_divisor))
     spec = NetworkSpec(arch, width_divisor, crop, fc_width, classes)
@@ -84,8 +89,8 @@ def _print_table(spec: NetworkSpec, height: int, width: int) -> None:
     total = spec.macs(height, width)
     click.echo(line.format("total", "", "", f"{spec.parameters:,}", f"{total:,}", ""))
     stack, single = stacked_3x3_weights(3)
-    click.echo(f"\n{spec.parameters / 1e6:.1f} M parameters, {total / 1e9:.2f} G MACs an image.")
+    click.echo(f"\n{spec.parameters / 1e6:.1f} M parameters, {total / 1e9:.2f} G MACs per image.")
     click.echo(
-        f"Section 2.3: three 3x3 convolutions of C channels see 7x7 pixels with {stack}C^2 weights; one 7x7 needs {single}C^2, "
-        f"{single / stack - 1:.0%} more."
+        f"Section 2.3: three 3x3 convolutions with C channels see 7x7 pixels with {stack}C^2 weights. "
+        f"One 7x7 convolution needs {single}C^2, {single / stack - 1:.0%} more."
     )

@@ -22,7 +22,7 @@ _LABELS = "vgg_deploy.labels"  # where click's context keeps the value of --labe
 
 
 def gathered(name: str, make: Callable[..., object], *options: Decorator) -> Decorator:
-    """Adds options to a command. The command receives their values as one object, `name`, that `make` builds from them."""
+    """Adds options to a command. The command receives, as `name`, the object that `make` builds from their values."""
 
     def decorate(command: Function) -> Function:
         def with_object(**values: Any) -> Any:
@@ -165,7 +165,7 @@ def scales_option(help: str) -> Decorator:
 
 
 def flip_option(
-    help: str = "Score mirrored views too.  [default: if the network was trained with mirrors]",
+    help: str = "Score mirrored views too.  [default: as in training]",
 ) -> Decorator:
     """Adds --flip and --no-flip, the parameter `mirror`."""
     return click.option("--flip/--no-flip", "mirror", default=None, help=help)
@@ -189,7 +189,8 @@ def engine_options(
 ) -> Decorator:
     """Adds the options that say how to open an engine. The command receives them as `options`, an `EngineOptions`.
 
-    They are --runtime, --device, --threads, --allow-bf16 and --labels, and on request --requests, --cuda-api and --trust.
+    They are --runtime, --device, --threads, --allow-bf16 and --labels; on request also --requests, --cuda-api and
+    --trust.
 
     Args:
         requests: the help text of --requests. None: the command does not have the option.
@@ -204,8 +205,8 @@ def engine_options(
             help="Runtime of the model. auto: for an ONNX file, the fastest one installed; for a plan, the one that "
             "built it.",
         ),
-        click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu; cuda:0 for a plan]"),
-        click.option("--threads", type=int, help="Compute threads on the CPU.  [default: one per core]"),
+        click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cpu; cuda:0 for a plan]"),
+        click.option("--threads", type=int, metavar="N", help="Compute threads on the CPU.  [default: one per core]"),
         click.option(
             "--allow-bf16",
             is_flag=True,
@@ -213,15 +214,15 @@ def engine_options(
         ),
     ]
     if requests is not None:
-        options.append(click.option("--requests", type=int, help=requests))
+        options.append(click.option("--requests", type=int, metavar="N", help=requests))
     if plans:
         options += [
             cuda_api_option("Library that manages a plan's GPU memory."),
             click.option(
                 "--trust",
                 is_flag=True,
-                help="Run a plan without a manifest beside it (this requires --labels), or with the manifest of another "
-                "file. A plan runs native code.",
+                help="Run a plan without a manifest beside it (this requires --labels), or with the manifest of "
+                "another file. A plan runs native code.",
             ),
         ]
     return gathered("options", _engine_options, *options, labels_option)

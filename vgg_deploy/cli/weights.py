@@ -69,7 +69,7 @@ weight_options = gathered(
     click.option(
         "--arch",
         type=click.Choice(CONFIGURATIONS),
-        help="Configuration. Only A-LRN needs it: its tensors are the same as those of A.",
+        help="Configuration of the network. A checkpoint needs it only for A-LRN, whose tensors look like those of A.",
     ),
     click.option(
         "--normalization",

@@ -213,8 +213,8 @@ def test_a_version_that_is_not_installed_is_told_by_doctor(plan: Path, vgg_deplo
     ("arguments", "reason"),
     [
         (("none.plan",), "none.plan: no such plan"),
-        ((str(TINY),), "tiny.onnx is no plan (.plan, .engine)"),
-        ((str(TINY), "--device", "cpu"), "device is 'cpu'; expected cuda or cuda:N"),
+        ((str(TINY),), "tiny.onnx is not a plan (.plan, .engine)"),
+        ((str(TINY), "--device", "cpu"), "--device is 'cpu'. Plans run on NVIDIA GPUs"),
     ],
 )
 def test_doctor_of_what_is_no_plan_exits_2(

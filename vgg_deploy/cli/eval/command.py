@@ -33,15 +33,15 @@ engine_option = click.option(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="MODEL",
-    help="ONNX file, plan or checkpoint. If it is repeated, the models are also tested fused: by their mean posteriors.",
+    help="ONNX file, plan or checkpoint. Can be repeated; then the mean posteriors of all models are tested too.",
 )
 protocol_option = click.option(
     "--protocol",
     "protocols",
     multiple=True,
     metavar="P",
-    help="center, dense, multiscale, 10-crop, 50-crop, 144-crop, 150-crop, multiscale+150-crop, or all of those that the "
-    "models take. Several are separated by commas or spaces.  [default: dense,multiscale; center for a model of one size]",
+    help="center, dense, multiscale, 10-crop, 50-crop, 144-crop, 150-crop, multiscale+150-crop, or all that the models "
+    "take. Separate several by commas or spaces.  [default: dense,multiscale; center for a model of one size]",
 )
 view_options = gathered(
     "views",

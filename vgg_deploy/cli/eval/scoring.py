@@ -51,6 +51,7 @@ scoring_options = gathered(
     click.option(
         "--batch",
         type=click.IntRange(1),
+        metavar="N",
         help="Largest number of views of one shape in a call.  [default: 2; 4 on a GPU]",
     ),
     click.option(

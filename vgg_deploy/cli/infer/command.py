@@ -55,11 +55,13 @@ scoring_options = gathered(
     click.option(
         "--batch",
         type=click.IntRange(1),
+        metavar="N",
         help="Largest number of views of one shape in a call.  [default: 2; 4 on a GPU]",
     ),
     click.option(
         "--max-view-pixels",
         type=click.IntRange(1),
+        metavar="N",
         help="Refuse images that would be rescaled to more pixels.  [default: 4,194,304]",
     ),
     click.option(
@@ -106,8 +108,9 @@ def command(
 ) -> None:
     """Classify images. PATHS are files, folders (searched with their subfolders) and glob patterns.
 
-    Each image is rescaled to each scale Q, scored whole and mirrored, and the posteriors are averaged (section 3.2 of the
-    paper). Results come in the order of the images. If a file cannot be read, the command reports it and exits with 1.
+    Each image is rescaled to each scale Q, scored whole and mirrored, and the posteriors are averaged (section 3.2 of
+    the paper). Results come in the order of the images. A file that cannot be read is reported, and the exit code is
+    then 1.
     """
     from vgg_deploy.inference.prediction import Failure, predict
     from vgg_deploy.views.images import MAX_VIEW_PIXELS, find_images

@@ -50,7 +50,9 @@ def _result_options(**values: object) -> ResultOptions:
 result_options = gathered(
     "results",
     _result_options,
-    click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes to show per image."),
+    click.option(
+        "--top", type=click.IntRange(1), metavar="N", default=5, show_default=True, help="Classes to show per image."
+    ),
     click.option("--json", "json_path", metavar="FILE|-", help="Write JSON Lines, one object per image."),
     click.option("--csv", "csv_path", metavar="FILE|-", help="Write CSV, one line per image."),
 )
