@@ -6,6 +6,7 @@ import bisect
 import ctypes
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -126,8 +127,6 @@ def _driver_present() -> bool:
 
 def layer_times(path: Path, options: EngineOptions, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node name for each of `repetitions` separate calls on the CPU, from ONNX Runtime's profiler."""
-    import tempfile
-
     session_options = _session_options(replace(options, requests=1))
     session_options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What `vgg_deploy.inference.engine.Engine` promises, held against every runtime."""
+"""Every runtime does what `vgg_deploy.inference.engine.Engine` promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ncnn is given of an ONNX file, and what it is not given."""
+"""What is translated from an ONNX file to ncnn, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytest.importorskip("ncnn")
 
 @pytest.fixture
 def changed(tiny_model: Path, tmp_path: Path) -> Callable[[Callable[[onnx.ModelProto], None]], Path]:
-    """The tiny model with something done to it."""
+    """`changed(change)` -> the tiny model after a change."""
 
     def make(change: Callable[[onnx.ModelProto], None]) -> Path:
         model, path = onnx.load(tiny_model), tmp_path / "changed.onnx"
@@ -38,7 +38,7 @@ def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
 
 
 def attribute(name: str, **values: Any) -> Callable[[onnx.ModelProto], None]:
-    """A change of a node's attributes."""
+    """A change to a node's attributes."""
 
     def change(model: onnx.ModelProto) -> None:
         changed = node(model, name)
@@ -50,7 +50,7 @@ def attribute(name: str, **values: Any) -> Callable[[onnx.ModelProto], None]:
 
 
 def weight(name: str, value: float) -> Callable[[onnx.ModelProto], None]:
-    """A change of one weight."""
+    """A change to one weight."""
 
     def change(model: onnx.ModelProto) -> None:
         tensor = next(each for each in model.graph.initializer if each.name == name)
@@ -75,7 +75,7 @@ def constant(model: onnx.ModelProto) -> None:
 
 
 def rounded(model: onnx.ModelProto) -> None:
-    """conv2_1 reads what was rounded to FP16."""
+    """Makes conv2_1 read a tensor that was rounded to FP16."""
     reader = node(model, "conv2_1")
     half = helper.make_node("Cast", [reader.input[0]], ["half"], name="half", to=TensorProto.FLOAT16)
     back = helper.make_node("Cast", ["half"], ["back"], name="back", to=TensorProto.FLOAT)

@@ -1,4 +1,4 @@
-"""What is ONNX Runtime's own; the rest is in test_contract.py."""
+"""ONNX Runtime: what differs from other engines. test_contract.py has the rest."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_a_failure_while_it_runs_is_an_engine_error_of_one_line(
 
     session = onnxruntime.InferenceSession
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda *words, **rest: type("S", (session,), {"run": fail})(*words, **rest)
+        onnxruntime,
+        "InferenceSession",
+        lambda *arguments, **rest: type("S", (session,), {"run": fail})(*arguments, **rest),
     )
     with (
         open_engine(tiny_model, runtime="onnxruntime") as engine,

@@ -1,4 +1,4 @@
-"""What is OpenVINO's own; the rest is in test_contract.py."""
+"""OpenVINO: what differs from other engines. test_contract.py has the rest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What models are compiled with, and what they then say of their precision."""
+    """The properties with which models are compiled, and the precision that they then report."""
     properties: list[dict[str, Any]] = []
 
     class Recording(openvino.Core):  # type: ignore[misc]

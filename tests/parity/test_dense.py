@@ -1,6 +1,6 @@
-"""Dense evaluation is what it stands for: fc6 to fc8 on every window of pool5, as on a crop of its own, and the mean of all.
+"""Dense evaluation equals fc6 to fc8 on every window of pool5, each treated as a crop, and the mean of the results.
 
-The slow way, written out: matrices as they were trained, no convolution and no folding. Every engine is held against it.
+Here this is computed the slow way, with the matrices as they were trained, without folding. Every engine must agree.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def fully_connected(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tens
 
 
 def engines_of(checkpoint: Checkpoint, folder: Path, *, fine: bool) -> Iterator[tuple[str, Engine]]:
-    """PyTorch, and each runtime that is installed, of a file with every output."""
+    """PyTorch, and each installed runtime with a file that has every output."""
     yield "torch", Reference(checkpoint, fine=fine)
     path = folder / "model.onnx"
     export(checkpoint, path, dynamic=True, fine=fine, score_map=True, features=True)
@@ -86,7 +86,7 @@ def engines_of(checkpoint: Checkpoint, folder: Path, *, fine: bool) -> Iterator[
 
 
 def images(height: int, width: int) -> np.ndarray:
-    """Two images that are darker to opposite corners, so that every window has scores of its own."""
+    """Two images that get darker towards opposite corners, so that the scores of all windows differ."""
     noise = np.random.default_rng(height * width).integers(0, 256, (2, height, width, 3))
     slope = np.linspace(1, 0.2, height)[:, None, None] * np.linspace(1, 0.3, width)[:, None]
     return (noise * np.stack([slope, slope[::-1, ::-1]])).astype(np.uint8)
@@ -106,9 +106,9 @@ def test_every_engine_answers_as_every_window_on_its_own(
     for name, engine in engines_of(checkpoint, tmp_path, fine=fine):
         with engine:
             for size, (posteriors, score_map, features) in expected.items():
-                found = engine.run(images(*size))
-                assert np.abs(found.probabilities - posteriors).max() <= LIMIT.max_dp, (name, size)
-                for received, right in ((found.score_map, score_map), (found.features, features)):
+                scores = engine.run(images(*size))
+                assert np.abs(scores.probabilities - posteriors).max() <= LIMIT.max_dp, (name, size)
+                for received, right in ((scores.score_map, score_map), (scores.features, features)):
                     assert received is not None
                     assert received.shape == right.shape
                     assert np.abs(received - right).max() <= LIMIT.layer * np.abs(right).max(), (name, size)
@@ -128,7 +128,7 @@ def test_on_a_crop_the_fine_grid_and_the_coarse_one_are_the_network_as_it_was_tr
 
 
 def of_the_protocol(checkpoint: Checkpoint, path: Path, protocol: Protocol, *, fine: bool) -> np.ndarray:
-    """Section 3.2 the slow way: the mean of the posteriors of the image and its mirror at each Q."""
+    """Section 3.2 the slow way: the mean posteriors of the image and its mirror at each Q."""
     rows = []
     for scale in protocol.scales:
         pixels = rescale(decode(path), scale, checkpoint.manifest.rescaling)

@@ -1,4 +1,4 @@
-"""Every engine, precision, configuration and shape against PyTorch, held against every threshold."""
+"""Every engine, precision, configuration and shape agrees with PyTorch within every threshold."""
 
 from __future__ import annotations
 
@@ -277,15 +277,15 @@ def quantized_models(
 
 
 def assert_int8_parity(pairs: Sequence[tuple[Floats, Floats]], engine: Engine) -> None:
-    """Every threshold of INT8; the one of agreement on views whose answer is clear in PyTorch."""
+    """Checks every threshold of INT8. Agreement counts only on views whose answer is clear in PyTorch."""
     limits, parity = THRESHOLDS["int8"], parity_of(pairs, engine)
     assert [failure for failure in parity.failures(limits) if not failure.startswith("top-1")] == []
     assert parity.max_dp > THRESHOLDS["float16"].max_dp / 10  # it did round
     clear = [(margins(expected) > CLEAR_LEAD, expected, received) for expected, received in pairs]
-    kept = [(expected[lead], received[lead]) for lead, expected, received in clear]
-    of_clear = parity_of(kept, engine)
-    assert of_clear.failures(limits) == ()
-    assert of_clear.views >= parity.views / 2
+    clear_pairs = [(expected[lead], received[lead]) for lead, expected, received in clear]
+    clear_parity = parity_of(clear_pairs, engine)
+    assert clear_parity.failures(limits) == ()
+    assert clear_parity.views >= parity.views / 2
 
 
 @pytest.mark.parametrize("runtime", QUANTIZED)
@@ -357,7 +357,7 @@ def test_int8_with_fp16_holds_with_every_activation_rounded_to_half(
 def test_channels_whose_weights_have_died_keep_their_bias_in_int8(
     weight: float, target: str, rest: str, runtime: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Regularization leaves such channels: what they give is a constant, and what follows counts on it."""
+    """Regularization leaves such channels: their output is constant, and later layers depend on it."""
     pytest.importorskip(RUNTIMES[runtime].module)
 
     def dying() -> Checkpoint:
@@ -383,7 +383,7 @@ def test_channels_whose_weights_have_died_keep_their_bias_in_int8(
 def test_a_wrong_range_of_one_layer_fails_the_int8_thresholds(
     runtime: str, quantized_models: Any, references: Any, tmp_path: Path
 ) -> None:
-    """As if calibration had seen images of a tenth of the contrast."""
+    """As if calibration had seen images with a tenth of the contrast."""
     pytest.importorskip(RUNTIMES[runtime].module)
     model, path = onnx.load(quantized_models("A", "tensorrt", "float32", "plain")), tmp_path / "wrong.onnx"
     scale = next(tensor for tensor in model.graph.initializer if tensor.name == "conv4_1.input.scale")
@@ -409,8 +409,8 @@ def test_a_real_vgg16_holds_on_photos(
     single, half = tmp_path / "vgg16.onnx", tmp_path / "vgg16-fp16.onnx"
     made = vgg_deploy_command("export", "--weights", str(weights), *known, "--dynamic", "-o", str(single))
     assert made.code == 0, made.err
-    words = ("--dynamic", "--fp16", "--calibration", str(test_data / "photos"), "--calibration-images", "2")
-    made = vgg_deploy_command("export", "--weights", str(weights), *known, *words, "-o", str(half))
+    options = ("--dynamic", "--fp16", "--calibration", str(test_data / "photos"), "--calibration-images", "2")
+    made = vgg_deploy_command("export", "--weights", str(weights), *known, *options, "-o", str(half))
     assert made.code == 0, made.err
     images = [word for photo in photos for word in ("--images", photo)]
     done = vgg_deploy_command(
@@ -430,7 +430,7 @@ REAL_PROTOCOLS = {
 
 @dataclass
 class RealVGG16:
-    """A trained VGG-16 in FP32 and INT8, files made by the commands, and its answers, computed once for each question."""
+    """A trained VGG-16 in FP32 and INT8, exported by the commands, and its answers, each computed once."""
 
     files: dict[str, Path]
     classes: Sequence[ClassName]
@@ -438,19 +438,19 @@ class RealVGG16:
     known: dict[tuple[str, str, str], Floats] = field(default_factory=dict)
 
     def answers(self, file: str, runtime: str, protocol: str, count: int) -> Floats:
-        """Posteriors of the first `count` images; a first part of what was computed serves too."""
+        """Posteriors of the first `count` images, [count, classes]."""
         key = file, runtime, protocol
         if key not in self.known or len(self.known[key]) < count:
             with open_engine(self.files[file], runtime=runtime) as engine:
-                found = list(predict(engine, self.images[:count], REAL_PROTOCOLS[protocol]))
-            self.known[key] = np.stack([one.probabilities for one in found if isinstance(one, Prediction)])
+                results = list(predict(engine, self.images[:count], REAL_PROTOCOLS[protocol]))
+            self.known[key] = np.stack([result.probabilities for result in results if isinstance(result, Prediction)])
         assert len(self.known[key]) >= count
         return self.known[key][:count]
 
 
 @pytest.fixture(scope="module")
 def real_vgg16(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RealVGG16:
-    """Calibrated on 32 training images; validation images in a seeded order in which the classes take turns."""
+    """Calibrated on 32 training images. Validation images in a seeded order, with classes in turn."""
     weights, labels = test_data / "vgg16_imagenette_fp16.safetensors", test_data / "imagenette_labels.txt"
     facts = ("--normalization", "paper", "--labels", str(labels), "--train-scale", "256", "--dynamic")
     calibration = ("--int8", "--calibration", str(test_data / "imagenette" / "train"), "--calibration-images", "32")
@@ -507,7 +507,7 @@ def test_a_real_vgg16_in_int8_loses_half_a_point_of_top_1_at_most_and_agrees_on_
 def test_facts_of_a_foreign_checkpoint_reach_the_graph(
     checkpoints: Callable[[str], Path], tmp_path: Path, models: Any
 ) -> None:
-    """The same weights as a foreign file, told the same normalization, give the same graph."""
+    """The same weights in a foreign file, with the same normalization, give the same graph."""
     from safetensors.torch import save_file
 
     own = read(checkpoints("B"))

@@ -1,6 +1,6 @@
-"""Plans on a GPU against PyTorch: every precision, shapes between the profiles' ends, and every way in which a shape runs.
+"""Plans on a GPU agree with PyTorch in every precision, at shapes between the profiles' ends, eager and replayed.
 
-Skipped, with the reason, where there is no GPU for a backend: `pytest -m gpu` on a machine that has one.
+Skipped, with the reason, without a GPU for a backend. `pytest -m gpu` runs them on a machine that has one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def precision(request: pytest.FixtureRequest) -> str:
 def narrow(
     narrow_checkpoint: Callable[..., Path], vgg_deploy_command: Callable[..., Any], tmp_path: Path, backend: str
 ) -> Callable[..., tuple[Path, Path]]:
-    """`narrow(precision, *flags, scales=...)` -> a checkpoint of configuration D and a plan of it, beside its ONNX file."""
+    """`narrow(precision, *flags, scales=...)` -> a checkpoint of configuration D, and its plan beside the ONNX file."""
 
     def make(precision: str, *flags: str, **options: Any) -> tuple[Path, Path]:
         calibration, model = tmp_path / "calibration", tmp_path / "narrow.onnx"
@@ -75,8 +75,17 @@ def narrow(
             Image.fromarray(image).save(calibration / f"{index}.png")
         checkpoint = narrow_checkpoint("D")
         measured = ("--calibration", str(calibration)) if PRECISIONS[precision] else ()
-        words = ("--weights", str(checkpoint), "--dynamic", *PRECISIONS[precision], *measured, *flags, "-o", str(model))
-        made = vgg_deploy_command("export", *words)
+        arguments = (
+            "--weights",
+            str(checkpoint),
+            "--dynamic",
+            *PRECISIONS[precision],
+            *measured,
+            *flags,
+            "-o",
+            str(model),
+        )
+        made = vgg_deploy_command("export", *arguments)
         assert made.code == 0, made.err
         wanted = BuildOptions(backend, **{"scales": SCALES, "max_batch": BATCH, **options})
         return checkpoint, build(model, options=wanted).path
@@ -85,7 +94,7 @@ def narrow(
 
 
 def differences(reference: Engine, engine: Engine, precision: str) -> tuple[str, ...]:
-    """Which thresholds do not hold over all shapes, of the first run of each and of its replays."""
+    """The thresholds that are exceeded over all shapes, in the first run of each and in its replays."""
     expected, received = [], []
     for shape in SHAPES:
         images = patches(*shape)
@@ -183,7 +192,7 @@ def test_a_plan_can_run_says_doctor(
 
 @pytest.fixture(scope="session")
 def real(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """A folder for plans of the real VGG-16, and its weights; the plans of one precision are gone before the next's."""
+    """A folder for plans of the real VGG-16, and its weights. The folder is deleted at the end."""
     folder = tmp_path_factory.mktemp("real")
     yield folder, test_data / "vgg16_imagenette_fp16.safetensors"
     shutil.rmtree(folder, ignore_errors=True)

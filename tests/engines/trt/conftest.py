@@ -1,4 +1,4 @@
-"""What the tests of plans share: narrow networks of ours as ONNX, a foreign one, and TensorRT-RTX, which builds without a GPU."""
+"""Fixtures for tests of plans: our narrow networks and a foreign one as ONNX, and TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ LABELS = "ant\nbee\ncat\ndog\nelk\n"
 
 @pytest.fixture(scope="session")
 def rtx() -> Backend:
-    """TensorRT-RTX. Skips where it is not installed."""
+    """TensorRT-RTX, which builds without a GPU. Skips if it is not installed."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     return backends.load(TENSORRT_RTX)
 
 
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine has no GPU that a build would see, whatever it has."""
+    """Builds see no GPU, even if this machine has one."""
     monkeypatch.setattr("engines.trt.build.compute_capability", lambda: None)
 
 
 def quantization_of(spec: NetworkSpec, layers: Sequence[str], target: str = "tensorrt") -> Quantization:
-    """INT8 in `layers`, with ranges that nobody measured."""
+    """INT8 in `layers`, with made-up ranges."""
     names = tuple(layer.name for layer in spec.weight_layers)
     ranges = {name: (-150.0 if name == "conv1_1" else 0.0, 150.0) for name in (*names, "spatial_mean", "lrn1")}
-    kept = tuple(name for name in names if name not in layers)
-    return Quantization(target, tuple(layers), kept, "minmax", ranges, (), (73,), True)
+    floating = tuple(name for name in names if name not in layers)
+    return Quantization(target, tuple(layers), floating, "minmax", ranges, (), (73,), True)
 
 
 @pytest.fixture
 def model(
     narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest], tmp_path: Path
 ) -> Callable[..., Path]:
-    """`model("A", name="model.onnx", half=False, int8=True, target="tensorrt", spec={...}, manifest={...}, **GraphOptions fields)`
+    """`model("A", name="model.onnx", half=False, int8=True, target="tensorrt", spec={...}, manifest={...}, **fields)`
     -> an ONNX file of ours with random weights, made without torch, in tmp_path.
 
-    `int8` is True for all layers, or names them; `manifest` changes what the file says of itself, not what it is.
+    `int8` is True for all layers, or names some. `manifest` changes the file's manifest only. `fields`: GraphOptions.
     """
 
     def write(
@@ -101,7 +101,7 @@ def weights_of(spec: NetworkSpec) -> dict[str, np.ndarray]:
 
 
 class Foreign:
-    """An ONNX model that somebody else makes: one quantized convolution of five classes. What it consists of may be changed."""
+    """An ONNX model of another exporter: one quantized convolution, five classes. Tests may change its parts."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -125,14 +125,14 @@ class Foreign:
         self.add("Softmax", "probabilities", "scores", axis=1)
 
     def add(self, operator: str, name: str, *inputs: str, **attributes: Any) -> None:
-        """A node whose output has its name."""
+        """Adds a node whose output has the node's name."""
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
 
     def node(self, name: str) -> onnx.NodeProto:
         return next(node for node in self.nodes if node.name == name)
 
     def insert(self, operator: str, name: str, before: str, **attributes: Any) -> None:
-        """A node between another and its first input."""
+        """Inserts a node between another and its first input."""
         reader = self.node(before)
         place = self.nodes.index(reader)
         self.add(operator, name, reader.input[0], **attributes)

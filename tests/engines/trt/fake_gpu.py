@@ -34,7 +34,7 @@ def answer(images: Images, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
 
 
 class FakeCuda:
-    """See `engines.trt.cuda.Cuda`. `log` holds every call, `live` all that is not freed.
+    """See `engines.trt.cuda.Cuda`. `log` holds every call, `live` every resource that is not freed.
 
     Args:
         memory: bytes of the GPU.
@@ -164,12 +164,13 @@ class Severity(enum.Enum):
 
 
 class FakeTrt:
-    """A module like tensorrt and tensorrt_rtx, whose one network is `answer`.
+    """A module like tensorrt and tensorrt_rtx. Its only network is `answer`.
 
     Attributes:
-        broken: names of calls that give None or False; `said` is what TensorRT logs then.
-        validity: of every header; `headers` are those that were looked at.
-        contexts: the numbers of all that were made, None for those that are destroyed, and how many the GPU holds; `events`: what happened to them.
+        broken: names of calls that return None or False; `log_line` is what TensorRT logs then.
+        validity: the validity of every header; `headers` are those that were read.
+        contexts: the numbers of all contexts, None for those that are destroyed. The GPU holds `contexts_at_most`.
+            `events` tells what happened to them.
         configs, caches: all that were made.
         tensors: mode, type and shape of each.
     """
@@ -182,13 +183,14 @@ class FakeTrt:
     EngineValidity = enum.Enum("EngineValidity", "VALID SUBOPTIMAL INVALID")
     EngineInvalidityDiagnostics = enum.IntFlag(
         "Diagnostics",
-        "VERSION_MISMATCH UNSUPPORTED_CC OLD_CUDA_DRIVER OLD_CUDA_RUNTIME INSUFFICIENT_GPU_MEMORY MALFORMED_ENGINE CUDA_ERROR",
+        "VERSION_MISMATCH UNSUPPORTED_CC OLD_CUDA_DRIVER OLD_CUDA_RUNTIME INSUFFICIENT_GPU_MEMORY MALFORMED_ENGINE "
+        "CUDA_ERROR",
     )
 
     def __init__(self, cuda: FakeCuda, classes: int = 5, profiles: tuple[Any, ...] = SHAPES) -> None:
         self.cuda, self.classes, self.profiles = cuda, classes, profiles
         self.broken: set[str] = set()
-        self.said = "Error Code 1: it broke"
+        self.log_line = "Error Code 1: it broke"
         self.validity: tuple[Any, int] = (self.EngineValidity.VALID, 0)
         self.headers: list[bytes] = []
         self.contexts: list[int | None] = []
@@ -213,11 +215,11 @@ class FakeTrt:
         return FakeRuntime(self, logger)
 
     def works(self, name: str) -> Any:
-        """None, with TensorRT's reason, where a call is broken; else True."""
+        """True; None, with a line in TensorRT's log, if the call is broken."""
         if name not in self.broken:
             return True
         for logger in self._loggers:
-            logger.log(Severity.ERROR, self.said)
+            logger.log(Severity.ERROR, self.log_line)
         return None
 
 
@@ -292,7 +294,7 @@ class FakeRuntimeConfig:
 
 
 class FakeRuntimeCache:
-    """Its contents are lines; every context that is made with it adds one."""
+    """Its contents are lines. Every context that is made with it adds one."""
 
     def __init__(self, trt: Any) -> None:
         self.trt, self.lines = trt, [b"kernels"]

@@ -1,4 +1,4 @@
-"""A machine with a plan and what runs it, none of it real, and what is known of the plan."""
+"""A fake machine with a plan, its manifest, a GPU and a backend."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Machine:
         return {check.name: check for check in Examination(self.path, EngineOptions(**options)).checks()}
 
     def problem(self, **options: Any) -> Exception:
-        """What stops it from running."""
+        """The error that stops the plan from running."""
         with pytest.raises((UsageError, PlanError, EngineError, ManifestError)) as caught:
             Examination(self.path, EngineOptions(**options)).require()
         assert "\n" not in str(caught.value)

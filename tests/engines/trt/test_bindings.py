@@ -1,7 +1,7 @@
-"""Every member of TensorRT that our code names is in the bindings of the versions that we support: tests/contract has their lists.
+"""Every member of TensorRT that our code names exists in the versions that we support; tests/contract lists them.
 
-What a variable holds is followed from TensorRT's own calls; where that ends (parameters, attributes, loops), names that are
-agreed on tell it: `network`, `config`, `layer`.
+Types of variables follow from TensorRT's own calls. For parameters, attributes and loops, fixed names tell the type:
+`network`, `config`, `layer`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ RTX_MEMBERS = {
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """What one version of one package has."""
+    """The classes and members of one version of one package."""
 
     package: str
     classes: dict[str, frozenset[str]]
@@ -99,7 +99,7 @@ class Bindings:
 
 @dataclass
 class _Scope:
-    """A function, or a module: what its variables hold, as far as it is known."""
+    """A function or a module, with the known types of its variables."""
 
     outer: _Scope | None
     attributes: dict[str, str]
@@ -107,12 +107,12 @@ class _Scope:
 
 
 def named_members(source: str, file: str = "") -> Iterator[tuple[str, str, int]]:
-    """Class, member and line of each member of TensorRT that Python source names."""
+    """Class, member and line of each member of TensorRT in Python source."""
     yield from _in_scope(ast.parse(source), _Scope(None, {**HELD, **ATTRIBUTES.get(file, {})}))
 
 
 def members_of(path: Path) -> set[tuple[str, str]]:
-    """Class and member of what a file of ours names."""
+    """Class and member of each member of TensorRT in a file of ours."""
     return {(owner, member) for owner, member, _ in named_members(path.read_text(encoding="utf-8"), path.name)}
 
 
@@ -137,7 +137,7 @@ def _in_scope(node: ast.AST, scope: _Scope) -> Iterator[tuple[str, str, int]]:
 
 
 def _function(node: ast.FunctionDef | ast.Lambda, outer: _Scope) -> _Scope:
-    """Parameters of type Any hold what their name says; of another type, something of ours."""
+    """Parameters of type Any hold what their name says. Parameters of other types hold objects of ours."""
     scope = _Scope(outer, outer.attributes)
     for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
         is_any = argument.annotation is None or ast.unparse(argument.annotation) == "Any"
@@ -175,14 +175,14 @@ def _rtx_only(owner: str, member: str) -> bool:
 
 
 def missing(source: str, all_bindings: list[Bindings], file: str = "") -> list[str]:
-    """What source names and a version lacks that it is for; what is listed as TensorRT-RTX's, TensorRT may lack."""
-    found = []
+    """Members that source names and a version lacks. TensorRT may lack those that are listed as TensorRT-RTX's."""
+    problems = []
     for owner, member, line in named_members(source, file):
         lacking = [bindings.package for bindings in all_bindings if not bindings.has(owner, member)]
         if _rtx_only(owner, member):
             lacking = [package for package in lacking if package.startswith("tensorrt-rtx")]
-        found += [f"line {line}: {owner}.{member} is not in {package}" for package in lacking]
-    return found
+        problems += [f"line {line}: {owner}.{member} is not in {package}" for package in lacking]
+    return problems
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +237,9 @@ def test_the_check_sees_what_the_build_is_made_of() -> None:
     ],
 )
 def test_a_member_that_does_not_exist_is_noticed(source: str, absent: str, all_bindings: list[Bindings]) -> None:
-    found = missing(source, all_bindings)
-    assert found
-    assert all(absent in line for line in found)
+    problems = missing(source, all_bindings)
+    assert problems
+    assert all(absent in problem for problem in problems)
 
 
 def test_objects_of_ours_with_such_names_are_passed_over(all_bindings: list[Bindings]) -> None:
@@ -262,11 +262,11 @@ def test_the_list_of_the_installed_tensorrt_rtx_is_what_it_has(all_bindings: lis
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt-rtx is not installed")
     script = runpy.run_path(str(CONTRACT / "make_members.py"))
-    found = script["members"]("tensorrt_rtx")
-    listed = {f"tensorrt-rtx-{found['version']}": found["classes"]}
+    installed = script["members"]("tensorrt_rtx")
+    listed = {f"tensorrt-rtx-{installed['version']}": installed["classes"]}
     (bindings,) = (item for item in all_bindings if item.package.startswith("tensorrt-rtx"))
     if bindings.package not in listed:
-        pytest.skip(f"tensorrt-rtx {found['version']} is installed, the list is of {bindings.package}")
-    assert {name: frozenset(names) for name, names in found["classes"].items()} == {
+        pytest.skip(f"tensorrt-rtx {installed['version']} is installed, the list is of {bindings.package}")
+    assert {name: frozenset(names) for name, names in installed["classes"].items()} == {
         name: names for name, names in bindings.classes.items() if name != MODULE
     }

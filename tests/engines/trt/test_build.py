@@ -98,11 +98,11 @@ def test_profiles_come_from_the_paper_s_scales_for_the_training_scale(model: Mod
 def test_one_profile_makes_a_smaller_plan(model: Models, tmp_path: Path) -> None:
     path, scales = model(), (64, 96, 128)
     three = build(path, tmp_path / "3.plan", BuildOptions(scales=scales))
-    one = build(path, tmp_path / "1.plan", BuildOptions(scales=scales, one_profile=True))
-    assert [len(built.manifest.profiles) for built in (three, one)] == [3, 1]
-    assert one.manifest.profiles[0].scales == scales
-    assert one.path.stat().st_size < three.path.stat().st_size
-    assert one.manifest.manifest.shapes == three.manifest.manifest.shapes
+    single = build(path, tmp_path / "1.plan", BuildOptions(scales=scales, one_profile=True))
+    assert [len(built.manifest.profiles) for built in (three, single)] == [3, 1]
+    assert single.manifest.profiles[0].scales == scales
+    assert single.path.stat().st_size < three.path.stat().st_size
+    assert single.manifest.manifest.shapes == three.manifest.manifest.shapes
 
 
 def test_the_command_in_the_manifest_builds_the_same_plan_again(
@@ -110,9 +110,9 @@ def test_the_command_in_the_manifest_builds_the_same_plan_again(
 ) -> None:
     options = BuildOptions(max_batch=3, max_aspect=1.25, workspace=1 << 30, compute_capabilities=("8.9", "12.0"))
     built = build(model(), tmp_path / "my plans" / "a.plan", options)
-    words = shlex.split(built.manifest.command)
-    assert words[:2] == ["vgg-deploy", "build"]
-    done = vgg_deploy_command(*words[1:])
+    arguments = shlex.split(built.manifest.command)
+    assert arguments[:2] == ["vgg-deploy", "build"]
+    done = vgg_deploy_command(*arguments[1:])
     assert done.code == 0, done.err
     again = read_plan(built.path)
     assert again is not None
@@ -135,7 +135,7 @@ def test_a_gpu_that_rtx_does_not_build_for_is_a_usage_error(capability: str, mod
 
 
 @pytest.mark.parametrize(
-    ("really", "stated", "words"),
+    ("really", "stated", "reason"),
     [
         (
             {},
@@ -147,10 +147,10 @@ def test_a_gpu_that_rtx_does_not_build_for_is_a_usage_error(capability: str, mod
     ],
 )
 def test_a_plan_of_another_precision_than_the_manifest_declares_is_not_written(
-    really: dict[str, Any], stated: Precision, words: str, model: Models, tmp_path: Path
+    really: dict[str, Any], stated: Precision, reason: str, model: Models, tmp_path: Path
 ) -> None:
     path = model("A", **really, manifest={"precision": stated})
-    with pytest.raises(BuildError, match=words):
+    with pytest.raises(BuildError, match=reason):
         build(path, options=SMALL)
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 

@@ -1,4 +1,4 @@
-"""How a plan is asked for, and the command that asks for it again."""
+"""The options of a build, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vgg_deploy.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "reason"),
     [
         ({"backend": "onnxruntime"}, "--backend is 'onnxruntime'; expected tensorrt or tensorrt-rtx"),
         ({"max_batch": 0}, "--max-batch is 0; expected 1 or more"),
@@ -28,14 +28,14 @@ from vgg_deploy.errors import UsageError
         ({"backend": "tensorrt-rtx", "hardware_compatibility": "none"}, "--hardware-compatibility requires tensorrt"),
     ],
 )
-def test_what_cannot_be_is_refused_where_it_is_asked_for(fields: dict[str, Any], words: str) -> None:
+def test_values_that_no_build_accepts_are_refused(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError) as refused:
         BuildOptions(**fields)
-    assert words in str(refused.value)
+    assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_options_of_one_backend_pass_while_it_is_not_chosen() -> None:
+def test_options_of_one_backend_are_accepted_until_a_backend_is_chosen() -> None:
     options = BuildOptions(timing_cache=Path("t"), hardware_compatibility="same")
     options.check_for("tensorrt")
     with pytest.raises(UsageError):
@@ -57,7 +57,7 @@ def test_other_sizes_are_refused(text: str) -> None:
         parse_size(text)
 
 
-def test_the_command_has_all_that_was_asked_for() -> None:
+def test_the_command_contains_every_option() -> None:
     options = BuildOptions(
         backend="tensorrt",
         scales=(224, 256),
@@ -69,8 +69,8 @@ def test_the_command_has_all_that_was_asked_for() -> None:
         hardware_compatibility="ampere+",
         labels=Path("l.txt"),
     )
-    words = shlex.split(options.command(Path("a model.onnx"), Path("out/a.plan")))
-    assert words == [
+    arguments = shlex.split(options.command(Path("a model.onnx"), Path("out/a.plan")))
+    assert arguments == [
         *("vgg-deploy", "build", "a model.onnx", "-o", "out/a.plan", "--backend", "tensorrt", "--scales", "224,256"),
         *("--max-batch", "4", "--max-aspect", "1.7777777777", "--workspace", "512MiB", "--timing-cache", "my cache"),
         *("--hardware-compatibility", "ampere+", "--labels", "l.txt", "--one-profile"),

@@ -1,4 +1,4 @@
-"""What is found out about a plan before it is loaded: every reason why one cannot run, and the command that helps."""
+"""Checks of a plan before it is loaded: every reason why it cannot run, and the command that helps."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-def test_a_plan_that_can_run_passes_every_question(machine: Machine) -> None:
+def test_a_plan_that_can_run_passes_every_check(machine: Machine) -> None:
     machine.describe()
     checks = machine.checks(device="cuda:3", cuda_api="pycuda")
     assert list(checks) == NAMES
@@ -135,7 +135,7 @@ def test_a_plan_that_can_run_passes_every_question(machine: Machine) -> None:
     assert machine.trt.headers == [(b"a plan" * 20)[:64]]
 
 
-def test_tensorrts_header_is_its_own_affair(machine: Machine) -> None:
+def test_tensorrts_header_is_not_checked(machine: Machine) -> None:
     machine.installed = ("tensorrt",)
     machine.describe("tensorrt")
     checks = machine.checks()
@@ -253,7 +253,7 @@ def test_a_backend_that_is_not_installed_names_its_extra(machine: Machine) -> No
     assert "pip install '.[" in str(problem)
 
 
-def test_another_version_names_both_and_the_two_ways_out(machine: Machine) -> None:
+def test_another_version_is_refused_with_both_remedies(machine: Machine) -> None:
     machine.describe(version="1.6.0.24")
     assert str(machine.problem()) == (
         "vgg11.plan was built by tensorrt-rtx 1.6.0.24, but 1.7.1 is installed. A plan runs only in its own version: "
@@ -261,7 +261,7 @@ def test_another_version_names_both_and_the_two_ways_out(machine: Machine) -> No
     )
 
 
-def test_a_gpu_that_it_is_not_for_is_named_with_the_command(machine: Machine) -> None:
+def test_another_gpu_is_refused_with_the_command(machine: Machine) -> None:
     machine.describe(compute_capabilities=())
     assert isinstance(machine.cuda, FakeCuda)
     machine.cuda.gpu = Gpu("NVIDIA H200", (9, 0))
@@ -277,7 +277,8 @@ def test_a_gpu_that_it_is_not_for_is_named_with_the_command(machine: Machine) ->
         (1, f"another version built it; build it again: {RTX}"),
         (
             2,
-            f"it was not built for Fake RTX (compute capability 8.9); build it for this GPU: {RTX} --compute-capability 8.9",
+            "it was not built for Fake RTX (compute capability 8.9); build it for this GPU: "
+            f"{RTX} --compute-capability 8.9",
         ),
         (4, "the NVIDIA driver is too old for it; install a newer one"),
         (8, "it was built with a newer CUDA than the installed one"),
@@ -287,7 +288,7 @@ def test_a_gpu_that_it_is_not_for_is_named_with_the_command(machine: Machine) ->
         (0, "TensorRT gives no reason"),
     ],
 )
-def test_each_of_rtx_s_diagnostics_has_its_words(bits: int, reason: str, machine: Machine) -> None:
+def test_each_of_rtx_s_diagnostics_has_a_message(bits: int, reason: str, machine: Machine) -> None:
     machine.describe()
     machine.trt.validity = (machine.trt.EngineValidity.INVALID, bits)
     problem = machine.problem()
@@ -399,9 +400,7 @@ LABELS = "a\nb\nc\nd\ne\n"
 
 
 @pytest.mark.parametrize("sidecar", [None, "{", '{"another": "tool"}'])
-def test_a_plan_without_manifest_that_is_trusted_tells_itself_what_it_takes(
-    sidecar: str | None, machine: Machine
-) -> None:
+def test_a_trusted_plan_without_manifest_opens_with_its_own_profiles(sidecar: str | None, machine: Machine) -> None:
     if sidecar is not None:
         sidecar_of(machine.path).write_text(sidecar)
     with open_plan(machine.path, EngineOptions(trust=True, labels=LABELS)) as engine:
@@ -446,15 +445,15 @@ def test_a_changed_plan_that_is_trusted_goes_by_its_own_profiles(machine: Machin
         assert len(engine.info.plan.profiles) == 2  # type: ignore[union-attr]
         (notice,) = engine.info.notices
         assert notice.startswith(
-            f"trusted although it does not match its manifest: {machine.path} is not the file that vgg11.plan.json describes"
+            f"trusted although it does not match its manifest: {machine.path} is not the file that vgg11.plan.json"
         )
 
 
-def test_a_damaged_plan_that_is_trusted_fails_in_tensorrts_words(machine: Machine) -> None:
+def test_a_damaged_plan_that_is_trusted_fails_with_tensorrts_reason(machine: Machine) -> None:
     machine.describe()
     machine.path.write_bytes(b"rubbish")
     machine.trt.broken.add("deserialize_cuda_engine")
-    machine.trt.said = "Serialization assertion failed"
+    machine.trt.log_line = "Serialization assertion failed"
     with pytest.raises(
         PlanError, match=r"tensorrt-rtx 1\.7\.1 cannot load .*vgg11\.plan: Serialization assertion failed\. "
     ):

@@ -1,4 +1,4 @@
-"""Which of TensorRT's two packages builds, and what each needs."""
+"""The choice between TensorRT and TensorRT-RTX, and what each needs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_tensorrt_that_is_asked_for_and_not_installed_is_named_with_its_extra(mo
         (("tensorrt-rtx",), (8, 9), "tensorrt-rtx"),
     ],
 )
-def test_of_both_tensorrt_is_taken_where_it_has_a_gpu(
+def test_of_both_tensorrt_is_chosen_if_it_supports_the_gpu(
     installed: tuple[str, ...], gpu: tuple[int, int] | None, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "installed", lambda: installed)

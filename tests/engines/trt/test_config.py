@@ -1,4 +1,4 @@
-"""What TensorRT alone is told, tried on TensorRT-RTX, whose interface has it too."""
+"""Settings for TensorRT only, tested with TensorRT-RTX, whose interface has them too."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parsed(rtx: Backend, model: Callable[..., Path]) -> Iterator[Parsed]:
 
 
 class Recording:
-    """A builder whose configurations remember what they are told, and answer as they are told to."""
+    """A builder whose configuration records its calls and gives prepared answers."""
 
     def __init__(self, builder: Any, **answers: Any) -> None:
         self._builder = builder
@@ -51,14 +51,14 @@ class Recording:
 
 class Config:
     def __init__(self, config: Any, answers: dict[str, Any]) -> None:
-        self.__dict__.update(config=config, answers=answers, told={})
+        self.__dict__.update(config=config, answers=answers, calls={})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.told[name] = value
+        self.calls[name] = value
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
-            self.told[name] = (*arguments, *options.values())
+            self.calls[name] = (*arguments, *options.values())
             return self.answers[name] if name in self.answers else getattr(self.config, name)(*arguments, **options)
 
         return call
@@ -70,22 +70,20 @@ class Config:
 def test_hardware_compatibility(asked: str | None, level: str | None, tensorrt: Backend, parsed: Parsed) -> None:
     recording = dataclasses.replace(parsed, builder=Recording(parsed.builder))
     config = configured(tensorrt, recording, BuildOptions(hardware_compatibility=asked), [PROFILE], Messages())
-    told = config.told.get("hardware_compatibility_level")
-    assert told == (None if level is None else getattr(tensorrt.trt.HardwareCompatibilityLevel, level))
+    level_set = config.calls.get("hardware_compatibility_level")
+    assert level_set == (None if level is None else getattr(tensorrt.trt.HardwareCompatibilityLevel, level))
 
 
-def test_limits_and_verbosity_are_told(tensorrt: Backend, parsed: Parsed) -> None:
+def test_limits_and_verbosity_are_set(tensorrt: Backend, parsed: Parsed) -> None:
     recording = dataclasses.replace(parsed, builder=Recording(parsed.builder))
     config = configured(tensorrt, recording, BuildOptions(workspace=1 << 30), [PROFILE], Messages())
     trt = tensorrt.trt
-    assert config.told["set_memory_pool_limit"] == (trt.MemoryPoolType.WORKSPACE, 1 << 30)
-    assert config.told["profiling_verbosity"] == trt.ProfilingVerbosity.DETAILED
-    assert "set_timing_cache" not in config.told
+    assert config.calls["set_memory_pool_limit"] == (trt.MemoryPoolType.WORKSPACE, 1 << 30)
+    assert config.calls["profiling_verbosity"] == trt.ProfilingVerbosity.DETAILED
+    assert "set_timing_cache" not in config.calls
 
 
-def test_a_timing_cache_is_made_where_there_is_none_and_read_where_there_is(
-    tensorrt: Backend, parsed: Parsed, tmp_path: Path
-) -> None:
+def test_a_timing_cache_is_created_or_read(tensorrt: Backend, parsed: Parsed, tmp_path: Path) -> None:
     path = tmp_path / "new" / "timing.cache"
     config = configured(tensorrt, parsed, BuildOptions(timing_cache=path), [PROFILE], Messages())
     save_timing_cache(config, path)
@@ -93,7 +91,7 @@ def test_a_timing_cache_is_made_where_there_is_none_and_read_where_there_is(
     assert stored
     recording = dataclasses.replace(parsed, builder=Recording(parsed.builder))
     again = configured(tensorrt, recording, BuildOptions(timing_cache=path), [PROFILE], Messages())
-    assert again.told["create_timing_cache"] == (stored,)
+    assert again.calls["create_timing_cache"] == (stored,)
     assert [item.name for item in path.parent.iterdir()] == ["timing.cache"]
 
 
@@ -121,7 +119,7 @@ def test_a_timing_cache_that_cannot_be_read_or_written_is_one_line(
         save_timing_cache(config, tmp_path)
 
 
-def test_a_profile_that_is_refused_is_told_with_the_reason(tensorrt: Backend, parsed: Parsed) -> None:
+def test_a_refused_profile_is_an_error_with_the_reason(tensorrt: Backend, parsed: Parsed) -> None:
     wrong = dataclasses.replace(PROFILE, optimum=(9, 64, 64))
     with (
         listening(tensorrt) as messages,
@@ -130,7 +128,7 @@ def test_a_profile_that_is_refused_is_told_with_the_reason(tensorrt: Backend, pa
         configured(tensorrt, parsed, BuildOptions(), [PROFILE, wrong], messages)
 
 
-def test_a_compute_capability_that_is_refused_is_told(rtx: Backend, parsed: Parsed) -> None:
+def test_a_refused_compute_capability_is_an_error(rtx: Backend, parsed: Parsed) -> None:
     recording = dataclasses.replace(parsed, builder=Recording(parsed.builder, set_compute_capability=False))
     with pytest.raises(BuildError, match=r"refuses compute capability 8\.9"):
         configured(rtx, recording, BuildOptions(compute_capabilities=("8.9",)), [PROFILE], Messages())
@@ -139,7 +137,7 @@ def test_a_compute_capability_that_is_refused_is_told(rtx: Backend, parsed: Pars
 def test_a_build_of_tensorrt_writes_its_gpu_and_its_timing_cache(
     tensorrt: Backend, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way of TensorRT, as far as it can be gone without it."""
+    """A whole build for TensorRT, as far as that is possible without it."""
     monkeypatch.setattr("engines.trt.build.choose", lambda *_: tensorrt)
     monkeypatch.setattr("engines.trt.build.compute_capability", lambda: (8, 9))
     monkeypatch.setattr("engines.trt.build.built_types", lambda *_: {})

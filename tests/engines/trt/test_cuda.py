@@ -73,7 +73,8 @@ def test_a_package_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) 
 
 @no_driver
 def test_without_a_driver_opening_says_so_in_one_line() -> None:
-    expected = r"^cudaGetDeviceCount failed: CUDA driver version is insufficient for CUDA runtime version \(cudaErrorInsufficientDriver\)$"
+    reason = r"CUDA driver version is insufficient for CUDA runtime version \(cudaErrorInsufficientDriver\)"
+    expected = f"^cudaGetDeviceCount failed: {reason}$"
     with pytest.raises(EngineError, match=expected):
         open_cuda("cuda-python", 0, "rtx")
 
@@ -132,7 +133,7 @@ def test_every_name_of_the_runtime_api_is_there() -> None:
 
 
 class Recorder:
-    """cuda.bindings.runtime, whose functions succeed and are written down; constants are its own."""
+    """cuda.bindings.runtime with its own constants; its functions succeed and are recorded."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

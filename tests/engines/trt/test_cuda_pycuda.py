@@ -1,4 +1,4 @@
-"""CUDA through PyCUDA, against a module that has PyCUDA's names and writes down what is called."""
+"""CUDA through PyCUDA, with a fake module that has PyCUDA's names and records the calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vgg_deploy.errors import EngineError
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """pycuda.driver with PyCUDA's names (src/wrapper/wrap_cudadrv.cpp), which writes down what is called."""
+    """A fake pycuda.driver with PyCUDA's names (src/wrapper/wrap_cudadrv.cpp); it records the calls."""
     module: Any = types.ModuleType("pycuda.driver")
     module.calls, module.contexts, module.failing = [], [], {}
 

@@ -33,7 +33,7 @@ def test_a_foreign_model_needs_labels(foreign: Any, tmp_path: Path) -> None:
         build(foreign.save(tmp_path), options=BuildOptions(scales=(32,)))
 
 
-def test_a_foreign_model_needs_scales_where_its_size_is_free(foreign: Any, tmp_path: Path) -> None:
+def test_a_foreign_model_with_free_size_needs_scales(foreign: Any, tmp_path: Path) -> None:
     path = foreign.save(tmp_path)
     with pytest.raises(UsageError, match="training scale is unknown: give --scales"):
         build(path, options=BuildOptions(labels=tmp_path / "labels.txt"))
@@ -72,7 +72,7 @@ def test_nodes_without_names_are_known_by_their_outputs(foreign: Any, tmp_path: 
     assert dict(built.manifest.layers) == {"node_of_conv": INT8}
 
 
-def test_all_that_stands_against_it_is_told_at_once_and_nothing_is_built(foreign: Any, tmp_path: Path) -> None:
+def test_all_findings_are_reported_at_once_and_nothing_is_built(foreign: Any, tmp_path: Path) -> None:
     foreign.constants["zero"] = foreign.constants["zero"] + 3
     foreign.insert("Det", "determinant", before="scores")
     path = foreign.save(tmp_path)

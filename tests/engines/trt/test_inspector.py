@@ -1,4 +1,4 @@
-"""Types of layers, read from what TensorRT's engine inspector says. The JSON below is of the two kinds that it gives."""
+"""Types of layers from the JSON of TensorRT's engine inspector, which has two forms."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def types(*layers: dict[str, Any] | str, of: str = "conv1_1") -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"),
+    ("format_text", "kind"),
     [(INT8_WORDS, "int8"), (HALF_WORDS, "float16"), (FLOAT_WORDS, "float32"), ("Row major linear FP8", None)],
 )
-def test_fused_layers_with_formats_in_words(words: str, kind: str | None) -> None:
-    assert types(fused("conv1_1 + relu1_1", tensor(words))) == kind
-    assert types(fused("conv1_1.weight + conv1_1.weight_dequantize + conv1_1 + relu1_1", tensor(words))) == kind
+def test_fused_layers_with_formats_in_words(format_text: str, kind: str | None) -> None:
+    assert types(fused("conv1_1 + relu1_1", tensor(format_text))) == kind
+    assert types(fused("conv1_1.weight + conv1_1.weight_dequantize + conv1_1 + relu1_1", tensor(format_text))) == kind
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_names_are_whole_names() -> None:
     assert types(compiled("a", ["conv1_1.input_quantize"], tensor("Float"))) is None
 
 
-def test_what_moves_or_quantizes_the_data_does_not_tell_the_type() -> None:
+def test_kernels_that_move_or_quantize_data_do_not_give_the_type() -> None:
     reformat = fused("Reformatting CopyNode for Input Tensor 0 to conv1_1", tensor(FLOAT_WORDS), kind="Reformat")
     named = fused("conv1_1", tensor(FLOAT_WORDS), kind="Reformat")
     constant = compiled("c", ["conv1_1"], tensor("Float"), kind="Constant")
@@ -79,13 +79,13 @@ def test_what_moves_or_quantizes_the_data_does_not_tell_the_type() -> None:
     assert types(named) is None
 
 
-def test_of_several_kernels_the_convolution_tells() -> None:
+def test_of_several_kernels_the_convolution_gives_the_type() -> None:
     before = compiled("__myl_CastTran_myl0_0", ["cast", "conv1_1"], tensor("Float"))
     convolution = compiled("sm80_xmma_fprop_myl0_1", ["conv1_1"], tensor("Half"), tensor("Half", name="w"), kind="conv")
     assert types(before, convolution) == "float16"
 
 
-def test_kernels_that_disagree_tell_nothing() -> None:
+def test_kernels_that_disagree_give_no_type() -> None:
     assert types(compiled("a", ["conv1_1"], tensor("Half")), compiled("b", ["conv1_1"], tensor("Float"))) is None
 
 
@@ -111,11 +111,11 @@ def test_bias_and_scales_do_not_count() -> None:
         '{"Layers": [{"Name": "conv1_1", "Inputs": ["x", {"Dimensions": null}]}]}',
     ],
 )
-def test_where_it_does_not_tell_nothing_is_guessed(information: str) -> None:
+def test_unknown_descriptions_give_no_type(information: str) -> None:
     assert types_of(information, ["conv1_1"]) == {}
 
 
-def test_each_layer_is_answered_for_itself() -> None:
+def test_each_layer_has_a_type_of_its_own() -> None:
     information = json.dumps(
         {"Layers": [fused("conv1_1 + relu1_1", tensor(INT8_WORDS)), compiled("f", ["fc6", "relu6"], tensor("Half"))]}
     )

@@ -1,4 +1,4 @@
-"""In what type the layers of a parsed network compute, which is what a plan will compute in."""
+"""The types of a parsed network's layers, which a plan will use."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_tensorrt_sees_the_types_that_the_nodes_have(
     int8: Any, half: bool, model: Callable[..., Path], types: Callable[[Path], dict[str, str]]
 ) -> None:
     path = model("D", half=half, int8=int8)
-    found = types(path)
-    assert found == onnx_layers.layer_types(OnnxFile(path).header)
-    assert len(found) == 16
-    assert set(found.values()) <= {"int8", "float16" if half else "float32"}
+    by_name = types(path)
+    assert by_name == onnx_layers.layer_types(OnnxFile(path).header)
+    assert len(by_name) == 16
+    assert set(by_name.values()) <= {"int8", "float16" if half else "float32"}
 
 
 def test_quantized_weights_alone_are_not_int8(

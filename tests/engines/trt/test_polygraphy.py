@@ -1,4 +1,4 @@
-"""Our files in NVIDIA's Polygraphy, whose tools others check and debug models with. What runs a plan needs a GPU."""
+"""Our files work in NVIDIA's Polygraphy, a tool for checking and debugging models. Running a plan needs a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Polygraphy = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def polygraphy(tmp_path: Path) -> Polygraphy:
-    """`polygraphy("inspect", "model", path)` -> how it ended, in tmp_path, with TensorRT-RTX for TensorRT."""
+    """`polygraphy("inspect", "model", path)` -> the finished process, in tmp_path, with TensorRT-RTX as TensorRT."""
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from polygraphy.tools import main; main()", *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""What stands against building a plan, each told in a line with what to do."""
+"""Reasons why a model cannot be built, each a line with what to do."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def others() -> Manifest:
 
 @pytest.fixture
 def findings(others: Manifest, tmp_path: Path) -> Callable[[Any], list[str]]:
-    """`findings(foreign)`: texts of what its graph shows, as it lies on the disk."""
+    """`findings(foreign)` -> the texts of the findings in its graph, read from the disk."""
 
     def look(foreign: Any) -> list[str]:
         header = OnnxFile(foreign.save(tmp_path)).header_with_small_tensors(preflight.KEPT_BYTES)
-        found = preflight.of_graph(header, others)
-        assert not any("\n" in finding.text for finding in found)
-        return [finding.text for finding in found]
+        result = preflight.of_graph(header, others)
+        assert not any("\n" in finding.text for finding in result)
+        return [finding.text for finding in result]
 
     return look
 
 
 def refused(rtx: Backend, path: Path, others: Manifest) -> tuple[str, ...]:
-    """All that stands against a file, with what the parser says."""
+    """The texts of all findings for a file, with the parser's."""
     header = OnnxFile(path).header_with_small_tensors(preflight.KEPT_BYTES)
     with listening(rtx):
         parsed = parse(rtx, rtx.trt.Builder(logger(rtx)), path)
@@ -50,7 +50,7 @@ def refused(rtx: Backend, path: Path, others: Manifest) -> tuple[str, ...]:
     return preflight.texts(preflight.of_graph(header, others), by_parser)
 
 
-def test_nothing_stands_against_a_symmetric_model(
+def test_a_symmetric_model_has_no_findings(
     foreign: Any, findings: Any, rtx: Backend, others: Any, tmp_path: Any
 ) -> None:
     assert findings(foreign) == []
@@ -59,7 +59,7 @@ def test_nothing_stands_against_a_symmetric_model(
 
 @pytest.mark.parametrize("precision", [{}, {"half": True}, {"int8": True}, {"int8": True, "half": True}])
 @pytest.mark.parametrize("configuration", ["A-LRN", "C"])
-def test_nothing_stands_against_what_export_writes_for_tensorrt(
+def test_files_exported_for_tensorrt_have_no_findings(
     configuration: str, precision: dict[str, Any], model: Callable[..., Path]
 ) -> None:
     path = model(configuration, **precision)
@@ -68,15 +68,15 @@ def test_nothing_stands_against_what_export_writes_for_tensorrt(
     assert preflight.of_profiles(header, [Profile((64,), (1, 64, 64), (1, 64, 64), (8, 128, 128))]) == []
 
 
-def test_what_export_writes_for_onnx_runtime_is_to_be_exported_again(model: Callable[..., Path]) -> None:
+def test_files_exported_for_onnx_runtime_must_be_exported_again(model: Callable[..., Path]) -> None:
     path = model(int8=True, target="onnxruntime")
-    found = preflight.of_graph(OnnxFile(path).header_with_small_tensors(preflight.KEPT_BYTES), read_manifest(path))
-    assert len(found) == 2
-    assert all(finding.text.endswith(": export it again with --int8 --target tensorrt") for finding in found)
-    assert "unsigned 8 bit at " in found[0].text
-    assert "biases stored as INT32 at conv1_1.bias_dequantize, " in found[1].text
-    assert len(found[1].nodes) == 11
-    assert " and 8 more; " in found[1].text
+    result = preflight.of_graph(OnnxFile(path).header_with_small_tensors(preflight.KEPT_BYTES), read_manifest(path))
+    assert len(result) == 2
+    assert all(finding.text.endswith(": export it again with --int8 --target tensorrt") for finding in result)
+    assert "unsigned 8 bit at " in result[0].text
+    assert "biases stored as INT32 at conv1_1.bias_dequantize, " in result[1].text
+    assert len(result[1].nodes) == 11
+    assert " and 8 more; " in result[1].text
 
 
 @pytest.mark.parametrize("name", ["zero", "zeros"])
@@ -149,7 +149,7 @@ def test_uint8_used_by_anything_but_cast(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_operators_that_the_parser_lacks_are_all_told_by_their_nodes(
+def test_all_operators_that_the_parser_lacks_are_named_with_their_nodes(
     named: bool, foreign: Any, rtx: Backend, others: Manifest, tmp_path: Path
 ) -> None:
     foreign.insert("Det", "determinant", before="scores")
@@ -174,7 +174,7 @@ def test_operators_that_the_parser_lacks_are_all_told_by_their_nodes(
         ("Pad", {}, ""),
     ],
 )
-def test_what_else_the_parser_refuses_is_told_in_its_words(
+def test_other_errors_of_the_parser_are_given_with_its_reason(
     operator: str, attributes: dict[str, Any], reason: str, foreign: Any, rtx: Backend, others: Manifest, tmp_path: Path
 ) -> None:
     foreign.insert(operator, "other", before="mean", **attributes)
@@ -185,7 +185,7 @@ def test_what_else_the_parser_refuses_is_told_in_its_words(
     assert "\n" not in text
 
 
-def test_several_faults_of_one_file_are_all_told(foreign: Any, rtx: Backend, others: Manifest, tmp_path: Path) -> None:
+def test_all_faults_of_a_file_are_reported(foreign: Any, rtx: Backend, others: Manifest, tmp_path: Path) -> None:
     foreign.constants["zero"] = np.int8(7)
     foreign.insert("Identity", "raw", before="cast")
     foreign.insert("Det", "determinant", before="scores")
@@ -193,7 +193,7 @@ def test_several_faults_of_one_file_are_all_told(foreign: Any, rtx: Backend, oth
     assert beginnings == ["zero-points ot", "uint8 used dir", "operator Det a"]
 
 
-def test_a_profile_that_begins_below_the_smallest_input_is_told_with_that(foreign: Any, tmp_path: Path) -> None:
+def test_a_profile_below_the_smallest_input_is_reported_with_that_size(foreign: Any, tmp_path: Path) -> None:
     foreign.constants |= {"integers": np.ones((5, 3, 50, 50), np.int8)}
     header = OnnxFile(foreign.save(tmp_path)).header_with_small_tensors(preflight.KEPT_BYTES)
     small, large = (Profile((q,), (1, q, q), (1, q, q), (8, 2 * q, 2 * q)) for q in (32, 96))

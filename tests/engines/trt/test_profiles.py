@@ -1,4 +1,4 @@
-"""The shapes that a plan is built for."""
+"""The shapes for which a plan is built."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_without_scales_they_are_those_of_inference(manifest: Callable[..., Mani
     assert [profile.scales for profile in made(manifest())] == [(64,), (96,), (128,)]
 
 
-def test_what_is_not_asked_for_is_said_in_the_options(manifest: Callable[..., Manifest]) -> None:
+def test_resolved_options_contain_the_defaults(manifest: Callable[..., Manifest]) -> None:
     options, _ = resolve(manifest(), BuildOptions())
     assert (options.max_batch, options.max_aspect) == (8, 2.0)
 

@@ -1,4 +1,4 @@
-"""Builds that are watched and stopped."""
+"""Progress and interruption of builds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = BuildOptions(scales=(64,), max_batch=2)
 
 
 class Witness:
-    """Remembers the phases, and does something at the `at`th step."""
+    """Records the phases, and calls an action at step `at`."""
 
     def __init__(self, at: int | None = None, then: Callable[[], None] = lambda: None) -> None:
         self.open: list[str] = []
