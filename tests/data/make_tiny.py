@@ -1,7 +1,7 @@
-"""Makes tiny.onnx: a network of configuration A that tests run without torch. `python tests/data/make_tiny.py` writes it again.
+"""Makes tiny.onnx, a network of configuration A that tests run without torch: `python tests/data/make_tiny.py`.
 
-Width 1 to 8 channels, crop 32, FC width 8, five classes, free axes, all outputs. The weights are random and from a seed: the
-answers mean nothing, but they depend on what is seen and where.
+One to 8 channels, crop 32, FC width 8, five classes, free axes, all outputs. The weights are random, from a fixed seed.
+The answers mean nothing, but depend on the content of an image and its position.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def tiny_model() -> onnx.ModelProto:
     chance = np.random.default_rng(SEED)
     weights = {}
     for layer in spec.weight_layers:
-        # He's scaling keeps the signal's size; fc6 brings it from that of pixels to units, as trained networks do.
+        # He's scaling keeps the size of the signal. As in trained networks, fc6 scales it from pixels to units.
         gain = {"fc6": 1 / 50, "fc8": 2.0}.get(layer.name, 1.0)
         std = gain * math.sqrt(2 / math.prod(layer.weight_shape[1:]))
         weights[f"{layer.name}.weight"] = chance.normal(0, std, layer.weight_shape).astype(np.float32)

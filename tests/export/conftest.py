@@ -1,4 +1,4 @@
-"""What the tests of export and verify share: narrow networks written as ONNX, and pictures to run them on."""
+"""Fixtures for the tests of export and verify: narrow networks as ONNX files, and pictures to run them on."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def exported(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """uint8 [height, width, 3]: patches of colour that run into each other, and some noise on them."""
+    """uint8 [height, width, 3]: patches of colour that blend into each other, with some noise."""
     chance = np.random.default_rng(seed)
     patches = chance.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(patches).resize((width, height), Image.Resampling.BILINEAR)).astype(np.int16)
@@ -91,13 +91,13 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def batch() -> Callable[..., np.ndarray]:
-    """`batch(n, height, width, seed=0)` -> uint8 [n, height, width, 3], every image another."""
+    """`batch(n, height, width, seed=0)` -> uint8 [n, height, width, 3], n different images."""
     return lambda n, height, width, seed=0: np.stack([picture(height, width, 100 * seed + index) for index in range(n)])
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of four pictures, upright, flat, square and small."""
+    """A folder of four pictures: upright, flat, square and small."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, (height, width) in enumerate(((90, 130), (150, 80), (100, 100), (30, 40))):

@@ -1,4 +1,4 @@
-"""Ranges measured on images: histograms that grow, what each method makes of an outlier, and what is refused."""
+"""Measured ranges: growing histograms, how each method treats outliers, and what is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def histogram_of(*values: Any) -> Histogram:
 
 
 def replay(*activations: Any, name: str = "conv2_1.input") -> Callable[[Images], Scores]:
-    """An engine's `run` that gives these activations, one after the other."""
+    """A `run` of an engine that returns these activations in turn."""
     queue = iter(activations)
     return lambda images: Scores(ONE, activations={name: np.asarray(next(queue), np.float32)})
 
@@ -45,7 +45,7 @@ def spans_of(method: str, *activations: Any) -> tuple[float, float]:
 
 @pytest.fixture
 def long_tail() -> np.ndarray:
-    """What a ReLU leaves: half zeros, many small values, few large ones."""
+    """Values as after a ReLU: half zeros, many small values, few large ones."""
     return np.maximum(np.random.default_rng(0).laplace(0, 1, 200_000), 0).astype(np.float32)
 
 
@@ -60,7 +60,7 @@ def test_a_histogram_loses_no_count_while_its_range_doubles(factor: float) -> No
         assert histogram.counts.sum() == total
         assert histogram.largest[0] < histogram.limit
         assert histogram.largest[1] < histogram.limit
-    # Bins of a power of two: what was counted before a doubling lies where it would lie after it.
+    # Bins are powers of two, so counts from before a doubling are in the bins where they would be after it.
     everything = np.abs(np.concatenate(parts))
     expected, _edges = np.histogram(everything[everything > 0], bins=BINS, range=(0, histogram.limit))
     np.testing.assert_array_equal(histogram.counts, expected)
@@ -117,7 +117,7 @@ def test_percentile_of_few_values_is_their_largest() -> None:
 
 
 def migacz(counts: np.ndarray, bins: int) -> float:
-    """The divergence of `bins` bins from their 128 levels, word by word from "8-bit inference with TensorRT", pages 38 to 40."""
+    """Divergence of `bins` bins from their 128 levels, as in "8-bit inference with TensorRT", pages 38 to 40."""
     reference = counts[:bins].astype(np.float64)
     outliers = counts[bins:].sum()
     candidate = np.zeros(bins)
@@ -155,7 +155,7 @@ def test_one_outlier_is_clipped_by_percentile_and_entropy_and_not_by_minmax(
     images = [long_tail, [outlier], long_tail]
     reach = {method: max(abs(edge) for edge in spans_of(method, *images)) for method in METHODS}
     assert reach["minmax"] == abs(outlier)
-    # Bins widen with the outlier: the range of the others is known to one of them.
+    # The outlier widens the bins, so the range of the other values is known up to one bin.
     known = long_tail.max() + 2 * abs(outlier) / BINS
     assert reach["percentile"] <= known
     assert reach["entropy"] <= max(known, LEVELS * 2 * abs(outlier) / BINS)
@@ -206,14 +206,14 @@ def test_memory_does_not_grow_with_the_number_of_images(method: str) -> None:
         tracemalloc.stop()
         return reached
 
-    peak(1)  # what is loaded on first use
+    peak(1)  # to load what is loaded on first use
     few, many = peak(5), peak(50)
     assert many < few + 8 * 96 * 96 * 4 / 2
 
 
 @pytest.fixture
 def opened(narrow_checkpoint: Callable[..., Path]) -> Iterator[Callable[..., Any]]:
-    """`opened("A", runtime, score_map=..., largest=...)` -> an engine of a narrow network with what calibration reads."""
+    """`opened("A", runtime, score_map=..., largest=...)` -> an engine of a narrow network with calibration outputs."""
     from train.network.checkpoint import read
 
     entered: list[Variants] = []
@@ -229,7 +229,7 @@ def opened(narrow_checkpoint: Callable[..., Path]) -> Iterator[Callable[..., Any
         variants.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])  # ncnn is given no ReduceMax
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])  # ncnn has no ReduceMax
 @pytest.mark.parametrize("score_map", [False, True])
 @pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 def test_ranges_are_those_of_pytorchs_activations(
@@ -272,7 +272,7 @@ def test_ranges_are_those_of_pytorchs_activations(
     for name, span in expected.items():
         assert measured.spans[name] == pytest.approx(span, rel=1e-4, abs=1e-4), name
     assert not score_map or "spatial_mean" not in measured.spans
-    if score_map:  # fc8's own mean is over other positions than its map's largest value
+    if score_map:  # with its mean taken before, fc8 has no map
         assert measured.largest == pytest.approx({name: max(values) for name, values in outputs.items()}, rel=1e-4)
 
 

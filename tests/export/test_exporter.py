@@ -1,4 +1,4 @@
-"""The file that export writes: its manifest, its axes as they lie on the disk, and FP16 with and without calibration."""
+"""The exported file: its manifest, its axes, and FP16 with and without calibration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Exported = Callable[..., Any]
 
 
 def enlarge(factor: float, *layers: str) -> Callable[[dict[str, Any]], None]:
-    """Multiplies these layers' outputs, and makes up for it in the layer that follows each."""
+    """Multiplies the outputs of these layers, and divides again in the layer after each."""
 
     def change(weights: dict[str, Any]) -> None:
         names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
@@ -163,14 +163,9 @@ def test_a_graph_whose_types_do_not_fit_is_not_left_behind(
     assert not list(tmp_path.glob("*.onnx*"))
 
 
-def test_missing_folders_are_made(exported: Exported, tmp_path: Path) -> None:
-    assert exported(name="new/folder/vgg.onnx").path == tmp_path / "new/folder/vgg.onnx"
-    assert [path.name for path in (tmp_path / "new/folder").iterdir()] == ["vgg.onnx"]
-
-
 @contextmanager
 def files_end_at(size: int) -> Iterator[None]:
-    """Within it the system lets no file grow past `size` bytes, as on a full disk. Not longer: pytest writes its own files."""
+    """Inside, no file can grow past `size` bytes, as on a full disk. Keep it short: pytest writes files too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -352,6 +347,7 @@ def test_exporting_vgg16_needs_less_than_four_times_its_weights_of_memory(tmp_pa
         if argument != "save":
             seconds, peak = map(float, done.stdout.split())
             print(
-                f"VGG-16, {argument}: exported in {seconds:.1f} s, peak {peak / 1e6:,.0f} MB of {weights / 1e6:,.0f} MB weights"
+                f"VGG-16, {argument}: exported in {seconds:.1f} s, "
+                f"peak {peak / 1e6:,.0f} MB for {weights / 1e6:,.0f} MB of weights"
             )
             assert peak < 4 * weights

@@ -1,4 +1,4 @@
-"""Weights beside the ONNX file."""
+"""Weights in a file beside the ONNX file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def test_a_new_export_takes_the_place_of_both_files(export: Command, tmp_path: P
     assert second != first
     assert {path.name for path in tmp_path.glob("model*")} == {"model.onnx", second.name}
     assert OnnxFile(export()).external_files == ()
-    assert {path.name for path in tmp_path.glob("model*")} == {"model.onnx", second.name}  # only its like is removed
+    assert {path.name for path in tmp_path.glob("model*")} == {
+        "model.onnx",
+        second.name,
+    }  # only files with such a name are removed
 
 
 def test_what_stops_an_export_leaves_the_older_pair(
@@ -72,7 +75,7 @@ def test_what_stops_an_export_leaves_the_older_pair(
 
 @pytest.fixture
 def images_of_both() -> Callable[[Path], np.ndarray]:
-    """Answers of a file."""
+    """The answers of a file."""
 
     def answer(path: Path) -> np.ndarray:
         with open_engine(path) as engine:

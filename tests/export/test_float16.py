@@ -1,4 +1,4 @@
-"""Where FP16 would overflow, and the copy that shows what its rounding costs."""
+"""Which layers would overflow FP16, and the copy that shows the cost of its rounding."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def scores_of(model: onnx.ModelProto, folder: Path, images: np.ndarray) -> Score
 def check_against_torch(
     checkpoint: Path, images: np.ndarray, received: Mapping[str, np.ndarray], float32_layers: tuple[str, ...] = ()
 ) -> None:
-    """Holds each layer's output against PyTorch's, computed from the output before it and rounded to half.
+    """Compares the output of each layer with PyTorch's, computed from the layer's input and rounded to FP16.
 
-    Layer by layer, since a sum in another order may round to the neighbouring half, and from there on all is a little different.
+    Layer by layer, because a sum in another order may round to a neighbouring FP16 number and change all later layers.
     """
     import torch
     from torch.nn import functional
@@ -74,7 +74,7 @@ def check_against_torch(
                 assert (output == expected).float().mean() > 0.97, layer.name
             else:
                 assert (output == output.half().float()).float().mean() < 0.1, layer.name
-        # At most the neighbouring half: 2^-10 of a value.
+        # At most the neighbouring FP16 number: 2^-10 of a value.
         assert torch.allclose(output, expected, rtol=2**-10, atol=1e-5 * float(expected.abs().max())), layer.name
         x = functional.relu(output) if layer.has_relu else output
 
@@ -100,7 +100,7 @@ def measured_quantization(checkpoint: Path, images: np.ndarray, kept: tuple[str,
 
 
 def in_eight_bits(x: Any, span: tuple[float, float], half: bool) -> Any:
-    """What Q and DQ make of torch values: a multiple of the scale; with `half`, both are rounded to FP16."""
+    """Torch values after Q and DQ: multiples of the scale. With `half`, both are rounded to FP16."""
     import torch
 
     scale = torch.tensor(max(-span[0], span[1]) / 127)
@@ -120,7 +120,7 @@ def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to
     batch: Callable[..., np.ndarray],
     tmp_path: Path,
 ) -> None:
-    """Layer by layer, as above; a value on the edge between two integers may fall to either side."""
+    """Layer by layer, as above. A value between two integers may be rounded either way."""
     import torch
     from torch.nn import functional
 
@@ -134,7 +134,7 @@ def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to
     copy = rounding_copy(onnx.load(made.path))
     onnx.checker.check_model(copy, full_check=True)
     floats = {tensor.data_type for tensor in copy.graph.initializer}
-    assert floats == {TensorProto.FLOAT, TensorProto.INT8}  # no FP16 that a CPU would not compute in
+    assert floats == {TensorProto.FLOAT, TensorProto.INT8}  # no FP16 left, in which a CPU would not compute
     received = scores_of(with_activations(copy, made.manifest.spec), tmp_path, images).activations
     checkpoint = read(narrow_checkpoint(configuration))
     spec, normalization = checkpoint.manifest.spec, checkpoint.manifest.normalization
@@ -148,7 +148,7 @@ def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to
         if layer.kind == "pool":
             assert following is not None
             if following.name in quantization.layers:
-                # LRN computes in FP32, and the pooling behind it with it.
+                # LRN and the pooling behind it compute in FP32.
                 x = in_eight_bits(x, quantization.ranges[following.name], half=before is None or before.kind != "lrn")
             expected = functional.max_pool2d(x, 2)
         elif layer.kind == "lrn":
@@ -191,7 +191,7 @@ def test_the_rounding_copy_gives_what_pytorch_gives_when_it_rounds_weights_and_e
     scores = received.activations["fc8"].mean(axis=(2, 3), dtype=np.float64)
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
     np.testing.assert_allclose(received.probabilities, exponents / exponents.sum(axis=1, keepdims=True), atol=1e-6)
-    # The file itself, on a CPU, is computed in FP32 and does not show this.
+    # A CPU computes the file itself in FP32, which hides this.
     plain = scores_of(onnx.load(made.path), tmp_path, images)
     assert np.abs(plain.probabilities - received.probabilities).max() > 1e-6
 

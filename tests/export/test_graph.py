@@ -1,4 +1,4 @@
-"""The graph as it is written: names, shapes, types, and nothing twice. Whether it answers right is for tests/parity."""
+"""The graph as written: names, shapes, types, nothing twice. tests/parity proves that its answers are right."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def sizes(value: onnx.ValueInfoProto) -> list[int | str]:
 
 
 def inferred_types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every tensor, from onnx's own inference, which fails where types do not fit."""
+    """The element type of every tensor, from onnx's own inference, which fails if types do not match."""
     known = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*known.value_info, *known.input, *known.output)}
     return types | {tensor.name: tensor.data_type for tensor in known.initializer}
 
 
 def type_conflicts(model: onnx.ModelProto) -> list[str]:
-    """Nodes between whose inputs types differ, and casts that change nothing or follow another cast."""
+    """Nodes whose inputs have different types, and casts that change nothing or follow another cast."""
     types, makers = inferred_types(model), {node.output[0]: node for node in model.graph.node}
     found, casts = [], set()
     for node in model.graph.node:

@@ -1,4 +1,4 @@
-"""vgg-deploy export --int8 and vgg-deploy sensitivity: options, bad input, and what stands in the manifest."""
+"""vgg-deploy export --int8 and vgg-deploy sensitivity: options, bad input, and the manifest."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder; temporary files have a folder of their own beside it."""
+    """The current folder. Temporary files have another folder beside it."""
     for name in ("here", "temporary"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -67,7 +67,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def exports(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
 ) -> Callable[..., tuple[Any, Manifest]]:
-    """`exports("--fp16", ...)` -> how the command ended and the written manifest; --dynamic --int8 is always given."""
+    """`exports("--fp16", ...)` -> the finished command and the written manifest. Adds --dynamic --int8."""
 
     def run(*words: str, configuration: str = "A", calibration: Path = album, **fields: Any) -> tuple[Any, Manifest]:
         weights = narrow_checkpoint(configuration, manifest={"classes": CLASSES, **fields})
@@ -252,14 +252,14 @@ def test_further_outputs_are_there_and_right(
 
 
 def table(text: str) -> list[list[str]]:
-    """The rows of the printed table, its head and rule left out."""
+    """The rows of the printed table, without head and rule."""
     lines = text.splitlines()
     rule = next(index for index, line in enumerate(lines) if line.startswith("---"))
     return [line.split() for line in lines[rule + 1 :] if line and not line.startswith("made.onnx: ")]
 
 
 def spy_on_held_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, ...]]:
-    """Collects which images are held out; what happens to them stays as it is."""
+    """Records which images are held out, without changing anything."""
     seen: list[tuple[Path, ...]] = []
     real = export.sensitivity.HeldOut.of
 
@@ -298,7 +298,7 @@ def test_a_budget_prints_why_each_layer_became_what_it_is_and_the_manifest_what_
     assert set(candidates_kept) == {row[0] for row in rows[: len(candidates_kept)]}  # the worst, and no others
     assert quantization.budget is not None
     assert quantization.budget.endswith(f"{float(budget[1]):g}) on 12 images")
-    # What judges did not calibrate.
+    # No image that judges was used for calibration.
     (held_out,) = seen
     assert len(held_out) == 12
     assert {sha256_of(path) for path in held_out}.isdisjoint(source.sha256 for source in quantization.images)
@@ -331,26 +331,24 @@ def test_exactly_as_many_images_as_were_asked_for_are_enough(exports: Callable[.
     done, manifest = exports(*words)
     assert len(quantization_of(manifest).images) == 25
     assert quantization_of(manifest).budget.endswith("on 5 images")  # type: ignore[union-attr]
-    assert "others judge" not in done.err  # nothing was shared out
+    assert "others judge" not in done.err  # no notice about sharing
 
 
 @pytest.fixture
 def folders(tmp_path: Path, album: Path) -> Callable[[str], Path]:
-    """`folders(kind)` -> a calibration folder: empty, one (image), two, three, broken (files alone), nowhere, a file."""
+    """`folders(kind)` -> a folder that is empty, has one, two or three images, or only broken files."""
 
     def make(kind: str) -> Path:
         folder = tmp_path / "calibration" / kind
-        if kind == "nowhere":
-            return folder
         folder.mkdir(parents=True)
         if kind == "empty":
             (folder / "notes.txt").write_text("no image")
         if kind == "broken":
             for number in range(3):
                 (folder / f"{number}.jpg").write_bytes(b"no picture")
-        for number in range({"one": 1, "two": 2, "three": 3, "file": 1}.get(kind, 0)):
+        for number in range({"one": 1, "two": 2, "three": 3}.get(kind, 0)):
             picture(number).save(folder / f"{number}.png")
-        return folder / "0.png" if kind == "file" else folder
+        return folder
 
     return make
 
@@ -358,44 +356,39 @@ def folders(tmp_path: Path, album: Path) -> Callable[[str], Path]:
 BUDGET = ("--min-agreement", "50")
 
 
-@pytest.mark.parametrize("command", ["export", "sensitivity"])
 @pytest.mark.parametrize(
-    ("kind", "words", "reason", "notices"),
+    ("command", "kind", "words", "reason", "notices"),
     [
-        ("empty", (), "no image in this folder", 0),
-        ("nowhere", (), "no such file or folder", 0),
-        ("one", (), "1 readable image. INT8 ranges need at least 2", 0),
-        ("file", (), "1 readable image. INT8 ranges need at least 2", 0),
-        ("one", BUDGET, "1 readable image. INT8 ranges need at least 2 and as many others to judge them", 0),
-        ("two", BUDGET, "2 readable images. INT8 ranges need at least 2 and as many others to judge them", 0),
-        ("three", BUDGET, "3 readable images. INT8 ranges need at least 2 and as many others to judge them", 0),
-        ("broken", (), "none of the 3 images can be read", 3),
-        ("broken", BUDGET, "none of the 3 images can be read", 3),
-        ("two", ("--calibration-images", "1"), "--calibration-images is 1. INT8 ranges need at least 2 images", 0),
-        ("two", ("--calibration-images", "0"), "'--calibration-images': 0 is not in the range x>=1", 0),
-        ("two", ("--calibration-images", "-3"), "'--calibration-images': -3 is not in the range x>=1", 0),
-        ("two", (*BUDGET, "--held-out", "0"), "'--held-out': 0 is not in the range x>=1", 0),
-        ("two", ("--calibration-method", "max"), "'max' is not one of", 0),
-        ("two", ("--target", "openvino"), "'openvino' is not one of", 0),
+        ("export", "empty", (), "no image in this folder", 0),
+        ("export", "one", (), "1 readable image. INT8 ranges need at least 2", 0),
+        (
+            "export",
+            "three",
+            BUDGET,
+            "3 readable images. INT8 ranges need at least 2 and as many others to judge them",
+            0,
+        ),
+        ("export", "broken", (), "none of the 3 images can be read", 3),
+        ("export", "two", ("--calibration-images", "1"), "--calibration-images is 1. INT8 ranges need at least 2", 0),
+        ("export", "two", ("--calibration-images", "0"), "'--calibration-images': 0 is not in the range x>=1", 0),
+        ("export", "two", ("--calibration-method", "max"), "'max' is not one of", 0),
+        ("sensitivity", "one", (), "1 readable image. INT8 ranges need at least 2 and as many others to judge them", 0),
+        ("sensitivity", "broken", (), "none of the 3 images can be read", 3),
     ],
 )
 def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
+    command: str,
     kind: str,
     words: tuple[str, ...],
     reason: str,
     notices: int,
-    command: str,
     folders: Callable[[str], Path],
     narrow_checkpoint: Checkpoints,
     vgg_deploy_command: Command,
     here: Path,
 ) -> None:
     common = ("--weights", str(narrow_checkpoint("A")), "--calibration", str(folders(kind)))
-    if command == "sensitivity":
-        words = tuple(word for word in words if word not in BUDGET)
-        if kind in ("one", "file") and not words:
-            reason = "1 readable image. INT8 ranges need at least 2 and as many others to judge them"
-    else:
+    if command == "export":
         common = (*common, "--int8", "--dynamic", "-o", "made.onnx")
     (here / "made.onnx").write_text("an older export")
     done = vgg_deploy_command(command, *common, *words)
@@ -414,10 +407,8 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
     ("words", "reason"),
     [
         (("--int8",), "--int8 requires --calibration DIR, a folder of real images"),
-        (("--int8", "--fp16"), "--int8 requires --calibration DIR"),
         (("--target", "tensorrt"), "--target requires --int8"),
         (("--calibration-method", "minmax"), "--calibration-method requires --int8"),
-        (("--max-drop", "1"), "--max-drop requires --int8"),
         (("--max-drop", "0"), "--max-drop requires --int8"),
         (("--min-agreement", "99"), "--min-agreement requires --int8"),
         (("--held-out", "9"), "--held-out requires --int8"),
@@ -430,9 +421,6 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
             "either --max-drop or --min-agreement, not both",
         ),
         (("--int8", "--calibration", ".", "--max-drop", "-1"), "--max-drop is -1"),
-        (("--int8", "--calibration", ".", "--max-drop", "nan"), "--max-drop is nan"),
-        (("--int8", "--calibration", ".", "--min-agreement", "0.99"), "--min-agreement is 0.99; expected percent"),
-        (("--int8", "--calibration", ".", "--min-agreement", "101"), "--min-agreement is 101"),
     ],
 )
 def test_options_that_contradict_each_other_exit_with_2_before_anything_is_read(
@@ -579,7 +567,7 @@ def test_verify_holds_an_int8_file_against_the_int8_row_of_the_thresholds(
     for name in list(stages)[1:]:
         assert stages[name]["precision"] == "int8"
         assert 1e-4 < stages[name]["parity"]["max_dp"] < 0.2
-        # Near ties flip in a network of noise; nothing else may fail.
+        # In a random network near ties may flip; nothing else may fail.
         assert all("agreement" in failure for failure in stages[name]["failures"])
     assert done.code == int(not report["passed"])
 

@@ -1,4 +1,4 @@
-"""Where Q/DQ nodes stand: for TensorRT on inputs alone, for ONNX Runtime so that its kernels take the layers, and no others."""
+"""Where the graph has Q/DQ nodes: for TensorRT only on inputs, for ONNX Runtime so that its kernels take the layers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ OUTPUTS: list[dict[str, bool]] = [
     {"score_map": score_map, "features": features} for score_map in (False, True) for features in (False, True)
 ]
 # Layers kept in floating point: none, the first, one behind a pooling, one before a pooling, one between two others,
-# two in a row across a pooling, the FC layers one by one and together. Those a configuration does not have are left out.
+# two in a row across a pooling, the FC layers one by one and together. Layers that a configuration lacks
+# are left out.
 KEPT: list[tuple[str, ...]] = [
     (),
     ("conv1_1",),
@@ -44,7 +45,7 @@ Graphs = Callable[..., tuple[onnx.ModelProto, Quantization]]
 
 
 def ranges(spec: NetworkSpec, score_map: bool) -> dict[str, tuple[float, float]]:
-    """Another one for each observed node, so that a scale tells whose range it is."""
+    """A different range for each observed node, so a scale identifies its range."""
     names = observed_inputs(spec, score_map)
     return {name: (-100.0 if index == 0 else 0.0, 127.0 * (index + 1)) for index, name in enumerate(names)}
 
@@ -53,7 +54,7 @@ def ranges(spec: NetworkSpec, score_map: bool) -> dict[str, tuple[float, float]]
 def quantized(
     narrow_spec: Callable[..., NetworkSpec], numpy_weights: Callable[..., dict[str, np.ndarray]]
 ) -> Callable[..., tuple[onnx.ModelProto, Quantization]]:
-    """`quantized(configuration, target, kept=(), spec={}, **GraphOptions fields)` -> the model, and what was asked for."""
+    """`quantized(configuration, target, kept=(), spec={}, **GraphOptions fields)` -> the model and its quantization."""
 
     def make(
         configuration: str,
@@ -78,7 +79,7 @@ def quantized(
 
 
 class Reader:
-    """A graph's nodes by name and by what they give, and its constants."""
+    """The nodes of a graph by name and by output, and its constants."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.nodes = {node.name: node for node in model.graph.node}
@@ -89,11 +90,11 @@ class Reader:
         return [node for node in self.nodes.values() if tensor in node.input]
 
     def maker(self, name: str, index: int = 0) -> onnx.NodeProto | None:
-        """The node that gives a node's input; None for a constant or the graph's input."""
+        """The node that computes a node's input; None for a constant or an input of the graph."""
         return self.makers.get(self.nodes[name].input[index])
 
     def scale_before(self, name: str) -> float | None:
-        """The scale of the Q/DQ pair that a node reads its data through; None where there is none."""
+        """The scale of the Q/DQ pair through which a node reads its data; None without one."""
         dequantize = self.maker(name)
         if dequantize is None or dequantize.op_type != "DequantizeLinear":
             return None
@@ -165,7 +166,7 @@ def test_for_tensorrt_a_convolutions_output_goes_unquantized_into_its_relu(
             if node.op_type == "Conv":
                 assert {reader.op_type for reader in graph.readers(node.output[0])} <= {"Relu", "Flatten"}
             if node.op_type in ("Relu", "Conv"):
-                # What follows a last INT8 layer is no pair of nodes that TensorRT would have to run by itself.
+                # No Q/DQ pair follows a last INT8 layer, which TensorRT would have to run separately.
                 behind = [reader.name for reader in graph.readers(node.output[0]) if reader.op_type == "QuantizeLinear"]
                 following = [graph.readers(graph.nodes[name].output[0])[0] for name in behind]
                 consumers = [graph.readers(dequantize.output[0])[0].op_type for dequantize in following]
@@ -212,7 +213,7 @@ def test_for_onnxruntime_whatever_reads_an_int8_layer_reads_it_through_one_pair_
             bias = graph.maker(name, 2)
             assert bias is not None
             assert graph.constants[bias.input[0]].dtype == np.int32
-            # ONNX Runtime does not read the bias's scale: it takes it to be this product.
+            # ONNX Runtime does not read the scale of the bias; it assumes this product.
             weight = graph.maker(name, 1)
             assert weight is not None
             product = graph.scale_before(name) * graph.constants[weight.input[1]].astype(np.float64)
@@ -222,8 +223,8 @@ def test_for_onnxruntime_whatever_reads_an_int8_layer_reads_it_through_one_pair_
 
 
 def optimized(model: onnx.ModelProto, folder: Path) -> dict[str, list[str]]:
-    """What ONNX Runtime makes of a model: names of its nodes by operator."""
-    runtime = pytest.importorskip("engines.ort").onnxruntime  # through our module, which turns its telemetry off
+    """The nodes that ONNX Runtime makes of a model: names by operator."""
+    runtime = pytest.importorskip("engines.ort").onnxruntime  # imported through our module, which turns telemetry off
     path, written = folder / "model.onnx", folder / "optimized.onnx"
     onnx.save(model, path)
     options = runtime.SessionOptions()
@@ -242,14 +243,14 @@ def optimized(model: onnx.ModelProto, folder: Path) -> dict[str, list[str]]:
 def test_onnxruntime_runs_the_int8_layers_and_no_others_with_its_integer_kernels(
     configuration: str, kept: tuple[str, ...], quantized: Graphs, tmp_path: Path
 ) -> None:
-    """It would quantize a layer between two INT8 ones itself, with one scale for all channels, and undo what a budget kept."""
+    """Unprevented, it would quantize a layer between two INT8 layers, with one scale for all channels."""
     for options in OUTPUTS if kept in ((), ("fc7",)) else OUTPUTS[:1]:
         model, quantization = quantized(configuration, "onnxruntime", kept, **options)
         found = optimized(model, tmp_path)
         assert found.get("QLinearConv", []) == list(quantization.layers)
         floating = {name.split("/")[0] for operator in ("Conv", "FusedConv") for name in found.get(operator, [])}
         assert len(floating) == len(quantization.kept)
-        if not kept and configuration != "A-LRN":  # the bytes stay bytes from conv1_1 to fc7
+        if not kept and configuration != "A-LRN":  # eight bits from conv1_1 to fc7
             assert len(found["QuantizeLinear"]) == 1
 
 
@@ -264,7 +265,7 @@ def test_onnxruntime_leaves_layers_kept_in_floating_point_alone_in_a_file_for_te
 
 
 def without_quantization(model: onnx.ModelProto) -> list[tuple[str, str, list[str], dict[str, Any]]]:
-    """The other nodes: operator, name, data input and attributes, as if the Q/DQ pairs were not there."""
+    """The other nodes (operator, name, data input and attributes), as if there were no Q/DQ pairs."""
     passed: dict[str, str] = {}
     nodes = []
     for node in model.graph.node:
@@ -304,7 +305,7 @@ def test_layers_kept_in_floating_point_have_the_weights_of_the_plain_graph(
         for part in ("weight", "bias"):
             np.testing.assert_array_equal(constants[f"{name}.{part}"], plain[f"{name}.{part}"])
     for name in quantization.layers:
-        assert f"{name}.weight" not in constants  # and none is there twice
+        assert f"{name}.weight" not in constants  # none twice
 
 
 def test_the_inputs_of_weight_layers_lrn_and_the_mean_are_observed(narrow_spec: Callable[..., NetworkSpec]) -> None:

@@ -1,4 +1,4 @@
-"""Integers and scales: what eight bits make of a range, of weights and of a bias."""
+"""Integers and scales: a range, weights and a bias in eight bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPANS = [
 
 
 def stored(values: np.ndarray, levels: Levels) -> np.ndarray:
-    """QuantizeLinear, as ONNX defines it: ties go to the even integer, and what lies beyond is clipped."""
+    """QuantizeLinear as ONNX defines it: ties go to the even integer, and values out of range are clipped."""
     limits = np.iinfo(levels.zero_point.dtype)
     exact = np.rint(values / levels.scale.astype(np.float64)) + int(levels.zero_point)
     return np.clip(exact, limits.min, limits.max)
@@ -44,10 +44,10 @@ def test_every_value_in_range_is_read_back_to_half_a_step(span: tuple[float, flo
     assert levels.scale.shape == levels.zero_point.shape == ()
     values = np.linspace(*span, 10_001)
     step = float(levels.scale)
-    # The step is rounded to `dtype` itself: of 255 steps, that is a part of one.
+    # The step itself is rounded to `dtype`, which over 255 steps adds up to a part of one.
     error = np.abs(read_back(stored(values, levels), levels) - values).max()
     assert error <= step * (0.5 + 255 * np.finfo(dtype).eps)
-    if step > 2 * np.finfo(dtype).tiny:  # and no bits are wasted on what is not there
+    if step > 2 * np.finfo(dtype).tiny:  # and no bits are wasted
         steps = max(-span[0], span[1]) / 127 if target == "tensorrt" else (span[1] - span[0]) / 255
         assert step == pytest.approx(steps, rel=float(np.finfo(dtype).eps))
 
@@ -123,14 +123,14 @@ def test_the_integers_are_made_for_the_fp16_scale_as_it_was_rounded() -> None:
     exact = scales.astype(np.float64)[:, None, None, None]
     np.testing.assert_array_equal(integers, np.clip(np.rint(weights / exact), -127, 127))
     assert (np.abs(integers * exact - weights) <= exact * (0.5 + 127 * 2**-11)).all()
-    # Made for the scale before it was rounded, some would be others: the test can fail.
+    # With the scale before rounding some integers would differ, so this test can fail.
     before = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 127
     assert (integers != np.rint(weights / before)).any()
 
 
 @pytest.mark.parametrize("largest", [1e-4, 1.06e-5, 9e-6, 7.6e-6, 4e-6, 1e-7, 1e-9])
 def test_weights_too_small_for_fp16s_normal_scales_are_not_clipped(largest: float) -> None:
-    """FP16's smallest numbers lie 6e-8 apart: a scale that is rounded down there would clip the largest weights."""
+    """FP16's smallest numbers are 6e-8 apart, so a scale that is rounded down would clip the largest weights."""
     weights = channels(np.linspace(-largest, largest, 101).tolist())
     integers, scales = quantized_weights(weights, np.float16)
     step = float(scales[0])
@@ -156,7 +156,7 @@ def test_a_bias_is_in_units_of_the_sum_that_it_is_added_to() -> None:
     assert (stored_bias.dtype, bias_scales.dtype) == (np.int32, np.float32)
     np.testing.assert_allclose(bias_scales, [0.1 * 0.01, 0.1 * 0.0001], rtol=1e-6)
     assert stored_bias.tolist() == [1000, -200_000]
-    # The whole sum, in integers alone, is the sum in floating point.
+    # The sum computed in integers equals the sum in floating point.
     x = np.array([200, 17])
     total = (integers[:, :, 0, 0].astype(np.int64) @ x + stored_bias) * bias_scales
     np.testing.assert_allclose(total, weights[:, :, 0, 0] @ (x * 0.1) + bias, rtol=2e-3)
@@ -165,19 +165,19 @@ def test_a_bias_is_in_units_of_the_sum_that_it_is_added_to() -> None:
 @pytest.mark.parametrize("weight", [0.0, 1e-30, 1e-12, 1e-7])
 @pytest.mark.parametrize("size", [0.05, 3.0, -800.0])
 def test_a_channel_whose_weights_have_all_but_died_keeps_its_bias(weight: float, size: float) -> None:
-    """In units of activations of hundreds times weights of 1e-12 it would pass int32; times a scale of 1, it would be 0."""
+    """In units of its weights of 1e-12 the bias would exceed int32; with a scale of 1 it would be 0."""
     levels = activation_levels((0.0, 18_000.0), "onnxruntime")
     weights, bias = channels([weight, -weight], [0.5, 0.25]), np.array([size, 1.0], np.float32)
     integers, scales = quantized_weights(weights, bias=bias, activation=levels)
     stored_bias, bias_scales = quantized_bias(bias, levels, scales)
-    # int32 must hold the sum too: what a kernel adds to the bias.
+    # int32 must also hold the sum that a kernel adds to the bias.
     assert abs(int(stored_bias[0])) < 2**31 - 4608 * 127 * 255
     largest_sum = 2 * 18_000 * weight
     assert stored_bias[0] * float(bias_scales[0]) == pytest.approx(size, rel=1e-5, abs=largest_sum / 127)
     assert np.abs(integers[0].astype(float) * float(scales[0]) - weights[0]).max() * 18_000 <= max(
         largest_sum / 127, abs(size) * 1e-4
     )
-    np.testing.assert_array_equal(integers[1].ravel(), [127, 64])  # the other channel is as it was
+    np.testing.assert_array_equal(integers[1].ravel(), [127, 64])  # the other channel did not change
     assert scales[1] == np.float32(0.5 / 127)
 
 

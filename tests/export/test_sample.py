@@ -1,4 +1,4 @@
-"""Which images an export is calibrated on, and that it sees them as inference does."""
+"""Which images calibrate an export, and that it sees them as inference does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PYRAMID = Protocol("multiscale", (64, 73, 96), None, True)
 
 @pytest.fixture
 def twelve(tmp_path: Path) -> list[Path]:
-    """Twelve small images in two folders, each of one grey of its own."""
+    """Twelve small images in two folders, each of a different grey."""
     paths = []
     for number in range(12):
         path = tmp_path / ("even" if number % 2 == 0 else "odd") / f"{number}.png"
@@ -51,7 +51,7 @@ def test_the_sample_is_the_same_each_time_and_in_whatever_order_the_images_are_n
     assert len(set(first)) == 5
     assert set(first) < set(twelve)
     assert drawn(twelve[::-1], 5).paths == first
-    assert first != tuple(sorted(twelve)[:5])  # not merely the first class's
+    assert first != tuple(sorted(twelve)[:5])  # not only images of the first class
 
 
 def test_the_sample_does_not_depend_on_where_the_folder_lies(twelve: list[Path], tmp_path: Path) -> None:
@@ -171,5 +171,5 @@ def test_views_are_made_one_at_a_time(tmp_path: Path) -> None:
         tracemalloc.stop()
         return reached
 
-    peak(1)  # what is loaded on first use
+    peak(1)  # to load what is loaded on first use
     assert peak(30) < peak(3) + 300 * 200 * 3

@@ -1,4 +1,4 @@
-"""What INT8 costs layer by layer, which layers a budget keeps, and where a budget's edge lies."""
+"""The cost of INT8 by layer, which layers a budget keeps, and what exactly meets a budget."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def unseen(_what: str, _total: int) -> Iterator[Callable[[], None]]:
 
 
 class Scripted:
-    """Variants of a network of which each layer in INT8 turns the answers of so many images, the first ones, to another class.
+    """Variants in which each layer in INT8 changes the answers of a given number of images, the first ones.
 
-    Images tell their number by the brightness of their pixels. Every image's FP32 answer is its number modulo 5.
+    The brightness of an image is its number. In FP32 the answer for an image is its number modulo 5.
     """
 
     def __init__(self, manifest: Manifest, turned: Mapping[str, int]) -> None:
@@ -68,7 +68,7 @@ class Scripted:
 def scripted(
     narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]
 ) -> Callable[..., tuple[Judge, Scripted]]:
-    """`scripted(images, target="tensorrt", conv3_1=4, ...)` -> a judge over that many images, and what it opens."""
+    """`scripted(images, target="tensorrt", conv3_1=4, ...)` -> a judge over that many images, and its variants."""
 
     def make(images: int, target: str = "tensorrt", **turned: int) -> tuple[Judge, Scripted]:
         spec = narrow_spec("A")
@@ -113,7 +113,7 @@ def test_the_fewest_layers_are_kept_that_meet_the_budget_the_worst_first(
     unit: str, percent: float, kept: tuple[str, ...], scripted: Callable[..., Any]
 ) -> None:
     judge, _variants = scripted(20, conv3_1=5, fc7=10)
-    # FP32 is always right here, so that the share that agrees is the accuracy.
+    # FP32 is always right here, so the agreement is the accuracy.
     budget = Budget(min_agreement=percent) if unit == "agreement" else Budget(max_drop=100 - percent)
     quantization = judge.fewest_kept(judge.sensitivities(), budget)
     assert quantization.kept == kept
@@ -131,7 +131,7 @@ def test_nothing_is_tried_once_the_budget_is_met(scripted: Callable[..., Any]) -
     rows = judge.sensitivities()
     variants.opened.clear()
     judge.fewest_kept(rows, Budget(min_agreement=75))
-    assert [len(layers) for layers, _engine in variants.opened] == [11, 10]  # and FP32 not again
+    assert [len(layers) for layers, _engine in variants.opened] == [11, 10]  # and FP32 only once
 
 
 def test_layers_are_ranked_on_some_images_and_the_budget_is_judged_on_all(scripted: Callable[..., Any]) -> None:
@@ -150,7 +150,7 @@ def test_a_budget_that_not_even_one_layer_meets_is_failed_work_and_says_what_was
 ) -> None:
     spec_layers = scripted(1)[1]._manifest.spec.weight_layers
     judge, _variants = scripted(20, **{layer.name: 10 + index for index, layer in enumerate(spec_layers)})
-    message = r"no layer can be INT8 within the budget: even with conv1_1 alone, agreement 50\.00 % \(at least 60\) on 20 images"
+    message = r"within the budget: even with conv1_1 alone, agreement 50\.00 % \(at least 60\) on 20 images"
     with pytest.raises(VGGDeployError, match=message) as raised:
         judge.fewest_kept(judge.sensitivities(), Budget(min_agreement=60))
     assert raised.value.exit_code == 1
@@ -171,7 +171,7 @@ def test_a_layer_that_gives_nan_in_int8_is_named(scripted: Callable[..., Any]) -
 
 
 def posteriors(*classes: int) -> Floats:
-    """One row for each: 0.6 for that class, 0.1 for the other four."""
+    """One row for each class: 0.6 for it, 0.1 for the other four."""
     rows = np.full((len(classes), 5), 0.1, np.float32)
     rows[np.arange(len(classes)), classes] = 0.6
     return rows
@@ -194,7 +194,7 @@ def test_a_budget_of_exactly_what_is_reached_is_met_and_one_image_more_is_not(im
 def test_percentages_that_floating_point_does_not_hit_are_met() -> None:
     reference = posteriors(*[0] * 100)
     candidate = posteriors(*[0] * 29, *[1] * 71)
-    assert 100 * 0.29 < 29  # what a plain comparison would trip over
+    assert 100 * 0.29 < 29  # a plain comparison would fail
     assert Budget(min_agreement=29).judge(reference, candidate, None) == (
         True,
         "agreement 29.00 % (at least 29) on 100 images",
@@ -243,7 +243,7 @@ def test_a_budget_that_makes_no_sense_is_refused(fields: dict[str, float], reaso
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
-    """36 pictures of four shapes."""
+    """36 pictures in four shapes."""
     folder = tmp_path_factory.mktemp("album")
     chance, paths = np.random.default_rng(5), []
     for number in range(36):
@@ -255,7 +255,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 
 
 def loud_channel(weights: dict[str, Any], layer: str, reader: str, factor: float = 300.0) -> None:
-    """One channel of `layer` times `factor`, and `reader` divides it again: the same network, whose `reader` quantizes badly."""
+    """Multiplies a channel of `layer` by `factor` and divides it in `reader`, which then quantizes badly."""
     channel = 2
     weights[f"{layer}.weight"][channel] *= factor
     weights[f"{layer}.bias"][channel] *= factor
@@ -268,7 +268,7 @@ def loud_channel(weights: dict[str, Any], layer: str, reader: str, factor: float
 
 @pytest.fixture
 def judge_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) -> Iterator[Callable[..., Judge]]:
-    """`judge_of("A", target, change=None)` -> a judge of a real narrow network, 8 images calibrating and 28 held out."""
+    """`judge_of("A", target, change=None)` -> a judge of a narrow network; 8 images calibrate, 28 are held out."""
     from train.network.checkpoint import read
 
     folders: list[Variants] = []

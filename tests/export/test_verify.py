@@ -1,4 +1,4 @@
-"""vgg-deploy verify: what it lets through, what it catches, and which layer it names."""
+"""vgg-deploy verify: which files pass, which fail, and which layer it names."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from PIL import Image
 
 from engines import open_engine
 from export.float16 import rounding_copy
-from export.verify import with_activations
-from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION
+from export.verify import check_same_network, with_activations
+from vgg_deploy.errors import UsageError
+from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 Exported = Callable[..., Any]
@@ -38,7 +39,7 @@ def alter(path: Path, tensor: str, change: Callable[[np.ndarray], np.ndarray]) -
 
 @pytest.fixture
 def verify(vgg_deploy_command: Command, pictures: Path, narrow_checkpoint: Callable[..., Path]) -> Command:
-    """`verify(model, ..., "--option", reference=...)`: against the checkpoint of A from seed 0 unless another is given."""
+    """`verify(model, ..., "--option", reference=...)`; the default reference is the checkpoint of A from seed 0."""
 
     def run(*arguments: str | Path, reference: Path | None = None, images: Path = pictures) -> Any:
         against = reference or narrow_checkpoint("A")
@@ -65,7 +66,7 @@ def test_good_files_pass_every_stage(exported: Exported, verify: Command, runtim
     assert stages == ["convolutional form (PyTorch)", "single.onnx", "half.onnx", rounding, "fixed.onnx"]
     for column in ("max |dp|", "mean |dp|", "divergence", "top-1 agreement"):
         assert column in done.out.splitlines()[0]
-    # Four pictures at three sizes for files of free size, their central crops for the others.
+    # Four pictures at three sizes for files with free axes, and their central crops for the others.
     views = [re.search(r" (\d+) +\d\.\de", row)[1] for row in rows[:5]]  # type: ignore[index]
     assert views == ["4", "12", "12", "12", "4"]
     assert "FAILED" not in done.out
@@ -189,7 +190,7 @@ OVERFLOWING = ("conv3_1", "conv5_1", "fc6")
 
 
 def overflow(layer: str, factor: float) -> Callable[[dict[str, Any]], None]:
-    """Makes a layer's output larger, and the next layer's weights as much smaller."""
+    """Multiplies the output of a layer, and divides the weights of the next by the same factor."""
 
     def change(weights: dict[str, Any]) -> None:
         names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
@@ -208,7 +209,9 @@ def overflowing_checkpoint(narrow_checkpoint: Callable[..., Path], tmp_path: Pat
     def write(layer: str) -> Path:
         checkpoint = read(narrow_checkpoint("A"))
         weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
-        overflow(layer, 1e5 if layer == "fc6" else 1e3)(weights)  # fc6's output is of units, not of pixels
+        overflow(layer, 1e5 if layer == "fc6" else 1e3)(
+            weights
+        )  # the output of fc6 has the size of units, not of pixels
         path = tmp_path / f"overflowing-{layer}.safetensors"
         save(path, weights, checkpoint.manifest)
         return path
@@ -308,33 +311,28 @@ def test_a_fixed_file_is_compared_with_a_free_reference_on_crops_and_the_other_w
         assert done.out.splitlines()[2].split()[:3] == [model.name, reference.name, "4"]
 
 
-def test_networks_of_other_numbers_of_classes_cannot_be_compared(exported: Exported, verify: Command) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"classes": 7}, {"width_divisor": 32}, {"crop": 96}, {"fc_width": 8}, {"configuration": "B"}]
+)
+def test_a_file_of_another_network_than_its_reference_is_refused(
+    fields: dict[str, Any], manifest_for: Callable[..., Manifest], narrow_spec: Callable[..., NetworkSpec]
+) -> None:
+    reference = manifest_for(narrow_spec("A"))
+    other = manifest_for(narrow_spec(**{"configuration": "A", **fields}))
+    check_same_network(Path("a.onnx"), reference, reference)
+    with pytest.raises(UsageError, match=r"^a\.onnx is .*, but the reference is .*: they are different networks"):
+        check_same_network(Path("a.onnx"), other, reference)
+
+
+def test_verify_refuses_another_network_with_either_kind_of_reference(exported: Exported, verify: Command) -> None:
     seven = exported(name="seven.onnx", checkpoint={"classes": 7}, dynamic=True).path
     five = exported(name="five.onnx", dynamic=True).path
     for reference in (None, five):
         done = verify(seven, reference=reference)
         assert done.code == 2
         assert "different networks" in done.err
+        assert "--arch" not in done.err
         assert len(done.err.splitlines()) <= 2
-
-
-@pytest.mark.parametrize("fields", [{"width_divisor": 32}, {"crop": 96}, {"fc_width": 8}])
-def test_networks_of_other_shapes_cannot_be_compared(
-    fields: dict[str, int], exported: Exported, verify: Command
-) -> None:
-    other = exported(name="other.onnx", checkpoint=fields, dynamic=True).path
-    done = verify(other)
-    assert done.code == 2
-    assert "different networks" in done.err
-
-
-def test_another_configuration_is_another_network(
-    exported: Exported, verify: Command, narrow_checkpoint: Callable[..., Path]
-) -> None:
-    done = verify(exported("A", dynamic=True).path, reference=narrow_checkpoint("B"))
-    assert done.code == 2
-    assert "different networks" in done.err
-    assert "--arch" not in done.err
 
 
 def test_unreadable_images_are_passed_over_with_a_notice(exported: Exported, verify: Command, pictures: Path) -> None:
@@ -443,7 +441,7 @@ def test_a_file_without_our_manifest_is_judged_by_its_answers(
     images.mkdir()
     Image.fromarray(np.full((100, 120, 3), 90, np.uint8)).save(images / "grey.png")
     words = ("--labels", str(labels))
-    # Its smallest size is unknown, so the reference, which knows, comes first.
+    # Its smallest size is unknown, so the reference comes first.
     done = verify(reference, *words, reference=path, images=images)
     assert done.code == 0, done.out + done.err
     alter(path, "conv3_1.weight", np.negative)
@@ -452,14 +450,12 @@ def test_a_file_without_our_manifest_is_judged_by_its_answers(
     assert "layers cannot be compared" in done.out
 
 
-@pytest.mark.parametrize("words", [("--arch", "A"), ("--normalization", "paper"), ("--train-scale", "256")])
-def test_what_is_said_of_weights_does_not_go_with_an_onnx_reference(
-    words: tuple[str, str], exported: Exported, verify: Command
-) -> None:
+def test_options_about_weights_are_refused_with_an_onnx_reference(exported: Exported, verify: Command) -> None:
     path = exported(dynamic=True).path
-    done = verify(path, *words, reference=path)
-    assert done.code == 2
-    assert "its manifest states how the network was trained" in done.err
+    for words in (("--arch", "A"), ("--normalization", "paper"), ("--train-scale", "256")):
+        done = verify(path, *words, reference=path)
+        assert done.code == 2
+        assert "its manifest states how the network was trained" in done.err
 
 
 def test_a_missing_reference_or_model_is_bad_use(exported: Exported, verify: Command, tmp_path: Path) -> None:
@@ -497,7 +493,7 @@ def test_every_layers_activation_is_the_one_pytorch_computes(
     assert set(received.activations) == {layer.name for layer in made.manifest.spec.layers}
     for name, value in received.activations.items():
         wanted = expected.activations[name]
-        if name == "fc8" and not outputs:  # it ran on the mean, with which it commutes
+        if name == "fc8" and not outputs:  # fc8 ran on the mean, with which it commutes
             wanted = wanted.mean(axis=(2, 3), keepdims=True)
         np.testing.assert_allclose(value, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max(), err_msg=name)
 

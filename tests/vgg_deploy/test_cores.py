@@ -1,4 +1,4 @@
-"""How many cores may be used."""
+"""How many cores this process may use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("max 100000", 16),
         ("200000 100000", 2),
-        ("150000 100000", 2),  # one and a half: the second core is idle half of the time, and still helps
+        ("150000 100000", 2),  # one and a half cores: the second is idle half of the time, but still helps
         ("1000 100000", 1),
         ("6400000 100000", 16),
         ("rubbish", 16),

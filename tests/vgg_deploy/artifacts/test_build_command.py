@@ -1,4 +1,4 @@
-"""The build command that makes the plan which is wanted."""
+"""The build command for the plan that is needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ COMMAND = (
         (
             COMMAND,
             {"--max-batch": "16"},
-            "vgg-deploy build 'my model.onnx' -o 'my model.plan' --scales 224,256 --max-aspect 2 --one-profile --max-batch 16",
+            "vgg-deploy build 'my model.onnx' -o 'my model.plan' --scales 224,256 --max-aspect 2 --one-profile "
+            "--max-batch 16",
         ),
         (
             COMMAND,
@@ -108,7 +109,7 @@ def test_what_none_takes_names_the_options_that_a_build_needs_and_no_others(
         **{name: before[name] for name in ("--scales", "--max-batch", "--max-aspect")},
         **changed,
     }
-    # And the profiles of such a build take it.
+    # The profiles of that build take it.
     aspect, batch = float(after["--max-aspect"]), int(after["--max-batch"])
     scales = tuple(map(int, after["--scales"].split(",")))
     rebuilt = [scale(*scales, aspect=aspect, batch=batch)]

@@ -1,4 +1,4 @@
-"""ONNX headers read without their weights, and files that are damaged, unsafe or foreign."""
+"""ONNX files read without their weights, and files that are damaged, unsafe or foreign."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LABELS = "ant\nbee\ncat\n"
 
 
 def build(spec: NetworkSpec, options: GraphOptions | None = None) -> onnx.ModelProto:
-    """A network of ours with random weights, without a manifest."""
+    """A network with random weights, without a manifest."""
     random = np.random.default_rng(0)
     weights = {}
     for layer in spec.weight_layers:
@@ -53,7 +53,7 @@ def manifest(manifest_for: Callable[..., Manifest], spec: NetworkSpec) -> Manife
 
 @pytest.fixture
 def ours(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> Path:
-    """A file of ours, with its manifest at the end: what is cut off is missed last."""
+    """An exported file with its manifest at the end, so a cut-off end is noticed last."""
     model = build(spec)
     model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
     onnx.save(model, tmp_path / "ours.onnx")
@@ -68,7 +68,7 @@ def foreign(
     output: str = "probabilities",
     inputs: int = 1,
 ) -> onnx.ModelProto:
-    """A model that somebody else made: the mean colour of each image as its posteriors."""
+    """A model from another tool: its posteriors are the mean colour of each image."""
     nodes = [
         helper.make_node("Cast", ["image_0"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
@@ -88,7 +88,7 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
 
 
 def without_data(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What a header must hold, by onnx's own means."""
+    """The expected header, made with onnx."""
     for tensor in model.graph.initializer:
         for field in (
             "float_data",
@@ -175,7 +175,7 @@ def test_labels_replace_the_manifests_names(ours: Path) -> None:
 
 def test_a_file_cut_off_anywhere_is_refused(ours: Path) -> None:
     data = ours.read_bytes()
-    # Every cut in the header and at the end, where fields are short, and a seeded sample between.
+    # Every cut in the header and at the end, where fields are short, and a seeded sample of the others.
     cuts = {*range(200), *range(len(data) - 700, len(data))}
     cuts |= set(np.random.default_rng(0).integers(0, len(data), 300).tolist())
     for cut in sorted(cuts):
@@ -215,7 +215,7 @@ def test_damage_in_a_header_is_one_of_our_errors_or_leaves_what_onnx_reads_too(t
         path.write_bytes(damaged)
         with contextlib.suppress(ModelFileError):
             file = OnnxFile(path)
-            with contextlib.suppress(ModelFileError):  # nodes are not looked at as closely by us
+            with contextlib.suppress(ModelFileError):  # we check nodes less closely
                 graph = file.header.graph
                 assert [value.element for value in file.outputs] == [
                     value.type.tensor_type.elem_type for value in graph.output
@@ -300,7 +300,7 @@ def field(number: int, body: bytes) -> bytes:
 
 
 def external(model: onnx.ModelProto, location: str) -> onnx.TensorProto:
-    """A weight of `model` that is said to lie in the file `location`."""
+    """A weight whose data should be in the file `location`."""
     tensor = TensorProto(name="conv1_1.weight", data_type=TensorProto.FLOAT, dims=[1])
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)
@@ -310,7 +310,7 @@ def external(model: onnx.ModelProto, location: str) -> onnx.TensorProto:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file beside the folder in which models lie."""
+    """A file outside the folder of the models."""
     (tmp_path / "models").mkdir()
     (tmp_path / "secret").write_bytes(bytes(4))
     return tmp_path / "secret"
@@ -372,7 +372,7 @@ def test_every_place_that_is_stated_for_a_weight_is_looked_at(secret: Path) -> N
 
 
 def test_a_weight_that_comes_in_two_parts_is_one(secret: Path) -> None:
-    # Protobuf puts together what a file gives twice of a field that is there once: here a Constant's tensor.
+    # Protobuf merges a single field that a file gives twice, here the tensor of a Constant.
     place, tensor = TensorProto(), TensorProto(name="hidden")
     place.external_data.add(key="location", value="../secret")
     tensor.data_location = TensorProto.EXTERNAL

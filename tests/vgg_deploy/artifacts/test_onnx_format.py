@@ -1,4 +1,4 @@
-"""The field numbers of onnx.proto, held against onnx's own."""
+"""The field numbers of onnx.proto, compared with onnx's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vgg_deploy.artifacts.onnx_format import (
     TensorField,
 )
 
-# Where our name is not onnx's in capitals.
+# Our name to onnx's name, if it is not the same in capitals.
 NAMES: dict[Any, tuple[Any, dict[str, str]]] = {
     ModelField: (
         onnx.ModelProto,

@@ -1,4 +1,4 @@
-"""The nodes and weights of an ONNX file, held against what onnx reads."""
+"""The nodes and weights of an ONNX file, compared with what onnx reads."""
 
 from __future__ import annotations
 

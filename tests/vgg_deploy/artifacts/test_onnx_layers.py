@@ -1,4 +1,4 @@
-"""In what type the layers of an ONNX graph compute, read from its nodes."""
+"""The types of the layers of an ONNX graph, from its nodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def graph(*nodes: tuple[str, str, list[str], dict[str, Any]], **constants: np.nd
 
 
 def quantized(kind: type[np.integer[Any]] = np.int8, scale: type[np.floating[Any]] = np.float32) -> onnx.ModelProto:
-    """One convolution between Q/DQ, as quantizers write it."""
+    """One convolution between Q/DQ nodes, as quantizers write it."""
     return graph(
         ("QuantizeLinear", "q", ["images", "s", "z"], {}),
         ("DequantizeLinear", "d", ["q", "s", "z"], {}),

@@ -1,4 +1,4 @@
-"""The manifest beside a plan: written, read again, and held against the plan."""
+"""The manifest beside a plan: written, read again, and compared with the plan."""
 
 from __future__ import annotations
 

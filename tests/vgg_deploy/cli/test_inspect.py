@@ -1,4 +1,4 @@
-"""`vgg-deploy inspect`: what a file is, and whether it is what its manifest says. No TensorRT is needed for it."""
+"""`vgg-deploy inspect`: what a file is, and whether it matches its manifest. It needs no TensorRT."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def quantization(spec: NetworkSpec) -> Quantization:
 
 @pytest.fixture
 def model(spec: NetworkSpec, manifest_for: Callable[..., Manifest], tmp_path: Path) -> Callable[..., Path]:
-    """`model(half=..., quantization=..., stated={...})` -> an ONNX file of ours whose manifest says `stated` instead of the truth."""
+    """`model(half=..., quantization=..., stated={...})` -> an ONNX file; `stated` makes its manifest wrong."""
 
     def write(
         stated: dict[str, Any] | None = None, half: bool = False, quantization: Quantization | None = None
@@ -88,7 +88,7 @@ def model(spec: NetworkSpec, manifest_for: Callable[..., Manifest], tmp_path: Pa
 def plan(
     spec: NetworkSpec, manifest_for: Callable[..., Manifest], quantization: Quantization, tmp_path: Path
 ) -> Callable[..., Path]:
-    """`plan(**fields)` -> a plan of no content with a manifest beside it."""
+    """`plan(**fields)` -> a plan with placeholder content and a manifest beside it."""
 
     def write(**fields: Any) -> Path:
         data, precision = b"what TensorRT wrote", Precision("float16", (), "unmeasured", None, quantization)
@@ -116,7 +116,7 @@ def plan(
 
 
 def facts_of(text: str) -> dict[str, str]:
-    """The first block of what is printed, by its names."""
+    """The first block of the output, by name."""
     lines = text.split("\n\n")[0].splitlines()
     pairs = [line.split(None, 1) if line.split("  ")[0].count(" ") == 0 else line.split("  ", 1) for line in lines]
     return {name.strip(): value.strip() for name, value in pairs}

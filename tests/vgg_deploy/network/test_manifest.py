@@ -1,4 +1,4 @@
-"""Manifests: JSON there and back, and what is refused."""
+"""Manifests as JSON and back, and what is refused."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_quantization_survives_json_with_every_range_and_hash(quantized: Manif
     assert again.precision.quantization is not None
     assert again.precision.quantization.ranges["conv1_1"] == (-123.68, 151.061)
     assert all(isinstance(span, tuple) for span in again.precision.quantization.ranges.values())
-    assert json.loads(text)["version"] == 1  # what reads version 1 reads these too: the fields are optional
+    assert json.loads(text)["version"] == 1  # readers of version 1 read these too, because the fields are optional
 
 
 def test_a_manifest_from_before_int8_still_reads(full: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""The types in which an artifact computes: layer by layer, at their lowest, and in words."""
+"""The types in which a network computes: layer by layer, the lowest of them, and as text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NONE_INT8 = quantization(*LAYERS)
         (Precision(quantization=quantization()), ["int8"] * 6),
         (Precision(quantization=quantization("fc8")), [*["int8"] * 5, "float32"]),
         (Precision("float16", quantization=quantization("fc7", "fc8")), [*["int8"] * 4, "float16", "float16"]),
-        # What would overflow FP16 gives FP32; with INT8 weights and inputs it is INT8 all the same.
+        # A layer that would overflow FP16 returns FP32, but with INT8 weights and inputs it is still INT8.
         (
             Precision("float16", ("conv1_1", "fc7"), quantization=quantization("fc7", "fc8")),
             [*["int8"] * 4, "float32", "float16"],
@@ -89,7 +89,7 @@ def test_the_lowest_type_names_the_row_of_thresholds(precision: Precision, lowes
             Precision("float16", ("fc8",), quantization=quantization("fc8")),
             "int8 (the rest in float16; fc8 in float32)",
         ),
-        # INT8 layers are not said to be float32 as well.
+        # INT8 layers are not listed as float32 as well.
         (Precision("float16", ("conv1_1",), quantization=quantization("fc8")), "int8 (fc8 in float16)"),
         (Precision("float16", ("fc6",), quantization=NONE_INT8), "float16 (fc6 in float32)"),
     ],
@@ -141,7 +141,7 @@ def test_a_layer_outside_int8_may_have_a_range_too(target: str, method: str) -> 
 
 
 def types_of(configuration: str, *rest: tuple[str, str], otherwise: str = "int8") -> dict[str, str]:
-    """The types of a configuration's layers; `rest` are layers of another type."""
+    """The types of a configuration's layers; `rest` lists layers with another type."""
     names = [layer.name for layer in NetworkSpec(configuration).weight_layers]
     return dict.fromkeys(names, otherwise) | dict(rest)
 

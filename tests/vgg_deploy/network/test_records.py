@@ -1,4 +1,4 @@
-"""Dataclasses as JSON, beyond what manifests have today."""
+"""Dataclasses as JSON, beyond what manifests use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table 1 as data: parameters, MACs, output sizes and receptive fields, against the paper's figures and against PyTorch."""
+"""Table 1 as data: parameters, MACs, sizes and receptive fields match the paper's figures and PyTorch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_receptive_fields_at_pool5_and_fc6_are_the_known_figures(configuration: 
 @pytest.mark.parametrize("layer", ["pool5", "fc6"])
 def test_receptive_fields_are_what_a_gradient_reaches(configuration: str, layer: str) -> None:
     torch = pytest.importorskip("torch")
-    # Windows are square, so one axis is enough; with positive weights and averaging pools no path cancels or is dropped.
+    # Windows are square, so one axis is enough. With positive weights and averaging pools no path cancels out.
     line = torch.ones(1, 1, 1024, dtype=torch.float64, requires_grad=True)
     x = line
     for step in NetworkSpec(configuration).layers:
