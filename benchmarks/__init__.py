@@ -1,1 +1,1 @@
-"""What is measured, against whom, in one run."""
+"""Benchmarks: each module measures one thing, with all contestants in one run."""

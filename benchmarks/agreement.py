@@ -1,4 +1,4 @@
-"""How far the answers of what was timed are from PyTorch's: what stands beside the speed."""
+"""How far the answers of timed models are from PyTorch's. It is shown beside every speed."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.straightforward import Run
-from vgg_deploy.evaluation.parity import Parity, compare, furthest
-from vgg_deploy.inference.prediction import Failure, predict
-from vgg_deploy.network.classes import ClassName
+from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.turns import timed_pass
+from vgg_deploy.evaluation.parity import Parity
 from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.protocols import Protocol
 
-REFERENCE = "PyTorch in FP32 (train/network/reference.py)"
 COLUMNS = ("top-1 agreement", "max dp")
-NOTHING = ("-", "-")  # where there is no answer to compare
-
-
-def reference(checkpoint: Path) -> Run:
-    """For `ours.Turn`: what is right of a batch."""
-    from train.network.checkpoint import read
-    from train.network.reference import Reference
-
-    engine = Reference(read(checkpoint))
-    return lambda images: engine.run(images).probabilities
+NOTHING = ("-", "-")  # if there is no answer to compare
+AGREEMENT = (
+    "Agreement and max dp compare each answer with PyTorch in FP32 (train/network/reference.py). They are those of "
+    "the turn that was furthest off."
+)
 
 
 class Judge:
-    """For a `Contestant`: image files and a protocol -> what is right of them, posteriors [n, classes]."""
+    """Gives the right answers to a batch, or to image files under a protocol: posteriors float32 [images, classes]."""
 
     def __init__(self, checkpoint: Path) -> None:
         from train.network.checkpoint import read
@@ -38,21 +29,18 @@ class Judge:
 
         self._engine = Reference(read(checkpoint))
 
-    def __call__(self, paths: Sequence[Path], protocol: Protocol) -> Floats:
-        results = list(predict(self._engine, paths, protocol))
-        failed = [result for result in results if isinstance(result, Failure)]
-        if failed:
-            raise ValueError(f"{failed[0].path}: {failed[0].reason}")
-        return np.stack([result.probabilities for result in results if not isinstance(result, Failure)])
-
-
-def compared(wanted: Floats, answers: Sequence[Floats], classes: Sequence[ClassName]) -> Parity:
-    """Of the answers that one configuration gave to the same images, time after time, those that are furthest from what is right."""
-    return compare(wanted, furthest(wanted, answers), [str(index) for index in range(len(wanted))], classes)
+    def __call__(self, task: Batch | Sequence[Path], protocol: Protocol | None = None) -> Floats:
+        if isinstance(task, Batch):
+            return self._engine.run(task.images).probabilities[: task.distinct]
+        assert protocol is not None
+        turn = timed_pass(self._engine, task, protocol)
+        if turn.failures:
+            raise ValueError(turn.failures[0])
+        return turn.answers[0]
 
 
 def cells(parity: Parity) -> tuple[str, str]:
-    """For `COLUMNS`: "11 of 12 (lead lost: 0.02)", "0.03"."""
+    """The cells for `COLUMNS`: "11 of 12 (lead lost: 0.02)", "0.03"."""
     if math.isnan(parity.agreement):
         return "NaN", "NaN"
     agreed = f"{round(parity.agreement * parity.views)} of {parity.views}"

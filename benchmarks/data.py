@@ -1,4 +1,4 @@
-"""Where real photographs, labelled images and weights are, for benchmarks and tests."""
+"""The folder of real photographs, labelled images and weights, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def data_folder() -> Path | None:
-    """The folder that $VGG_DEPLOY_TEST_DATA names, where that is set (to nothing: none); else ../shared/data of the project's root."""
+    """The folder in $VGG_DEPLOY_TEST_DATA (empty: none). If it is not set, ../shared/data beside the project."""
     named = os.environ.get(DATA_VARIABLE)
     if named is not None:
         return Path(named) if named else None

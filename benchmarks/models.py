@@ -1,4 +1,4 @@
-"""The files that contestants run, exported anew: FP32, and INT8 for either target."""
+"""The files that contestants run, exported for this run: FP32, and INT8 for either target."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contestant import apart
 from benchmarks.subject import Setup, network
+from vgg_deploy.bench.own_process import in_own_process
 from vgg_deploy.network.manifest import Manifest
 
 CALIBRATION_IMAGES = 32
@@ -20,14 +20,14 @@ class Models:
     """One network as files.
 
     Attributes:
-        words: what it is.
+        name: what the network is, as text.
         manifest: of the checkpoint.
-        checkpoint: FC form, for PyTorch.
+        checkpoint: in FC form, for PyTorch.
         float32: ONNX.
         int8: ONNX by target, tensorrt or onnxruntime: convolutions and FC layers in INT8.
     """
 
-    words: str
+    name: str
     manifest: Manifest
     checkpoint: Path
     float32: Path
@@ -35,12 +35,12 @@ class Models:
 
 
 def prepare(folder: Path, setup: Setup, calibration: Sequence[Path] = ()) -> Models:
-    """Exports the network that is measured into `folder`, in a process of its own.
+    """Exports the measured network into `folder`, in a process of its own.
 
     Args:
-        calibration: images of which a sample gives the ranges of INT8; not those that are then measured on. Empty: no file in INT8.
+        calibration: images; a sample of them gives the ranges of INT8. Measure on others. Empty: no INT8 file.
     """
-    models: Models = apart(_export, folder, setup, list(calibration))
+    models: Models = in_own_process(_export, folder, setup, list(calibration))
     return models
 
 
@@ -59,12 +59,12 @@ def _export(folder: Path, setup: Setup, calibration: list[Path]) -> Models:
     from vgg_deploy.views.protocols import choose_protocol
 
     measured = network(setup)
-    found = measured.checkpoint()
-    manifest, path = found.manifest, folder / "checkpoint.safetensors"
+    checkpoint = measured.checkpoint()
+    manifest, path = checkpoint.manifest, folder / "checkpoint.safetensors"
     assert manifest.spec is not None
-    save(path, found.weights, manifest)
-    models = Models(measured.words, manifest, path, folder / "float32.onnx", {})
-    export(found, models.float32, dynamic=True)
+    save(path, checkpoint.weights, manifest)
+    models = Models(measured.name, manifest, path, folder / "float32.onnx", {})
+    export(checkpoint, models.float32, dynamic=True)
     if not calibration:
         return models
     protocol = choose_protocol(manifest, "dense", mirror=False, free_size=True).protocol

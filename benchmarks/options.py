@@ -1,4 +1,4 @@
-"""The options that all benchmarks share."""
+"""Options of all benchmarks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from benchmarks.report import RESULTS
 from benchmarks.subject import Setup
 
 _OPTIONS = (
-    click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint that says its normalization."),
-    click.option("--images", type=click.Path(path_type=Path), help="A folder of photographs."),
+    click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint whose file states its normalization."),
+    click.option("--images", type=click.Path(path_type=Path), help="Folder of photographs."),
     click.option(
         "--width-divisor",
         default=1,
         show_default=True,
-        help="Of a narrower network of random weights, for trying this: its figures say nothing of a VGG's.",
+        help="Try the benchmark on a narrower network of random weights. The figures do not apply to a VGG.",
     ),
-    click.option("--quick", is_flag=True, help="Few images, once, to see that it runs; writes nothing without --out."),
-    click.option("--out", type=click.Path(path_type=Path), help=f"Folder of the results.  [default: {RESULTS.name}/]"),
+    click.option(
+        "--quick",
+        is_flag=True,
+        help="One repetition on few images, to see that it runs. Writes results only with --out.",
+    ),
+    click.option("--out", type=click.Path(path_type=Path), help=f"Folder for the results.  [default: {RESULTS.name}/]"),
 )
 
 
 def setup_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds --weights, --images, --width-divisor, --quick and --out, and gives them to the command as one `Setup`."""
+    """Adds --weights, --images, --width-divisor, --quick and --out. The command receives them as one `Setup`."""
 
     @functools.wraps(command)
     def with_setup(

@@ -1,44 +1,64 @@
-"""Our engines as contestants."""
+"""What our engines do in a turn. These functions are called in a contestant's own process."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.straightforward import Run
-from engines import RUNTIMES, open_engine
-from vgg_deploy.bench.peak import open_best_probe
+from engines import RUNTIMES, open_engine, open_with
+from vgg_deploy.bench.peak import PeakProbe, open_best_probe
+from vgg_deploy.bench.result import run_of
+from vgg_deploy.bench.timing import Stopwatch
+from vgg_deploy.bench.turns import Calls, Turn, timed_pass
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine import ContextManaged, Engine, EngineInfo, Scores
-from vgg_deploy.inference.prediction import Failure, predict
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.protocols import Protocol
 
-_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # others are called what they are in the registry
-# The registry's runtimes that compute on CPUs, which all do in FP32, and their names in tables.
+_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # other runtimes are called as in the registry
+# The registry's runtimes that compute on CPUs, and their names in tables. All of them compute FP32.
 CPU_RUNTIMES = {name: _TITLES.get(name, name) for name, runtime in RUNTIMES.items() if "cpu" in runtime.devices}
+_SAME = 1e-5  # largest difference of a posterior if one engine answers a batch again
 
 
-def opened(path: Path, **options: Any) -> Engine:
-    """`open_engine`, which must compute in bfloat16 where that is asked for.
+def opened(path: Path, options: EngineOptions) -> Engine:
+    """Opens an engine.
 
     Raises:
-        UsageError: this CPU does not.
+        UsageError: bfloat16 is allowed, and this CPU does not compute in it.
     """
-    engine = open_engine(path, **options)
-    if options.get("allow_bf16") and not engine.info.bf16:
+    engine = open_with(path, options)
+    if options.allow_bf16 and not engine.info.bf16:
         engine.close()
         raise UsageError("this CPU does not compute in bfloat16")
     return engine
 
 
+def our_calls(path: Path, options: EngineOptions, least_s: float, queued: int = 1) -> Calls:
+    """Calls of one of our engines, as many at once as it computes side by side; see `Calls`."""
+    engine = opened(path, options)
+    return Calls(run_of(engine), at_once=engine.info.concurrency, queued=queued, least_s=least_s)
+
+
+def peak(precision: str) -> PeakProbe:
+    """The probe of the machine's peak in a precision.
+
+    Raises:
+        UsageError: no runtime here computes in it.
+    """
+    reasons: list[str] = []
+    probe = open_best_probe(open_engine, precision, say=reasons.append)
+    if probe is None:
+        raise UsageError(reasons[0])
+    return probe
+
+
 class _Recording(ContextManaged):
-    """An engine that keeps the batches it is given with its answers, so that a bare loop can run the very same."""
+    """An engine that keeps its batches and answers, so that a bare loop can run the same batches."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.batches = engine, list[tuple[Images, Floats]]()
@@ -54,91 +74,40 @@ class _Recording(ContextManaged):
 
 
 class Stream:
-    """For a `Contestant`: image files -> seconds from the first file to the last answer, and the answers [n, classes].
+    """Passes of one of our engines over image files, from the first file to the last answer.
 
-    The first call keeps the batches; with `bare`, a later one only runs these again, as many in flight: seconds, and the largest
-    difference of any posterior from the first call's.
+    The first pass over some files keeps the batches. With `bare`, a later turn runs only these, as many at once as the
+    engine computes side by side.
     """
 
-    def __init__(self, path: Path, options: dict[str, Any], protocol: Protocol) -> None:
-        self._engine = opened(path, **{"requests": None, **options})
-        self._protocol = protocol
-        self._batches: list[tuple[Images, Floats]] = []
+    def __init__(self, path: Path, options: EngineOptions, protocol: Protocol) -> None:
+        self._engine, self._protocol = opened(path, options), protocol
+        self._batches: dict[tuple[Path, ...], list[tuple[Images, Floats]]] = {}
 
-    def __call__(self, paths: Sequence[Path], bare: bool = False) -> tuple[float, Floats | float]:
+    def __call__(self, paths: Sequence[Path], once: bool = False, bare: bool = False) -> Turn:
+        """One turn.
+
+        Raises:
+            ValueError: an image has no answer, or the bare loop answers a batch differently.
+        """
+        batches = self._batches.get(tuple(paths))
         if bare:
-            return self._bare()
-        engine = self._engine if self._batches else _Recording(self._engine)
-        began = time.perf_counter()
-        results = list(predict(engine, paths, self._protocol))
-        seconds = time.perf_counter() - began
+            assert batches is not None
+            # The pass that kept the batches has just run them.
+            return Turn(len(paths), (float("nan"),)) if once else self._bare(batches, len(paths))
+        engine = _Recording(self._engine) if batches is None else self._engine
+        turn = timed_pass(engine, paths, self._protocol)
         if isinstance(engine, _Recording):
-            self._batches = engine.batches
-        failed = [result for result in results if isinstance(result, Failure)]
-        if failed:
-            raise ValueError(f"{failed[0].path}: {failed[0].reason}")
-        return seconds, np.stack([result.probabilities for result in results if not isinstance(result, Failure)])
+            self._batches[tuple(paths)] = engine.batches
+        if turn.failures:
+            raise ValueError(turn.failures[0])
+        return turn
 
-    def _bare(self) -> tuple[float, float]:
-        batches = [images for images, _posteriors in self._batches]
-        with ThreadPoolExecutor(self._engine.info.concurrency) as pool:
-            began = time.perf_counter()
-            answers = list(pool.map(self._engine.run, batches))
-            seconds = time.perf_counter() - began
-        pairs = zip(answers, self._batches, strict=True)
-        return seconds, max(float(np.abs(scores.probabilities - rows).max()) for scores, (_images, rows) in pairs)
-
-
-def call(path: Path, runtime: str = "auto", allow_bf16: bool = False, threads: int | None = None) -> Run:
-    """One call at a time, each as fast as can be."""
-    engine = opened(path, runtime=runtime, allow_bf16=allow_bf16, threads=threads)
-    return lambda images: engine.run(images).probabilities
-
-
-class Turn:
-    """For a `Contestant`: one batch, run again and again -> ms of each call, and its posteriors.
-
-    Args:
-        make, arguments: of a `Run`.
-    """
-
-    def __init__(self, make: Callable[..., Run], *arguments: Any) -> None:
-        self._run = make(*arguments)
-
-    def __call__(self, images: Images, least_s: float = 0.0) -> tuple[list[float], Floats]:
-        """Runs it at least once, and until `least_s` seconds have passed."""
-        times: list[float] = []
-        while not times or sum(times) < 1000 * least_s:
-            began = time.perf_counter()
-            posteriors = self._run(images)
-            times.append(1000 * (time.perf_counter() - began))
-        return times, posteriors
-
-
-class Peak:
-    """For a `Contestant`: -> the machine's matrix-multiply peak in a precision, GFLOP/s; None where it does not compute in it."""
-
-    def __init__(self, precision: str) -> None:
-        self._probe = open_best_probe(open_engine, precision)
-
-    def __call__(self, calls: int = 5) -> float | None:
-        if self._probe is None:
-            return None
-        return self._probe().gflops_per_s
-
-
-class InFlight:
-    """For a `Contestant`: as `Turn`, for calls of a streaming engine, as many in flight as it takes: ms a batch, and the posteriors of
-    the last calls, one after the other."""
-
-    def __init__(self, path: Path, runtime: str) -> None:
-        self._engine = opened(path, runtime=runtime, requests=None)
-        self._pool = ThreadPoolExecutor(self._engine.info.concurrency)
-
-    def __call__(self, images: Images, least_s: float = 0.0) -> tuple[list[float], Floats]:
-        calls, times = 2 * self._engine.info.concurrency, list[float]()
-        while not times or calls * sum(times) < 1000 * least_s:
-            began = time.perf_counter()
-            scores = list(self._pool.map(self._engine.run, [images] * calls))
-            times.append(1000 * (time.perf_counter() - began) / calls)
-        return times, np.concatenate([each.probabilities for each in scores])
+    def _bare(self, batches: Sequence[tuple[Images, Floats]], count: int) -> Turn:
+        watch = Stopwatch()
+        with ThreadPoolExecutor(self._engine.info.concurrency) as pool, watch.sample():
+            answers = list(pool.map(self._engine.run, [images for images, _posteriors in batches]))
+        for scores, (_images, posteriors) in zip(answers, batches, strict=True):
+            if np.abs(scores.probabilities - posteriors).max() > _SAME:
+                raise ValueError("the bare loop answers a batch differently than the pass that kept it")
+        return Turn(count, tuple(watch.seconds), watch.cpu_s)

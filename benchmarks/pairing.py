@@ -2,8 +2,8 @@
 
     python -m benchmarks.pairing
 
-On the VGG-16 and the photos of the data folder (benchmarks/data.py); without it on random weights and generated pictures, which
-cost the same.
+It uses the VGG-16 and the photos of the data folder (benchmarks/data.py). Without that folder it uses random weights,
+which cost the same, and generated pictures.
 """
 
 from __future__ import annotations
@@ -16,74 +16,76 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.agreement import COLUMNS, REFERENCE, cells, compared, reference
-from benchmarks.contestant import HOW, Contestant
-from benchmarks.models import prepare
+from benchmarks.agreement import AGREEMENT, COLUMNS
+from benchmarks.arena import Arena
+from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
-from benchmarks.ours import CPU_RUNTIMES, Turn, call
-from benchmarks.report import Table, faster, interleaved, spread, write
+from benchmarks.ours import CPU_RUNTIMES, our_calls
+from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, faster, spread
 from benchmarks.subject import Setup, pictures
-from vgg_deploy.network.tensors import Floats, Images
+from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.own_process import Entrant
+from vgg_deploy.bench.timing import Ratio
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.views.images import decode, rescale
 
 SCALE = 256
 INT8_RUNTIMES = ("onnxruntime", "openvino")
 
 
-def _views(contestant: Contestant, views: list[Images]) -> tuple[float, Floats]:
-    """The median ms of a view, and the posteriors of all."""
-    turns = [contestant(view) for view in views]
-    return statistics.median(times[0] for times, _posteriors in turns), np.concatenate([rows for _times, rows in turns])
+def entrants(models: Models) -> list[Entrant]:
+    """Each file in each runtime."""
+    files = {("FP32", runtime): models.float32 for runtime in CPU_RUNTIMES}
+    files |= {
+        (f"INT8 for {target}", runtime): path for target, path in models.int8.items() for runtime in INT8_RUNTIMES
+    }
+    return [
+        Entrant(f"{file} in {runtime}", our_calls, (path, EngineOptions(runtime=runtime), 0.0))
+        for (file, runtime), path in files.items()
+    ]
+
+
+def prose(network: str, images: str, repetitions: int) -> tuple[str, list[str]]:
+    """The method and the details of the page."""
+    method = (
+        f"{network} on {images}: whole images at Q={SCALE}, one at a time. Each of {repetitions} repetitions is a "
+        "call of each contestant on each image; its time is the median over the images."
+    )
+    return method, [f"{OWN_PROCESSES} {SPREAD}", AGREEMENT]
 
 
 @click.command()
 @click.option("--repetitions", default=5, show_default=True)
-@click.option("--count", default=6, show_default=True, help="Images a repetition.")
+@click.option("--count", default=6, show_default=True, help="Images in each repetition.")
 @setup_options
 def main(setup: Setup, repetitions: int, count: int) -> None:
-    """Time each pairing, interleaved, and write results/pairing.{json,md}."""
+    """Time each pairing of file and runtime, in turn, and write results/pairing.{json,md}."""
     repetitions, count = (1, 2) if setup.quick else (repetitions, count)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         drawn = pictures(setup, folder).draw(count)
         models = prepare(folder, setup, drawn.calibration)
         rescaling = models.manifest.rescaling
-        views = [np.ascontiguousarray(rescale(decode(path), SCALE, rescaling))[None] for path in drawn.measured]
-        pairs = {("FP32", runtime): models.float32 for runtime in CPU_RUNTIMES}
-        pairs |= {
-            (f"INT8 for {target}", runtime): path for target, path in models.int8.items() for runtime in INT8_RUNTIMES
-        }
-        with Contestant(Turn, reference, models.checkpoint) as judge:
-            wanted = _views(judge, views)[1]
-        running: dict[tuple[str, str], Contestant] = {}
-        reasons: list[str] = []
-        answers: dict[tuple[str, str], list[Floats]] = {}
-        for pair, path in pairs.items():
-            try:
-                running[pair] = stack.enter_context(Contestant(Turn, call, path, pair[1]))
-                # The first run of a shape costs more, and does not count.
-                answers[pair] = [_views(running[pair], views)[1]]
-            except Exception as error:  # noqa: BLE001 - a runtime that is not here raises what it likes
-                running.pop(pair, None)
-                reasons.append(f"{pair[0]} in {CPU_RUNTIMES[pair[1]]} was not measured: {str(error).splitlines()[0]}.")
+        views = [rescale(decode(path), SCALE, rescaling) for path in drawn.measured]
+        batches = [Batch(np.ascontiguousarray(view)[None], 1) for view in views]
+        held = Arena(stack, models, entrants(models)).hold(batches, repetitions * len(batches))
 
-        def turn(pair: tuple[str, str]) -> float:
-            ms, rows = _views(running[pair], views)
-            answers[pair].append(rows)
-            return ms
+    def milliseconds(name: str) -> list[float]:
+        """The median over the images, in each repetition."""
+        times = held.image_ms(name)
+        return [statistics.median(times[start:][: len(batches)]) for start in range(0, len(times), len(batches))]
 
-        samples = interleaved(repetitions, *(lambda pair=pair: turn(pair) for pair in running))
-    table = Table("", ("file", "runtime", "ms", "times the first line", *COLUMNS), notes=tuple(reasons))
-    for pair, times in zip(running, samples, strict=True):
-        parity = compared(wanted, answers[pair], models.manifest.classes)
-        title = CPU_RUNTIMES[pair[1]]
-        table.rows.append((pair[0], title, spread(times, 0), faster(samples[0], times), *cells(parity)))
-    setting = (
-        f"{models.words}, {drawn.words}, batch 1, whole images at Q={SCALE}; {repetitions} repetitions. {HOW} Agreement and max dp: with "
-        f"{REFERENCE} on the same images, of the repetition that was furthest off."
-    )
-    record = {f"{what} in {runtime}": times for (what, runtime), times in zip(running, samples, strict=True)}
-    click.echo(write("pairing", "INT8 targets and runtimes", setting, tables=[table], samples=record, out=setup.out))
+    method, details = prose(models.name, drawn.name, repetitions)
+    columns = ("file", "runtime", "ms", "times the first line", *COLUMNS)
+    table = Table("", method, columns, notes=held.notes)
+    samples = {name: milliseconds(name) for name in held.agreement}
+    first = next(iter(samples.values()))
+    for name, ms in samples.items():
+        file, runtime = name.split(" in ")
+        ratio = faster(Ratio.of(first, ms))
+        table.rows.append((file, CPU_RUNTIMES[runtime], spread(ms, 0), ratio, *held.agreement[name]))
+    page = Page(name="pairing", title="INT8 targets and runtimes", tables=[table], details=details, samples=samples)
+    click.echo(page.write(setup.out))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What comes before the first answer: start-up of the command line, and the first answer of a fresh process.
+"""Start-up of the command line, and the first answer of a fresh process.
 
 python -m benchmarks.pipeline
 """
@@ -6,33 +6,40 @@ python -m benchmarks.pipeline
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
-from benchmarks.agreement import COLUMNS, NOTHING, REFERENCE, Judge, cells, compared
-from benchmarks.contestant import apart
-from benchmarks.models import Models, prepare
+from benchmarks.agreement import AGREEMENT, COLUMNS, NOTHING, Judge, cells
+from benchmarks.models import prepare
 from benchmarks.options import setup_options
-from benchmarks.report import Table, interleaved, spread, write
+from benchmarks.report import SPREAD, Page, Table, spread
 from benchmarks.subject import Setup, pictures
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_file import OnnxFile
-from vgg_deploy.bench.timing import paired_ratio
+from vgg_deploy.bench.contest import Contest, Contestant, Terms
+from vgg_deploy.bench.effort import Effort
+from vgg_deploy.bench.own_process import OwnProcess
+from vgg_deploy.bench.turns import Turn
+from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.tensors import PROBABILITIES, Floats
 from vgg_deploy.views.protocols import Protocol
 
 HELP_AIM_S = 0.4
 FIRST_ANSWER_AIM = 1.2
 
-# What a user would write: arguments are the model, the image and Q. The whole image, as `--protocol dense --no-flip` scores it.
+# What a user would write. Arguments: the model, the image and Q. The whole image is scored, as by `--protocol dense
+# --no-flip`.
 _DECODE = """
 import sys
 import numpy as np
@@ -78,7 +85,7 @@ print(np.array(extractor.extract(wanted["output"])[1]).tolist())
 
 
 def _in_ncnns_form(model: Path) -> None:
-    """What the bare script of ncnn opens, beside the ONNX file: it does not take that itself."""
+    """Writes the network in ncnn's own form beside the ONNX file, which bare ncnn cannot open."""
     from engines.ncnn.engine import in_ncnns_order
     from engines.ncnn.translation import translate
 
@@ -88,13 +95,13 @@ def _in_ncnns_form(model: Path) -> None:
     with Path(f"{model}.bin").open("wb") as file:
         for weight in in_ncnns_order(network, graph.weights):
             file.write(weight.tobytes())
-    told = {
+    names = {
         "mean": network.mean,
         "std": network.std,
         "image": network.image,
         "output": network.outputs[PROBABILITIES],
     }
-    Path(f"{model}.json").write_text(json.dumps(told))
+    Path(f"{model}.json").write_text(json.dumps(names))
 
 
 def _run(*arguments: str) -> tuple[float, str]:
@@ -104,68 +111,99 @@ def _run(*arguments: str) -> tuple[float, str]:
     return time.perf_counter() - began, ended.stdout
 
 
-def _wanted(checkpoint: Path, image: Path, scale: int) -> Floats:
-    """What is right of the whole image at Q, posteriors [1, classes]."""
-    return Judge(checkpoint)([image], Protocol("dense", (scale,), None, False))
+def _help(_task: None, _once: bool) -> Turn:
+    return Turn(1, (_run("-m", "vgg_deploy", "--help")[0],))
 
 
-def start_up(repetitions: int) -> tuple[tuple[str, ...], list[float]]:
+def _interpreter(_task: None, _once: bool) -> Turn:
+    return Turn(1, (_run("-c", "pass")[0],))
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAnswer:
+    """The first answer of a fresh process to one image, by `vgg-deploy infer` or by a bare script."""
+
+    model: Path
+    runtime: str
+    scale: int
+    classes: tuple[ClassName, ...]
+
+    def infer(self, image: Path, _once: bool) -> Turn:
+        """A turn of `vgg-deploy infer`."""
+        arguments = ["infer", str(image), "--engine", str(self.model), "--runtime", self.runtime, "--json", "-"]
+        arguments += ["--protocol", "dense", "--scales", str(self.scale), "--no-flip", "--top", str(len(self.classes))]
+        seconds, written = _run("-m", "vgg_deploy", *arguments)
+        top = {each["id"]: each["probability"] for each in json.loads(written)["top"]}
+        return Turn(1, (seconds,), answers=(np.array([[top[name.id] for name in self.classes]], np.float32),))
+
+    def script(self, image: Path, _once: bool) -> Turn:
+        """A turn of the bare script."""
+        seconds, written = _run("-c", BARE[self.runtime], str(self.model), str(image), str(self.scale))
+        return Turn(1, (seconds,), answers=(np.array([json.loads(written)], np.float32),))
+
+
+def _row(what: str, contest: Contest[Any], of: str, aim: float) -> tuple[str, ...]:
+    """The first four cells: the contest's first contestant beside the second."""
+    ours, bare = contest.records
+    ratio = bare.ratio_to(ours)
+    reached = "reached" if ratio.median <= aim else "missed"
+    longer = f"{ratio.median:.2f} ({ratio.lowest:.2f}-{ratio.highest:.2f}){of}"
+    return what, spread(ours.image_s, 2, " s"), longer, f"within {aim:g} {reached}"
+
+
+def start_up(terms: Terms) -> tuple[tuple[str, ...], list[float]]:
     """Time of `vgg-deploy --help`, beside the bare interpreter: a row of the table, and the samples."""
-    _run("-m", "vgg_deploy", "--help")
-    ours, bare = interleaved(repetitions, lambda: _run("-m", "vgg_deploy", "--help")[0], lambda: _run("-c", "pass")[0])
-    median = statistics.median(ours)
-    aim = f"under {HELP_AIM_S} s {'reached' if median < HELP_AIM_S else 'missed'}"
-    longer = f"{paired_ratio(ours, bare)[0]:.1f} (the bare interpreter)"
-    return ("start-up, vgg-deploy --help", spread(ours, 2, " s"), longer, aim, *NOTHING), ours
+    contest: Contest[None] = Contest([Contestant("--help", _help), Contestant("bare", _interpreter)], [None], terms)
+    contest.hold()
+    ours_s = contest.records[0].image_s
+    _what, figure, longer, _aim = _row("", contest, " (the bare interpreter)", math.inf)
+    aim = f"under {HELP_AIM_S} s {'reached' if statistics.median(ours_s) < HELP_AIM_S else 'missed'}"
+    return ("start-up, vgg-deploy --help", figure, longer, aim, *NOTHING), ours_s
 
 
 def first_answer(
-    what: str, model: Path, runtime: str, image: Path, wanted: Floats, models: Models, repetitions: int
+    what: str, first: FirstAnswer, image: Path, wanted: Floats, terms: Terms
 ) -> tuple[tuple[str, ...], list[float]]:
-    """Time of `vgg-deploy infer` on one image, beside a bare script of the same runtime: a row of the table, and the samples.
+    """Time of `vgg-deploy infer` on one image, beside the bare script: a row of the table, and the samples.
+
+    The first run of each does not count. It brings the files into the page cache.
 
     Args:
-        wanted: what is right of the image, posteriors [1, classes].
+        wanted: right posteriors of the image, [1, classes].
     """
-    classes, scale = models.manifest.classes, str(models.manifest.train_scale.middle)
-    infer = ["-m", "vgg_deploy", "infer", str(image), "--engine", str(model), "--runtime", runtime, "--json", "-"]
-    infer += ["--protocol", "dense", "--scales", scale, "--no-flip", "--top", str(len(classes))]
-    script = ("-c", BARE[runtime], str(model), str(image), scale)
-    place = {name.id: index for index, name in enumerate(classes)}
-    answers: tuple[list[Floats], list[Floats]] = ([], [])
+    contest = Contest([Contestant("infer", first.infer), Contestant("script", first.script)], [image], terms)
+    contest.hold()
+    ours, bare = contest.records
+    if not np.allclose(ours.answers[0], bare.answers[0], atol=1e-4):
+        raise ValueError(f"{what}: infer and the bare script give different posteriors")
+    title = f"first answer of a fresh process, {what}"
+    return (
+        *_row(title, contest, "", FIRST_ANSWER_AIM),
+        *cells(ours.parity([wanted], first.classes)),
+    ), ours.image_s
 
-    def ours() -> float:
-        seconds, written = _run(*infer)
-        top = {place[each["id"]]: each["probability"] for each in json.loads(written)["top"]}
-        answers[0].append(np.array([[top[index] for index in range(len(classes))]], np.float32))
-        return seconds
 
-    def theirs() -> float:
-        seconds, written = _run(*script)
-        answers[1].append(np.array([json.loads(written)], np.float32))
-        return seconds
-
-    ours(), theirs()  # the first of each does not count: it reads files that then lie in memory
-    infer_s, bare_s = interleaved(repetitions, ours, theirs)
-    if not np.allclose(answers[0], answers[1], atol=1e-4):
-        raise ValueError(f"{what}: infer and the bare script give other posteriors")
-    ratio, low, high = paired_ratio(infer_s, bare_s)
-    row = (
-        f"first answer of a fresh process, {what}",
-        spread(infer_s, 2, " s"),
-        f"{ratio:.2f} ({low:.2f}-{high:.2f})",
-        f"within {FIRST_ANSWER_AIM} {'reached' if ratio <= FIRST_ANSWER_AIM else 'missed'}",
-        *cells(compared(wanted, answers[0], classes)),
+def prose(network: str, images: str, scale: int, repetitions: int) -> tuple[str, list[str]]:
+    """The method and the details of the page."""
+    method = (
+        f"{network} answers {images}, whole at Q={scale}, in a fresh process. Beside it runs a bare script that "
+        "imports Pillow and the runtime, decodes the image, opens the file and runs it once; its answer is the same. "
+        f"The two take turns in {repetitions} repetitions, with the files in the page cache."
     )
-    return row, infer_s
+    details = [
+        f"{SPREAD} The bare script of ncnn opens the same network in ncnn's own form, which is written before.",
+        AGREEMENT,
+        "Throughput, the bare engine loop and memory: [multiscale](multiscale.md) and [growth](growth.md).",
+    ]
+    return method, details
 
 
 @click.command()
 @click.option("--repetitions", default=9, show_default=True)
 @setup_options
 def main(setup: Setup, repetitions: int) -> None:
-    """Measure start-up and write benchmarks/results/pipeline.{json,md}."""
-    repetitions = 1 if setup.quick else repetitions
+    """Measure start-up, and write results/pipeline.{json,md}."""
+    terms = Terms(effort=Effort(repetitions=1 if setup.quick else repetitions))
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -173,8 +211,10 @@ def main(setup: Setup, repetitions: int) -> None:
         (image,) = drawn.measured
         models = prepare(folder, setup, drawn.calibration)
         scale = models.manifest.train_scale.middle
-        wanted = apart(_wanted, models.checkpoint, image, scale)
-        table = Table("", ("what", "time", "times the bare script's", "aim", *COLUMNS))
+        with OwnProcess(Judge, models.checkpoint) as judge:
+            wanted = judge([image], Protocol("dense", (scale,), None, False))
+        method, details = prose(models.name, drawn.name, scale, 1 if setup.quick else repetitions)
+        table = Table("", method, ("what", "time", "times the bare script's", "aim", *COLUMNS))
         samples: dict[str, list[float]] = {}
 
         def add(row: tuple[str, ...], times: list[float]) -> None:
@@ -182,26 +222,20 @@ def main(setup: Setup, repetitions: int) -> None:
             samples[row[0]] = times
             click.echo(": ".join(row[:3]), err=True)
 
-        add(*start_up(repetitions))
+        add(*start_up(terms))
         for what, model, runtime in (
             ("FP32 in ONNX Runtime", models.float32, "onnxruntime"),
             ("FP32 in ncnn", models.float32, "ncnn"),
             ("INT8 in OpenVINO", models.int8["tensorrt"], "openvino"),
         ):
             if not RUNTIMES[runtime].installed:
-                click.echo(f"{what} is not measured: it is not installed", err=True)
+                click.echo(f"{what} is not measured: {runtime} is not installed", err=True)
                 continue
             if runtime == "ncnn":
                 _in_ncnns_form(model)
-            add(*first_answer(what, model, runtime, image, wanted, models, repetitions))
-    setting = (
-        f"{models.words}; {drawn.words}, whole at Q={scale}. The bare script imports Pillow and the runtime, decodes, opens the "
-        "file and runs it once; its answer is the same. ncnn's opens the same network in ncnn's own form, which it was written in before. Medians of "
-        f"{repetitions} interleaved repetitions, each in a fresh process with the files in the page cache, with the lowest and the highest; "
-        f"ratios are of pairs. Agreement and max dp: with {REFERENCE} on the same view, of the answer that was furthest off. Throughput, the "
-        "bare engine loop and memory: [multiscale](multiscale.md) and [growth](growth.md)."
-    )
-    click.echo(write("pipeline", "Start-up", setting, tables=[table], samples=samples, out=setup.out))
+            add(*first_answer(what, FirstAnswer(model, runtime, scale, models.manifest.classes), image, wanted, terms))
+    page = Page(name="pipeline", title="Start-up", tables=[table], details=details, samples=samples)
+    click.echo(page.write(setup.out))
 
 
 if __name__ == "__main__":

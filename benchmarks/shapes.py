@@ -1,11 +1,10 @@
-"""Our engines against the bare runtime, shape by shape.
+"""Our engines beside the bare runtime, shape by shape.
 
 python -m benchmarks.shapes
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,17 +13,20 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.agreement import COLUMNS, REFERENCE, cells, compared, reference
-from benchmarks.contestant import HOW, Contestant
+from benchmarks.agreement import AGREEMENT, COLUMNS
+from benchmarks.arena import Arena, Held
 from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
-from benchmarks.ours import Turn, call
-from benchmarks.report import Table, faster, spread, verdict, write
-from benchmarks.straightforward import onnxruntime_session, openvino_model
+from benchmarks.ours import our_calls
+from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, faster, spread, verdict
+from benchmarks.straightforward import bare_calls, onnxruntime_session, openvino_model
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.bench.batch_shape import BatchShape
+from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.own_process import Entrant
 from vgg_deploy.bench.timing import Ratio
-from vgg_deploy.network.tensors import Floats, Images
+from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.network.tensors import Images
 from vgg_deploy.views.images import decode, mirrored, resize
 
 SHAPES = tuple(
@@ -41,24 +43,48 @@ SHAPES = tuple(
 )
 AIM = 0.97
 TURN_S = 0.3
+TITLES = ("ONNX Runtime FP32", "OpenVINO FP32", "OpenVINO BF16", "ONNX Runtime INT8", "OpenVINO INT8")
+WORST = (
+    "For each runtime, the shape at which our engine is slowest in relation to the bare runtime; see the table below."
+)
 
 
-def pairs(models: Models) -> dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """The bare runtime and ours, in the same precision on the same file."""
+def entrants(models: Models, turn_s: float) -> list[Entrant]:
+    """The bare runtime and ours, in pairs, in the same precision on the same file."""
     network, tensorrt, onnxruntime = models.float32, models.int8["tensorrt"], models.int8["onnxruntime"]
-    return {
-        "ONNX Runtime FP32": ((onnxruntime_session, network), (call, network, "onnxruntime")),
-        "OpenVINO FP32": ((openvino_model, network, "f32"), (call, network, "openvino")),
-        "OpenVINO BF16": ((openvino_model, network, "bf16"), (call, network, "openvino", True)),
-        "ONNX Runtime INT8": ((onnxruntime_session, onnxruntime), (call, onnxruntime, "onnxruntime")),
-        "OpenVINO INT8": ((openvino_model, tensorrt, "f32"), (call, tensorrt, "openvino")),
-    }
+
+    def pair(title: str, bare: tuple[Any, ...], path: Path, **options: Any) -> list[Entrant]:
+        return [
+            Entrant(f"{title}, bare", bare_calls, (bare[0], bare[1:], turn_s), group=title),
+            Entrant(f"{title}, ours", our_calls, (path, EngineOptions(**options), turn_s), group=title),
+        ]
+
+    f32, bf16 = (openvino_model, network, "f32"), (openvino_model, network, "bf16")
+    return [
+        *pair("ONNX Runtime FP32", (onnxruntime_session, network), network, runtime="onnxruntime"),
+        *pair("OpenVINO FP32", f32, network, runtime="openvino"),
+        *pair("OpenVINO BF16", bf16, network, runtime="openvino", allow_bf16=True),
+        *pair("ONNX Runtime INT8", (onnxruntime_session, onnxruntime), onnxruntime, runtime="onnxruntime"),
+        *pair("OpenVINO INT8", (openvino_model, tensorrt, "f32"), tensorrt, runtime="openvino"),
+    ]
 
 
-def _batch(photo: Images, shape: BatchShape, models: Models) -> Images:
+def _batch(photo: Images, shape: BatchShape, models: Models) -> Batch:
     """One view, or a view and its mirror, as the dense test makes them."""
     view = resize(photo, shape.height, shape.width, models.manifest.rescaling)
-    return np.stack([view, mirrored(view)][: shape.images])
+    images = np.stack([view, mirrored(view)][: shape.images])  # [1 or 2, height, width, 3]
+    return Batch(images, shape.images)
+
+
+def prose(network: str, images: str, repetitions: int) -> tuple[str, list[str]]:
+    """The method and the details of the page."""
+    method = (
+        f"{network}: one call at a time, on all cores, on batches in memory made of {images}. A batch of 2 is a view "
+        "and its mirror. Each ratio says how many times as fast our engine is as the bare runtime, with its defaults "
+        f"and the same precision, on the same file. The two take turns in {repetitions} repetitions, every other "
+        "time in reverse order."
+    )
+    return method, [f"{OWN_PROCESSES} {SPREAD}", AGREEMENT]
 
 
 @click.command()
@@ -67,56 +93,45 @@ def _batch(photo: Images, shape: BatchShape, models: Models) -> Images:
 def main(setup: Setup, repetitions: int) -> None:
     """Time each pair at each shape, compare their answers, and write results/shapes.{json,md}."""
     repetitions, turn_s = (1, 0.0) if setup.quick else (repetitions, TURN_S)
-    samples: dict[str, Any] = {}
+    contests: dict[BatchShape, Held] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         drawn = pictures(setup, folder).draw(1)
         models = prepare(folder, setup, drawn.calibration)
         photo = decode(drawn.measured[0])
-        judge = stack.enter_context(Contestant(Turn, reference, models.checkpoint))
-        running: dict[str, tuple[Contestant, Contestant]] = {}
-        reasons = []
-        for title, makes in pairs(models).items():
-            try:
-                theirs, ours = (stack.enter_context(Contestant(Turn, *make)) for make in makes)
-                running[title] = theirs, ours
-            except Exception as error:  # noqa: BLE001 - a runtime that is not here raises what it likes
-                reasons.append(f"{title} was not measured: {str(error).splitlines()[0]}.")
-        columns = ("batch", "runtime", "bare, ms", "ours, ms", "times the bare runtime")
-        both = (f"{column}, bare" for column in COLUMNS), (f"{column}, ours" for column in COLUMNS)
-        table = Table("Shape by shape", (*columns, *both[0], *both[1]), notes=tuple(reasons))
-        ratios: dict[str, dict[BatchShape, Ratio]] = {title: {} for title in running}
+        arena = Arena(stack, models, entrants(models, turn_s))
         for shape in SHAPES:
-            images = _batch(photo, shape, models)
-            wanted = judge(images)[1]
-            for title, pair in running.items():
-                answers: tuple[list[Floats], list[Floats]] = ([], [])
-                for each, rows in zip(pair, answers, strict=True):
-                    rows.append(each(images)[1])  # the first of a shape costs more
-                times: tuple[list[float], list[float]] = ([], [])
-                for repetition in range(repetitions):
-                    for place in (1, 0) if repetition % 2 else (0, 1):
-                        turn, posteriors = pair[place](images, turn_s)
-                        times[place].append(statistics.median(turn))
-                        answers[place].append(posteriors)
-                ratios[title][shape] = Ratio.of(*times)
-                parities = [cells(compared(wanted, rows, models.manifest.classes)) for rows in answers]
-                milliseconds = (spread(row, 1) for row in times)
-                table.rows.append((str(shape), title, *milliseconds, faster(*times), *parities[0], *parities[1]))
-                samples.setdefault(title, {})[str(shape)] = {"bare_ms": times[0], "ours_ms": times[1]}
-            click.echo(f"{shape}: done", err=True)
-    worst = Table("The worst shape", ("runtime", "batch", "times the bare runtime"))
-    for title, row in ratios.items():
-        shape, ratio = min(row.items(), key=lambda pair: pair[1].median)
+            contests[shape] = arena.hold([_batch(photo, shape, models)], repetitions)
+    method, details = prose(models.name, drawn.name, repetitions)
+    columns = ("batch", "runtime", "bare, ms", "ours, ms", "times the bare runtime")
+    both = (f"{column}, bare" for column in COLUMNS), (f"{column}, ours" for column in COLUMNS)
+    notes = contests[SHAPES[0]].notes
+    table = Table("Shape by shape", method, (*columns, *both[0], *both[1]), notes=notes)
+    worst = Table("The worst shape", WORST, ("runtime", "batch", "times the bare runtime"))
+    samples: dict[str, Any] = {}
+    ratios: dict[str, dict[BatchShape, Ratio]] = {}
+    for shape, held in contests.items():
+        for title in TITLES:
+            pair = f"{title}, bare", f"{title}, ours"
+            if not all(each in held.agreement for each in pair):
+                continue
+            bare_ms, ours_ms = ([shape.images * ms for ms in held.image_ms(each)] for each in pair)
+            ratio = held.contest[pair[1]].ratio_to(held.contest[pair[0]])
+            agrees = [cell for each in pair for cell in held.agreement[each]]
+            table.rows.append((str(shape), title, spread(bare_ms, 1), spread(ours_ms, 1), faster(ratio), *agrees))
+            samples.setdefault(title, {})[str(shape)] = {"bare_ms": bare_ms, "ours_ms": ours_ms}
+            ratios.setdefault(title, {})[shape] = ratio
+    for title, by_shape in ratios.items():
+        shape, ratio = min(by_shape.items(), key=lambda pair: pair[1].median)
         worst.rows.append((title, str(shape), f"{ratio.median:.3f}; {verdict(ratio, AIM)}"))
-    setting = (
-        f"{models.words}; one call at a time on batches in memory, of {drawn.words}, on all cores; a batch of 2 is a view and its mirror. "
-        f"Each ratio is how many times as fast ours is as the bare runtime with its defaults (precision pinned) on the same file; "
-        f"{repetitions} repetitions, every other one in reverse. {HOW} Agreement and max dp: with {REFERENCE} on the same batch, of the turn "
-        "that was furthest off."
+    page = Page(
+        name="shapes",
+        title="Ours beside the bare runtime",
+        tables=[worst, table],
+        details=details,
+        samples=samples,
     )
-    tables = [worst, table]
-    click.echo(write("shapes", "Ours beside the bare runtime", setting, tables=tables, samples=samples, out=setup.out))
+    click.echo(page.write(setup.out))
 
 
 if __name__ == "__main__":

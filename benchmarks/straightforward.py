@@ -1,36 +1,32 @@
-"""What a user would write: the network in each runtime with its defaults, and the paper's multi-scale test around it, in one thread.
-
-A `Run` maps uint8 [n, h, w, 3], RGB, to posteriors, float32 [n, classes].
-"""
+"""What a user would write: the network in each runtime, and the paper's multi-scale test in one thread."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from vgg_deploy.bench.timing import Stopwatch
+from vgg_deploy.bench.turns import Calls, Run, Turn
 from vgg_deploy.network.tensors import Floats, Images
-
-Run = Callable[[Images], Floats]
 
 
 def pytorch(checkpoint: Path, compiled: bool = False) -> Run:
-    """PyTorch eager, FP32, the FC layers as convolutions; with `compiled`, torch.compile of it."""
+    """PyTorch eager in FP32, the FC layers as convolutions; with `compiled`, through torch.compile."""
     import torch
 
     from train.network.checkpoint import read
     from train.network.model import VGG, folded
 
-    found = read(checkpoint)
-    spec, normalization = found.manifest.spec, found.manifest.normalization
+    weights = read(checkpoint)
+    spec, normalization = weights.manifest.spec, weights.manifest.normalization
     assert spec is not None
     assert normalization is not None
     mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
     network = VGG(spec, convolutional=True).eval()
-    network.load_state_dict(folded(spec, found.weights))
+    network.load_state_dict(folded(spec, weights.weights))
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         scores = network(((pixels.float() - mean) / std).permute(0, 3, 1, 2))
@@ -46,15 +42,15 @@ def pytorch(checkpoint: Path, compiled: bool = False) -> Run:
 
 
 def torchvision_vgg16(checkpoint: Path) -> Run:
-    """torchvision's vgg16 in PyTorch eager: the FC form, which takes the crop alone. The same weights, in layers of our widths."""
+    """torchvision's vgg16 in PyTorch eager, with our weights and widths. Its FC layers accept only the crop."""
     import torch
     from torch import nn
     from torchvision.models.vgg import VGG, cfgs, make_layers
 
     from train.network.checkpoint import read
 
-    found = read(checkpoint)
-    spec, normalization = found.manifest.spec, found.manifest.normalization
+    weights = read(checkpoint)
+    spec, normalization = weights.manifest.spec, weights.manifest.normalization
     assert spec is not None
     assert normalization is not None
     mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
@@ -64,7 +60,7 @@ def torchvision_vgg16(checkpoint: Path) -> Run:
     network.classifier[0] = nn.Linear(fc6.in_channels * fc6.kernel**2, fc6.out_channels)
     network.classifier[3] = nn.Linear(fc7.in_channels, fc7.out_channels)
     network.classifier[6] = nn.Linear(fc8.in_channels, fc8.out_channels)
-    ours = (found.weights[f"{layer.name}.{kind}"] for layer in spec.weight_layers for kind in ("weight", "bias"))
+    ours = (weights.weights[f"{layer.name}.{kind}"] for layer in spec.weight_layers for kind in ("weight", "bias"))
     network.load_state_dict(dict(zip(network.state_dict(), ours, strict=True)))
     network.eval()
 
@@ -89,9 +85,9 @@ def onnxruntime_session(model: Path) -> Run:
 
 
 def openvino_model(model: Path, precision: str | None) -> Run:
-    """A bare compiled model of OpenVINO with its defaults but for the precision of its floating point, f32 or bf16.
+    """A bare compiled model of OpenVINO with its defaults, except for the precision of floating point, f32 or bf16.
 
-    None leaves that to it too: it then computes in BF16 on CPUs that have it, without a word.
+    None: its default for that too. It then computes in BF16 on CPUs that can, without a message.
     """
     import openvino
 
@@ -108,7 +104,7 @@ def openvino_model(model: Path, precision: str | None) -> Run:
 
 
 def answer(run: Run, path: Path, scales: Sequence[int]) -> Floats:
-    """The multi-scale dense test of one image: rescaled to each Q, scored with its mirror, posteriors averaged."""
+    """The multi-scale dense test of one image: rescaled to each Q, scored with its mirror, and averaged."""
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file).convert("RGB")
     short = min(image.size)
@@ -120,13 +116,21 @@ def answer(run: Run, path: Path, scales: Sequence[int]) -> Floats:
     return np.asarray(np.concatenate(posteriors).mean(axis=0))
 
 
-def program(make: Callable[..., Run], arguments: Sequence[object], scales: Sequence[int]) -> Callable[..., object]:
-    """For a `Contestant`: image files -> seconds from the first file to the last answer, and the answers [n, classes]."""
+def bare_calls(make: Callable[..., Run], arguments: Sequence[object], least_s: float) -> Calls:
+    """Calls of a bare runtime, one at a time; see `Calls`."""
+    return Calls(make(*arguments), least_s=least_s)
+
+
+def program(
+    make: Callable[..., Run], arguments: Sequence[object], scales: Sequence[int]
+) -> Callable[[Sequence[Path], bool], Turn]:
+    """Passes over image files, from the first file to the last answer, one image after the other."""
     run = make(*arguments)
 
-    def images(paths: Sequence[Path]) -> tuple[float, Floats]:
-        began = time.perf_counter()
-        answers = [answer(run, path, scales) for path in paths]
-        return time.perf_counter() - began, np.stack(answers)
+    def one_pass(paths: Sequence[Path], _once: bool = False) -> Turn:
+        watch = Stopwatch()
+        with watch.sample():
+            answers = [answer(run, path, scales) for path in paths]
+        return Turn(len(paths), tuple(watch.seconds), watch.cpu_s, (np.stack(answers),))  # answers [images, classes]
 
-    return images
+    return one_pass

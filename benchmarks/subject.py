@@ -1,9 +1,10 @@
-"""What is measured on: a VGG-16 and photographs, real where there are some."""
+"""The network and the images of a benchmark: a VGG-16 and photographs, or random weights and generated pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +19,23 @@ from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScal
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views.images import find_images
 
-if TYPE_CHECKING:  # torch is not for every process that reads this
+if TYPE_CHECKING:  # not every process that imports this loads torch
     from train.network.checkpoint import Checkpoint
 
-PICTURES = 90  # generated where there are no photographs
+PICTURES = 90  # generated if there are no photographs
 SIZES = ((500, 375), (375, 500), (500, 333), (400, 400))  # width and height of common photographs
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the options that all benchmarks share say; see `benchmarks.options`.
+    """The values of the options of all benchmarks; see `benchmarks.options`.
 
     Attributes:
-        weights: a checkpoint; None: that of the data folder, or random weights.
-        images: a folder; None: the photos of the data folder, or generated pictures.
-        width_divisor: above 1, random weights of a narrower network, for trying the benchmarks.
-        quick: few images and repetitions: the figures mean nothing.
-        out: where results are written; None: nowhere.
+        weights: a checkpoint; None: the one in the data folder, or random weights.
+        images: a folder; None: the photos in the data folder, or generated pictures.
+        width_divisor: above 1: a narrower network of random weights, to try the benchmarks.
+        quick: few images and repetitions; the figures mean nothing.
+        out: folder for the results; None: they are not written.
     """
 
     weights: Path | None = None
@@ -45,7 +46,7 @@ class Setup:
 
     @property
     def data(self) -> Path | None:
-        """The folder of real data, where there is one; see `benchmarks.data`."""
+        """The folder of real data; None: there is none. See `benchmarks.data`."""
         folder = data_folder()
         if folder is not None and not folder.is_dir():
             raise click.UsageError(f"{DATA_VARIABLE} names {folder}, which is not a folder")
@@ -57,18 +58,18 @@ class Network:
     """A network.
 
     Attributes:
-        checkpoint: reads or makes the weights anew: an export consumes them.
-        words: what it is.
-        labelled: a folder of images in folders that name its classes, where there is one.
+        checkpoint: reads or makes the weights. Call it once for each export, which consumes them.
+        name: what it is, as text.
+        labelled: images in folders named after its classes; None: there are none.
     """
 
     checkpoint: Callable[[], Checkpoint]
-    words: str
+    name: str
     labelled: Path | None = None
 
 
 def network(setup: Setup) -> Network:
-    """The checkpoint that is asked for, or the VGG-16 of the data folder, or one of random weights, which costs the same."""
+    """The requested checkpoint, the VGG-16 of the data folder, or one of random weights, which costs the same."""
     data = setup.data
     if setup.width_divisor == 1 and setup.weights is not None:
         path = setup.weights
@@ -90,7 +91,7 @@ def _read(path: Path, labels: Path | None) -> Checkpoint:
 
 
 def random_checkpoint(spec: NetworkSpec) -> Checkpoint:
-    """Glorot's weights, for the paper's S in proportion to the crop."""
+    """Glorot's weights. S is the paper's 256, in proportion to the crop."""
     import torch
 
     from train.network.checkpoint import Checkpoint
@@ -105,29 +106,44 @@ def random_checkpoint(spec: NetworkSpec) -> Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Image files, and what they are."""
+    """Image files, and what they are in the plural, such as "photographs of photos/"."""
 
     paths: list[Path]
-    words: str
+    kind: str
 
     def spread(self, count: int) -> list[Path]:
-        """`count` of them, from all over; fewer where there are not so many."""
+        """`count` of them at equal distances, or fewer if there are not as many."""
         step = max(1, len(self.paths) // count)
         return self.paths[::step][:count]
 
-    def draw(self, count: int, besides: Collection[Path] = ()) -> Drawn:
-        """`count` of them to measure on, at most half, and the others for calibration, of which none is measured on.
+    def of_different_sizes(self, count: int) -> list[Path]:
+        """`count` of them, as far as possible of different sizes, at most half."""
+        by_size: dict[tuple[int, int], list[Path]] = {}
+        for path in self.paths:
+            with Image.open(path) as image:
+                by_size.setdefault(image.size, []).append(path)
+        in_turn = (path for row in zip_longest(*by_size.values()) for path in row if path is not None)
+        return sorted(islice(in_turn, min(count, max(1, len(self.paths) // 2))))
+
+    def draw(self, count: int, also: Collection[Path] = ()) -> Drawn:
+        """`count` of them to measure on, at most half, and the others for calibration.
 
         Args:
-            besides: further images that answers are compared on.
+            also: further images to measure or compare on, which are kept out of the calibration.
         """
         measured = self.spread(min(count, max(1, len(self.paths) // 2)))
-        kept = {path.resolve() for path in (*measured, *besides)}
-        others = [path for path in self.paths if path.resolve() not in kept]
-        words = f"{len(measured)} {self.words}" + (
-            "" if others else ", on which INT8 was calibrated too: there are no others"
+        reserved = {path.resolve() for path in (*measured, *also)}
+        others = [path for path in self.paths if path.resolve() not in reserved]
+        return Drawn(measured, others or self.paths, self.described(len(measured), calibrated=not others))
+
+    def described(self, count: int, calibrated: bool = False) -> str:
+        """ "5 photographs of photos/"; `calibrated`: INT8 was calibrated on them too."""
+        kind = (
+            self.kind.replace("photographs", "photograph").replace("pictures", "picture") if count == 1 else self.kind
         )
-        return Drawn(measured, others or self.paths, words)
+        return f"{count} {kind}" + (
+            " (INT8 was calibrated on the same images, since there are no others)" if calibrated else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,36 +151,39 @@ class Drawn:
     """Images for one benchmark.
 
     Attributes:
-        measured: what is timed.
-        calibration: what gives INT8 its ranges.
-        words: what was measured on.
+        measured: images that are timed.
+        calibration: images that give INT8 its ranges.
+        name: what is measured on, as text.
     """
 
     measured: list[Path]
     calibration: list[Path]
-    words: str
+    name: str
 
 
 def pictures(setup: Setup, folder: Path) -> Pictures:
-    """The images that are asked for, or the photos of the data folder, or pictures generated in `folder`; says where there are none."""
+    """The requested images, the photos of the data folder, or, with a message, pictures generated in `folder`."""
     images = setup.images or (setup.data and setup.data / "photos")
     if images is not None:
         return Pictures(list(find_images([str(images)])), f"photographs of {images.resolve().name}/")
     click.echo(
-        f"no {BESIDE.parent.name}/{BESIDE.name}, no {DATA_VARIABLE} and no --images: on generated pictures", err=True
+        f"no {BESIDE.parent.name}/{BESIDE.name}, no {DATA_VARIABLE} and no --images: measuring on generated pictures",
+        err=True,
     )
     return Pictures(generated_pictures(folder / "pictures"), "generated pictures (noise and scanned digits)")
 
 
 def verification(setup: Setup, count: int) -> list[Path]:
-    """Up to `count` labelled images of the network's own classes, of which it is sure, for comparing more answers than are timed;
-    none where there are none."""
+    """Up to `count` labelled images of the network's classes, to compare more answers than are timed.
+
+    A network is sure of its own classes, so that agreement means more on them.
+    """
     folder = network(setup).labelled
     return [] if folder is None or count == 0 else Pictures(list(find_images([str(folder)])), "").spread(count)
 
 
 def generated_pictures(folder: Path) -> list[Path]:
-    """Smooth noise and scanned digits, of the sizes of photographs, as JPEG."""
+    """Smooth noise and scanned digits as JPEG, in common sizes of photographs."""
     from sklearn.datasets import load_digits
 
     generator = np.random.default_rng(0)

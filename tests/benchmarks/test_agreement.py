@@ -1,4 +1,4 @@
-"""What stands beside the speed: agreement of what was timed, time after time, and ratios that say how sure they are."""
+"""What is shown beside the speed: the agreement of all turns, and the certainty of ratios."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.agreement import cells, compared
+from benchmarks.agreement import cells
 from benchmarks.report import faster
+from vgg_deploy.bench.contest import Contestant, Record
+from vgg_deploy.bench.timing import Ratio
+from vgg_deploy.bench.turns import Turn
+from vgg_deploy.evaluation.parity import Parity
 from vgg_deploy.network.classes import numbered_classes
 
 CLASSES = numbered_classes(3)
 WANTED = np.array([[0.8, 0.1, 0.1], [0.42, 0.4, 0.18], [0.1, 0.1, 0.8]], np.float32)
 
 
+def parity(*answers: np.ndarray) -> Parity:
+    record = Record(Contestant("a", lambda _task, _once: Turn(1, (1.0,))), answers={0: list(answers)})
+    return record.parity([WANTED], CLASSES)
+
+
 def test_the_turn_that_is_furthest_off_is_the_one_that_counts() -> None:
     flipped = WANTED.copy()
     flipped[1] = [0.4, 0.42, 0.18]
-    parity = compared(WANTED, [WANTED, flipped, WANTED + np.float32(1e-4)], CLASSES)
-    assert cells(parity) == ("2 of 3 (lead lost: 0.02)", "0.02")
-    assert cells(compared(WANTED, [WANTED], CLASSES)) == ("3 of 3", "0")
+    assert cells(parity(WANTED, flipped, WANTED + np.float32(1e-4))) == ("2 of 3 (lead lost: 0.02)", "0.02")
+    assert cells(parity(WANTED)) == ("3 of 3", "0")
 
 
-def test_one_turn_with_nan_is_enough_to_show_it() -> None:
-    assert cells(compared(WANTED, [WANTED, WANTED * np.float32(math.nan)], CLASSES)) == ("NaN", "NaN")
+def test_one_turn_with_nan_is_enough_to_show_nan() -> None:
+    assert cells(parity(WANTED, WANTED * np.float32(math.nan))) == ("NaN", "NaN")
 
 
 @pytest.mark.parametrize(
@@ -37,4 +45,4 @@ def test_one_turn_with_nan_is_enough_to_show_it() -> None:
     ],
 )
 def test_an_aim_within_two_standard_errors_is_not_decided(ratios: list[float], text: str) -> None:
-    assert faster(ratios, [1.0] * len(ratios), 0.97) == text
+    assert faster(Ratio.of(ratios, [1.0] * len(ratios)), 0.97) == text

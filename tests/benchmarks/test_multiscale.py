@@ -1,7 +1,8 @@
-"""How the contest of the multi-scale test is run: who plays when, and what is divided by what."""
+"""The contest of the multi-scale test: the order of turns, and which times are divided."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,36 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from benchmarks import multiscale
-from benchmarks.multiscale import Line, table, warm_passes
-from benchmarks.ours import Stream
-from vgg_deploy.evaluation.parity import compare
-from vgg_deploy.network.classes import numbered_classes
+from benchmarks.multiscale import first_passes
+from benchmarks.multiscale_page import Measured, large_table, small_table
+from benchmarks.ours import CPU_RUNTIMES, Stream
+from benchmarks.programs import PROTOCOL, Program, with_bare_loops
+from engines import RUNTIMES
+from vgg_deploy.bench.contest import Contest, Contestant, Terms
+from vgg_deploy.bench.effort import Effort
+from vgg_deploy.bench.turns import Turn
+
+PROGRAMS = [
+    Program("PyTorch eager", "FP32", None, ()),
+    Program("OpenVINO", "INT8", None, ()),
+    Program("ncnn", "FP32", Stream, ()),
+    Program("OpenVINO", "INT8", Stream, ()),
+    Program("absent", "BF16", Stream, ()),
+]
+PATHS = [Path("a.jpg"), Path("b.jpg")]
 
 
-class Recorder:
-    """Stands for a `Contestant`: notes each turn."""
+class Player:
+    """Stands for a contestant's process: notes each turn. It keeps one core and a half busy."""
 
     def __init__(self, name: str, turns: list[str], seconds: float) -> None:
         self._name, self._turns, self._seconds = name, turns, seconds
 
-    def __call__(self, _paths: Any, bare: bool = False) -> tuple[float, Any]:
-        self._turns.append(self._name + (", bare" if bare else ""))
-        return self._seconds, 0.0 if bare else np.array([[1, 0]], np.float32)
+    def __call__(self, paths: Sequence[Path], once: bool, bare: bool = False) -> Turn:
+        if not once:
+            self._turns.append(self._name + (", bare" if bare else ""))
+        rows = () if bare else (np.array([[1, 0]] * len(paths), np.float32),)
+        return Turn(len(paths), (self._seconds,), 1.5 * self._seconds, rows)
 
 
 @pytest.fixture
@@ -33,53 +48,56 @@ def turns() -> list[str]:
     return []
 
 
-@pytest.fixture
-def lines(turns: list[str]) -> list[Line]:
-    made = [
-        Line("PyTorch eager", "FP32", (None,)),
-        Line("OpenVINO", "INT8", (None,)),
-        Line("ncnn", "FP32", (Stream,)),
-        Line("OpenVINO", "INT8", (Stream,)),
-        Line("absent", "BF16", (Stream,), reason="not installed"),
-    ]
-    for line, seconds in zip(made[:4], (12.0, 2.0, 6.0, 1.0), strict=True):
-        line.contestant = Recorder(line.name, turns, seconds)  # type: ignore[assignment]
-        line.first = [2 * seconds]
-    return made
+def held(turns: list[str], repetitions: int) -> Contest[Any]:
+    contestants = []
+    for program, seconds in zip(PROGRAMS[:4], (12.0, 2.0, 6.0, 1.0), strict=True):
+        entrant = program.entrant(PROTOCOL)
+        player = Player(program.name, turns, seconds)
+        contestants.append(Contestant(program.name, player, entrant.group, entrant.every))
+    contest = Contest(with_bare_loops(contestants), [PATHS], Terms(effort=Effort(repetitions=repetitions)))
+    contest.hold()
+    return contest
 
 
-def test_the_program_ours_and_the_bare_loop_follow_each_other_and_every_other_time_in_reverse(
-    lines: list[Line], turns: list[str]
-) -> None:
-    warm_passes(lines, [Path("a.jpg")], 2)
+def test_the_program_ours_and_the_bare_loop_follow_each_other_and_every_other_time_in_reverse(turns: list[str]) -> None:
+    held(turns, 2)
     trio = ["OpenVINO INT8", "vgg-deploy INT8 on OpenVINO", "vgg-deploy INT8 on OpenVINO, bare"]
     single = ["vgg-deploy FP32 on ncnn", "vgg-deploy FP32 on ncnn, bare"]
     assert turns == ["PyTorch eager FP32", *trio, *single, *reversed(trio)]
 
 
-def test_those_that_take_long_play_less_often_and_ratios_are_of_common_repetitions(lines: list[Line]) -> None:
-    warm_passes(lines, [Path("a.jpg")], 9)
-    assert [sorted(line.warm) for line in lines[:3]] == [[0, 4, 8], list(range(9)), [0, 2, 4, 6, 8]]
-    row = np.array([[1, 0]], np.float32)
-    for line in lines[:4]:
-        line.parity = compare(row, row, ["a"], numbered_classes(2))
-    found = {row[0]: row for row in table(lines, 1).rows}
-    ours = found["vgg-deploy INT8 on OpenVINO"]
+def test_slow_programs_play_less_often_and_ratios_are_of_common_repetitions(turns: list[str]) -> None:
+    contest = held(turns, 9)
+    names = [program.name for program in PROGRAMS[:4]]
+    assert [sorted(contest[name].turns) for name in names[:3]] == [[0, 4, 8], list(range(9)), [0, 2, 4, 6, 8]]
+    agreement = dict.fromkeys(names, ("2 of 2", "0"))
+    measured = Measured(first_passes([contest]), contest, agreement, {PROGRAMS[4].name: "not installed"})
+    rows = {row[0]: row for row in small_table(PROGRAMS, measured, "").rows}
+    ours = rows["vgg-deploy INT8 on OpenVINO"]
     assert ours[1:5] == (
-        "0.50",
+        "2.00",
         "12.00 (12.00-12.00); aim 8 reached",
         "2.000 (2.000-2.000); aim 0.97 reached",
-        "1.00 (1.00-1.00)",
+        "2.00 (2.00-2.00)",
     )
     assert ours[5].startswith("12.00 ± 0.00 (12.00-12.00); aim 8 reached")
     assert ours[6].startswith("2.000 ± 0.000 ")
     assert ours[7].startswith("1.000 ± 0.000 ")
-    assert ours[8:] == ("1 of 1", "0")
-    assert found["vgg-deploy FP32 on ncnn"][3] == "-"  # nobody writes a program of their own for it
-    assert found["vgg-deploy BF16 on absent"][1] == "not measured: not installed"
+    assert ours[8:] == ("2 of 2", "0")
+    assert rows["vgg-deploy FP32 on ncnn"][3] == "-"  # there is no straightforward program for it
+    assert rows["vgg-deploy BF16 on absent"][1] == "not measured: not installed"
+
+
+def test_the_second_table_shows_the_cores_that_were_busy(turns: list[str]) -> None:
+    contest = held(turns, 2)
+    agreement = {program.name: ("2 of 2", "0") for program in PROGRAMS[1:4]}
+    table = large_table(PROGRAMS, Measured(first_passes([contest]), contest, agreement, {}), "")
+    assert [row[table.columns.index("cores busy")] for row in table.rows[:3]] == [
+        "1.50 (1.50-1.50)",
+        "1.50",
+        "1.50 (1.50-1.50)",
+    ]
 
 
 def test_every_program_of_ours_names_a_runtime_of_the_registry() -> None:
-    from engines import RUNTIMES
-
-    assert set(multiscale.CPU_RUNTIMES) == {name for name, each in RUNTIMES.items() if "cpu" in each.devices}
+    assert set(CPU_RUNTIMES) == {name for name, each in RUNTIMES.items() if "cpu" in each.devices}

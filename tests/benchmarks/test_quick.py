@@ -1,4 +1,4 @@
-"""Each benchmark runs from beginning to end; no figure is judged."""
+"""Each benchmark runs from beginning to end. Figures are not judged."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ NAMES = ("single", "shapes", "multiscale", "protocols", "growth", "pipeline", "p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_benchmark_runs_without_data_and_tells_of_each_line_that_is_timed_how_it_agrees(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_benchmark_runs_without_data_and_shows_the_agreement_of_each_timed_line(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     pytest.importorskip("torch")
@@ -28,29 +26,30 @@ def test_a_benchmark_runs_without_data_and_tells_of_each_line_that_is_timed_how_
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--width-divisor", "8", "--out", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert "no shared/data, no VGG_DEPLOY_TEST_DATA and no --images: on generated pictures" in ended.stderr
+    assert "no shared/data, no VGG_DEPLOY_TEST_DATA and no --images: measuring on generated pictures" in ended.stderr
     record = json.loads((tmp_path / f"{name}.json").read_text())
     text = (tmp_path / f"{name}.md").read_text()
-    assert "generated pictures" in text
+    assert "generated picture" in text
     assert "width / 8" in text
     assert record["machine"]["cores"]
     assert str(ROOT) not in text + json.dumps(record)
     if f"({name}.svg)" in text:
         assert (tmp_path / f"{name}.svg").read_bytes().startswith(b"<?xml")
     for table in record["tables"]:
+        assert 1 <= table["method"].count(". ") + 1 <= 5
         if table["title"] == "The worst shape":  # rows of the other table
             continue
-        places = [index for index, column in enumerate(table["columns"]) if column.startswith(COLUMNS)]
-        assert len(places) in (2, 4)
+        positions = [index for index, column in enumerate(table["columns"]) if column.startswith(COLUMNS)]
+        assert len(positions) in (2, 4)
         for row in table["rows"]:
             if "not measured" in row[1] or row[0].startswith("start-up"):
                 continue
-            cells = [row[place] for place in places]
+            cells = [row[position] for position in positions]
             assert all(" of " in cell for cell in cells[::2]), row
             assert all(0 <= float(cell) <= 1 for cell in cells[1::2]), row
 
 
-def test_what_is_tried_quickly_does_not_replace_the_results() -> None:
+def test_a_quick_run_does_not_replace_the_results() -> None:
     import click
     from click.testing import CliRunner
 

@@ -1,0 +1,88 @@
+"""Contests on batches: contestants in processes of their own, the machine's peak, and PyTorch as the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import cast
+
+import click
+
+from benchmarks.agreement import Judge, cells
+from benchmarks.models import Models
+from benchmarks.ours import peak
+from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.contest import Contest, Terms
+from vgg_deploy.bench.effort import Effort
+from vgg_deploy.bench.own_process import Entrant, OwnProcess, start
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A contest that was held.
+
+    Attributes:
+        contest: holds the times.
+        agreement: the cells for `agreement.COLUMNS` of each contestant that was measured, by name.
+        reasons: why others were not measured, by name.
+        precisions: of the contestants, by name.
+    """
+
+    contest: Contest[Batch]
+    agreement: dict[str, tuple[str, str]]
+    reasons: dict[str, str]
+    precisions: dict[str, str]
+
+    def image_ms(self, name: str) -> list[float]:
+        """Milliseconds an image, in each repetition."""
+        return [1000 * seconds for seconds in self.contest[name].image_s]
+
+    def peaks(self, name: str) -> list[float]:
+        """The machine's peak in the contestant's precision, GFLOP/s, in each repetition; empty: not known."""
+        return [peak.gflops_per_s for peak in self.contest.peaks.get(self.precisions[name], [])]
+
+    def shares(self, name: str, image_gflop: float) -> list[float]:
+        """The share of the peak that it reached, in each repetition; empty: the peak is not known."""
+        tops = self.peaks(name)
+        return (
+            [1000 * image_gflop / ms / top for ms, top in zip(self.image_ms(name), tops, strict=True)] if tops else []
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each contestant that was not measured."""
+        return tuple(f"{name} was not measured: {reason}." for name, reason in self.reasons.items())
+
+
+class Arena:
+    """Processes that run until the stack ends: the entrants, the judge, and the probes of the peaks that they need."""
+
+    def __init__(self, stack: ExitStack, models: Models, entrants: Iterable[Entrant]) -> None:
+        entrants = list(entrants)
+        self._classes = models.manifest.classes
+        self._precisions = {entrant.name: entrant.precision for entrant in entrants}
+        precisions = sorted({entrant.precision for entrant in entrants} - {""})
+        probes, _reasons = start(stack, [Entrant(precision, peak, (precision,)) for precision in precisions])
+        self._probes = {probe.name: cast(OwnProcess, probe.play) for probe in probes}
+        self._judge = stack.enter_context(OwnProcess(Judge, models.checkpoint))
+        self._contestants, self._reasons = start(stack, entrants)
+
+    def hold(
+        self,
+        timed: Sequence[Batch],
+        repetitions: int,
+        checked: Sequence[Batch] = (),
+        without: Collection[str] = (),
+    ) -> Held:
+        """Times the contestants, except those named in `without`, and compares their answers with the judge's."""
+        wanted = [self._judge(batch) for batch in (*timed, *checked)]
+        terms = Terms(effort=Effort(repetitions=repetitions), probes=self._probes, tolerant=True)
+        contestants = [contestant for contestant in self._contestants if contestant.name not in without]
+        contest = Contest(contestants, timed, terms, checked)
+        contest.hold()
+        reasons = self._reasons | {record.name: record.reason for record in contest.records if record.reason}
+        agreement = {record.name: cells(record.parity(wanted, self._classes)) for record in contest.running}
+        images = timed[0].images
+        click.echo(f"{'x'.join(map(str, images.shape[:3]))}: done", err=True)
+        return Held(contest, agreement, reasons, self._precisions)

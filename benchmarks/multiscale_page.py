@@ -1,0 +1,194 @@
+"""The page of `benchmarks.multiscale`: its tables, picture and text."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.agreement import AGREEMENT, COLUMNS, NOTHING
+from benchmarks.programs import (
+    AIMS,
+    BARE,
+    CHECKED,
+    LARGE,
+    PROTOCOL,
+    PYTORCH,
+    SAME,
+    Paths,
+    Program,
+)
+from benchmarks.report import OWN_PROCESSES, SPREAD, Table, canvas, faster, spread
+from vgg_deploy.bench.contest import Contest, Record
+from vgg_deploy.bench.timing import Ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured under one protocol.
+
+    Attributes:
+        firsts: by program, seconds an image in first passes, each in a fresh process or on new shapes.
+        contest: the warm passes.
+        agreement: the cells for `COLUMNS`, by program.
+        reasons: why others were not measured, by name.
+    """
+
+    firsts: dict[str, list[float]]
+    contest: Contest[Paths]
+    agreement: dict[str, tuple[str, str]]
+    reasons: dict[str, str]
+
+    def warm(self, name: str) -> Record[Paths]:
+        return self.contest[name]
+
+
+def small_table(all_programs: Sequence[Program], measured: Measured, method: str) -> Table:
+    """First and warm passes of each program, beside PyTorch eager, the straightforward program and the bare loop."""
+    columns = (
+        "program",
+        *("first pass, images/s", "times PyTorch eager", "times the straightforward program"),
+        *("warm, images/s", "times PyTorch eager", "times the straightforward program", "times the bare engine loop"),
+        *COLUMNS,
+    )
+    result = Table("Photos at small Q's", method, columns)
+    eager = measured.contest.records[0]
+    for each in all_programs:
+        if each.name not in measured.agreement:
+            result.rows.append(_not_measured(each, measured, len(columns)))
+            continue
+        warm, first = measured.warm(each.name), measured.firsts[each.name]
+        aim = AIMS[each.precision] if each.ours else None
+        rival = each.straightforward if each.ours and each.straightforward in measured.agreement else None
+        result.rows.append(
+            (
+                each.name,
+                spread([1 / seconds for seconds in first]),
+                faster(Ratio.of(measured.firsts[eager.name], first), aim),
+                faster(Ratio.of(measured.firsts[rival], first), SAME) if rival else "-",
+                spread([1 / seconds for seconds in warm.image_s]),
+                faster(warm.ratio_to(eager), aim),
+                faster(warm.ratio_to(measured.warm(rival)), SAME) if rival else "-",
+                faster(warm.ratio_to(measured.warm(each.name + BARE)), SAME) if each.ours else "-",
+                *measured.agreement[each.name],
+            )
+        )
+    return result
+
+
+def large_table(all_programs: Sequence[Program], measured: Measured, method: str) -> Table:
+    """Passes over photos of many sizes: speed, and how many cores were busy."""
+    columns = (
+        "program",
+        *("first pass, images/s", "images/s", "times the straightforward program", "times the bare engine loop"),
+        *("cores busy", *COLUMNS),
+    )
+    result = Table("Photos of many sizes at large Q's", method, columns)
+    for each in all_programs:
+        if each.name not in measured.agreement:
+            if each.name != PYTORCH:
+                result.rows.append(_not_measured(each, measured, len(columns)))
+            continue
+        warm = measured.warm(each.name)
+        rival = each.straightforward if each.ours and each.straightforward in measured.agreement else None
+        result.rows.append(
+            (
+                each.name,
+                spread([1 / seconds for seconds in measured.firsts[each.name]]),
+                spread([1 / seconds for seconds in warm.image_s]),
+                faster(warm.ratio_to(measured.warm(rival)), SAME) if rival else "-",
+                faster(warm.ratio_to(measured.warm(each.name + BARE)), SAME) if each.ours else "-",
+                spread([turn.cores_busy for turn in warm.turns.values()]),
+                *measured.agreement[each.name],
+            )
+        )
+    return result
+
+
+def _not_measured(each: Program, measured: Measured, columns: int) -> tuple[str, ...]:
+    return each.name, f"not measured: {measured.reasons.get(each.name, '')}", *("-",) * (columns - 4), *NOTHING
+
+
+def draw(all_programs: Sequence[Program], measured: Measured) -> Any:
+    """Bars of warm images/s with PyTorch's multiple, and a mark at the speed of the first pass."""
+    with canvas(height=3.8) as (drawing, (panel,)):
+        shown = [each for each in reversed(all_programs) if each.name in measured.agreement]
+        names = [each.name for each in shown]
+        rates = [1 / statistics.median(measured.warm(name).image_s) for name in names]
+        bars = panel.barh(names, rates, color=["tab:blue" if each.ours else "tab:gray" for each in shown])
+        firsts = [1 / statistics.median(measured.firsts[name]) for name in names]
+        panel.plot(firsts, names, "k|", ms=12, label="first pass")
+        times = [measured.warm(name).ratio_to(measured.contest.records[0]).median for name in names]
+        labels = [f"{rate:.2f} ({ratio:.1f}x)" for rate, ratio in zip(rates, times, strict=True)]
+        panel.bar_label(bars, labels, padding=3)
+        panel.margins(x=0.15)
+        panel.legend(frameon=False)
+        panel.set_title("multi-scale dense test, file to answer: images/s (times PyTorch eager)")
+        return drawing
+
+
+def samples(all_programs: Sequence[Program], measured: Measured, count: int) -> dict[str, Any]:
+    """Seconds of each pass, warm ones by repetition, and cores busy in them."""
+    result: dict[str, Any] = {}
+    for each in all_programs:
+        if each.name not in measured.agreement:
+            result[each.name] = {"reason": measured.reasons.get(each.name, "not part of this table")}
+            continue
+        warm = measured.warm(each.name)
+        result[each.name] = {
+            "first_s": [count * seconds for seconds in measured.firsts[each.name]],
+            "warm_s": {number: turn.seconds[0] for number, turn in warm.turns.items()},
+            "cores_busy": {number: turn.cores_busy for number, turn in warm.turns.items()},
+        }
+        if each.ours:
+            bare = measured.warm(each.name + BARE)
+            result[each.name]["bare_s"] = {number: turn.seconds[0] for number, turn in bare.turns.items()}
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured: images and passes at small Q's (`repetitions` are warm passes), and at large Q's."""
+
+    count: int
+    repetitions: int
+    first_passes: int
+    large_count: int
+    large_repetitions: int
+
+
+def prose(network: str, images: tuple[str, str], extent: Extent, checked: int) -> tuple[tuple[str, str], list[str]]:
+    """The methods of the two tables, and the details of the page.
+
+    Args:
+        images: what the tables are measured on, as text.
+        checked: how many labelled images are compared too.
+    """
+    small = (
+        f"{network} answers {images[0]}, from file to averaged posteriors ({PROTOCOL}). In a first pass a fresh "
+        f"process meets each image for the first time, as with a folder of photos; there are {extent.first_passes}. "
+        f"Warm passes answer the same images again: {extent.repetitions} times in BF16 and INT8, half as often in "
+        "FP32 and a quarter as often in PyTorch. The programs not called vgg-deploy are what a user would write "
+        "(benchmarks/straightforward.py)."
+    )
+    large = (
+        f"{network} answers {images[1]} ({LARGE}). The sizes differ as far as possible, so that few views share a "
+        f"batch. After a first pass there are {extent.large_repetitions} more. Cores busy is the CPU time of the "
+        "program's process, all threads, divided by the wall time of the pass."
+    )
+    more = f", and on {checked} labelled images of the network's classes" if checked else ""
+    details = [
+        f"{OWN_PROCESSES} {SPREAD} The straightforward program, ours and the bare loop on one runtime follow each "
+        "other directly, every other time in reverse order.",
+        "The straightforward programs answer one image after the other, a view and its mirror in a call, with the "
+        "runtime's defaults except for the precision, which is set in OpenVINO. Ours is `predict` over "
+        "`open_engine(requests=None)`. The bare loop runs the batches that `predict` made, already in memory, with "
+        "as many in flight, and checks that the answers are the same. INT8 is the file for TensorRT in OpenVINO, and "
+        "the file for ONNX Runtime in ONNX Runtime.",
+        f"{AGREEMENT} They are compared on the images that are timed{more}; in the second table on the first "
+        f"{CHECKED}.",
+        "The aims are for two cores with AVX-512 VNNI. An aim within two standard errors is reached or missed within "
+        "the noise.",
+    ]
+    return (small, large), details
