@@ -21,7 +21,8 @@ _OPTIONS = {
     "workers": click.option(
         "--workers",
         type=click.IntRange(0),
-        help="Processes that decode images. 0: none of their own.  [default: 1; on a GPU: one for each core]",
+        help="Processes that decode images. 0: the training process decodes them.  [default: 1; on a GPU: one for "
+        "each core]",
     ),
     "device": click.option(
         "--device",

@@ -1,4 +1,4 @@
-"""What the tests of training share: a data folder of two classes that a tiny network can tell apart."""
+"""Fixtures of the training tests: a data folder with two classes that a tiny network can tell apart."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """make(train=8, val=4, size=(40, 48)) -> a new folder with noise around dark grey ("dark") and light grey ("light")."""
+    """make(train=8, val=4, size=(40, 48)) -> a new data folder of noise around dark grey and around light grey."""
 
     def make(train: int = 8, val: int = 4, size: tuple[int, int] = (40, 48)) -> Path:
-        root, chance = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+        root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
         for split, count in (("train", train), ("val", val)):
             for name, level in (("dark", 40), ("light", 200)):
                 folder = root / split / name
                 folder.mkdir(parents=True)
                 for number in range(count):
-                    pixels = chance.integers(level - 30, level + 30, (*size, 3)).astype(np.uint8)
+                    pixels = random.integers(level - 30, level + 30, (*size, 3)).astype(np.uint8)
                     Image.fromarray(pixels).save(folder / f"{number:02}.png")
         return root
 
@@ -31,7 +31,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def one_torch_thread() -> Iterator[None]:
-    """For tiny networks, whose steps are shorter than what threads need to agree on a busy machine."""
+    """For tiny networks: on a busy machine, threads would wait for each other longer than a step takes."""
     import torch
 
     threads = torch.get_num_threads()
@@ -44,7 +44,7 @@ def one_torch_thread() -> Iterator[None]:
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., tuple[int, str, str]]:
-    """run(*arguments) -> exit code, stdout, stderr of python -m train in an empty folder; text is split at blanks."""
+    """run(*arguments) -> exit code, stdout and stderr of python -m train in an empty folder. Strings are split."""
     from train.__main__ import command
     from vgg_deploy.cli.entry import run_command
 

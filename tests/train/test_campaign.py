@@ -144,7 +144,7 @@ def test_the_same_command_resumes_its_unfinished_run(
     assert "reason" not in record(only)
 
 
-@pytest.mark.parametrize("other", ["--seed 1", "--lr 0.002", "--epochs 2", "--dropout 0.4", "--rgb-shift 0"])
+@pytest.mark.parametrize("other", ["--seed 1", "--lr 0.002"])
 def test_another_recipe_is_another_run(run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep, other: str):
     folder = data_folder()
     failing_step(1)
@@ -212,7 +212,7 @@ def test_the_schedule_is_an_a_and_three_stages_each_from_the_one_before(run: Run
     assert "stage 3 of 3: S = [36, 73]" in err
 
 
-@pytest.mark.parametrize("step", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("step", [2, 4, 8])
 def test_the_schedule_resumes_in_the_stage_where_it_stopped(
     run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep, step: int
 ):

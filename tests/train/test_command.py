@@ -1,4 +1,4 @@
-"""Fine-tuning, recipes from files, and what a run leaves, through the command."""
+"""The command: fine-tuning, recipe files, and the files of a run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NARROW = "--width-divisor 16 --fc-width 16 --crop 32 --batch 8 --epochs 1 --lr 0
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())["recipe"]
-    return found
+    recipe: dict[str, Any] = json.loads((folder / "run.json").read_text())["recipe"]
+    return recipe
 
 
-def test_other_classes_are_learned_on_the_convolutions_that_are_kept(run: RunCommand, data_folder: MakeFolder):
+def test_fine_tuning_to_other_classes_keeps_frozen_convolutions(run: RunCommand, data_folder: MakeFolder):
     assert run("--arch A --data", data_folder(), NARROW, "--out old --mean 100,110,120 --std 50")[0] == 0
     new = data_folder()
     for split in ("train", "val"):
@@ -66,7 +66,7 @@ def test_without_freezing_the_convolutions_learn_too(run: RunCommand, data_folde
         ("--micro-batch 0", "micro_batch is 0"),
     ],
 )
-def test_what_cannot_be_carried_out_is_refused_in_a_line(
+def test_options_that_cannot_be_carried_out_are_refused_in_a_line(
     run: RunCommand, data_folder: MakeFolder, options: str, message: str
 ):
     code, out, err = run("--arch A --data", data_folder(), NARROW, options)
@@ -74,7 +74,7 @@ def test_what_cannot_be_carried_out_is_refused_in_a_line(
     assert message in err
 
 
-def test_a_recipes_file_is_taken_and_the_command_line_wins(run: RunCommand, data_folder: MakeFolder):
+def test_the_command_line_replaces_values_of_a_recipe_file(run: RunCommand, data_folder: MakeFolder):
     Path("r.toml").write_text(
         'arch = "A"\nwidth_divisor = 16\nfc_width = 16\ncrop = 32\nbatch = 4\nepochs = 1\nlearning_rate = 0.5\n'
     )
@@ -85,16 +85,14 @@ def test_a_recipes_file_is_taken_and_the_command_line_wins(run: RunCommand, data
     assert recipe["train_scale"] == {"minimum": 36, "maximum": 36}
 
 
-def test_weights_and_a_normalization_go_before_what_a_recipes_file_says_of_them(
-    run: RunCommand, data_folder: MakeFolder
-):
+def test_weights_and_normalization_replace_fields_of_a_recipe_file(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, "--out old --mean 1,2,3 --std 4,5,6")[0] == 0
     again = (
         "--recipe old/recipe.toml --weights old/best.safetensors --normalization torchvision --workers 0 --device cpu"
     )
     code, _out, err = run("--data", folder, again)
-    assert code == 2  # no longer for what the file says, but for what the weights were trained with
+    assert code == 2  # the normalization of the weights, not that of the recipe file
     assert "was trained with --mean 1,2,3 --std 4,5,6, but --mean 123.675,116.28,103.53" in err
     code, _out, err = run("--data", folder, again.replace("--normalization torchvision", ""), "--out new")
     assert code == 0, err
@@ -102,7 +100,7 @@ def test_weights_and_a_normalization_go_before_what_a_recipes_file_says_of_them(
     assert recipe_of(Path("new"))["learning_rate"] == recipe_of(Path("old"))["learning_rate"]
 
 
-def test_the_recipe_that_a_run_keeps_gives_the_same_run(run: RunCommand, data_folder: MakeFolder):
+def test_the_recipe_file_of_a_run_gives_the_same_run(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, "--out first --rgb-shift 0.2 --seed 4")[0] == 0
     again = "--recipe first/recipe.toml --workers 0 --device cpu --out second"
@@ -112,7 +110,7 @@ def test_the_recipe_that_a_run_keeps_gives_the_same_run(run: RunCommand, data_fo
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_leaves_its_recipe_metrics_and_curves(run: RunCommand, data_folder: MakeFolder):
+def test_a_run_writes_its_recipe_metrics_and_curves(run: RunCommand, data_folder: MakeFolder):
     pytest.importorskip("matplotlib")
     assert run("--arch A --data", data_folder(), NARROW, "--out here")[0] == 0
     names = ["best.safetensors", "curves.png", "last.safetensors", "metrics.jsonl", "recipe.toml", "run.json"]

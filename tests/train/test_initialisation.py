@@ -1,4 +1,4 @@
-"""What a training starts from: random weights, a trained A's outer layers, or another training's."""
+"""The weights that a training starts from: random ones, outer layers of a trained A, or those of another training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAINED = {"classes": NAMES, "normalization": TORCHVISION_NORMALIZATION, "traini
 
 @pytest.fixture
 def recipe(narrow_spec: Callable[..., NetworkSpec]) -> Callable[..., Recipe]:
-    """`recipe("E", "a:CKPT", classes=7)` -> a recipe of the tests' narrow network."""
+    """`recipe("E", "a:CKPT", classes=7)` -> a recipe of a narrow network."""
 
     def make(configuration: str, initialisation: Any, **fields: Any) -> Recipe:
         spec = narrow_spec(configuration, **fields)
@@ -40,7 +40,7 @@ MakeRecipe = Callable[..., Recipe]
 
 @pytest.fixture
 def trained(narrow_checkpoint: Checkpoints) -> Checkpoints:
-    """`trained("A")` -> a checkpoint of ours, of the classes a to e."""
+    """`trained("A")` -> one of our checkpoints, with the classes a to e."""
 
     def make(configuration: str, **fields: Any) -> Path:
         return narrow_checkpoint(configuration, manifest=TRAINED, **fields)
@@ -49,7 +49,7 @@ def trained(narrow_checkpoint: Checkpoints) -> Checkpoints:
 
 
 @pytest.mark.parametrize("configuration", ["B", "C", "D", "E"])
-def test_from_a_come_its_first_four_convolutions_and_the_fc_layers_and_the_rest_is_random(
+def test_a_gives_its_first_four_convolutions_and_its_fc_layers_and_the_rest_is_random(
     configuration: str, recipe: MakeRecipe, trained: Checkpoints
 ):
     path = trained("A")
@@ -59,10 +59,10 @@ def test_from_a_come_its_first_four_convolutions_and_the_fc_layers_and_the_rest_
     for name, value in start.weights.items():
         expected = of_a if name.rpartition(".")[0] in FROM_A_LAYERS else random
         assert torch.equal(value, expected[name]), name
-    assert start.normalization == TORCHVISION_NORMALIZATION  # pixels as those layers know them
+    assert start.normalization == TORCHVISION_NORMALIZATION  # the layers were trained with it
 
 
-def test_the_first_four_convolutions_of_a_are_its_first_four():
+def test_the_named_layers_are_the_first_four_convolutions_of_a():
     assert tuple(layer.name for layer in NetworkSpec("A").convolutions)[:4] == FROM_A_LAYERS[:4]
 
 
@@ -91,7 +91,7 @@ def test_another_width_is_refused_with_the_option(recipe: MakeRecipe, trained: C
         initial_weights(recipe("A", trained("A"), width_divisor=8), NAMES)
 
 
-def test_a_checkpoint_of_the_same_network_and_classes_is_taken_whole(recipe: MakeRecipe, trained: Checkpoints):
+def test_a_checkpoint_of_the_same_network_and_classes_gives_all_layers(recipe: MakeRecipe, trained: Checkpoints):
     path = trained("D")
     start = initial_weights(recipe("D", path), NAMES)
     assert all(torch.equal(start.weights[name], value) for name, value in read(path).weights.items())
@@ -106,7 +106,7 @@ def test_a_checkpoint_of_the_same_network_and_classes_is_taken_whole(recipe: Mak
         ({"crop": 96, "classes": 7}, {"fc6", "fc7", "fc8"}),
     ],
 )
-def test_other_classes_get_a_new_head_on_the_convolutions_that_are_kept(
+def test_other_classes_or_sizes_get_a_new_head(
     fields: dict[str, int], new: set[str], recipe: MakeRecipe, trained: Checkpoints
 ):
     path = trained("D")
@@ -122,12 +122,12 @@ def test_other_classes_get_a_new_head_on_the_convolutions_that_are_kept(
     assert "random: " in str(start)
 
 
-def test_as_many_classes_of_other_names_get_a_new_fc8(recipe: MakeRecipe, trained: Checkpoints):
+def test_the_same_number_of_other_classes_gets_a_new_fc8(recipe: MakeRecipe, trained: Checkpoints):
     others = tuple(ClassName(name, name) for name in "vwxyz")
     assert "fc8" not in initial_weights(recipe("D", trained("D")), others).taken
 
 
-def test_weights_that_name_no_classes_are_taken_for_as_many(
+def test_weights_without_class_names_keep_fc8_for_the_same_number_of_classes(
     recipe: MakeRecipe, narrow_spec: Callable[..., NetworkSpec], random_weights: Callable[..., Any], tmp_path: Path
 ):
     torch.save(random_weights(narrow_spec("D")), tmp_path / "w.pth")

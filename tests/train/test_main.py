@@ -26,7 +26,7 @@ RunCommand = Callable[..., tuple[int, str, str]]
 MakeFolder = Callable[..., Path]
 
 
-def test_without_data_it_says_what_a_data_folder_looks_like(run: RunCommand):
+def test_without_data_the_error_shows_a_data_folder(run: RunCommand):
     code, out, err = run("--arch", "A")
     assert code == 2
     assert out == ""
@@ -34,7 +34,7 @@ def test_without_data_it_says_what_a_data_folder_looks_like(run: RunCommand):
     assert "--data digits" in err
 
 
-def test_training_writes_a_checkpoint_and_prints_where_and_how_good_it_is(run: RunCommand, data_folder: MakeFolder):
+def test_training_writes_a_checkpoint_and_prints_its_path_and_accuracy(run: RunCommand, data_folder: MakeFolder):
     code, out, _err = run("--data", data_folder(), SMALL)
     assert code == 0
     best = newest_finished(Path("runs"))
@@ -45,7 +45,7 @@ def test_training_writes_a_checkpoint_and_prints_where_and_how_good_it_is(run: R
     assert re.fullmatch(r"vgg11-\d{8}-\d{6}", best.parent.name)
 
 
-def test_flags_go_before_the_recipes_own_values(run: RunCommand, data_folder: MakeFolder):
+def test_options_replace_values_of_the_recipe(run: RunCommand, data_folder: MakeFolder):
     flags = "--train-scale 40,50 --no-mirror --init gaussian --mean 1,2,3 --seed 7 --patience 4"
     code, _out, _err = run("--data", data_folder(), SMALL, flags, "--out", "here")
     assert code == 0
@@ -61,33 +61,33 @@ def test_flags_go_before_the_recipes_own_values(run: RunCommand, data_folder: Ma
     assert (recipe["momentum"], recipe["weight_decay"], recipe["dropout"]) == (0.9, 5e-4, 0.5)
 
 
-def test_s_follows_the_crop_unless_it_is_given(run: RunCommand, data_folder: MakeFolder):
+def test_s_is_in_proportion_to_the_crop_by_default(run: RunCommand, data_folder: MakeFolder):
     assert run("--data", data_folder(), SMALL, "--out", "here")[0] == 0
     assert read(Path("here/best.safetensors")).manifest.train_scale == TrainScale(36, 36)
 
 
-def test_the_digits_are_written_once_and_trained_by_their_own_recipe(run: RunCommand):
+def test_the_digits_are_written_once_and_have_their_own_recipe(run: RunCommand):
     small = "--crop 32 --width-divisor 64 --fc-width 4 --batch 256 --epochs 1 --workers 0 --device cpu"
     code, out, _err = run("--data", "digits", small)
     assert code == 0
     assert "vgg11-digits-" in out
-    one = next(Path("runs/digits-data/val").glob("*/*.png"))
-    written = one.stat().st_mtime_ns
+    image = next(Path("runs/digits-data/val").glob("*/*.png"))
+    written = image.stat().st_mtime_ns
     assert run("--data", "digits", small)[0] == 0
-    assert one.stat().st_mtime_ns == written
+    assert image.stat().st_mtime_ns == written
     best = newest_finished(Path("runs"))
     assert best is not None
     assert not read(best).manifest.mirror
 
 
-def test_a_folder_named_digits_is_not_taken_for_the_digits_without_a_word(run: RunCommand):
+def test_a_folder_named_digits_is_mentioned_when_the_built_in_digits_are_taken(run: RunCommand):
     Path("digits").mkdir()
     Path("runs/digits-data").mkdir(parents=True)
     _code, _out, err = run("--data", "digits")
     assert "for the folder of this name, give --data ./digits" in err
 
 
-def test_a_network_that_learned_nothing_is_not_passed_over_in_silence(run: RunCommand, data_folder: MakeFolder):
+def test_a_network_that_learned_nothing_gets_a_warning(run: RunCommand, data_folder: MakeFolder):
     code, _out, err = run("--data", data_folder(), SMALL, "--lr", "1e-30", "--out", "here")
     assert code == 0
     assert "this network learned nothing" in err
@@ -98,22 +98,15 @@ def test_a_network_that_learned_nothing_is_not_passed_over_in_silence(run: RunCo
     ("flags", "message"),
     [
         ("--batch 0", "batch is 0"),
-        ("--epochs 0", "epochs is 0"),
-        ("--lr -1", "learning_rate is -1.0"),
         ("--crop 100", "crop is 100"),
-        ("--crop 0", "crop is 0"),
-        ("--width-divisor 3", "width_divisor is 3"),
         ("--width-divisor 0", "width_divisor is 0"),
-        ("--train-scale 100", "S is 100 and the crop 224"),
         ("--train-scale 300,256", "S is [300, 256]"),
         ("--train-scale big", "whole numbers"),
         ("--mean 1,2", "R,G,B"),
-        ("--arch F", "'F' is not one of"),
-        ("--init he", "initialisation is 'he'"),
         ("--workers -1", "-1 is not in the range"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused_before_anything_is_written(
+def test_a_value_out_of_range_is_refused_before_anything_is_written(
     run: RunCommand, data_folder: MakeFolder, flags: str, message: str
 ):
     code, out, err = run("--data", data_folder(), flags)
@@ -123,7 +116,7 @@ def test_a_value_that_makes_no_sense_is_refused_before_anything_is_written(
     assert not Path("runs").exists()
 
 
-def test_a_folder_that_is_not_there_is_refused_in_one_line(run: RunCommand):
+def test_a_missing_folder_is_refused_in_one_line(run: RunCommand):
     code, _out, err = run("--data", "nowhere", "--arch", "A")
     assert code == 2
     assert err.startswith("Error: nowhere: no such folder")
@@ -131,24 +124,7 @@ def test_a_folder_that_is_not_there_is_refused_in_one_line(run: RunCommand):
     assert not Path("runs").exists()
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(run: RunCommand, data_folder: MakeFolder):
-    folder = data_folder()
-    assert run("--data", folder, SMALL, "--out", "here")[0] == 0
-    before = Path("here/best.safetensors").read_bytes()
-    code, _out, err = run("--data", folder, SMALL, "--out", "here")
-    assert code == 2
-    assert "here already holds a run" in err
-    assert Path("here/best.safetensors").read_bytes() == before
-
-
-def test_an_output_folder_that_cannot_be_made_is_failed_work(run: RunCommand, data_folder: MakeFolder):
-    Path("file").touch()
-    code, _out, err = run("--data", data_folder(), SMALL, "--out", "file/here")
-    assert code == 1
-    assert err.startswith("Error: cannot write file/here/run.json: ")
-
-
-def test_a_broken_image_is_failed_work_and_named(run: RunCommand, data_folder: MakeFolder):
+def test_a_broken_image_is_named_and_the_exit_code_is_1(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     (folder / "train" / "dark" / "03.png").write_bytes(b"")
     code, out, err = run("--data", folder, SMALL)
@@ -157,7 +133,7 @@ def test_a_broken_image_is_failed_work_and_named(run: RunCommand, data_folder: M
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_training_and_leaves_whole_files(tmp_path: Path, data_folder: MakeFolder):
+def test_ctrl_c_ends_training_and_leaves_complete_files(tmp_path: Path, data_folder: MakeFolder):
     arguments = [
         "--data",
         str(data_folder()),
@@ -181,7 +157,7 @@ def test_ctrl_c_ends_training_and_leaves_whole_files(tmp_path: Path, data_folder
     deadline = time.monotonic() + 60
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command continues the run in here" in err

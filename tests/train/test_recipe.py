@@ -23,7 +23,7 @@ def test_the_defaults_are_section_3_1_of_the_paper():
 
 
 @pytest.mark.parametrize("configuration", ["A", "A-LRN"])
-def test_a_starts_from_gaussian_at_full_width_and_from_glorot_narrower_unless_said_otherwise(configuration: str):
+def test_a_starts_from_gaussian_at_full_width_and_from_glorot_if_narrower(configuration: str):
     wide, narrow = (Recipe(NetworkSpec(configuration, width_divisor=divisor)) for divisor in (1, 8))
     assert wide.chosen_initialisation == "gaussian"
     assert narrow.chosen_initialisation == "glorot"
@@ -31,15 +31,15 @@ def test_a_starts_from_gaussian_at_full_width_and_from_glorot_narrower_unless_sa
 
 
 @pytest.mark.parametrize("configuration", ["B", "C", "D", "E"])
-def test_deeper_networks_start_from_an_a_that_is_yet_to_be_found_unless_said_otherwise(configuration: str):
+def test_deeper_networks_start_from_a_trained_a_by_default(configuration: str):
     recipe = Recipe(NetworkSpec(configuration))
     assert recipe.chosen_initialisation is None
-    for said in ("gaussian", "glorot", "a:runs/a/best.safetensors", "w.pth"):
-        assert dataclasses.replace(recipe, initialisation=said).chosen_initialisation == said
+    for given in ("gaussian", "glorot", "a:runs/a/best.safetensors", "w.pth"):
+        assert dataclasses.replace(recipe, initialisation=given).chosen_initialisation == given
 
 
 @pytest.mark.parametrize("initialisation", [None, "glorot", "a:w.safetensors"])
-def test_convolutions_are_kept_as_they_are_only_where_all_are_trained(initialisation: str | None):
+def test_freezing_needs_weights_of_all_convolutions(initialisation: str | None):
     with pytest.raises(UsageError, match=r"freeze_features is True.*--weights"):
         dataclasses.replace(PAPER, initialisation=initialisation, freeze_features=True)
     assert dataclasses.replace(PAPER, initialisation="w.pth", freeze_features=True).freeze_features
@@ -82,12 +82,12 @@ def test_a_scale_below_the_crop_is_refused():
         Recipe(NetworkSpec("D"), train_scale=TrainScale(200, 200))
 
 
-def test_another_crop_takes_s_along_in_proportion():
+def test_another_crop_changes_s_in_proportion():
     half = Recipe(NetworkSpec("D"), train_scale=TrainScale(256, 512)).with_crop(96)
     assert (half.spec.crop, half.train_scale) == (96, TrainScale(109, 219))
 
 
-def test_a_crop_that_no_network_has_is_refused_by_its_own_name():
+def test_a_crop_that_is_no_multiple_of_32_is_refused():
     with pytest.raises(UsageError, match="crop is 100"):
         PAPER.with_crop(100)
 
@@ -98,7 +98,7 @@ def test_the_learning_rate_stays_while_validation_improves():
     assert recipe.next_learning_rate([0.1, 0.2, 0.15, 0.3, 0.25]) == 1e-2
 
 
-def test_the_learning_rate_is_divided_by_ten_once_validation_stops_improving_for_as_long_as_patience_lasts():
+def test_the_learning_rate_is_divided_by_ten_after_patience_epochs_without_improvement():
     recipe = dataclasses.replace(PAPER, patience=2)
     assert recipe.next_learning_rate([0.3, 0.2]) == 1e-2
     assert recipe.next_learning_rate([0.3, 0.2, 0.3]) == pytest.approx(1e-3)
@@ -106,7 +106,7 @@ def test_the_learning_rate_is_divided_by_ten_once_validation_stops_improving_for
     assert recipe.next_learning_rate([0.3, 0.2, 0.3, 0.1, 0.1]) == pytest.approx(1e-4)
 
 
-def test_training_ends_when_a_fourth_division_would_be_due():
+def test_training_ends_instead_of_a_fourth_division():
     recipe = dataclasses.replace(PAPER, patience=1)
     assert recipe.next_learning_rate([0.5, 0.5, 0.5, 0.5]) == pytest.approx(1e-5)
     assert recipe.next_learning_rate([0.5, 0.5, 0.5, 0.5, 0.5]) is None
@@ -118,13 +118,13 @@ def test_training_ends_after_the_last_epoch():
     assert recipe.next_learning_rate([0.1, 0.2, 0.3]) is None
 
 
-def test_the_recipe_as_json_names_the_initialisation_that_is_used_and_can_be_written():
+def test_the_recipe_as_json_names_the_chosen_initialisation():
     plain = json.loads(json.dumps(DIGITS.as_json()))
     assert plain["initialisation"] == "glorot"
     assert plain["spec"] == {"configuration": "A", "width_divisor": 8, "crop": 64, "fc_width": 256, "classes": 10}
     assert plain["train_scale"] == {"minimum": DIGITS.train_scale.minimum, "maximum": DIGITS.train_scale.maximum}
 
 
-def test_digits_are_neither_mirrored_nor_coloured():
+def test_digits_are_not_mirrored_and_their_colours_not_shifted():
     assert not DIGITS.mirror
     assert DIGITS.rgb_shift == 0

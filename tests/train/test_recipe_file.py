@@ -23,7 +23,7 @@ def test_every_field_of_a_recipe_can_be_set():
     assert FIELDS.keys() == {field.name for field in fields(Recipe)} - {"spec"} | of_the_network
 
 
-def test_what_is_written_is_read_back(tmp_path: Path):
+def test_a_written_recipe_is_read_back(tmp_path: Path):
     recipe = Recipe(
         NetworkSpec("E", width_divisor=2, crop=96, fc_width=128),
         train_scale=TrainScale(100, 200),
@@ -34,12 +34,12 @@ def test_what_is_written_is_read_back(tmp_path: Path):
         std=(50.0, 51.0, 52.0),
         seed=7,
     )
-    found = read_recipe(written(tmp_path / "r.toml", recipe_text(recipe)))
-    sizes = {name: found.pop(name) for name in ("width_divisor", "crop", "fc_width")}
-    assert Recipe(NetworkSpec(found.pop("arch"), **sizes), **found) == recipe
+    fields = read_recipe(written(tmp_path / "r.toml", recipe_text(recipe)))
+    sizes = {name: fields.pop(name) for name in ("width_divisor", "crop", "fc_width")}
+    assert Recipe(NetworkSpec(fields.pop("arch"), **sizes), **fields) == recipe
 
 
-def test_the_digits_recipe_is_written_with_the_initialisation_that_is_used():
+def test_the_digits_recipe_is_written_with_its_chosen_initialisation():
     assert 'initialisation = "glorot"\n' in recipe_text(DIGITS)
     assert "classes" not in recipe_text(replace(DIGITS, seed=3))
 
@@ -55,7 +55,7 @@ def test_the_digits_recipe_is_written_with_the_initialisation_that_is_used():
         ("arch = 'E'", "E"),
     ],
 )
-def test_a_value_is_read_as_the_option_gives_it(tmp_path: Path, line: str, value: Any):
+def test_a_value_is_read_as_the_option_would_parse_it(tmp_path: Path, line: str, value: Any):
     assert list(read_recipe(written(tmp_path / "r.toml", line)).values()) == [value]
 
 
@@ -74,13 +74,13 @@ def test_a_value_is_read_as_the_option_gives_it(tmp_path: Path, line: str, value
         ("batch", "is not TOML"),
     ],
 )
-def test_what_is_no_recipe_is_refused_with_the_file_and_what_is_expected(tmp_path: Path, text: str, named: str):
+def test_a_bad_recipe_is_refused_with_the_file_and_what_is_expected(tmp_path: Path, text: str, named: str):
     with pytest.raises(UsageError, match=named) as caught:
         read_recipe(written(tmp_path / "r.toml", text))
     assert "r.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path):
+def test_a_missing_file_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match=r"cannot read the recipe .*nowhere\.toml: No such file"):
         read_recipe(tmp_path / "nowhere.toml")

@@ -1,4 +1,4 @@
-"""Nothing lost: a training that was stopped ends as one that was not."""
+"""A training that was interrupted ends with the same weights as one that was not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EACH_STEP = Execution(save_minutes=0)
 
 
 class Killed(BaseException):
-    """As a kill -9 does, it lets nobody tidy up."""
+    """Like kill -9: no handler for Exception runs."""
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def same(first: TrainingRun, second: TrainingRun) -> bool:
     )
 
 
-def figures(run: TrainingRun) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl and the history, without what the clock gives."""
+def metrics(run: TrainingRun) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl and the history, without durations."""
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     lines += json.loads((run.folder / "run.json").read_text())["history"]
     return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_s")} for line in lines]
@@ -85,7 +85,7 @@ def uninterrupted(data: DataFolder, tmp_path_factory: pytest.TempPathFactory, on
 
 
 def killed_in_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Has the process die in its so-many-th step from now on."""
+    """Kills the process in its step `number`, counted from now."""
     step, steps = Learner.step, iter(range(1, number))
 
     def until_then(self: Learner, *arguments: Any) -> torch.Tensor:
@@ -96,10 +96,10 @@ def killed_in_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(Learner, "step", until_then)
 
 
-def killed_before(monkeypatch: pytest.MonkeyPatch, what: str, number: int) -> None:
-    """Has the process die where it would call a function for the so-many-th time."""
+def killed_before(monkeypatch: pytest.MonkeyPatch, function: str, number: int) -> None:
+    """Kills the process before its call `number` of a function."""
     calls = iter(range(1, number))
-    module, _, name = what.rpartition(".")
+    module, _, name = function.rpartition(".")
     real = getattr(sys.modules[module], name)
 
     def until_then(*arguments: Any, **options: Any) -> Any:
@@ -107,79 +107,81 @@ def killed_before(monkeypatch: pytest.MonkeyPatch, what: str, number: int) -> No
             raise Killed
         return real(*arguments, **options)
 
-    monkeypatch.setattr(what, until_then)
+    monkeypatch.setattr(function, until_then)
 
 
-def ends_there(folder: Path, data: DataFolder, resumed: bool = False) -> None:
+def dies(folder: Path, data: DataFolder, resumed: bool = False) -> None:
     with pytest.raises(Killed):
         go(folder, data, resumed=resumed)
 
 
-@pytest.mark.parametrize("step", [1, 2, 4, 5, 7, STEPS])
-def test_stopped_in_any_step_it_ends_with_the_same_weights_and_figures(
+@pytest.mark.parametrize("step", [1, 2, 4, 5, STEPS])
+def test_killed_in_any_step_it_ends_with_the_same_weights_and_metrics(
     tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun, monkeypatch: pytest.MonkeyPatch, step: int
 ):
     with monkeypatch.context() as patch:
         killed_in_step(patch, step)
-        ends_there(tmp_path, data)
+        dies(tmp_path, data)
     assert (tmp_path / "state.safetensors").exists() is (step > 1)
     run = go(tmp_path, data, resumed=True)
     assert same(run, uninterrupted)
-    assert figures(run) == figures(uninterrupted)
-    assert not (tmp_path / "state.safetensors").exists()  # of no use once it is finished
+    assert metrics(run) == metrics(uninterrupted)
+    assert not (tmp_path / "state.safetensors").exists()  # a finished run needs no state
 
 
 @pytest.mark.parametrize(
-    ("what", "number"),
+    ("function", "number"),
     [
         ("train.runs.state.whole_file", 4),  # a state is half written
-        ("train.loop.save", 1),  # the state of epoch 1 is there, and no checkpoint
-        ("train.loop.save", 2),  # the best is there, the last is not
-        ("train.runs.run.whole_file", 2),  # both are there, and the record does not say so
-        ("train.loop.draw_curves", 1),  # the last epoch is done, and the run not finished
+        ("train.loop.save", 1),  # the state of epoch 1 exists, but no checkpoint
+        ("train.loop.save", 2),  # the best checkpoint exists, the last does not
+        ("train.runs.run.whole_file", 2),  # both exist, but the record does not have the epoch
+        ("train.loop.draw_curves", 1),  # the last epoch is done, but the run is not finished
     ],
 )
-def test_stopped_between_two_files_it_ends_with_the_same_weights_and_figures(
+def test_killed_between_two_files_it_ends_with_the_same_weights_and_metrics(
     tmp_path: Path,
     data: DataFolder,
     uninterrupted: TrainingRun,
     monkeypatch: pytest.MonkeyPatch,
-    what: str,
+    function: str,
     number: int,
 ):
     with monkeypatch.context() as patch:
-        killed_before(patch, what, number)
-        ends_there(tmp_path, data)
+        killed_before(patch, function, number)
+        dies(tmp_path, data)
     run = go(tmp_path, data, resumed=True)
     assert same(run, uninterrupted)
-    assert figures(run) == figures(uninterrupted)
+    assert metrics(run) == metrics(uninterrupted)
 
 
-def test_stopped_again_and_again_it_ends_with_the_same_weights(
+def test_killed_several_times_it_ends_with_the_same_weights(
     tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun, monkeypatch: pytest.MonkeyPatch
 ):
     for attempt in range(4):
         with monkeypatch.context() as patch:
             killed_in_step(patch, 3)
-            ends_there(tmp_path, data, resumed=attempt > 0)
+            dies(tmp_path, data, resumed=attempt > 0)
     assert same(go(tmp_path, data, resumed=True), uninterrupted)
 
 
-def test_how_often_the_state_is_saved_makes_no_difference(tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun):
+def test_the_interval_of_saves_does_not_change_the_weights(
+    tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun
+):
     assert same(go(tmp_path, data, execution=Execution()), uninterrupted)
 
 
-def test_without_its_momentum_it_would_end_elsewhere(
+def test_without_its_momentum_it_would_end_with_other_weights(
     tmp_path: Path, data: DataFolder, uninterrupted: TrainingRun, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patch:
         killed_in_step(patch, 7)
-        ends_there(tmp_path, data)
+        dies(tmp_path, data)
     monkeypatch.setattr(Learner, "restore", lambda self, momentum: None)
     assert not same(go(tmp_path, data, resumed=True), uninterrupted)
 
 
-def test_what_a_kill_left_half_written_is_cleared_away(tmp_path: Path, data: DataFolder):
+def test_partial_files_of_a_killed_run_are_removed(tmp_path: Path, data: DataFolder):
     recipe = replace(RECIPE, epochs=1)
     (tmp_path / ".0123.partial").write_bytes(b"half")
     go(tmp_path, data, recipe, resumed=True)
@@ -193,9 +195,7 @@ def test_a_damaged_state_is_named_with_what_to_do(tmp_path: Path, data: DataFold
 
 
 @pytest.mark.slow
-def test_killed_by_the_system_the_same_command_goes_on_to_the_same_weights(
-    tmp_path: Path, data_folder: Callable[..., Path]
-):
+def test_killed_by_a_signal_the_same_command_reaches_the_same_weights(tmp_path: Path, data_folder: Callable[..., Path]):
     arguments = (
         f"-m train --data {data_folder(train=16)} --arch A --width-divisor 8 --fc-width 16 --crop 32 --batch 8 "
         "--epochs 8 --patience 8 --lr 0.001 --workers 1 --device cpu --save-minutes 0"

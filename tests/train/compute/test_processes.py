@@ -24,9 +24,12 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[3]
 # 20 images in batches of 7, so that the last batch of an epoch has 6. Dropout and colour shifts are on.
-RECIPE = "--arch A --width-divisor 8 --fc-width 32 --crop 32 --train-scale 36,44 --batch 7 --lr 0.001 --workers 0 --device cpu"
-# Float32 sums in another order differ by 1e-6 of a tensor's norm in a step. ReLUs near zero and momentum increase that. Another
-# dropout mask or crop makes a difference a hundred times as large.
+RECIPE = (
+    "--arch A --width-divisor 8 --fc-width 32 --crop 32 --train-scale 36,44 --batch 7 --lr 0.001 --workers 0 "
+    "--device cpu"
+)
+# Float32 sums in another order differ by 1e-6 of a tensor's norm in a step. ReLUs near zero and momentum increase that.
+# Another dropout mask or crop makes a difference a hundred times as large.
 TOLERANCE = 1e-4
 
 Torchrun = Callable[..., subprocess.Popen[str]]
@@ -35,7 +38,7 @@ Machines = Callable[..., tuple[subprocess.Popen[str], subprocess.Popen[str]]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Torchrun:
-    """start(processes, *arguments) -> python -m train in an empty folder, by torchrun if there are several processes."""
+    """start(processes, *arguments) -> python -m train in an empty folder, by torchrun for several processes."""
 
     def start(processes: int, *arguments: object) -> subprocess.Popen[str]:
         words = [word for each in arguments for word in str(each).split()]

@@ -35,7 +35,7 @@ def test_no_scan_is_in_both_splits(folder: Path):
     assert len(train | val) == 1797
 
 
-def test_the_images_are_64_pixels_grey_and_have_ink_on_black(folder: Path):
+def test_the_images_have_64_pixels_and_bright_ink_on_black(folder: Path):
     pixels = decode(next(iter(sorted(folder.glob("train/0/*.png")))))
     assert pixels.shape == (64, 64, 3)
     assert pixels.max() > 200
@@ -48,14 +48,14 @@ def test_the_same_images_are_written_each_time(folder: Path, tmp_path: Path):
         assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes()
 
 
-def test_a_set_that_is_there_is_kept(folder: Path):
-    one = next(folder.glob("val/*/*.png"))
-    before = one.stat().st_mtime_ns
+def test_an_existing_set_is_kept(folder: Path):
+    image = next(folder.glob("val/*/*.png"))
+    before = image.stat().st_mtime_ns
     write_digits(folder)
-    assert one.stat().st_mtime_ns == before
+    assert image.stat().st_mtime_ns == before
 
 
-def test_a_set_with_images_missing_is_refused_and_left_alone(tmp_path: Path):
+def test_an_incomplete_set_is_refused_and_not_changed(tmp_path: Path):
     (tmp_path / "data" / "train" / "3").mkdir(parents=True)
     (tmp_path / "data" / "train" / "3" / "0001.png").touch()
     with pytest.raises(UsageError, match="has 1 of the 1,797 digits; delete or rename it"):
@@ -63,7 +63,9 @@ def test_a_set_with_images_missing_is_refused_and_left_alone(tmp_path: Path):
     assert (tmp_path / "data" / "train" / "3" / "0001.png").exists()
 
 
-def test_nothing_is_left_behind_when_it_cannot_be_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_left_behind_if_the_set_cannot_be_written_completely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def full(*_arguments: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -73,7 +75,7 @@ def test_nothing_is_left_behind_when_it_cannot_be_written_whole(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_below_a_file_is_an_error_of_one_line(tmp_path: Path):
+def test_a_folder_inside_a_file_is_an_output_error(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         write_digits(tmp_path / "file" / "data")

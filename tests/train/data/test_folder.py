@@ -199,13 +199,6 @@ def test_a_broken_image_is_an_error_that_names_its_file(data_folder: MakeFolder,
     assert "\n" not in str(caught.value)
 
 
-def test_an_image_that_goes_missing_is_an_error_that_names_its_file(data_folder: MakeFolder):
-    data = read_folder(data_folder())
-    data.train.path(5).unlink()
-    with pytest.raises(ImageError, match=r"dark/05.png: no such file"):
-        epoch(data, 1)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_mean_is_over_all_pixels_of_the_rescaled_images(data_folder: MakeFolder, workers: int):
     data = read_folder(data_folder())
@@ -214,13 +207,6 @@ def test_the_mean_is_over_all_pixels_of_the_rescaled_images(data_folder: MakeFol
     mean = survey(data.train, RECIPE, Execution(workers=workers), counts.append).mean
     assert mean == pytest.approx(np.concatenate(pixels).mean(axis=0).tolist(), abs=1e-9)
     assert sum(counts) == len(data.train)
-
-
-def test_a_survey_names_a_broken_image(data_folder: MakeFolder):
-    data = read_folder(data_folder())
-    data.val.path(7).write_bytes(b"")
-    with pytest.raises(ImageError, match=r"light/03.png: the file is empty"):
-        survey(data.val, RECIPE, Execution())
 
 
 def test_the_fingerprint_of_a_copy_is_the_same_and_of_other_images_is_not(data_folder: MakeFolder, tmp_path: Path):

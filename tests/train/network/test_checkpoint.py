@@ -1,4 +1,4 @@
-"""Checkpoint files: ours there and back, others' formats, and what is refused."""
+"""Checkpoint files: our own, foreign formats, and what is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PAPER = Facts(normalization=PAPER_NORMALIZATION)
 def weights(
     narrow_spec: Callable[..., NetworkSpec], random_weights: Callable[..., dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """A narrow D under the paper's names."""
+    """A narrow D with the paper's names."""
     return random_weights(narrow_spec("D"))
 
 
@@ -64,7 +64,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_what_is_saved_is_read_back_bit_by_bit(
+def test_a_saved_checkpoint_is_read_back_bit_by_bit(
     configuration: str,
     tmp_path: Path,
     narrow_spec: Callable[..., NetworkSpec],
@@ -91,10 +91,10 @@ def test_what_is_saved_is_read_back_bit_by_bit(
     assert read_back.source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_is_known_is_not_asked_again_and_may_be_said_again(narrow_checkpoint: Callable[..., Path]) -> None:
+def test_facts_that_the_file_states_may_be_left_out_or_repeated(narrow_checkpoint: Callable[..., Path]) -> None:
     path = narrow_checkpoint("A-LRN")
-    said = Facts("A-LRN", PAPER_NORMALIZATION, "a\nb\nc\nd\ne\n", TrainScale(100, 200))
-    manifest = read(path, said).manifest
+    facts = Facts("A-LRN", PAPER_NORMALIZATION, "a\nb\nc\nd\ne\n", TrainScale(100, 200))
+    manifest = read(path, facts).manifest
     assert [name.label for name in manifest.classes] == ["a", "b", "c", "d", "e"]
     assert manifest.train_scale == TrainScale(100, 200)
     assert read(path).manifest.classes == numbered_classes(5)
@@ -116,7 +116,7 @@ def test_facts_that_contradict_the_file_are_refused(
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], object]) -> Path:
-    """A checkpoint of ours after someone changed its tensors or its metadata."""
+    """One of our checkpoints, with changed tensors or metadata."""
     with safetensors.safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(tensors, metadata)
@@ -145,7 +145,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], 
         ),
     ],
 )
-def test_a_changed_checkpoint_of_ours_is_refused(
+def test_a_checkpoint_that_was_tampered_with_is_refused(
     change: Any, error: type[Exception], named: str, narrow_checkpoint: Callable[..., Path]
 ) -> None:
     path = rewritten(narrow_checkpoint("A"), change)
@@ -172,7 +172,7 @@ def test_a_failed_save_leaves_the_older_checkpoint(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="this system has no limit of file sizes")
-def test_a_write_that_really_fails_midway_is_one_line_and_leaves_nothing(
+def test_a_write_that_fails_midway_is_one_line_and_leaves_nothing(
     tmp_path: Path, weights: dict[str, Tensor], narrow_checkpoint: Callable[..., Path]
 ) -> None:
     import resource
@@ -188,7 +188,7 @@ def test_a_write_that_really_fails_midway_is_one_line_and_leaves_nothing(
     assert list((tmp_path / "folder").iterdir()) == []
 
 
-# Others'
+# Foreign
 
 
 @pytest.mark.parametrize("ending", CHECKPOINT_SUFFIXES)
@@ -221,7 +221,7 @@ def test_the_older_pickle_format_of_torch_is_read(tmp_path: Path, weights: dict[
     ],
     ids=["state_dict", "model among others", "module. within", "lightning", "twice", "module. bare"],
 )
-def test_weights_are_found_in_what_training_programs_save(
+def test_weights_are_found_under_the_keys_of_training_programs(
     wrap: Callable[[dict[str, Tensor]], Any], tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
     assert same(read(written(tmp_path / "w.pt", wrap(weights)), PAPER).weights, weights)
@@ -248,7 +248,9 @@ def test_without_a_normalization_foreign_weights_are_refused_with_the_choices(
     assert raised.value.exit_code == 2
 
 
-def test_what_foreign_weights_do_not_say_is_assumed_with_a_notice(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_facts_that_foreign_weights_do_not_state_are_assumed_with_a_notice(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
     path = written(tmp_path / "w.pt", weights)
     checkpoint = read(path, PAPER)
     assert checkpoint.manifest.train_scale == TrainScale(73, 73)  # 64 * 256 / 224
@@ -256,11 +258,11 @@ def test_what_foreign_weights_do_not_say_is_assumed_with_a_notice(tmp_path: Path
     scale, labels = checkpoint.notices
     assert "73 is assumed (--train-scale" in scale
     assert "--labels FILE" in labels
-    said = Facts("D", PAPER_NORMALIZATION, "a\nb\nc\nd\ne\n", TrainScale(64, 96))
-    told = read(path, said)
-    assert told.notices == ()
-    assert told.manifest.train_scale == TrainScale(64, 96)
-    assert [name.label for name in told.manifest.classes] == ["a", "b", "c", "d", "e"]
+    facts = Facts("D", PAPER_NORMALIZATION, "a\nb\nc\nd\ne\n", TrainScale(64, 96))
+    stated = read(path, facts)
+    assert stated.notices == ()
+    assert stated.manifest.train_scale == TrainScale(64, 96)
+    assert [name.label for name in stated.manifest.classes] == ["a", "b", "c", "d", "e"]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_facts_that_contradict_foreign_weights_are_refused(
         read(written(tmp_path / "w.safetensors", weights), facts)
 
 
-def test_only_the_user_can_say_that_a_is_a_lrn(
+def test_only_the_user_can_state_that_a_network_is_a_lrn(
     tmp_path: Path, narrow_spec: Callable[..., NetworkSpec], random_weights: Callable[..., dict[str, Tensor]]
 ) -> None:
     spec = narrow_spec("A-LRN")
@@ -286,11 +288,11 @@ def test_only_the_user_can_say_that_a_is_a_lrn(
     assert read(path, PAPER).manifest.spec == narrow_spec("A")
 
 
-# Damage and danger
+# Damaged files and files with code
 
 
 class Bomb:
-    """Unpickled, it makes a file."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -328,12 +330,12 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(write: Callable[[Path, Bom
     assert len(str(raised.value).splitlines()) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with contextlib.suppress(Exception):  # what matters is that this file does run code where it is trusted
+        with contextlib.suppress(Exception):  # the file does run its code if it is trusted
             torch.load(path, weights_only=False)
     assert marker.exists()
 
 
-def test_the_refusal_of_code_names_it_and_what_to_do(tmp_path: Path) -> None:
+def test_the_refusal_of_code_names_the_code_and_what_to_do(tmp_path: Path) -> None:
     zipped(tmp_path / "w.pt", Bomb(tmp_path / "ran"))
     with pytest.raises(CheckpointError, match=r"\(posix\.mkdir\).*|\(nt\.mkdir\).*") as raised:
         read(tmp_path / "w.pt", PAPER)
@@ -341,7 +343,7 @@ def test_the_refusal_of_code_names_it_and_what_to_do(tmp_path: Path) -> None:
     assert "state_dict()" in str(raised.value)
 
 
-def test_a_pickled_module_is_refused_by_its_class(tmp_path: Path, narrow_spec: Callable[..., NetworkSpec]) -> None:
+def test_a_pickled_module_is_refused_with_its_class(tmp_path: Path, narrow_spec: Callable[..., NetworkSpec]) -> None:
     torch.save(VGG(narrow_spec("A")), tmp_path / "whole.pt")
     with pytest.raises(
         CheckpointError, match=r"holds more than tensors \(train\.network\.model\.VGG\).*state_dict\(\)"
@@ -349,19 +351,19 @@ def test_a_pickled_module_is_refused_by_its_class(tmp_path: Path, narrow_spec: C
         read(tmp_path / "whole.pt", PAPER)
 
 
-def test_a_torchscript_archive_is_refused_as_that(tmp_path: Path) -> None:
+def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "script.pt"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated; its files are still about
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but its files are still in use
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
     with pytest.raises(CheckpointError, match=r"is a TorchScript archive.*state_dict\(\)"):
         read(path, PAPER)
 
 
-@pytest.mark.parametrize("kept", [0.01, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["w.pt", "legacy.pt", "w.safetensors", "ours.safetensors"])
 def test_a_truncated_checkpoint_is_refused(
-    kind: str, kept: float, tmp_path: Path, weights: dict[str, Tensor], narrow_checkpoint: Callable[..., Path]
+    kind: str, share: float, tmp_path: Path, weights: dict[str, Tensor], narrow_checkpoint: Callable[..., Path]
 ) -> None:
     path = tmp_path / kind
     if kind == "ours.safetensors":
@@ -371,7 +373,7 @@ def test_a_truncated_checkpoint_is_refused(
     else:
         written(path, weights)
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept)])
+    path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(CheckpointError, match="damaged, cut off") as raised:
         read(path, PAPER)
     assert path.name in str(raised.value)
@@ -391,7 +393,7 @@ def test_a_truncated_checkpoint_is_refused(
     ],
     ids=["empty", "zeros", "web page", "lfs pointer", "random", "bad header"],
 )
-def test_what_is_no_checkpoint_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"cannot be read.*damaged, cut off, or"):
         read(tmp_path / name, PAPER)
@@ -415,14 +417,14 @@ def test_another_zip_archive_is_refused(tmp_path: Path) -> None:
         ({"encoder.weight": torch.zeros(2)}, "has tensors named encoder.weight"),
     ],
 )
-def test_a_pickle_without_a_vggs_weights_is_refused(content: Any, named: str, tmp_path: Path) -> None:
+def test_a_pickle_without_weights_of_a_vgg_is_refused(content: Any, named: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=named):
         read(written(tmp_path / "w.pt", content), PAPER)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-def test_weights_that_are_not_finite_are_refused_by_name(
+def test_weights_that_are_not_finite_are_refused_with_their_name(
     bad: float, name: str, tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
     weights["conv4_2.weight"][1, 2, 0, 1] = bad
@@ -430,7 +432,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
         read(written(tmp_path / name, weights), PAPER)
 
 
-def test_a_path_that_is_no_file_is_bad_use(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_checkpoint_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.pt: no such checkpoint"):
         read(tmp_path / "absent.pt", PAPER)
     with pytest.raises(UsageError, match="is a folder; expected a checkpoint file"):

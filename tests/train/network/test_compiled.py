@@ -18,18 +18,18 @@ from vgg_deploy.errors import EngineError
 
 
 @pytest.mark.parametrize(("any_size", "dynamic"), [(False, False), (True, None)])
-def test_each_shape_is_compiled_for_itself_unless_there_are_many(
+def test_each_shape_has_a_compiled_form_unless_any_size_is_asked_for(
     any_size: bool, dynamic: bool | None, narrow_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
-    asked: list[object] = []
+    modes: list[object] = []
 
-    def seeing(function: Callable[..., object], **options: object) -> Callable[..., object]:
-        asked.append(options["dynamic"])
+    def recording(function: Callable[..., object], **options: object) -> Callable[..., object]:
+        modes.append(options["dynamic"])
         return function
 
-    monkeypatch.setattr(torch, "compile", seeing)
+    monkeypatch.setattr(torch, "compile", recording)
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/c++")
     path = narrow_checkpoint("A")
     with Compiled(read(path), any_size=any_size) as compiled, Reference(read(path)) as reference:
@@ -37,7 +37,7 @@ def test_each_shape_is_compiled_for_itself_unless_there_are_many(
             images = np.full((1, 64, width, 3), width, np.uint8)
             difference = compiled.run(images).probabilities - reference.run(images).probabilities
             assert np.abs(difference).max() < 1e-6
-    assert asked == [dynamic]
+    assert modes == [dynamic]
 
 
 def test_without_a_compiler_one_line_says_what_to_do(
@@ -48,7 +48,7 @@ def test_without_a_compiler_one_line_says_what_to_do(
         Compiled(read(narrow_checkpoint("A")))
 
 
-def test_what_the_compiler_raises_is_one_line(
+def test_an_error_of_the_compiler_is_one_line(
     narrow_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -61,7 +61,9 @@ def test_what_the_compiler_raises_is_one_line(
 
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/c++")
-    expected = r"^the PyTorch engine failed on 1 x 64 x 64 x 3: torch.compile failed: CppCompileError: C\+\+ compile error; without"
+    expected = (
+        r"^the PyTorch engine failed on 1 x 64 x 64 x 3: torch.compile failed: CppCompileError: C\+\+ compile error"
+    )
     engine = Compiled(read(narrow_checkpoint("A")))
     with engine, pytest.raises(EngineError, match=expected):
         engine.run(np.zeros((1, 64, 64, 3), np.uint8))
@@ -72,7 +74,7 @@ def test_what_the_compiler_raises_is_one_line(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="there is no C++ compiler")
-def test_compiled_it_answers_as_the_reference(narrow_checkpoint: Callable[..., Path]) -> None:
+def test_the_compiled_engine_gives_the_answers_of_the_reference(narrow_checkpoint: Callable[..., Path]) -> None:
     path = narrow_checkpoint("A")
     random = np.random.default_rng(0)
     with Compiled(read(path)) as compiled, Reference(read(path)) as reference:

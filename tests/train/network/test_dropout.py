@@ -1,4 +1,4 @@
-"""Dropout's masks belong to images, and look like chance."""
+"""Masks of dropout depend on the image, and are random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def drawn(seed: int = 0, epoch: int = 1, layer: int = 0, images: int = 64, dropp
     return masks(seed, epoch, torch.arange(images), UNITS, dropped)[layer]
 
 
-def test_an_images_mask_does_not_depend_on_the_others_of_its_batch():
+def test_the_mask_of_an_image_does_not_depend_on_the_rest_of_its_batch():
     alone = masks(0, 1, torch.tensor([5]), UNITS, 0.5)[1]
     among = masks(0, 1, torch.tensor([9, 5, 1]), UNITS, 0.5)[1]
     assert torch.equal(alone[0], among[1])
@@ -22,15 +22,15 @@ def test_an_images_mask_does_not_depend_on_the_others_of_its_batch():
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 2}, {"layer": 1}])
 def test_seed_epoch_and_layer_each_give_other_masks(change: dict[str, int]):
-    kept, other = drawn() > 0, drawn(**change) > 0
-    assert (kept == other).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    first, second = drawn() > 0, drawn(**change) > 0
+    assert (first == second).float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("dropped", [0.5, 0.2, 0.9])
-def test_a_fraction_is_dropped_and_the_rest_grows_so_that_the_mean_stays(dropped: float):
-    found = drawn(dropped=dropped)
-    assert (found == 0).float().mean().item() == pytest.approx(dropped, abs=0.01)
-    assert found.max().item() == pytest.approx(1 / (1 - dropped))
+def test_a_fraction_is_dropped_and_the_rest_is_scaled_up(dropped: float):
+    mask = drawn(dropped=dropped)
+    assert (mask == 0).float().mean().item() == pytest.approx(dropped, abs=0.01)
+    assert mask.max().item() == pytest.approx(1 / (1 - dropped))
 
 
 def test_units_and_images_are_drawn_independently():
@@ -50,10 +50,10 @@ def test_the_arithmetic_is_that_of_unsigned_64_bit_numbers():
     golden, state = 0x9E3779B97F4A7C15, 7
     for number in (3, 1):  # epoch and image
         state = mixed((state + number) * golden % 2**64)
-    kept = [mixed(mixed((state + (unit + (1 << 32)) * golden) % 2**64)) >> 63 for unit in range(UNITS)]
-    found = masks(7, 3, torch.tensor([1]), UNITS, 0.5)[1]
-    assert (found[0] > 0).int().tolist() == kept
+    expected = [mixed(mixed((state + (unit + (1 << 32)) * golden) % 2**64)) >> 63 for unit in range(UNITS)]
+    mask = masks(7, 3, torch.tensor([1]), UNITS, 0.5)[1]
+    assert (mask[0] > 0).int().tolist() == expected
 
 
-def test_where_nothing_is_dropped_there_are_no_masks():
+def test_without_dropout_there_are_no_masks():
     assert masks(0, 1, torch.arange(3), UNITS, 0.0) == ()

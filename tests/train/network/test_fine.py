@@ -1,4 +1,4 @@
-"""OverFeat's finer grid: pool5 with stride 1 and fc6 with a dilation of 2 are the four shifted poolings, interleaved."""
+"""OverFeat's finer grid: pool5 with stride 1 and fc6 with dilation 2 interleave the four shifted poolings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 
 
 def images(count: int, height: int, width: int) -> np.ndarray:
-    chance = np.random.default_rng(height * width)
-    return chance.integers(0, 256, (count, height, width, 3)).astype(np.uint8)
+    random = np.random.default_rng(height * width)
+    return random.integers(0, 256, (count, height, width, 3)).astype(np.uint8)
 
 
 def scores_of_shifted_poolings(spec: NetworkSpec, weights: dict[str, Any], pixels: Any) -> Any:
-    """Class score map by the slow way: pool5 of the map shifted by 0 or 1 in each direction, scored on its own each time."""
+    """Class score map computed slowly: pool5 of the map shifted by 0 or 1 in each direction, scored each time."""
     plain = dataclasses.replace(spec, fine=False)
     network = VGG(plain, convolutional=True).eval()
     network.load_state_dict(folded(plain, weights))
@@ -39,7 +39,7 @@ def scores_of_shifted_poolings(spec: NetworkSpec, weights: dict[str, Any], pixel
         for right in (0, 1):
             x = torch.nn.functional.max_pool2d(last[:, :, down:, right:], 2)
             if min(x.shape[2:]) < plain.crop // 32:
-                continue  # shifted, the map is too small for fc6 once
+                continue  # the shifted map is too small for fc6
             for name in ("fc6", "fc7", "fc8"):
                 x = network.get_submodule(name)(x)
                 x = torch.relu(x) if name != "fc8" else x
@@ -76,7 +76,7 @@ def test_the_fine_grid_is_the_four_shifted_poolings_interleaved(
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_a_file_of_the_fine_grid_answers_as_pytorch_does_and_on_a_crop_as_without(
+def test_a_file_with_the_fine_grid_gives_the_answers_of_pytorch(
     configuration: str, runtime: str, narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     pytest.importorskip(RUNTIMES[runtime].module)
@@ -107,11 +107,11 @@ def test_the_fine_grid_doubles_the_resolution_of_the_map(narrow_spec: Callable[.
         assert fine.statistics(height, width)[-1].output[1:] == expected
         assert coarse.statistics(height, width)[-1].output[1:] == tuple((side + 1) // 2 for side in expected)
     assert fine.parameters == coarse.parameters
-    # Every position sees the same 404 pixels and more around the crop as before.
+    # The receptive field of a position does not change.
     assert fine.statistics()[-1].receptive_field == coarse.statistics()[-1].receptive_field
 
 
-def test_verify_holds_a_file_of_the_fine_grid_against_a_reference_of_it(
+def test_verify_compares_a_file_with_the_fine_grid_to_a_reference_with_it(
     narrow_checkpoint: Callable[..., Path], vgg_deploy_command: Callable[..., Any], tmp_path: Path
 ) -> None:
     from PIL import Image
@@ -120,28 +120,28 @@ def test_verify_holds_a_file_of_the_fine_grid_against_a_reference_of_it(
     for name, options in (("fine", {"fine": True}), ("coarse", {})):
         export(read(path), tmp_path / f"{name}.onnx", dynamic=True, **options)
     Image.fromarray(images(1, 150, 131)[0]).save(tmp_path / "photo.png")
-    words = ("--reference", str(path), "--images", str(tmp_path / "photo.png"))
-    done = vgg_deploy_command("verify", str(tmp_path / "fine.onnx"), *words)
-    assert done.code == 0, done.out + done.err
-    done = vgg_deploy_command("verify", str(tmp_path / "fine.onnx"), str(tmp_path / "coarse.onnx"), *words)
-    assert done.code == 2
-    assert "fine.onnx was exported with --fine and others were not" in done.err
-    done = vgg_deploy_command(
-        "verify", str(tmp_path / "fine.onnx"), "--reference", str(tmp_path / "coarse.onnx"), *words[2:]
+    arguments = ("--reference", str(path), "--images", str(tmp_path / "photo.png"))
+    finished = vgg_deploy_command("verify", str(tmp_path / "fine.onnx"), *arguments)
+    assert finished.code == 0, finished.out + finished.err
+    finished = vgg_deploy_command("verify", str(tmp_path / "fine.onnx"), str(tmp_path / "coarse.onnx"), *arguments)
+    assert finished.code == 2
+    assert "fine.onnx was exported with --fine and other files were not" in finished.err
+    finished = vgg_deploy_command(
+        "verify", str(tmp_path / "fine.onnx"), "--reference", str(tmp_path / "coarse.onnx"), *arguments[2:]
     )
-    assert done.code == 2
-    assert "they are different networks" in done.err
+    assert finished.code == 2
+    assert "they are different networks" in finished.err
 
 
-def test_the_fine_grid_is_refused_for_a_crop_on_which_it_changes_nothing(
+def test_the_fine_grid_needs_free_sizes(
     narrow_checkpoint: Callable[..., Path], vgg_deploy_command: Callable[..., Any], tmp_path: Path
 ) -> None:
-    words = ("export", "--weights", str(narrow_checkpoint("A")), "--fine", "-o", str(tmp_path / "fine.onnx"))
-    done = vgg_deploy_command(*words)
-    assert done.code == 2
-    assert "--fine without --dynamic changes nothing" in " ".join(done.err.split())
+    arguments = ("export", "--weights", str(narrow_checkpoint("A")), "--fine", "-o", str(tmp_path / "fine.onnx"))
+    finished = vgg_deploy_command(*arguments)
+    assert finished.code == 2
+    assert "--fine requires --dynamic" in " ".join(finished.err.split())
     assert not (tmp_path / "fine.onnx").exists()
-    done = vgg_deploy_command(*words, "--dynamic")
-    assert done.code == 0, done.err
-    done = vgg_deploy_command("inspect", str(tmp_path / "fine.onnx"))
-    assert "class scores on the finer grid" in done.out
+    finished = vgg_deploy_command(*arguments, "--dynamic")
+    assert finished.code == 0, finished.err
+    finished = vgg_deploy_command("inspect", str(tmp_path / "fine.onnx"))
+    assert "class scores on the finer grid" in finished.out

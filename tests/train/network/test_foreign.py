@@ -1,4 +1,4 @@
-"""Weights of torchvision's, timm's and the paper's naming answer here as they do there."""
+"""Weights with the names of torchvision, timm and the paper give the same scores as in the original network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCE = Source("weights.pth", "0" * 64)
 
 
 def torchvision_network(configuration: str, *, batch_norm: bool, seed: int = 0) -> Any:
-    """torchvision's VGG with a sixteenth of the channels, FC width 24, 5 classes, and random weights and statistics."""
+    """torchvision's VGG with channels / 16, FC width 24, 5 classes, and random weights and statistics."""
     channels = [size // 16 if isinstance(size, int) else size for size in torchvision_vgg.cfgs[configuration]]
     network = torchvision_vgg.VGG(torchvision_vgg.make_layers(channels, batch_norm), init_weights=False)
     network.classifier = nn.Sequential(
@@ -53,7 +53,7 @@ def torchvision_network(configuration: str, *, batch_norm: bool, seed: int = 0) 
 
 
 def torchvision_indices(spec: NetworkSpec, *, batch_norm: bool = False) -> dict[str, int]:
-    """The position of each convolution within torchvision's and timm's `features`."""
+    """The position of each convolution within `features` of torchvision and timm."""
     positions, index = {}, 0
     for layer in spec.layers:
         if layer.kind == "conv":
@@ -71,7 +71,7 @@ def as_torchvision(spec: NetworkSpec, weights: Mapping[str, Tensor]) -> dict[str
 
 
 def as_timm(spec: NetworkSpec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """timm's names: fc6 and fc7 are convolutions already, fc8 is a matrix."""
+    """The names of timm: fc6 and fc7 are convolutions, and fc8 is a matrix."""
     heads = {"fc6": "pre_logits.fc1", "fc7": "pre_logits.fc2", "fc8": "head.fc"}
     names = {name: f"features.{index}" for name, index in torchvision_indices(spec).items()} | heads
     shapes = {layer.name: layer.weight_shape for layer in spec.weight_layers if layer.name in ("fc6", "fc7")}
@@ -112,7 +112,7 @@ def test_torchvisions_network_gives_the_same_scores_here(configuration: str, bat
         torch.testing.assert_close(torch.from_numpy(scores.probabilities), expected.softmax(dim=1), rtol=0, atol=1e-4)
 
 
-def test_batch_norm_matters_so_that_folding_it_is_what_is_tested() -> None:
+def test_batch_norm_changes_the_scores() -> None:
     state = torchvision_network("A", batch_norm=True).state_dict()
     changed = {name: value + 1 if name.endswith("running_mean") else value for name, value in state.items()}
     first, second = (identify(tensors, None, "x")[1] for tensors in (state, changed))
@@ -120,7 +120,7 @@ def test_batch_norm_matters_so_that_folding_it_is_what_is_tested() -> None:
     assert torch.equal(first["conv1_1.weight"], second["conv1_1.weight"])
 
 
-def test_convolutions_without_a_bias_take_it_from_their_batch_norm() -> None:
+def test_convolutions_without_a_bias_get_one_from_their_batch_norm() -> None:
     network = torchvision_network("A", batch_norm=True)
     with torch.no_grad():
         for module in network.modules():
@@ -139,12 +139,10 @@ def test_convolutions_without_a_bias_take_it_from_their_batch_norm() -> None:
 @pytest.mark.parametrize(
     "rename", [as_torchvision, as_timm, lambda spec, weights: weights], ids=["tv", "timm", "paper"]
 )
-def test_every_naming_gives_back_the_same_network(
-    configuration: str, rename: Any, spec_and_weights: Callable[..., Any]
-) -> None:
+def test_all_names_give_the_same_network(configuration: str, rename: Any, spec_and_weights: Callable[..., Any]) -> None:
     spec, weights = spec_and_weights(configuration)
-    found, tensors = identify(rename(spec, weights), None, "x")
-    assert found == spec
+    identified, tensors = identify(rename(spec, weights), None, "x")
+    assert identified == spec
     assert tensors.keys() == weights.keys()
     assert all(torch.equal(tensors[name], value) for name, value in weights.items())
 
@@ -159,7 +157,7 @@ def test_width_crop_fc_width_and_classes_are_read_from_the_shapes(
     assert identify(as_torchvision(spec, weights), None, "x")[0] == spec
 
 
-def test_tensors_of_a_are_those_of_a_lrn_where_the_user_says_so(spec_and_weights: Callable[..., Any]) -> None:
+def test_tensors_of_a_are_a_lrn_if_the_user_says_so(spec_and_weights: Callable[..., Any]) -> None:
     spec, weights = spec_and_weights("A-LRN")
     named = as_torchvision(spec, weights)
     assert identify(named, None, "x")[0].configuration == "A"
@@ -167,16 +165,16 @@ def test_tensors_of_a_are_those_of_a_lrn_where_the_user_says_so(spec_and_weights
     assert identify(named, "A-LRN", "x")[0] == spec
 
 
-@pytest.mark.parametrize(("held", "said"), [("D", "E"), ("D", "C"), ("A", "B"), ("D", "A-LRN")])
-def test_another_configuration_than_the_tensors_show_is_refused(
-    held: str, said: str, spec_and_weights: Callable[..., Any]
+@pytest.mark.parametrize(("held", "given"), [("D", "E"), ("D", "A-LRN")])
+def test_a_configuration_that_contradicts_the_tensors_is_refused(
+    held: str, given: str, spec_and_weights: Callable[..., Any]
 ) -> None:
-    with pytest.raises(UsageError, match=f"x holds configuration {held}, which contradicts --arch {said}"):
-        identify(as_torchvision(*spec_and_weights(held)), said, "x")
+    with pytest.raises(UsageError, match=f"x holds configuration {held}, which contradicts --arch {given}"):
+        identify(as_torchvision(*spec_and_weights(held)), given, "x")
 
 
 @pytest.mark.parametrize("prefixes", ["module.", "_orig_mod.", "model.", "module._orig_mod.model."])
-def test_prefixes_of_wrappers_are_taken_off(prefixes: str, spec_and_weights: Callable[..., Any]) -> None:
+def test_prefixes_of_wrappers_are_removed(prefixes: str, spec_and_weights: Callable[..., Any]) -> None:
     spec, weights = spec_and_weights("B")
     wrapped = {prefixes + name: value for name, value in as_torchvision(spec, weights).items()}
     assert identify(wrapped, None, "x")[0] == spec
@@ -209,7 +207,7 @@ def test_prefixes_of_wrappers_are_taken_off(prefixes: str, spec_and_weights: Cal
         (lambda t: t.update({"classifier.6.bias": torch.zeros(5, dtype=torch.int64)}), "fc8.bias is torch.int64"),
     ],
 )
-def test_damaged_weights_are_refused_by_the_tensors_name(
+def test_damaged_weights_are_refused_with_the_name_of_the_tensor(
     damage: Callable[[dict[str, Tensor]], object], named: str, spec_and_weights: Callable[..., Any]
 ) -> None:
     tensors = as_torchvision(*spec_and_weights("A"))
@@ -220,7 +218,7 @@ def test_damaged_weights_are_refused_by_the_tensors_name(
 
 
 def without_batch_norms(tensors: dict[str, Tensor]) -> None:
-    """Leaves the convolutions of a _bn network where they stand."""
+    """Removes the batch norms of a _bn network and keeps the numbers of its convolutions."""
     norms = {name.rpartition(".")[0] for name in tensors if name.endswith(".running_var")}
     for name in list(tensors):
         if name.rpartition(".")[0] in norms:
@@ -252,8 +250,8 @@ def test_a_damaged_batch_norm_is_refused(damage: Callable[[dict[str, Tensor]], o
 @pytest.mark.parametrize(
     "tensors",
     [
-        {"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3), "fc.weight": torch.zeros(10, 512)},  # a ResNet's
-        {"features.0.weight": torch.zeros(64, 3, 11, 11), "classifier.6.weight": torch.zeros(10, 4096)},  # AlexNet's
+        {"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3), "fc.weight": torch.zeros(10, 512)},  # ResNet
+        {"features.0.weight": torch.zeros(64, 3, 11, 11), "classifier.6.weight": torch.zeros(10, 4096)},  # AlexNet
         {"features.0.gamma": torch.zeros(3)},
     ],
 )
@@ -262,7 +260,7 @@ def test_another_network_is_refused(tensors: dict[str, Tensor]) -> None:
         foreign(tensors, TORCHVISION, SOURCE, "weights.pth")
 
 
-def test_the_real_weights_know_their_ten_classes(test_data: Path) -> None:
+def test_the_real_weights_have_ten_classes(test_data: Path) -> None:
     from vgg_deploy.network.manifest import PAPER_NORMALIZATION
     from vgg_deploy.views.images import decode
 

@@ -1,4 +1,4 @@
-"""The two forms of the network agree, and LRN is Krizhevsky's."""
+"""The two forms of the network agree, and LRN is that of Krizhevsky et al."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Network = Callable[..., VGG]
 
 @pytest.fixture
 def network(random_weights: Callable[..., dict[str, Any]]) -> Network:
-    """`network(spec, convolutional=...)` in float64, in eval mode, always with the same weights."""
+    """`network(spec, convolutional=...)` -> a network in float64, in eval mode, with fixed weights."""
 
     def make(spec: NetworkSpec, *, convolutional: bool) -> VGG:
         made = VGG(spec, convolutional=convolutional)
@@ -30,7 +30,7 @@ def network(random_weights: Callable[..., dict[str, Any]]) -> Network:
 
 
 def pictures(height: int, width: int, count: int = 2) -> torch.Tensor:
-    """Float64 [n, 3, h, w] of the size of pixels minus their mean."""
+    """Float64 [n, 3, h, w] in the range of pixels minus their mean."""
     return 60 * torch.randn(count, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
@@ -52,7 +52,7 @@ def test_both_forms_agree_on_images_of_crop_size(
 @pytest.mark.parametrize("crop", [64, 96])
 @pytest.mark.parametrize(("height", "width"), [(131, 203), (97, 224)])
 @torch.inference_mode()
-def test_the_convolutional_form_is_the_fc_form_on_every_window_of_pool5_averaged(
+def test_the_convolutional_form_is_the_fc_form_on_every_window_of_pool5(
     configuration: str,
     crop: int,
     height: int,
@@ -81,9 +81,7 @@ def test_the_convolutional_form_is_the_fc_form_on_every_window_of_pool5_averaged
 
 
 @torch.inference_mode()
-def test_lrn_is_krizhevskys_with_the_sum_not_divided_by_n(
-    narrow_spec: Callable[..., NetworkSpec], network: Network
-) -> None:
+def test_lrn_does_not_divide_the_sum_by_n(narrow_spec: Callable[..., NetworkSpec], network: Network) -> None:
     spec = narrow_spec("A-LRN", width_divisor=4)
     outputs = {name: value.numpy() for name, value in network(spec, convolutional=True).steps(pictures(70, 90))}
     a = np.maximum(outputs["conv1_1"], 0)
@@ -109,9 +107,7 @@ def test_steps_name_every_layer_before_its_relu(narrow_spec: Callable[..., Netwo
     assert outputs["pool1"].min() >= 0
 
 
-def test_dropout_acts_on_fc6_and_fc7_where_masks_are_given(
-    narrow_spec: Callable[..., NetworkSpec], network: Network
-) -> None:
+def test_masks_of_dropout_act_on_fc6_and_fc7(narrow_spec: Callable[..., NetworkSpec], network: Network) -> None:
     fc, images = network(narrow_spec("A"), convolutional=False), pictures(64, 64)
     assert torch.equal(fc(images), fc(images))
     first, second = (dict(fc.steps(images, masks(0, epoch, torch.arange(2), 24, 0.5))) for epoch in (1, 2))
@@ -135,7 +131,7 @@ def test_folding_shares_the_memory_of_the_weights(
 
 
 @pytest.mark.parametrize("how", [GAUSSIAN, GLOROT])
-def test_initialisation_is_seeded_with_zero_biases(how: str, narrow_spec: Callable[..., NetworkSpec]) -> None:
+def test_initialisation_is_seeded_and_biases_are_zero(how: str, narrow_spec: Callable[..., NetworkSpec]) -> None:
     networks = []
     for seed in (1, 1, 2):
         made = VGG(narrow_spec("B", width_divisor=4))
@@ -150,7 +146,7 @@ def test_initialisation_is_seeded_with_zero_biases(how: str, narrow_spec: Callab
             assert not torch.equal(value, other[name])
 
 
-def test_initialisations_have_their_known_spread(narrow_spec: Callable[..., NetworkSpec]) -> None:
+def test_initialisations_have_the_expected_std(narrow_spec: Callable[..., NetworkSpec]) -> None:
     made = VGG(narrow_spec("A", width_divisor=2))
     made.initialise(GAUSSIAN, torch.Generator().manual_seed(0))
     weight = made.get_parameter("conv4_1.weight")

@@ -1,4 +1,4 @@
-"""torchvision's ImageNet weights, from a cache and without a network."""
+"""torchvision's ImageNet weights, from a cache and offline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {"A": "vgg11-8a719046.pth", "B": "vgg13-19584684.pth", "D": "vgg16-39792
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of torch's, and no network."""
+    """An empty cache of torch, offline."""
 
     def offline(*_arguments: object, **_options: object) -> object:
         raise URLError("Temporary failure in name resolution")
@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("configuration", NAMES)
-def test_offline_one_line_names_the_reason_and_the_alternatives(configuration: str, cache: Path) -> None:
+def test_offline_the_error_names_the_reason_and_the_alternatives(configuration: str, cache: Path) -> None:
     with pytest.raises(CheckpointError) as raised:
         imagenet(configuration)
     message = str(raised.value)
@@ -48,12 +48,12 @@ def test_offline_one_line_names_the_reason_and_the_alternatives(configuration: s
 
 
 @pytest.mark.parametrize("configuration", ["C", "A-LRN"])
-def test_a_configuration_that_torchvision_lacks_is_bad_use(configuration: str, cache: Path) -> None:
+def test_a_configuration_that_torchvision_lacks_is_refused(configuration: str, cache: Path) -> None:
     with pytest.raises(UsageError, match=f"no ImageNet weights for {configuration}, only for A, B, D, E"):
         imagenet(configuration)
 
 
-def test_weights_in_the_cache_are_used_with_what_torchvision_says_of_them(
+def test_weights_in_the_cache_get_the_classes_and_normalization_of_torchvision(
     cache: Path, narrow_spec: Callable[..., NetworkSpec], random_weights: Callable[..., dict[str, torch.Tensor]]
 ) -> None:
     spec = narrow_spec("A", classes=1000)

@@ -83,7 +83,7 @@ def test_activations_are_those_of_every_layer(checkpoint: Callable[..., Checkpoi
         np.testing.assert_allclose(scores.activations[name], value.numpy(), rtol=1e-5, atol=1e-4)
 
 
-def test_pixels_are_normalized_by_channel_and_put_channels_first() -> None:
+def test_pixels_are_normalized_and_channels_come_first() -> None:
     images = pictures(3, 5)
     mean, std = (np.array(values) for values in (TORCHVISION_NORMALIZATION.mean, TORCHVISION_NORMALIZATION.std))
     expected = ((images - mean) / std).transpose(0, 3, 1, 2)
@@ -104,19 +104,14 @@ def test_an_image_below_the_crop_is_refused(form: str, checkpoint: Callable[...,
         Reference(checkpoint("A"), form=form).run(pictures(63, 64))
 
 
-def test_the_fc_form_takes_the_crop_only(checkpoint: Callable[..., Checkpoint]) -> None:
+def test_the_fc_form_takes_only_the_crop(checkpoint: Callable[..., Checkpoint]) -> None:
     engine = Reference(checkpoint("A"), form="fc")
     with pytest.raises(UsageError, match=r"this model takes 1\.\. x 64 x 64 x 3"):
         engine.run(pictures(65, 64))
     assert not engine.info.shapes.free
 
 
-def test_normalized_floats_are_refused(checkpoint: Callable[..., Checkpoint]) -> None:
-    with pytest.raises(UsageError, match="expected uint8"):
-        Reference(checkpoint("A")).run(pictures(64, 64).astype(np.float32))
-
-
-def test_arrays_as_a_decoder_gives_them_are_taken_and_left_alone(
+def test_arrays_of_a_decoder_are_accepted_and_not_changed(
     tmp_path: Path, checkpoint: Callable[..., Checkpoint]
 ) -> None:
     Image.fromarray(pictures(70, 80)[0]).save(tmp_path / "x.png")
@@ -131,14 +126,14 @@ def test_arrays_as_a_decoder_gives_them_are_taken_and_left_alone(
 def test_the_arrays_belong_to_the_caller(checkpoint: Callable[..., Checkpoint]) -> None:
     engine, images = Reference(checkpoint("A"), keep_activations=True), pictures(64, 64)
     first = engine.run(images)
-    kept = first.probabilities.copy()
+    copy = first.probabilities.copy()
     for array in (first.probabilities, first.score_map, first.features, *first.activations.values()):
         assert array is not None
         array[...] = -1
-    np.testing.assert_array_equal(engine.run(images).probabilities, kept)
+    np.testing.assert_array_equal(engine.run(images).probabilities, copy)
 
 
-def test_it_may_be_run_from_several_threads(checkpoint: Callable[..., Checkpoint]) -> None:
+def test_several_threads_may_run_it(checkpoint: Callable[..., Checkpoint]) -> None:
     engine, images = Reference(checkpoint("A")), pictures(64, 96, count=8)
     alone = engine.run(images).probabilities
     with ThreadPoolExecutor(4) as pool:
@@ -146,7 +141,7 @@ def test_it_may_be_run_from_several_threads(checkpoint: Callable[..., Checkpoint
     np.testing.assert_allclose(rows, alone, atol=1e-5)
 
 
-def test_it_says_what_it_is(checkpoint: Callable[..., Checkpoint]) -> None:
+def test_its_info_describes_it(checkpoint: Callable[..., Checkpoint]) -> None:
     weights = checkpoint("A")
     with Reference(weights) as engine:
         assert engine.info.runtime == f"torch {torch.__version__}"

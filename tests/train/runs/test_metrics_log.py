@@ -24,8 +24,8 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def write(folder: Path, first: int, last: int) -> None:
-    """Steps and epochs of 60 steps, until a kill after step `last`."""
+def log_steps(folder: Path, first: int, last: int) -> None:
+    """Logs steps, and epochs of 60 steps, until step `last`."""
     with MetricsLog(folder, first, [EPOCH] if first >= 60 else []) as metrics:
         for step in range(first + 1, last + 1):
             metrics.step(1 + (step - 1) // 60, step, 0.01, 1 / step)
@@ -34,22 +34,22 @@ def write(folder: Path, first: int, last: int) -> None:
 
 
 def test_every_fiftieth_step_and_each_epoch_is_a_line(tmp_path: Path):
-    write(tmp_path, 0, 110)
+    log_steps(tmp_path, 0, 110)
     assert lines(tmp_path)[0] == {"epoch": 1, "step": 50, "learning_rate": 0.01, "loss": 0.02}
     assert lines(tmp_path)[1]["val"] == {"loss": 1.5, "top1": 0.4, "top5": 0.8}
     assert [line["step"] for line in lines(tmp_path)] == [50, 60, 100]
 
 
 @pytest.mark.parametrize("checkpoint", [0, 49, 50, 60, 99, 105])
-def test_what_was_written_after_the_last_checkpoint_is_not_there_twice(tmp_path: Path, checkpoint: int):
-    write(tmp_path, 0, 110)
+def test_lines_after_the_last_checkpoint_are_not_written_twice(tmp_path: Path, checkpoint: int):
+    log_steps(tmp_path, 0, 110)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "st')  # cut off by a kill
-    write(tmp_path, checkpoint, 110)
+    log_steps(tmp_path, checkpoint, 110)
     assert [line["step"] for line in lines(tmp_path)] == [50, 60, 100]
 
 
-def test_without_tensorboard_the_package_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_if_tensorboard_is_missing_the_error_names_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         UsageError, match="--tensorboard needs tensorboard, which is not installed: pip install tensorboard"
@@ -58,7 +58,7 @@ def test_without_tensorboard_the_package_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_tensorboard_gets_the_same_figures(tmp_path: Path):
+def test_tensorboard_gets_the_same_metrics(tmp_path: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -79,7 +79,7 @@ def test_the_curves_are_a_picture(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
-def test_without_matplotlib_there_is_a_reason_and_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_matplotlib_the_reason_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     real = builtins.__import__
 
     def without(name: str, *rest: Any) -> Any:
@@ -94,7 +94,7 @@ def test_without_matplotlib_there_is_a_reason_and_no_picture(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_cannot_be_written_stops_nothing(tmp_path: Path):
+def test_if_the_picture_cannot_be_written_the_reason_is_returned(tmp_path: Path):
     pytest.importorskip("matplotlib")
     (tmp_path / "curves.png").mkdir()
     reason = draw_curves(tmp_path, [EPOCH])
