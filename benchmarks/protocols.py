@@ -24,7 +24,8 @@ from benchmarks.subject import Setup, network, pictures
 from vgg_deploy.bench.contest import Contest, Record, Terms
 from vgg_deploy.bench.effort import Effort
 from vgg_deploy.bench.own_process import Entrant, OwnProcess, in_own_process, start
-from vgg_deploy.evaluation.error_rates import NOMINAL_SIZE, ErrorRates, error_rates, evaluate, fused, label_by_folder
+from vgg_deploy.evaluation.error_rates import NOMINAL_SIZE, ErrorRates, error_rates, evaluate, label_by_folder
+from vgg_deploy.evaluation.fusion import fused
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import Floats

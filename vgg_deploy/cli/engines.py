@@ -100,7 +100,7 @@ def _open_checkpoint(path: Path, options: EngineOptions, facts: WeightFacts, say
 def model_fingerprint(path: Path) -> str:
     """A fingerprint of an engine's file and of the files beside it that hold its weights."""
     from vgg_deploy.artifacts.onnx_file import OnnxFile
-    from vgg_deploy.evaluation.error_rates import fingerprint
+    from vgg_deploy.evaluation.cache_key import fingerprint
 
     weights = OnnxFile(path).external_files if kind_of(path) == ONNX else ()
     return fingerprint(*(sha256_of(file) for file in (path, *weights)))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vgg_deploy.errors import UsageError
-from vgg_deploy.evaluation.posterior_cache import Known, PosteriorCache
+from vgg_deploy.evaluation.posterior_cache import PosteriorCache
+from vgg_deploy.evaluation.scoring import CachedScorer, EngineScorer, Scorer
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.posteriors import top_k_error
-from vgg_deploy.inference.prediction import Failure, predict
+from vgg_deploy.inference.prediction import Failure
 from vgg_deploy.network.classes import ClassName, class_of_folder
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.network.tensors import Floats
@@ -127,80 +126,41 @@ def evaluate(
     batch: int | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Posteriors of images under a protocol; those in the cache, whole or in parts, are not computed again.
+    """Posteriors of images under a protocol.
 
     Args:
         engine: any.
         paths: image files.
-        protocol: see `vgg_deploy.views.protocols.choose_protocol`.
-        cache: posteriors that are known; new ones are put there as they come.
-        model: fingerprint of the engine's weights; the cache needs it.
+        protocol: how to test; `vgg_deploy.views.protocols.choose_protocol` makes one.
+        cache: keeps posteriors. What it has, whole or in parts, is not computed again.
+        model: fingerprint of the engine's weights, which the cache needs to tell models apart.
+        batch: see `vgg_deploy.inference.prediction.predict`.
         progress: called after each image.
 
     Raises:
-        UsageError: a cache without `model`; see also `vgg_deploy.inference.prediction.predict`.
-        EngineError: the engine failed; what came before is in the cache.
+        UsageError: a cache without `model`; or what `predict` refuses.
+        EngineError: the engine failed. Earlier answers are in the cache.
         OutputError: the cache cannot be read or written.
     """
-    info = engine.info
-    if cache is not None and not model:
-        raise UsageError("model is empty; a cache needs the fingerprint of the engine's weights to tell them apart")
-    # Not of the manifest whole: other labels, or another S, are no other answers.
-    network = repr(info.manifest.spec), repr(info.manifest.normalization)
-    tested = fingerprint(model, *network, info.runtime, info.device, info.precision)
-    setting, *parts = (
-        (tested, fingerprint(repr(one), repr(info.manifest.rescaling))) for one in (protocol, *protocol.parts)
-    )
-    posteriors = np.full((len(paths), len(info.manifest.classes)), np.nan, np.float32)
-    missing, seconds = [], 0.0
-    for index, path in enumerate(paths):
-        image = None if cache is None else cache.fingerprint(path)
-        known = None
-        if cache is not None and image is not None:
-            known = cache.get(*setting, image) or _together([cache.get(*part, image) for part in parts])
-        if known is None or known.probabilities.shape != posteriors[index].shape:
-            missing.append(index)
-            continue
-        posteriors[index] = known.probabilities
-        seconds += known.seconds
-        progress()
+    scorer: Scorer = EngineScorer(engine, protocol, batch)
+    if cache is not None:
+        if not model:
+            raise UsageError(
+                "model is empty; a cache needs the fingerprint of the engine's weights to tell models apart"
+            )
+        scorer = CachedScorer(scorer, cache, model=model, info=engine.info, protocol=protocol)
+    posteriors = np.full((len(paths), len(engine.info.manifest.classes)), np.nan, np.float32)  # [n, classes]
     failures: list[Failure] = []
-    results = predict(engine, [paths[index] for index in missing], protocol, batch=batch)
-    began = time.perf_counter()
-    for index, result in zip(missing, results, strict=True):
-        if isinstance(result, Failure):
-            failures.append(result)
+    computed, seconds = 0, 0.0
+    for index, answer in scorer.score(paths):
+        if isinstance(answer, Failure):
+            failures.append(answer)
         else:
-            # Images run at once: what one cost is the time since the last one came.
-            now = time.perf_counter()
-            spent, began = now - began, now
-            posteriors[index] = result.probabilities
-            seconds += spent
-            image = None if cache is None else cache.fingerprint(result.path)
-            if cache is not None and image is not None:
-                cache.put(*setting, image, result.probabilities, spent)
+            posteriors[index] = answer.probabilities
+            seconds += answer.seconds
+            computed += not answer.cached
         progress()
-    return Evaluation(protocol, posteriors, tuple(failures), len(missing) - len(failures), seconds)
-
-
-def _together(parts: Sequence[Known | None]) -> Known | None:
-    """The mean of a protocol's parts, and what they cost together; None where one is not known."""
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts) or len({part.probabilities.shape for part in known}) > 1:
-        return None
-    return Known(fused([part.probabilities for part in known]), sum(part.seconds for part in known))
-
-
-def fused(posteriors: Sequence[Floats]) -> Floats:
-    """The mean of several networks' posteriors, float32 [n, classes] each (section 4.4); NaN where one has none.
-
-    Raises:
-        UsageError: they have other numbers of classes.
-    """
-    if len({rows.shape for rows in posteriors}) > 1:
-        counts = ", ".join(str(rows.shape[1]) for rows in posteriors)
-        raise UsageError(f"networks of {counts} classes cannot be fused: their classes must be the same")
-    return np.asarray(np.mean(np.stack(posteriors), axis=0, dtype=np.float64), np.float32)
+    return Evaluation(protocol, posteriors, tuple(failures), computed, seconds)
 
 
 def error_rates(posteriors: Floats, truth: npt.NDArray[np.int64]) -> ErrorRates:
@@ -209,8 +169,3 @@ def error_rates(posteriors: Floats, truth: npt.NDArray[np.int64]) -> ErrorRates:
     rows, wanted = posteriors[answered], truth[answered]
     failed = len(posteriors) - len(rows)
     return ErrorRates(len(rows), failed, top_k_error(rows, wanted, 1), top_k_error(rows, wanted, 5))
-
-
-def fingerprint(*parts: str) -> str:
-    """One fingerprint of several texts."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

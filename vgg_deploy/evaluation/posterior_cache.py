@@ -1,4 +1,4 @@
-"""Posteriors that are known already, in a file that survives an interruption at any moment."""
+"""A file of posteriors, so that no image is scored twice. It survives an interruption at any moment."""
 
 from __future__ import annotations
 
@@ -16,33 +16,36 @@ from vgg_deploy.files import make_folder, output_errors, sha256_of
 from vgg_deploy.inference.engine import ContextManaged
 from vgg_deploy.network.tensors import Floats
 
-_APPLICATION, _VERSION = 0x76676764, 1  # "vggd" in a SQLite file's header, and the format of the table
+_APPLICATION = 0x76676764  # "vggd", in the header of a SQLite file
+_VERSION = 2  # of the table and of the keys; 1 had keys that changed with the code
 _TABLE = """CREATE TABLE IF NOT EXISTS posteriors (
-    model TEXT NOT NULL, protocol TEXT NOT NULL, image TEXT NOT NULL, probabilities BLOB NOT NULL, seconds REAL NOT NULL,
-    PRIMARY KEY (model, protocol, image)
+    engine TEXT NOT NULL, protocol TEXT NOT NULL, image TEXT NOT NULL, probabilities BLOB NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (engine, protocol, image)
 ) WITHOUT ROWID"""
-# A commit waits for the disk, 14 ms here: once for each image it would be most of a fast engine's time.
+# A commit waits for the disk, 14 ms where it was measured: after each image that would take most of a fast engine's time.
 _FLUSH_S = 1.0
 
 _Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """An image's answer: float32 [classes], and the seconds that it took when it was computed."""
+class CachedPosterior:
+    """An image's posteriors, float32 [classes], and the seconds that they took when they were computed."""
 
     probabilities: Floats
     seconds: float
 
 
 class PosteriorCache(ContextManaged):
-    """A SQLite file of posteriors by model, protocol and image. What was put is in it after a second, and after `close`.
+    """A SQLite file of posteriors by engine, protocol and image.
+
+    What is put is in the file after a second at most, and after `close`. `vgg_deploy.evaluation.cache_key` makes the keys.
 
     Args:
-        path: the file; made where there is none.
+        path: the file; it is created if it does not exist.
 
     Raises:
-        OutputError: it cannot be written, or is no cache.
+        OutputError: the file cannot be written, is not a cache, or is a cache of another version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,13 +69,17 @@ class PosteriorCache(ContextManaged):
             raise
 
     def _claim(self) -> None:
-        """Takes an empty file, or one of ours; writes to it, so that one which cannot be written is noticed now."""
+        """Takes an empty file, or a cache. Writes to it at once, so that a file that cannot be written is noticed now."""
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (version,) = self._file.execute("PRAGMA user_version").fetchone()
         (tables,) = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if (application, version) != (_APPLICATION, _VERSION) and (application or version or tables):
-            what = f"of version {version}" if application == _APPLICATION else "of another program"
-            raise OutputError(f"{self._path} cannot be used as a cache: it is a database {what}; name another file")
+        if application == _APPLICATION and version != _VERSION:
+            raise OutputError(
+                f"{self._path} is a cache of version {version}, and this vgg-deploy uses version {_VERSION}: delete it, or "
+                "name another file"
+            )
+        if application != _APPLICATION and (application or version or tables):
+            raise OutputError(f"{self._path} is a database of another program; name another file for the cache")
         with self._transaction():
             self._file.execute(f"PRAGMA application_id = {_APPLICATION}")
             self._file.execute(f"PRAGMA user_version = {_VERSION}")
@@ -84,13 +91,13 @@ class PosteriorCache(ContextManaged):
         try:
             yield
         except BaseException:
-            if self._file.in_transaction:  # SQLite has ended it itself where the disk is full
+            if self._file.in_transaction:  # if the disk is full, SQLite itself has ended it
                 self._file.execute("ROLLBACK")
             raise
         self._file.execute("COMMIT")
 
     def fingerprint(self, image: Path) -> str | None:
-        """SHA-256 of an image file's bytes, computed once; None where it cannot be read."""
+        """SHA-256 of an image file's bytes, computed once; None if the file cannot be read."""
         if image not in self._images:
             try:
                 self._images[image] = sha256_of(image) if image.is_file() else None
@@ -98,32 +105,37 @@ class PosteriorCache(ContextManaged):
                 self._images[image] = None
         return self._images[image]
 
-    def get(self, model: str, protocol: str, image: str) -> Known | None:
-        """What was put. Each argument is a fingerprint: what it stands for never changes.
+    def get(self, engine: str, protocol: str, image: str) -> CachedPosterior | None:
+        """What was put under this key; None if nothing was.
 
         Raises:
             OutputError: the file is damaged.
         """
-        found = self._waiting.get((model, protocol, image))
-        if found is None:
+        row = self._waiting.get((engine, protocol, image))
+        if row is None:
             try:
-                found = self._file.execute(
-                    "SELECT probabilities, seconds FROM posteriors WHERE model = ? AND protocol = ? AND image = ?",
-                    (model, protocol, image),
+                row = self._file.execute(
+                    "SELECT probabilities, seconds FROM posteriors WHERE engine = ? AND protocol = ? AND image = ?",
+                    (engine, protocol, image),
                 ).fetchone()
             except sqlite3.Error as error:
                 raise OutputError(f"{self._path} cannot be read as a cache: {error}; name another file") from error
-        if found is None or len(found[0]) % 4:
+        if row is None or len(row[0]) % 4:  # bytes that are no float32
             return None
-        return Known(np.frombuffer(found[0], "<f4").astype(np.float32), found[1])
+        return CachedPosterior(np.frombuffer(row[0], "<f4").astype(np.float32), row[1])
 
-    def put(self, model: str, protocol: str, image: str, probabilities: Floats, seconds: float) -> None:
-        """Keeps float32 [classes] and what they cost.
+    def put(self, engine: str, protocol: str, image: str, probabilities: Floats, seconds: float) -> None:
+        """Keeps float32 [classes], and what they cost.
+
+        Args:
+            engine, protocol: see `vgg_deploy.evaluation.cache_key`.
+            image: see `fingerprint`.
+            probabilities, seconds: see `CachedPosterior`.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        self._waiting[model, protocol, image] = probabilities.astype("<f4").tobytes(), seconds
+        self._waiting[engine, protocol, image] = probabilities.astype("<f4").tobytes(), seconds
         if time.monotonic() - self._flushed >= _FLUSH_S:
             self._flush()
 

@@ -23,7 +23,8 @@ import engines
 import vgg_deploy
 from vgg_deploy.cli.engines import model_fingerprint, options_for_each
 from vgg_deploy.cli.weights import WeightFacts
-from vgg_deploy.evaluation.error_rates import error_rates, evaluate, fused, label_by_folder
+from vgg_deploy.evaluation.error_rates import error_rates, evaluate, label_by_folder
+from vgg_deploy.evaluation.fusion import fused
 from vgg_deploy.evaluation.paper import ROWS
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import numbered_classes

@@ -18,9 +18,9 @@ from vgg_deploy.evaluation.error_rates import (
     error_rates,
     evaluate,
     folder_name,
-    fused,
     label_by_folder,
 )
+from vgg_deploy.evaluation.fusion import fused
 from vgg_deploy.evaluation.posterior_cache import PosteriorCache
 from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.network.classes import ClassName, numbered_classes

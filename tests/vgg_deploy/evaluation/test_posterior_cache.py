@@ -90,7 +90,7 @@ def test_another_programs_database_is_refused_and_left_as_it_is(path: Path) -> N
         file.execute("CREATE TABLE posteriors (mine TEXT)")
     file.close()
     before = path.read_bytes()
-    with pytest.raises(OutputError, match="it is a database of another program; name another file"):
+    with pytest.raises(OutputError, match="is a database of another program; name another file for the cache"):
         PosteriorCache(path)
     assert path.read_bytes() == before
 
@@ -100,7 +100,7 @@ def test_a_cache_of_another_version_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as file:
         file.execute("PRAGMA user_version = 99")
     file.close()
-    with pytest.raises(OutputError, match="it is a database of version 99"):
+    with pytest.raises(OutputError, match="is a cache of version 99, and this vgg-deploy uses version 2: delete it"):
         PosteriorCache(path)
 
 

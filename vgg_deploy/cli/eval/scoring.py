@@ -137,7 +137,8 @@ def _row(
     *,
     paper: bool,
 ) -> Row:
-    from vgg_deploy.evaluation.error_rates import error_rates, fused
+    from vgg_deploy.evaluation.error_rates import error_rates
+    from vgg_deploy.evaluation.fusion import fused
     from vgg_deploy.evaluation.paper import paper_row
 
     posteriors = fused([evaluation.posteriors for evaluation in evaluations])  # [n, classes]

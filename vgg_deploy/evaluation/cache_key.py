@@ -1,0 +1,63 @@
+"""The texts under which posteriors are cached: what must be the same for an answer to be the same.
+
+A key is written out name by name, so that renaming a class or a field in the code leaves it as it is. A field that changes
+answers must be added here. That makes new keys, and what was cached before is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from vgg_deploy.inference.engine import EngineInfo
+from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.views.protocols import Protocol
+
+
+def engine_key(info: EngineInfo, model: str) -> str:
+    """The key of an engine: its weights, its network and what computes it.
+
+    Class names and S are not in it: they change no answer.
+
+    Args:
+        info: the engine's.
+        model: fingerprint of its weights.
+    """
+    spec, normalization = info.manifest.spec, info.manifest.normalization
+    key: dict[str, object] = {
+        "model": model,
+        "runtime": info.runtime,
+        "device": info.device,
+        "precision": info.precision,
+    }
+    if spec is not None:
+        key["network"] = {
+            "configuration": spec.configuration,
+            "width_divisor": spec.width_divisor,
+            "crop": spec.crop,
+            "fc_width": spec.fc_width,
+            "classes": spec.classes,
+            "fine": spec.fine,
+        }
+    if normalization is not None:
+        key["normalization"] = {"mean": list(normalization.mean), "std": list(normalization.std)}
+    return json.dumps(key)
+
+
+def protocol_key(protocol: Protocol, rescaling: Rescaling) -> str:
+    """The key of a test: which views are scored, and how images are rescaled for them."""
+    return json.dumps(
+        {
+            "protocol": protocol.name,
+            "scales": list(protocol.scales),
+            "crop": protocol.crop,
+            "mirror": protocol.mirror,
+            "filter": rescaling.filter,
+            "rounding": rescaling.rounding,
+        }
+    )
+
+
+def fingerprint(*texts: str) -> str:
+    """One SHA-256 of several texts."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
