@@ -86,7 +86,8 @@ class Histogram(Extremes):
     def add(self, values: Floats) -> None:
         super().add(values)
         while max(self.largest) >= self.limit:
-            self.counts = np.concatenate((self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)))
+            merged = self.counts.reshape(-1, 2).sum(1)  # [BINS / 2]
+            self.counts = np.concatenate((merged, np.zeros(BINS // 2, np.int64)))  # [BINS]
             self.limit *= 2
         bins = (np.abs(values[values != 0]) * np.float32(BINS / self.limit)).astype(np.int32)
         self.counts += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
@@ -119,13 +120,13 @@ def _divergence_at(counts: npt.NDArray[np.int64], bins: int) -> float:
     """Divergence of the first `bins` bins, with all values beyond in the last, from their approximation by 128
     levels.
     """
-    inside = counts[:bins].astype(np.float64)
+    inside = counts[:bins].astype(np.float64)  # [bins]
     clipped = inside.copy()
     clipped[-1] += counts[bins:].sum()
-    level = np.arange(bins) * LEVELS // bins
-    sums = np.bincount(level, weights=inside, minlength=LEVELS)
-    occupied = np.bincount(level, weights=inside > 0, minlength=LEVELS)
-    spread = np.where(inside > 0, (sums / np.maximum(occupied, 1))[level], 0.0)
+    level = np.arange(bins) * LEVELS // bins  # [bins], the level of each bin
+    sums = np.bincount(level, weights=inside, minlength=LEVELS)  # [LEVELS]
+    occupied = np.bincount(level, weights=inside > 0, minlength=LEVELS)  # [LEVELS]
+    spread = np.where(inside > 0, (sums / np.maximum(occupied, 1))[level], 0.0)  # [bins]
     p, q = clipped / clipped.sum(), spread / max(spread.sum(), 1.0)
     nonzero = p > 0
     return float((p[nonzero] * np.log(p[nonzero] / np.maximum(q[nonzero], 1e-12))).sum())

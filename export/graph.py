@@ -99,11 +99,11 @@ def build_graph(
 def _normalize(graph: GraphWriter, normalization: Normalization) -> None:
     # Cast comes first: TensorRT takes no other operator on a uint8 input. The std is not folded into conv1_1, whose
     # weights would then fall below FP16's normal range.
-    graph.cast(FLOAT, "cast")
+    graph.cast(FLOAT, "cast")  # [n, h, w, 3]
     graph.add("Sub", "subtract_mean", graph.constant("mean_rgb", np.array(normalization.mean, np.float32)))
     if normalization.std != (1.0, 1.0, 1.0):
         graph.add("Div", "divide_std", graph.constant("std_rgb", np.array(normalization.std, np.float32)))
-    graph.add("Transpose", "transpose", perm=[0, 3, 1, 2])
+    graph.add("Transpose", "transpose", perm=[0, 3, 1, 2])  # [n, 3, h, w]
 
 
 def _layer(
@@ -147,7 +147,7 @@ def _spatial_mean(graph: GraphWriter, options: GraphOptions) -> None:
     graph.add("GlobalAveragePool", SPATIAL_MEAN)
     if options.features:
         mean = graph.tensor
-        graph.add("Flatten", FEATURES, axis=1)
+        graph.add("Flatten", FEATURES, axis=1)  # [n, fc_width]
         graph.tensor = mean
 
 
@@ -157,8 +157,8 @@ def _features_from_map(graph: GraphWriter, fc8: int) -> None:
     graph.cast(FLOAT, "features_to_float32")
     if fc8 == FLOAT:  # fc8 reads the same cast
         before = graph.tensor, graph.type
-    graph.add("GlobalAveragePool", "features_mean")
-    graph.add("Flatten", FEATURES, axis=1)
+    graph.add("GlobalAveragePool", "features_mean")  # [n, fc_width, 1, 1]
+    graph.add("Flatten", FEATURES, axis=1)  # [n, fc_width]
     graph.tensor, graph.type = before
 
 
@@ -169,10 +169,10 @@ def _posteriors(graph: GraphWriter, options: GraphOptions) -> None:
             graph.model.graph.node[-1].output[0] = SCORE_MAP
             graph.tensor = SCORE_MAP
         graph.cast(FLOAT, "scores_to_float32", output=SCORE_MAP)
-        graph.add("GlobalAveragePool", "spatial_mean")
+        graph.add("GlobalAveragePool", "spatial_mean")  # [n, classes, rows, columns] -> [n, classes, 1, 1]
     else:
         graph.cast(FLOAT, "scores_to_float32")
-    graph.add("Flatten", "scores", axis=1)
+    graph.add("Flatten", "scores", axis=1)  # [n, classes]
     graph.add("Softmax", "softmax", output=PROBABILITIES, axis=1)
 
 

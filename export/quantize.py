@@ -62,8 +62,8 @@ def quantized_weights(
     Returns:
         int8 weights of the same shape, -127..127, and scales [out].
     """
-    largest = np.maximum(weights.max(axis=(1, 2, 3)), -weights.min(axis=(1, 2, 3)))  # without a copy of the weights
-    steps = largest.astype(np.float64) / 127
+    largest = np.maximum(weights.max(axis=(1, 2, 3)), -weights.min(axis=(1, 2, 3)))  # [out], without copying weights
+    steps = largest.astype(np.float64) / 127  # [out]
     if bias is not None and activation is not None:
         steps = np.maximum(steps, np.abs(bias) / (activation.scale.astype(np.float64) * _LARGEST_BIAS))
     scales = np.array([_scale(value, dtype) for value in steps.tolist()])
@@ -77,7 +77,7 @@ def quantized_bias(
     bias: Floats, activation: Levels, weight_scales: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.int32], Floats]:
     """Bias as ONNX Runtime's integer kernels take it: int32 [out], in the units of the sum, and scales [out]."""
-    scales = (activation.scale.astype(np.float64) * weight_scales).astype(np.float32)
+    scales = (activation.scale.astype(np.float64) * weight_scales).astype(np.float32)  # [out]
     limits = np.iinfo(np.int32)
     return np.clip(np.rint(bias / scales.astype(np.float64)), limits.min, limits.max).astype(np.int32), scales
 

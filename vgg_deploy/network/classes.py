@@ -103,11 +103,11 @@ def first_other_class(these: Sequence[ClassName], those: Sequence[ClassName]) ->
     One network may use the WordNet id and the other the word, as long as nothing contradicts that they are the same
     class.
     """
-    for index, (one, other) in enumerate(zip(these, those, strict=False)):
-        if one.id == other.id:
+    for index, pair in enumerate(zip(these, those, strict=False)):
+        if pair[0].id == pair[1].id:
             continue
-        spellings = [{*_spellings(name.id), *_spellings(name.label)} for name in (one, other)]
-        if _other_synsets(one, other) or not spellings[0] & spellings[1]:
+        spellings = [{*_spellings(name.id), *_spellings(name.label)} for name in pair]
+        if _other_synsets(*pair) or not spellings[0] & spellings[1]:
             return index
     return None if len(these) == len(those) else min(len(these), len(those))
 
@@ -117,15 +117,15 @@ def _nearest(folder: str, classes: Sequence[ClassName]) -> list[str]:
 
     def likeness(name: str) -> float:
         pairs = itertools.product(_spellings(folder), _spellings(name))
-        return max(difflib.SequenceMatcher(None, one, other).ratio() for one, other in pairs)
+        return max(difflib.SequenceMatcher(None, left, right).ratio() for left, right in pairs)
 
     names = dict.fromkeys(text for name in classes for text in (name.label, name.id))
     return sorted(names, key=likeness, reverse=True)[:3]
 
 
-def _other_synsets(one: ClassName, other: ClassName) -> bool:
+def _other_synsets(name: ClassName, other: ClassName) -> bool:
     """Whether both have a WordNet id, and the ids differ."""
-    ids, other_ids = _wordnet_ids(one), _wordnet_ids(other)
+    ids, other_ids = _wordnet_ids(name), _wordnet_ids(other)
     return bool(ids and other_ids) and not ids & other_ids
 
 

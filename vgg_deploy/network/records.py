@@ -42,12 +42,12 @@ def from_json(kind: type[Record], text: str, version: int, where: str, key: str 
         data = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: its manifest is not JSON ({error})") from error
-    found = data.get(key) if isinstance(data, dict) else None
-    if found is None and key != "version":
+    stated = data.get(key) if isinstance(data, dict) else None
+    if stated is None and key != "version":
         raise ManifestError(f"{where}: its manifest has no {key}: another tool wrote it, or it is damaged")
-    if found != version:
+    if stated != version:
         raise ManifestError(
-            f"{where}: its manifest has version {found!r}, this vgg_deploy reads {version}; "
+            f"{where}: its manifest has version {stated!r}, this vgg_deploy reads {version}; "
             f"{'export' if key == 'version' else 'build'} it again, or install the vgg_deploy that wrote it"
         )
     try:

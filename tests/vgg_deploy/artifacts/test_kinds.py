@@ -11,9 +11,18 @@ from vgg_deploy.artifacts.kinds import CHECKPOINT, CHECKPOINT_SUFFIXES, ONNX, PL
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("a.plan", PLAN), ("a.engine", PLAN), ("a.onnx", ONNX), ("a", ONNX), ("a.plan.json", ONNX)],
+    [
+        ("a.plan", PLAN),
+        ("a.engine", PLAN),
+        ("a.onnx", ONNX),
+        ("a.bin", CHECKPOINT),
+        ("a.ckpt", CHECKPOINT),
+        ("a.pth.tar", CHECKPOINT),
+        ("a", ONNX),
+        ("a.plan.json", ONNX),
+    ],
 )
-def test_a_plan_has_an_ending_of_its_own_and_every_other_file_is_taken_for_onnx(name: str, kind: str) -> None:
+def test_plans_and_checkpoints_have_endings_and_every_other_file_is_taken_for_onnx(name: str, kind: str) -> None:
     assert kind_of(Path(name)) == kind
 
 
