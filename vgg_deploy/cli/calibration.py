@@ -203,7 +203,7 @@ def _split(request: Int8Request, manifest: Manifest) -> tuple[Sample, Sample | N
     wanted, dynamic = request.images or INT8_IMAGES, request.network.dynamic
     if wanted < LEAST_IMAGES:
         raise UsageError(
-            f"--calibration-images is {wanted}. INT8 ranges need at least {LEAST_IMAGES} images; a hundred are better."
+            f"--calibration-images is {wanted}. INT8 ranges need at least {LEAST_IMAGES} images; a hundred are better"
         )
     drawn = draw_sample(request.folder, wanted + request.held_out, manifest, dynamic=dynamic)
     readable = len(drawn.paths)
@@ -233,14 +233,14 @@ def _calibrating(request: Int8Request, readable: int, wanted: int) -> int:
         others = " and as many others to judge them" if judged else ""
         raise UsageError(
             f"{folder} has {readable} readable image{'s' if readable > 1 else ''}. INT8 ranges need at least "
-            f"{LEAST_IMAGES}{others}; a hundred are better."
+            f"{LEAST_IMAGES}{others}; a hundred are better"
         )
     if request.images is None or count == wanted:
         return count
     if judged:
         raise UsageError(
             f"{folder} has {readable} readable images, too few for {wanted} that calibrate and as many that judge; "
-            f"give more images, or --calibration-images {count}."
+            f"give more images, or --calibration-images {count}"
         )
     notice(f"{folder} has {readable} readable images; --calibration-images asks for {wanted}")
     return count

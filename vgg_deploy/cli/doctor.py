@@ -54,10 +54,10 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
     from engines.trt.check import Examination
 
     if not re.fullmatch(r"cuda(:\d+)?", device, re.ASCII):
-        raise UsageError(f"--device is {device!r}. Plans run on NVIDIA GPUs; expected cuda or cuda:N.")
+        raise UsageError(f"--device is {device!r}. Plans run on NVIDIA GPUs; expected cuda or cuda:N")
     if kind_of(plan) != PLAN:
         raise UsageError(
-            f"{plan} is not a plan ({', '.join(PLAN_SUFFIXES)}). To check an ONNX file, use vgg-deploy verify."
+            f"{plan} is not a plan ({', '.join(PLAN_SUFFIXES)}). To check an ONNX file, use vgg-deploy verify"
         )
     runs, verdicts = True, {True: "ok", False: "no", None: "-"}
     for check in Examination(plan, EngineOptions(device=device, cuda_api=cuda_api)).checks():

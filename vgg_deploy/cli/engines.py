@@ -36,7 +36,7 @@ def refuse_facts(path: Path, facts: WeightFacts) -> None:
     if facts.about_training:
         raise UsageError(
             f"{path} is {kind_of(path)}, and its manifest states how the network was trained: "
-            "leave out --arch, --normalization, --mean, --std and --train-scale."
+            "leave out --arch, --normalization, --mean, --std and --train-scale"
         )
 
 
@@ -79,7 +79,7 @@ def open_any(
 
 def _open_checkpoint(path: Path, options: EngineOptions, facts: WeightFacts, say: Callable[[str], None]) -> Engine:
     if options.runtime != "auto":
-        raise UsageError(f"{path} is a checkpoint, which PyTorch runs; leave out --runtime.")
+        raise UsageError(f"{path} is a checkpoint, which PyTorch runs; leave out --runtime")
     options.check_onnx_options(path, CHECKPOINT)
     options.check_plan_options(path)
     checkpoint = read_weights(path, facts)

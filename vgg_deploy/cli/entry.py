@@ -80,4 +80,4 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {describe_os_error(error)}"
     text = " ".join(str(error).split())
-    return f"unexpected {type(error).__name__}: {text}. This is a bug in vgg_deploy; add --debug to see where."
+    return f"unexpected {type(error).__name__}: {text}. This is a bug in vgg_deploy; add --debug to see where"

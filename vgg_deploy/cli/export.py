@@ -148,13 +148,13 @@ def command(
     """Write a network as fully convolutional ONNX: the FC layers become convolutions. The file holds a manifest."""
     _check_precision(options, calibration, limits)
     if options.fine and not options.dynamic:
-        raise click.UsageError("--fine requires --dynamic: a single crop has one position either way.")
+        raise click.UsageError("--fine requires --dynamic: a single crop has one position either way")
     require_torch("exporting a checkpoint")
     from export import export
 
     budget = limits.budget()
     if calibration.held_out is not None and budget is None:
-        raise click.UsageError("--held-out requires --max-drop or --min-agreement.")
+        raise click.UsageError("--held-out requires --max-drop or --min-agreement")
     checkpoint = source.read(facts)
     path = _output_path(output, source.weights, checkpoint.manifest)
     result = export(
@@ -176,14 +176,14 @@ def command(
 def _check_precision(options: ExportOptions, calibration: CalibrationOptions, limits: BudgetOptions) -> None:
     """Raises click.UsageError for options that contradict each other."""
     if calibration.folder is not None and not (options.fp16 or options.int8):
-        raise click.UsageError("--calibration requires --fp16 or --int8.")
+        raise click.UsageError("--calibration requires --fp16 or --int8")
     if options.int8 and calibration.folder is None:
         raise click.UsageError(
-            "--int8 requires --calibration DIR, a folder of real images like those that the network will see."
+            "--int8 requires --calibration DIR, a folder of real images like those that the network will see"
         )
     if options.int8 and options.fp16 and calibration.target == "onnxruntime":
         raise click.UsageError(
-            "--target onnxruntime excludes --fp16: ONNX Runtime's CPU kernels have no FP16; leave out one of them."
+            "--target onnxruntime excludes --fp16: ONNX Runtime's CPU kernels have no FP16; leave out one of them"
         )
     only_int8 = {
         "--calibration-method": calibration.method,
@@ -194,16 +194,16 @@ def _check_precision(options: ExportOptions, calibration: CalibrationOptions, li
     }
     for option, value in only_int8.items():
         if value is not None and not options.int8:
-            raise click.UsageError(f"{option} requires --int8.")
+            raise click.UsageError(f"{option} requires --int8")
 
 
 def _output_path(output: Path | None, weights: str | None, manifest: Manifest) -> Path:
     assert manifest.spec is not None
     path = output or Path(f"{manifest.spec.common_name}.onnx")
     if kind_of(path) == CHECKPOINT:
-        raise click.UsageError(f"--output {path} has the ending of a checkpoint; name an .onnx file.")
+        raise click.UsageError(f"--output {path} has the ending of a checkpoint; name an .onnx file")
     if weights is not None and path.exists() and Path(weights).exists() and path.samefile(weights):
-        raise click.UsageError(f"--output {path} would overwrite the checkpoint; name another file.")
+        raise click.UsageError(f"--output {path} would overwrite the checkpoint; name another file")
     return path
 
 

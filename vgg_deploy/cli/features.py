@@ -130,19 +130,19 @@ def _require_split(data: Path) -> None:
     for part in SPLIT:
         if not (data / part).is_dir():
             raise UsageError(
-                f"{data / part}: no such folder. --svm fits on DATA/train/CLASS/* and tests on DATA/val/CLASS/*."
+                f"{data / part}: no such folder. --svm fits on DATA/train/CLASS/* and tests on DATA/val/CLASS/*"
             )
 
 
 def _check_classes(train: Sequence[str], val: Sequence[str]) -> None:
     """Raises UsageError if no SVM can separate these folders."""
     if len(set(train)) < 2:
-        raise UsageError("An SVM needs images of two classes or more in DATA/train/CLASS/*.")
+        raise UsageError("an SVM needs images of two classes or more in DATA/train/CLASS/*")
     unknown = sorted(set(val) - set(train))
     if unknown:
         raise UsageError(
             f"DATA/val has the folder {unknown[0]!r} and DATA/train does not, so the SVM could never predict it. "
-            "Both must have the same folders."
+            "Both must have the same folders"
         )
 
 
@@ -151,7 +151,7 @@ def _protocol(engine: Engine, model: Path, views: ProtocolOptions) -> Protocol:
 
     info = engine.info
     if FEATURES not in info.outputs:
-        raise UsageError(f"{model} has no output features; export it with --features.")
+        raise UsageError(f"{model} has no output features; export it with --features")
     choice = views.choose(info)
     for text in choice.notices:
         notice(text)

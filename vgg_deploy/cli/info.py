@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Print the layers of a configuration: output size, parameters, MACs and receptive field."""
     if size is not None and len(size) > 2:
-        raise click.UsageError(f"--size has {len(size)} numbers; expected HEIGHT,WIDTH or one number.")
+        raise click.UsageError(f"--size has {len(size)} numbers; expected HEIGHT,WIDTH or one number")
     if fc_width is None:
         fc_width = max(1, 4096 // max(1, width_divisor))
     spec = NetworkSpec(arch, width_divisor, crop, fc_width, classes)

@@ -23,7 +23,7 @@ def output_file(where: str | None) -> Path | None:
 def check_stdout(json_path: str | None, csv_path: str | None) -> None:
     """Raises click.UsageError if both reports would go to stdout."""
     if json_path == csv_path == STDOUT:
-        raise click.UsageError("--json - and --csv - cannot both write to stdout; give a file to one of them.")
+        raise click.UsageError("--json - and --csv - cannot both write to stdout; give a file to one of them")
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
@@ -39,13 +39,11 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) ->
     options: dict[Path, str] = {}
     for option, path in outputs.items():
         if path is not None and (other := options.setdefault(path.resolve(), option)) != option:
-            raise click.UsageError(f"{other} and {option} both name {path}; give each its own file.")
-    present = {_identity(path): path for path in outputs.values() if path is not None and path.exists()}
+            raise click.UsageError(f"{other} and {option} both name {path}; give each its own file")
+    present = {_identity(path): option for option, path in outputs.items() if path is not None and path.exists()}
     for path in inputs if present else ():
-        if path.exists() and _identity(path) in present:
-            raise click.UsageError(
-                f"Results would overwrite the input {path}; give another file than {present[_identity(path)]}."
-            )
+        if path.exists() and (overwriting := present.get(_identity(path))) is not None:
+            raise click.UsageError(f"{overwriting} would overwrite the input {path}; give it another file")
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -66,6 +64,6 @@ def write_text(where: str, text: str) -> None:
 def check_plot(path: Path) -> None:
     """Raises UsageError for a picture that cannot be drawn or written."""
     if path.suffix.lower() not in PLOT_ENDINGS:
-        raise click.UsageError(f"--plot is {path}; expected a file name that ends in {', '.join(PLOT_ENDINGS)}.")
+        raise click.UsageError(f"--plot is {path}; expected a file name that ends in {', '.join(PLOT_ENDINGS)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError("matplotlib", "train", "--plot")

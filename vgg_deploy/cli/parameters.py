@@ -57,7 +57,7 @@ def comma_integers(_ctx: click.Context, _parameter: click.Parameter, value: str 
         return tuple(int(number) for number in value.split(","))
     except ValueError:
         raise click.BadParameter(
-            f"{value!r} is not a comma-separated list of whole numbers, such as 256,288,320."
+            f"{value!r} is not a comma-separated list of whole numbers, such as 256,288,320"
         ) from None
 
 
@@ -74,7 +74,7 @@ def rgb_triple(
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3:
-        raise click.BadParameter(f"{value!r} is not R,G,B in units of 0..255, such as 123.68,116.779,103.939.")
+        raise click.BadParameter(f"{value!r} is not R,G,B in units of 0..255, such as 123.68,116.779,103.939")
     red, green, blue = numbers
     return red, green, blue
 
@@ -85,7 +85,7 @@ def train_scale(ctx: click.Context, parameter: click.Parameter, value: str | Non
     if numbers is None:
         return None
     if len(numbers) > 2:
-        raise click.BadParameter(f"{value!r} has {len(numbers)} numbers; expected S or Smin,Smax.")
+        raise click.BadParameter(f"{value!r} has {len(numbers)} numbers; expected S or Smin,Smax")
     try:
         return TrainScale(numbers[0], numbers[-1])
     except UsageError as error:
@@ -101,14 +101,14 @@ def chosen_normalization(
         UsageError: a mean or std that contradicts the name; numbers in units of 0..1.
     """
     if name == "torchvision" and (mean or std):
-        raise UsageError("--normalization torchvision has its own mean and std; give --mean and --std without it.")
+        raise UsageError("--normalization torchvision has its own mean and std; give --mean and --std without it")
     if name == "paper" and std:
-        raise UsageError("--normalization paper does not divide; give --mean and --std without it.")
+        raise UsageError("--normalization paper does not divide; give --mean and --std without it")
     if mean is None and name is not None:
         return NORMALIZATIONS[name]
     if mean is None:
         if std is not None:
-            raise UsageError("--std requires --mean; both are in units of 0..255.")
+            raise UsageError("--std requires --mean; both are in units of 0..255")
         return None
     std = std or (1.0, 1.0, 1.0)
     if (any(mean) and max(mean) <= 1) or (std != (1.0, 1.0, 1.0) and max(std) <= 1):

@@ -70,7 +70,7 @@ def command(
     from export.verify import read_views
 
     if not reference.is_file():
-        raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file.")
+        raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
     if kind_of(reference) != CHECKPOINT:
         refuse_facts(reference, facts)
     manifests = {path: _manifest(path, options.labels) for path in models}
@@ -206,7 +206,7 @@ def _manifest(path: Path, labels: str | None) -> Manifest:
         return read_manifest(path, labels)
     plan = read_plan(path)
     if plan is None:
-        raise UsageError(f"{path} has no manifest beside it, so what it computes is unknown; build it again.")
+        raise UsageError(f"{path} has no manifest beside it, so what it computes is unknown; build it again")
     return plan.manifest
 
 

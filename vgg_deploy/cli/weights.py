@@ -194,7 +194,7 @@ def _imagenet(facts: WeightFacts) -> Checkpoint:
     if facts.normalization is not None or facts.train_scale is not None:
         raise UsageError(
             "torchvision's ImageNet weights have their own normalization and S; "
-            "leave out --normalization, --mean, --std and --train-scale, or give --weights FILE."
+            "leave out --normalization, --mean, --std and --train-scale, or give --weights FILE"
         )
     checkpoint = imagenet(facts.configuration or "D")
     if facts.labels is None:

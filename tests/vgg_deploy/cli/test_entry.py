@@ -131,11 +131,11 @@ def test_a_missing_package_names_the_extra_and_exits_2(run: Callable[..., Any]) 
         ),
         (
             KeyError("fc6\nfc7"),
-            "Error: unexpected KeyError: 'fc6\\nfc7'. This is a bug in vgg_deploy; add --debug to see where.\n",
+            "Error: unexpected KeyError: 'fc6\\nfc7'. This is a bug in vgg_deploy; add --debug to see where\n",
         ),
         (
             RuntimeError("first\n  second"),
-            "Error: unexpected RuntimeError: first second. This is a bug in vgg_deploy; add --debug to see where.\n",
+            "Error: unexpected RuntimeError: first second. This is a bug in vgg_deploy; add --debug to see where\n",
         ),
     ],
 )

@@ -307,7 +307,7 @@ def test_mirrors_can_be_left_out(evaluated: Callable[..., Any], fakes: Callable[
         (("--arch", "D"), "leave out --arch, --normalization, --mean, --std and --train-scale"),
         (("--train-scale", "40"), "a.onnx is an ONNX file, and its manifest states how the network was trained"),
         (("--runtime", "tensorflow"), "'tensorflow'"),
-        (("more",), "Expected one folder of labelled images, received"),
+        (("more",), "expected one folder of labelled images, received"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -434,9 +434,9 @@ def test_labels_name_the_classes_of_a_model_that_has_other_names(
     [
         (
             "order",
-            "Class 3 is n03028079 in a.onnx and n03888257 in b.onnx. Networks with different classes",
+            "class 3 is n03028079 in a.onnx and n03888257 in b.onnx. Networks with different classes",
         ),
-        ("other", "Class 4 is n03888257 in a.onnx and n07777777 in b.onnx"),
+        ("other", "class 4 is n03888257 in a.onnx and n07777777 in b.onnx"),
         ("fewer", "a.onnx has 5 classes and b.onnx has 6, so they cannot be fused"),
     ],
 )
@@ -689,7 +689,7 @@ def test_a_cache_over_what_is_read_is_refused(evaluated: Callable[..., Any], tmp
     shutil.copy(TINY, tmp_path / "copy.onnx")
     done = evaluated("--cache", tmp_path / "copy.onnx", engine=(tmp_path / "copy.onnx",))
     assert done.code == 2
-    assert "Results would overwrite" in done.err
+    assert "would overwrite the input" in done.err
     assert (tmp_path / "copy.onnx").read_bytes() == TINY.read_bytes()
 
 
@@ -868,7 +868,7 @@ def test_reports_do_not_overwrite_what_they_are_made_from(
         before = target.read_bytes()
         done = evaluated(option, target, engine=(model,))
         assert done.code == 2
-        assert "Results would overwrite" in done.err
+        assert "would overwrite the input" in done.err
         assert target.read_bytes() == before
 
 

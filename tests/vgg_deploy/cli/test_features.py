@@ -222,8 +222,8 @@ def test_the_watch_sees_batches(describe: Callable[..., Any], data: Path, watche
         (("--scales", "31"), "scale 31 is below the network's crop of 32"),
         (("--scales", "a"), "'a' is not a comma-separated list of whole numbers"),
         (("--arch", "D"), "leave out --arch, --normalization, --mean, --std and --train-scale"),
-        (("-o", "data/owls/1.png"), "Results would overwrite"),
-        (("-o", "model.onnx"), "Results would overwrite"),
+        (("-o", "data/owls/1.png"), "would overwrite the input"),
+        (("-o", "model.onnx"), "would overwrite the input"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -281,7 +281,7 @@ def test_folders_of_which_no_svm_can_come_exit_2_first(
     shutil.rmtree(split / "train" / "red")
     done = describe(split, "--svm")
     assert done.code == 2
-    assert "An SVM needs images of two classes or more" in done.err
+    assert "an SVM needs images of two classes or more" in done.err
     assert watched == []
 
 

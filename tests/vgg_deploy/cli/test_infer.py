@@ -788,7 +788,7 @@ def test_results_do_not_overwrite_what_they_are_made_from(
         before = target.read_bytes()
         done = infer(photos, option, target, engine=engine)
         assert done.code == 2
-        assert f"Results would overwrite the input {target}" in done.err
+        assert f"{option} would overwrite the input {target}" in done.err
         assert target.read_bytes() == before
 
 

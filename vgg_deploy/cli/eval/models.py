@@ -89,7 +89,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     """
     repeated = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
     if repeated:
-        raise click.UsageError(f"--engine {repeated[0]} is given twice. Fusing a model with itself changes nothing.")
+        raise click.UsageError(f"--engine {repeated[0]} is given twice. Fusing a model with itself changes nothing")
     same_name = Counter(path.name for path in paths)
     return [path.name if same_name[path.name] == 1 else str(path) for path in paths]
 
@@ -102,11 +102,11 @@ def check_same_classes(names: Sequence[str], infos: Sequence[EngineInfo]) -> Non
         if len(first) != len(other):
             raise UsageError(
                 f"{names[0]} has {len(first)} classes and {name} has {len(other)}, so they cannot be fused; "
-                "test them one at a time."
+                "test them one at a time"
             )
         index = first_other_class(first, other)
         if index is not None:
             raise UsageError(
-                f"Class {index} is {first[index].id} in {names[0]} and {other[index].id} in {name}. Networks with "
-                "different classes, or another order of classes, cannot be fused; test them one at a time."
+                f"class {index} is {first[index].id} in {names[0]} and {other[index].id} in {name}. Networks with "
+                "different classes, or another order of classes, cannot be fused; test them one at a time"
             )

@@ -37,11 +37,11 @@ def folder_and_protocols(data: tuple[str, ...], protocols: tuple[str, ...]) -> t
         names += [folder for folder in folders if not Path(folder).exists()]
     for name in names:
         if name not in known:
-            raise click.UsageError(f"--protocol is {name!r}; expected {', '.join(PROTOCOLS)} or {ALL}.")
+            raise click.UsageError(f"--protocol is {name!r}; expected {', '.join(PROTOCOLS)} or {ALL}")
     if len(folders) != 1:
         raise click.UsageError(
-            f"Expected one folder of labelled images, received {', '.join(folders) or 'none'}. "
-            "Write ./NAME for a folder whose name is that of a protocol."
+            f"expected one folder of labelled images, received {', '.join(folders) or 'none'}. "
+            "Write ./NAME for a folder whose name is that of a protocol"
         )
     return folders[0], [ALL] if ALL in names else list(dict.fromkeys(names))
 

@@ -35,10 +35,10 @@ class Heatmaps:
         if protocol.name not in WHOLE_IMAGE_PROTOCOLS:
             raise click.UsageError(
                 "--heatmaps shows whole images and central crops, "
-                f"and protocol {protocol.name} scores other crops; use dense, multiscale or center."
+                f"and protocol {protocol.name} scores other crops; use dense, multiscale or center"
             )
         if SCORE_MAP not in info.outputs:
-            raise UsageError("--heatmaps needs a model with the output score_map; export it with --score-map.")
+            raise UsageError("--heatmaps needs a model with the output score_map; export it with --score-map")
         with output_errors(folder):
             make_folder(folder)
         self._folder, self._manifest = folder, info.manifest
