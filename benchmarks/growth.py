@@ -150,13 +150,19 @@ def draw(of_pixels: Any, of_images: Any, of_threads: Any) -> Any:
 
 def prose(network: str, image: str, photos: str, repetitions: int) -> tuple[dict[str, str], list[str]]:
     """The methods of the tables, and the details of the page."""
+    size = f"{THREADS_SIZE.height}x{THREADS_SIZE.width}"
     methods = {
-        "pixels": f"{network} on {image} in memory, rescaled to each size, on all cores. Contestants take turns in "
-        f"{repetitions} repetitions. The share is that of the machine's matrix-multiply peak in the same precision.",
-        "images": f"`vgg-deploy infer` runs in a process of its own on {photos}, again and again; start-up is included. "
-        "The network is D at an eighth of its width with random weights. One scale is tested, without mirrors.",
-        "threads": f"{network} on {image} of {THREADS_SIZE.height}x{THREADS_SIZE.width} in memory. Each number of threads "
-        f"takes turns, in {repetitions} repetitions.",
+        "pixels": (
+            f"{network} on {image} in memory, rescaled to each size, on all cores. Contestants take turns in "
+            f"{repetitions} repetitions. The share is that of the machine's matrix-multiply peak in the same precision."
+        ),
+        "images": (
+            f"`vgg-deploy infer` runs in a process of its own on {photos}, again and again, with start-up. The network "
+            "is D at an eighth of its width with random weights. One scale is tested, without mirrors."
+        ),
+        "threads": (
+            f"{network} on {image} of {size} in memory. The numbers of threads take turns in {repetitions} repetitions."
+        ),
     }
     details = [
         f"{OWN_PROCESSES} {SPREAD}",
