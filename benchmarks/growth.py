@@ -22,7 +22,7 @@ from benchmarks.many_images import images
 from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import CPU_RUNTIMES, our_calls
-from benchmarks.report import OWN_PROCESSES, PEAK, SPREAD, Page, Table, canvas, faster, spread
+from benchmarks.report import OWN_PROCESSES, PEAK, SPREAD, Page, Table, canvas, counted, faster, spread
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.batches import Batch
@@ -154,14 +154,16 @@ def prose(network: str, image: str, photos: str, repetitions: int) -> tuple[dict
     methods = {
         "pixels": (
             f"{network} on {image} in memory, rescaled to each size, on all cores. Contestants take turns in "
-            f"{repetitions} repetitions. The share is that of the machine's matrix-multiply peak in the same precision."
+            f"{counted(repetitions, 'repetition')}. The share is that of the machine's matrix-multiply peak in the "
+            "same precision."
         ),
         "images": (
             f"`vgg-deploy infer` runs in a process of its own on {photos}, again and again, with start-up. The network "
             "is D at an eighth of its width with random weights. One scale is tested, without mirrors."
         ),
         "threads": (
-            f"{network} on {image} of {size} in memory. The numbers of threads take turns in {repetitions} repetitions."
+            f"{network} on {image} of {size} in memory. The numbers of threads take turns in "
+            f"{counted(repetitions, 'repetition')}."
         ),
     }
     details = [

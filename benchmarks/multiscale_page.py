@@ -19,7 +19,7 @@ from benchmarks.programs import (
     Paths,
     Program,
 )
-from benchmarks.report import OWN_PROCESSES, SPREAD, Table, canvas, faster, spread
+from benchmarks.report import OWN_PROCESSES, SPREAD, Table, canvas, counted, faster, spread
 from vgg_deploy.bench.contest import Contest, Record
 from vgg_deploy.bench.timing import Ratio
 
@@ -166,16 +166,16 @@ def prose(network: str, images: tuple[str, str], extent: Extent, checked: int) -
         checked: how many labelled images are compared too.
     """
     small = (
-        f"{network} answers {images[0]}, from file to averaged posteriors ({PROTOCOL}). In a first pass a fresh "
-        f"process meets each image for the first time, as with a folder of photos; there are {extent.first_passes}. "
-        f"Warm passes answer the same images again: {extent.repetitions} times in BF16 and INT8, half as often in "
-        "FP32 and a quarter as often in PyTorch. The programs not called vgg-deploy are what a user would write "
+        f"{network} answers {images[0]}, from file to averaged posteriors ({PROTOCOL}). A first pass is made by a "
+        f"fresh process, which meets each image for the first time ({counted(extent.first_passes, 'process')}). Warm "
+        f"passes answer the same images again, {counted(extent.repetitions, 'time')} in BF16 and INT8, half as often "
+        "in FP32, and a quarter as often in PyTorch. The programs not called vgg-deploy are what a user would write "
         "(benchmarks/straightforward.py)."
     )
     large = (
         f"{network} answers {images[1]} ({LARGE}). The sizes differ as far as possible, so that few views share a "
-        f"batch. After a first pass there are {extent.large_repetitions} more. Cores busy is the CPU time of the "
-        "program's process, all threads, divided by the wall time of the pass."
+        f"batch. A first pass is followed by {counted(extent.large_repetitions, 'more pass')}. Cores busy is the CPU "
+        "time of the program's process, all threads, divided by the wall time of the pass."
     )
     more = f", and on {checked} labelled images of the network's classes" if checked else ""
     details = [

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.agreement import AGREEMENT, COLUMNS, NOTHING, Judge, cells
 from benchmarks.models import prepare
 from benchmarks.options import setup_options
-from benchmarks.report import SPREAD, Page, Table, spread
+from benchmarks.report import SPREAD, Page, Table, counted, spread
 from benchmarks.subject import Setup, pictures
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_file import OnnxFile
@@ -188,7 +188,7 @@ def prose(network: str, images: str, scale: int, repetitions: int) -> tuple[str,
     method = (
         f"{network} answers {images}, whole at Q={scale}, in a fresh process. Beside it runs a bare script that "
         "imports Pillow and the runtime, decodes the image, opens the file and runs it once; its answer is the same. "
-        f"The two take turns in {repetitions} repetitions, with the files in the page cache."
+        f"The two take turns in {counted(repetitions, 'repetition')}, with the files in the page cache."
     )
     details = [
         f"{SPREAD} The bare script of ncnn opens the same network in ncnn's own form, which is written before.",

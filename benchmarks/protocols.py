@@ -19,7 +19,7 @@ from benchmarks.agreement import AGREEMENT, COLUMNS, Judge, cells
 from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import Stream
-from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, canvas, spread
+from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, canvas, counted, spread
 from benchmarks.subject import Setup, network, pictures
 from vgg_deploy.bench.contest import Contest, Record, Terms
 from vgg_deploy.bench.effort import Effort
@@ -148,8 +148,9 @@ def draw(tests: dict[str, Tested]) -> Any:
 def prose(network: str, images: str, repetitions: int, labelled: int) -> tuple[str, list[str]]:
     """The method and the details of the page. `labelled`: how many images the error rates come from."""
     method = (
-        f"{network}, INT8 in OpenVINO, is timed on {images}, from file to answer, in {repetitions} repetitions after "
-        f"a first pass. Views and multiply-accumulates are those of a photo of {NOMINAL_SIZE[1]}x{NOMINAL_SIZE[0]}. "
+        f"{network}, INT8 in OpenVINO, is timed on {images}, from file to answer, in "
+        f"{counted(repetitions, 'repetition')} after a first pass. Views and multiply-accumulates are those of a "
+        f"photo of {NOMINAL_SIZE[1]}x{NOMINAL_SIZE[0]}. "
     )
     if labelled:
         method += f"Errors come from {labelled} labelled images of 224x224, and are shown with their standard errors."
@@ -157,8 +158,8 @@ def prose(network: str, images: str, repetitions: int, labelled: int) -> tuple[s
         method += "There are no errors, since there are no labelled images of the network's classes (../shared/data)."
     details = [
         f"{OWN_PROCESSES} {SPREAD} Crops that coincide are scored once.",
-        f"{AGREEMENT} PyTorch runs the same test. Whole images are compared on all that are timed, crops on the first "
-        f"{CROPS_CHECKED}.",
+        f"{AGREEMENT} PyTorch runs the same test. Whole images are compared on all that are timed, crops on "
+        f"{counted(CROPS_CHECKED, 'image')}.",
     ]
     return method, details
 

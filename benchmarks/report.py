@@ -126,6 +126,11 @@ def markdown(record: Mapping[str, Any], picture: str = "") -> str:
     return "\n".join([*lines, f"Measured on {host}.", ""])
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 repetition", "5 repetitions"."""
+    return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def spread(samples: Sequence[float], digits: int = 2, unit: str = "") -> str:
     """The median, with the lowest and the highest: "1.23 (1.20-1.31)". One sample stands alone."""
     middle = f"{statistics.median(samples):,.{digits}f}{unit}"

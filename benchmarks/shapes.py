@@ -18,7 +18,7 @@ from benchmarks.arena import Arena, Held
 from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import our_calls
-from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, faster, spread, verdict
+from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, counted, faster, spread, verdict
 from benchmarks.straightforward import bare_calls, onnxruntime_session, openvino_model
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.bench.batch_shape import BatchShape
@@ -81,8 +81,8 @@ def prose(network: str, images: str, repetitions: int) -> tuple[str, list[str]]:
     method = (
         f"{network}: one call at a time, on all cores, on batches in memory made of {images}. A batch of 2 is a view "
         "and its mirror. Each ratio says how many times as fast our engine is as the bare runtime, with its defaults "
-        f"and the same precision, on the same file. The two take turns in {repetitions} repetitions, every other "
-        "time in reverse order."
+        f"and the same precision, on the same file. The two take turns in {counted(repetitions, 'repetition')}, "
+        "every other time in reverse order."
     )
     return method, [f"{OWN_PROCESSES} {SPREAD}", AGREEMENT]
 

@@ -19,7 +19,7 @@ from benchmarks.arena import Arena, Held
 from benchmarks.models import Models, prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import CPU_RUNTIMES, our_calls
-from benchmarks.report import OWN_PROCESSES, PEAK, SPREAD, Page, Table, canvas, faster, spread
+from benchmarks.report import OWN_PROCESSES, PEAK, SPREAD, Page, Table, canvas, counted, faster, spread
 from benchmarks.straightforward import bare_calls, onnxruntime_session, openvino_model, pytorch, torchvision_vgg16
 from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.bench.batch_shape import BatchShape
@@ -110,7 +110,7 @@ def prose(network: str, images: str, repetitions: int, checked: str) -> tuple[st
     """The method and the details of the page."""
     method = (
         f"{network}: one call at a time on all cores, on a batch in memory made of {images}. Contestants take turns in "
-        f"{repetitions} repetitions, at most 3 for batches of 8; ms is the median of the repetitions."
+        f"{counted(repetitions, 'repetition')}, at most 3 for batches of 8; ms is the median of the repetitions."
     )
     details = [
         f"{OWN_PROCESSES} {SPREAD}",
