@@ -13,7 +13,7 @@ from vgg_deploy.bench.batches import Batch
 from vgg_deploy.bench.contest import Contest, Contestant, Record, Terms
 from vgg_deploy.bench.peak import Peak, arithmetic
 from vgg_deploy.bench.timing import Latency, Ratio
-from vgg_deploy.bench.turns import Calls, Passes, Run, Turn, timed_pass
+from vgg_deploy.bench.turns import Calls, Run, Turn, timed_pass
 from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds
 from vgg_deploy.inference.engine import Engine, EngineInfo
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
@@ -123,7 +123,11 @@ def time_protocol(
         reference: gives the right answers; None: the first engine.
     """
     paths = list(images)
-    contest = Contest([Contestant(name, Passes(engine, protocol)) for name, engine in engines.items()], [paths], terms)
+
+    def passes(engine: Engine) -> Callable[[Sequence[Path], bool], Turn]:
+        return lambda paths, _once: timed_pass(engine, paths, protocol)
+
+    contest = Contest([Contestant(name, passes(engine)) for name, engine in engines.items()], [paths], terms)
     contest.first_turns()
     wanted = None if reference is None else timed_pass(reference, paths, protocol).answers
     contest.take_turns()

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 
 class Stopwatch:
     """Times blocks of code.
@@ -31,12 +33,6 @@ class Stopwatch:
         self.cpu_s += time.process_time() - cpu
 
 
-def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
-    """Median, lowest and highest of the ratios of each pair."""
-    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)
-
-
 def standard_error(samples: Sequence[float]) -> float:
     """Standard error of the median of some samples; NaN for one sample.
 
@@ -48,15 +44,6 @@ def standard_error(samples: Sequence[float]) -> float:
     middle = statistics.median(samples)
     deviation = statistics.median(abs(sample - middle) for sample in samples)
     return 1.2533 * 1.4826 * deviation / math.sqrt(len(samples))
-
-
-def percentile(samples: Sequence[float], share: float) -> float:
-    """The value below which `share` (0..1) of the samples lie, linear between the two nearest samples."""
-    ordered = sorted(samples)
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +64,19 @@ class Latency:
 
     @property
     def p50_ms(self) -> float:
-        return 1000 * percentile(self.seconds, 0.5)
+        return self._percentile_ms(50)
 
     @property
     def p90_ms(self) -> float:
-        return 1000 * percentile(self.seconds, 0.9)
+        return self._percentile_ms(90)
 
     @property
     def p99_ms(self) -> float:
-        return 1000 * percentile(self.seconds, 0.99)
+        return self._percentile_ms(99)
+
+    def _percentile_ms(self, percent: float) -> float:
+        """The value below which so many percent of the samples lie, linear between the two nearest samples."""
+        return 1000 * float(np.percentile(self.seconds, percent))
 
     @property
     def lowest_ms(self) -> float:
@@ -121,8 +112,8 @@ class Ratio:
     @staticmethod
     def of(first: Sequence[float], other: Sequence[float]) -> Ratio:
         """From the times of two contestants in the same repetitions. Above 1: `other` is faster than `first`."""
-        error = standard_error([a / b for a, b in zip(first, other, strict=True)])
-        return Ratio(*paired_ratio(first, other), error)
+        ratios = [a / b for a, b in zip(first, other, strict=True)]
+        return Ratio(statistics.median(ratios), min(ratios), max(ratios), standard_error(ratios))
 
     def __str__(self) -> str:
         return f"{self.median:.2f}x ({self.lowest:.2f} to {self.highest:.2f})"

@@ -95,19 +95,8 @@ class Calls(ContextManaged):
         self._pool.shutdown()
 
 
-class Passes:
-    """Whole passes over image files, from decoding to averaged posteriors, as `predict` makes them."""
-
-    def __init__(self, engine: Engine, protocol: Protocol) -> None:
-        self._engine, self._protocol = engine, protocol
-
-    def __call__(self, paths: Sequence[Path], once: bool = False) -> Turn:
-        """One pass, also if not `once`."""
-        return timed_pass(self._engine, paths, self._protocol)
-
-
 def timed_pass(engine: Engine, paths: Sequence[Path], protocol: Protocol) -> Turn:
-    """One pass over image files as a turn of one sample."""
+    """One pass over image files, from decoding to averaged posteriors, as `predict` makes it: a turn of one sample."""
     watch = Stopwatch()
     with watch.sample():
         results = list(predict(engine, paths, protocol))

@@ -6,12 +6,11 @@ import time
 
 import pytest
 
-from vgg_deploy.bench.timing import Latency, Ratio, Stopwatch, paired_ratio, percentile
+from vgg_deploy.bench.timing import Latency, Ratio, Stopwatch
 
 
 def test_a_ratio_is_the_median_of_pairs_and_not_the_ratio_of_medians() -> None:
     first, other = [10.0, 20.0, 90.0], [5.0, 20.0, 30.0]
-    assert paired_ratio(first, other) == (2.0, 1.0, 3.0)
     assert Ratio.of(first, other) == Ratio(2.0, 1.0, 3.0)
     assert str(Ratio(2.0, 1.0, 3.0)) == "2.00x (1.00 to 3.00)"
 
@@ -19,18 +18,6 @@ def test_a_ratio_is_the_median_of_pairs_and_not_the_ratio_of_medians() -> None:
 def test_a_ratio_of_unequal_numbers_of_repetitions_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         Ratio.of([1.0, 2.0], [1.0])
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [(0.0, 10.0), (0.5, 30.0), (0.9, 46.0), (0.99, 49.6), (1.0, 50.0), (0.25, 20.0)],
-)
-def test_percentiles_lie_linearly_between_the_nearest_samples(share: float, expected: float) -> None:
-    assert percentile([50.0, 10.0, 40.0, 20.0, 30.0], share) == pytest.approx(expected)
-
-
-def test_the_percentile_of_one_sample_is_that_sample() -> None:
-    assert percentile([7.0], 0.99) == 7.0
 
 
 def test_latencies_are_in_milliseconds_and_rates_are_at_the_median() -> None:

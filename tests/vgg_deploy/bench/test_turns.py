@@ -31,10 +31,11 @@ class Network:
 def test_a_turn_repeats_its_batch_until_its_time_has_passed_and_keeps_the_last_answer() -> None:
     network = Network(0.02)
     turn = Calls(network, least_s=0.05)(BATCH)
-    assert network.calls == len(turn.seconds) == 3
+    assert network.calls == len(turn.seconds)
+    assert sum(turn.seconds[:-1]) < 0.05 <= sum(turn.seconds)
     assert turn.images == 3
-    assert [rows.tolist() for rows in turn.answers] == [[[3.0], [3.0]]]  # of the two distinct images
-    assert turn.image_s == pytest.approx(sorted(turn.seconds)[1] / 3)
+    assert [rows.tolist() for rows in turn.answers] == [[[network.calls]] * 2]  # of the two distinct images
+    assert turn.image_s == pytest.approx(np.median(turn.seconds) / 3)
 
 
 def test_a_turn_of_quick_calls_has_an_end() -> None:
@@ -69,4 +70,4 @@ def test_calls_at_once_are_computed_side_by_side_and_are_one_sample_with_an_answ
 def test_cores_busy_are_cpu_seconds_by_wall_seconds() -> None:
     assert Turn(1, (1.0, 3.0), 6.0).cores_busy == 1.5
     assert math.isnan(Turn(1, (1.0,)).cores_busy)
-    assert Calls(Network(0.1), least_s=0.0)(BATCH).cores_busy < 0.5  # asleep
+    assert Calls(Network(0.2), least_s=0.0)(BATCH).cores_busy < 0.5  # asleep
