@@ -1,4 +1,4 @@
-"""`vgg-deploy doctor`: what is installed, what runs here, and why the rest does not."""
+"""`vgg-deploy doctor`: what is installed, what can run here, and why the rest cannot."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def version(package: str) -> str:
             if package not in wanted:
                 return real(package)
-            found = wanted[package]
-            if found is None:
+            pretended = wanted[package]
+            if pretended is None:
                 raise importlib.metadata.PackageNotFoundError(package)
-            return found
+            return pretended
 
         monkeypatch.setattr(importlib.metadata, "version", version)
 
@@ -130,9 +130,7 @@ def test_cuda_on_a_machine_without_it_is_a_no_with_the_reason(doctor: Callable[[
 BOTH = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
 
 
-def test_both_packages_of_onnxruntime_at_once_are_pointed_out(
-    doctor: Callable[[], str], installed: Callable[..., None]
-) -> None:
+def test_both_packages_of_onnxruntime_give_a_warning(doctor: Callable[[], str], installed: Callable[..., None]) -> None:
     installed(onnxruntime="1.20.0", onnxruntime_gpu="1.20.0")
     text = doctor()
     assert BOTH in text
@@ -140,7 +138,7 @@ def test_both_packages_of_onnxruntime_at_once_are_pointed_out(
 
 
 @pytest.mark.parametrize("alone", ["onnxruntime", "onnxruntime_gpu"])
-def test_one_package_of_onnxruntime_is_no_reason_to_worry(
+def test_one_package_of_onnxruntime_gives_no_warning(
     doctor: Callable[[], str], installed: Callable[..., None], alone: str
 ) -> None:
     installed(**{"onnxruntime": None, "onnxruntime_gpu": None, alone: "1.20.0"})
@@ -154,7 +152,7 @@ FAKE = SimpleNamespace(__version__="1.7.1")
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`tensorrt(backends, gpu)`: as if these were installed, on a machine with a GPU of this capability (None: none)."""
+    """`tensorrt(backends, capability)` pretends that these are installed, beside a GPU of this capability, if any."""
 
     def pretend(installed: tuple[str, ...], capability: tuple[int, int] | None) -> None:
         monkeypatch.setattr(backends, "installed", lambda: installed)
@@ -193,13 +191,14 @@ def test_without_a_gpu_rtx_builds_and_tensorrt_does_not(
         ((8, 9), "yes tensorrt-rtx 1.7.1 builds and runs plans on NVIDIA Test", "yes tensorrt 1.7.1 builds and runs"),
         (
             (7, 5),
-            "yes tensorrt-rtx 1.7.1 builds and runs plans on NVIDIA Test (compute capability 7.5), with build --compute-capability 7.5",
+            "yes tensorrt-rtx 1.7.1 builds and runs plans on NVIDIA Test (compute capability 7.5), "
+            "with build --compute-capability 7.5",
             "yes tensorrt 1.7.1 builds and runs",
         ),
         (
             (9, 0),
-            "no tensorrt-rtx 1.7.1 builds plans here; it runs them on compute capability 8.0, 8.6, 8.9 and 12.x, and 7.5 if "
-            "built for it, not on NVIDIA Test (compute capability 9.0); use tensorrt there",
+            "no tensorrt-rtx 1.7.1 builds plans here; it runs them on compute capability 8.0, 8.6, 8.9 and 12.x, "
+            "and 7.5 if built for it, not on NVIDIA Test (compute capability 9.0); use tensorrt there",
             "yes tensorrt 1.7.1 builds and runs",
         ),
         (
@@ -222,7 +221,7 @@ def test_with_a_gpu_its_capability_decides(
     assert " ".join(line_of(text, "tensorrt", "cuda")).startswith(f"tensorrt cuda {tensorrt_row}")
 
 
-def test_what_does_not_load_or_open_says_why(
+def test_a_backend_that_does_not_load_or_open_gives_the_reason(
     doctor: Callable[[], str], tensorrt: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(text: str) -> Callable[..., None]:
@@ -240,7 +239,7 @@ def test_what_does_not_load_or_open_says_why(
     assert row == "tensorrt-rtx cuda no tensorrt-rtx is installed but cannot be loaded: libcudart.so.13"
 
 
-def test_the_real_tensorrt_rtx_is_told_as_it_is(doctor: Callable[[], str]) -> None:
+def test_the_installed_tensorrt_rtx_is_listed(doctor: Callable[[], str]) -> None:
     module = pytest.importorskip("tensorrt_rtx")
     row = line_of(doctor(), "tensorrt-rtx", "cuda")
     assert f"tensorrt-rtx {module.__version__} builds" in " ".join(row)

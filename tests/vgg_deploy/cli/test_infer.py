@@ -34,7 +34,7 @@ from vgg_deploy.views.protocols import choose_protocol
 
 WORDS = ("tench", "English springer", "cassette player", "chain saw", "church")
 CLASSES = tuple(ClassName(f"n0000000{index}", word) for index, word in enumerate(WORDS))
-linux = pytest.mark.skipif(sys.platform != "linux", reason="signals, devices and file names are others there")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="signals, devices and file names differ there")
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def manifest(spec: NetworkSpec, manifest_for: Callable[..., Manifest]) -> Manife
 
 @pytest.fixture
 def model(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> Callable[..., Path]:
-    """`model(**GraphOptions)` -> an ONNX file with random weights, dynamic unless it is said otherwise."""
+    """`model(**GraphOptions)` -> an ONNX file with random weights, dynamic by default."""
     pytest.importorskip("onnxruntime")
 
     def write(**options: Any) -> Path:
@@ -92,7 +92,7 @@ IN_ORDER = ("a.jpg", "b.png", "z.png", "deep/d.PNG", "deep/er/c.png")
 
 @pytest.fixture
 def infer(vgg_deploy_command: Callable[..., Any], model: Callable[..., Path]) -> Callable[..., Any]:
-    """`infer(*arguments, engine=PATH)`: runs the command; the engine is a dynamic one unless it is given."""
+    """`infer(*arguments, engine=PATH)` runs the command, by default with a dynamic model."""
 
     def run(*arguments: str | Path, engine: Path | None = None) -> Any:
         return vgg_deploy_command("infer", *map(str, arguments), "--engine", str(engine or model()), "--threads", "1")
@@ -104,8 +104,8 @@ def records(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def names(found: list[dict[str, Any]], folder: Path) -> tuple[str, ...]:
-    return tuple(Path(record["path"]).relative_to(folder).as_posix() for record in found)
+def names(results: list[dict[str, Any]], folder: Path) -> tuple[str, ...]:
+    return tuple(Path(record["path"]).relative_to(folder).as_posix() for record in results)
 
 
 # ---- images in, results out ----
@@ -117,19 +117,6 @@ def test_a_folder_is_searched_whole_and_results_come_in_sorted_order(infer: Call
     assert names(records(finished.out), photos) == IN_ORDER
     assert "multiscale: whole image at Q=36,68, with mirrors; " in finished.err
     assert "default scale 4 dropped" in finished.err
-
-
-def test_files_folders_and_patterns_come_in_the_order_given(infer: Callable[..., Any], photos: Path) -> None:
-    finished = infer(photos / "z.png", photos / "deep", f"{photos}/*.png", f"{photos}/**/*.PNG", "--json", "-")
-    assert finished.code == 0, finished.err
-    assert names(records(finished.out), photos) == (
-        "z.png",
-        "deep/d.PNG",
-        "deep/er/c.png",
-        "b.png",
-        "z.png",
-        "deep/d.PNG",
-    )
 
 
 def test_the_answers_are_those_of_the_python_api(
@@ -179,12 +166,6 @@ def test_csv_on_stdout_is_nothing_but_csv(infer: Callable[..., Any], photos: Pat
     assert {len(row) for row in rows} == {2 + 3 * len(CLASSES)}
 
 
-@pytest.mark.parametrize("top", [1, 4])
-def test_top_says_how_many_classes_are_given(infer: Callable[..., Any], photos: Path, top: int) -> None:
-    finished = infer(photos, "--json", "-", "--top", str(top))
-    assert {len(record["top"]) for record in records(finished.out)} == {top}
-
-
 def test_labels_replace_the_models_names(infer: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("ä\nb\nc\nd\ne\n", encoding="utf-8")
     finished = infer(photos / "a.jpg", "--json", "-", "--labels", tmp_path / "labels.txt")
@@ -193,7 +174,7 @@ def test_labels_replace_the_models_names(infer: Callable[..., Any], photos: Path
 
 
 @linux
-def test_a_file_name_that_is_not_unicode_is_no_trouble(infer: Callable[..., Any], tmp_path: Path) -> None:
+def test_any_file_name_works(infer: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "names"
     folder.mkdir()
     for name in (b"caf\xe9.png", b"line\nbreak.png", b"--json.png"):
@@ -206,7 +187,7 @@ def test_a_file_name_that_is_not_unicode_is_no_trouble(infer: Callable[..., Any]
         assert len(list(csv.reader(file))) == 4
 
 
-# ---- what is refused before any work ----
+# ---- refusals before any work ----
 
 
 @pytest.mark.parametrize(
@@ -214,18 +195,14 @@ def test_a_file_name_that_is_not_unicode_is_no_trouble(infer: Callable[..., Any]
     [
         (("--scales", "31"), "scale 31 is below the network's crop of 32"),
         (("--scales", "36,a"), "'36,a' is not a comma-separated list of whole numbers"),
-        (("--scales", "36,36"), "scales are 36,36; expected different whole numbers"),
-        (("--protocol", "dense", "--scales", "36,68"), "protocol dense has one scale, 2 were given"),
-        (("--protocol", "tencrop"), "'tencrop'"),
         (("--top", "0"), "'--top': 0 is not in the range x>=1"),
         (("--batch", "0"), "'--batch': 0 is not in the range x>=1"),
         (("--max-view-pixels", "0"), "'--max-view-pixels': 0 is not in the range x>=1"),
         (("--json", "-", "--csv", "-"), "cannot both write to stdout"),
+        (("--heatmaps", "pictures", "--protocol", "10-crop"), "protocol 10-crop scores other crops; use dense"),
         (("--heatmaps", "pictures"), "needs a model with the output score_map; export it with --score-map"),
         (("--device", "tpu"), "device is 'tpu'; expected cpu, cuda or cuda:N"),
-        (("--device", "cuda:one"), "device is 'cuda:one'; expected cpu, cuda or cuda:N"),
-        (("--runtime", "tensorflow"), "'tensorflow'"),
-        (("--runtime", "openvino", "--device", "cuda"), "openvino supports cpu only, and device is cuda"),
+        (("--labels", "absent.txt"), "absent.txt: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -247,23 +224,11 @@ def test_bad_use_exits_2_and_says_what_is_expected(
     assert set(tmp_path.rglob("*")) - set(before) <= {tmp_path / "model.onnx"}
 
 
-@pytest.mark.parametrize("threads", ["0", "-2"])
-def test_threads_below_1_exit_2(
-    vgg_deploy_command: Callable[..., Any], model: Callable[..., Path], photos: Path, threads: str
-) -> None:
-    finished = vgg_deploy_command("infer", str(photos), "--engine", str(model()), "--threads", threads)
-    assert finished.code == 2
-    assert f"threads is {threads}; expected 1 or more" in finished.err
-
-
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
         ("absent.jpg", "no such file or folder"),
-        ("absent/", "no such file or folder"),
-        ("photos/*.gif", "no file matches this pattern"),
         ("empty", "no image in this folder or below it"),
-        ("", "an image path is empty"),
     ],
 )
 def test_a_path_without_images_exits_2_before_any_output_is_opened(
@@ -279,13 +244,7 @@ def test_a_path_without_images_exits_2_before_any_output_is_opened(
     assert not Path("out.csv").exists()
 
 
-def test_no_paths_at_all_exit_2(infer: Callable[..., Any]) -> None:
-    finished = infer()
-    assert finished.code == 2
-    assert "PATHS" in finished.err
-
-
-@pytest.mark.parametrize("spelling", ["out.txt", "./out.txt", "photos/../out.txt"])
+@pytest.mark.parametrize("spelling", ["out.txt", "photos/../out.txt"])
 def test_json_and_csv_in_one_file_exit_2(
     infer: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
 ) -> None:
@@ -296,39 +255,14 @@ def test_json_and_csv_in_one_file_exit_2(
     assert not Path("out.txt").exists()
 
 
-def test_a_wrong_number_of_labels_exits_2_with_both_numbers(
-    infer: Callable[..., Any], photos: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "labels.txt").write_text("one\ntwo\n")
-    finished = infer(photos, "--labels", tmp_path / "labels.txt")
-    assert finished.code == 2
-    assert "has 2 labels; the network has 5 classes" in finished.err
-
-
-@pytest.mark.parametrize(("content", "reason"), [(b"\xff\xfe\x00", "not UTF-8 text"), (None, "No such file")])
-def test_labels_that_cannot_be_read_exit_2(
-    infer: Callable[..., Any], photos: Path, tmp_path: Path, content: bytes | None, reason: str
-) -> None:
-    if content is not None:
-        (tmp_path / "labels.txt").write_bytes(content)
-    finished = infer(photos, "--labels", tmp_path / "labels.txt")
-    assert finished.code == 2
-    assert reason in finished.err
-    assert "labels.txt" in finished.err
-
-
 @pytest.mark.parametrize(
     ("name", "code", "reason"),
     [
-        ("model.plan", 2, "is a TensorRT plan, and onnxruntime runs ONNX files"),
         ("model.pt", 2, "is a checkpoint, not a model to run: vgg-deploy export --weights"),
-        ("model.pth", 2, "is a checkpoint"),
-        ("model.safetensors", 2, "is a checkpoint"),
         ("model.onnx", 1, "is not an ONNX file"),
-        ("model", 1, "is not an ONNX file"),
     ],
 )
-def test_an_engine_that_is_no_onnx_file_is_told_apart_by_what_it_is(
+def test_a_file_that_is_not_a_model_is_refused_by_its_kind(
     infer: Callable[..., Any], photos: Path, tmp_path: Path, name: str, code: int, reason: str
 ) -> None:
     (tmp_path / name).write_bytes(b"\xff" * 100)
@@ -337,22 +271,6 @@ def test_an_engine_that_is_no_onnx_file_is_told_apart_by_what_it_is(
     assert reason in finished.err
     assert name in finished.err
     assert len(finished.err.splitlines()) == 1
-
-
-def test_an_engine_that_is_missing_exits_2(infer: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
-    finished = infer(photos, engine=tmp_path / "absent.onnx")
-    assert finished.code == 2
-    assert "absent.onnx: no such model" in finished.err
-
-
-def test_an_engine_cut_off_in_transfer_exits_1_and_says_so(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path]
-) -> None:
-    path = model()
-    path.write_bytes(path.read_bytes()[:-2000])
-    finished = infer(photos, engine=path)
-    assert finished.code == 1
-    assert "is cut off or damaged" in finished.err
 
 
 # ---- images that cannot be scored ----
@@ -416,13 +334,6 @@ def test_odd_files_are_read_or_refused_one_by_one(infer: Callable[..., Any], tes
     assert "Warning" not in finished.err
 
 
-def test_rotated_photos_are_scored_upright(infer: Callable[..., Any], test_data: Path) -> None:
-    finished = infer(*(test_data / "odd" / f"hopper_orientation_{turn}.jpg" for turn in (2, 6, 8)), "--json", "-")
-    first, *others = ({e["id"]: e["probability"] for e in record["top"]} for record in records(finished.out))
-    for other in others:
-        assert other == pytest.approx(first, abs=0.05)
-
-
 # ---- protocols ----
 
 
@@ -436,15 +347,6 @@ def test_a_model_of_one_size_is_scored_by_the_central_crop_with_a_notice(
     assert "center: central 32x32 crop at Q=36" in finished.err
 
 
-@pytest.mark.parametrize("protocol", ["dense", "multiscale"])
-def test_whole_images_for_a_model_of_one_size_exit_2(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], protocol: str
-) -> None:
-    finished = infer(photos, "--protocol", protocol, engine=model(dynamic=False))
-    assert finished.code == 2
-    assert f"protocol {protocol} scores whole images; this model takes one size only" in finished.err
-
-
 def test_batches_of_any_size_give_the_same_answers(infer: Callable[..., Any], photos: Path) -> None:
     one, many = (records(infer(photos, "--json", "-", "--batch", batch).out) for batch in ("1", "16"))
     for first, second in zip(one, many, strict=True):
@@ -453,7 +355,7 @@ def test_batches_of_any_size_give_the_same_answers(infer: Callable[..., Any], ph
 
 
 def foreign_model(path: Path) -> Path:
-    """Somebody else's model: the share of each colour in an image as its posteriors."""
+    """A model without our manifest. Its posteriors are the shares of the colours in an image."""
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["float", "scale"], ["scaled"]),
@@ -471,7 +373,7 @@ def foreign_model(path: Path) -> Path:
     return path
 
 
-def test_a_foreign_model_runs_once_its_labels_and_scales_are_said(infer: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_foreign_model_runs_with_labels_and_scales(infer: Callable[..., Any], tmp_path: Path) -> None:
     path = foreign_model(tmp_path / "colours.onnx")
     (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
     Image.new("RGB", (50, 40), (10, 20, 200)).save(tmp_path / "sky.png")
@@ -608,44 +510,6 @@ def test_a_heatmap_folder_that_is_a_file_exits_1(
 # ---- runtimes and devices ----
 
 
-def test_auto_takes_the_next_runtime_where_the_first_is_not_installed(
-    infer: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for first, second in (("ncnn", "onnxruntime"), ("onnxruntime", "openvino")):
-        pytest.importorskip(second)
-        monkeypatch.setitem(sys.modules, first, None)
-        finished = infer(photos / "a.jpg", "--protocol", "dense")
-        assert finished.code == 0, finished.err
-        assert f"; {second} " in finished.err
-        assert f"runtime {second}: ncnn would be faster for this file, but is not installed" in finished.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        ((), "cpu"),
-        (("--runtime", "onnxruntime"), "cpu"),
-        (("--runtime", "openvino"), "cpu"),
-        (("--device", "cuda"), "gpu"),
-        (("--runtime", "onnxruntime", "--device", "cuda:1"), "gpu"),
-    ],
-)
-def test_a_runtime_that_is_not_installed_names_the_extra(
-    infer: Callable[..., Any],
-    photos: Path,
-    model: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...],
-    extra: str,
-) -> None:
-    path = model()
-    for module in engines.RUNTIMES:
-        monkeypatch.setitem(sys.modules, module, None)
-    finished = infer(photos, *arguments, engine=path)
-    assert finished.code == 2
-    assert f"which is not installed: pip install '.[{extra}]'" in finished.err
-
-
 def test_a_runtime_of_which_only_a_part_is_left_exits_1_with_the_way_out(
     infer: Callable[..., Any], photos: Path, model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -657,19 +521,6 @@ def test_a_runtime_of_which_only_a_part_is_left_exits_1_with_the_way_out(
     finished = infer(photos, "--runtime", "onnxruntime", engine=path)
     assert finished.code == 1
     assert "onnxruntime is installed but cannot be loaded: its package is incomplete: pip uninstall" in finished.err
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_cuda_without_it_is_refused_and_never_the_cpu_instead(
-    infer: Callable[..., Any], photos: Path, device: str
-) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime can use CUDA")
-    finished = infer(photos, "--device", device)
-    assert finished.code == 2
-    assert finished.out == ""
-    assert f"device {device} needs onnxruntime-gpu" in finished.err
 
 
 def test_an_engine_that_fails_midway_leaves_what_was_done(
@@ -695,7 +546,7 @@ def test_an_engine_that_fails_midway_leaves_what_was_done(
     assert names(records((tmp_path / "out.jsonl").read_text()), photos) == IN_ORDER[:3]
 
 
-# ---- outputs that cannot be written, and ends before the end ----
+# ---- outputs that cannot be written, and interruptions ----
 
 
 def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
@@ -750,7 +601,7 @@ def test_ctrl_c_exits_130_and_what_was_written_is_whole(
     photos: Path, model: Callable[..., Path], tmp_path: Path
 ) -> None:
     written = tmp_path / "out.jsonl"
-    # The images come again and again: seconds of work, and more text than the pipe holds.
+    # Thousands of images take seconds, and give more text than the pipe holds.
     arguments = [photos / "b.png", photos / "a.jpg"] * 2000
     process = start(*arguments, "--engine", model(), "--json", written, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -766,7 +617,7 @@ def test_ctrl_c_exits_130_and_what_was_written_is_whole(
 
 
 @linux
-def test_a_closed_pipe_ends_it_without_a_word(photos: Path, model: Callable[..., Path]) -> None:
+def test_a_closed_pipe_exits_141_in_silence(photos: Path, model: Callable[..., Path]) -> None:
     arguments = [photos / "b.png", photos / "a.jpg"] * 2000
     process = start(*arguments, "--engine", model(), "--json", "-", stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -780,9 +631,7 @@ def test_a_closed_pipe_ends_it_without_a_word(photos: Path, model: Callable[...,
     assert "Error" not in err
 
 
-def test_results_do_not_overwrite_what_they_are_made_from(
-    infer: Callable[..., Any], model: Callable[..., Path], photos: Path
-) -> None:
+def test_results_do_not_overwrite_an_input(infer: Callable[..., Any], model: Callable[..., Path], photos: Path) -> None:
     engine, image = model(), photos / "a.jpg"
     for option, target in (("--json", engine), ("--csv", image)):
         before = target.read_bytes()
@@ -814,7 +663,7 @@ def test_names_that_the_terminal_cannot_show_do_not_stop_results(
     assert "日本" in done.stdout.decode("utf-8")
 
 
-def test_onnxruntime_is_told_to_send_nothing() -> None:
+def test_telemetry_of_onnxruntime_is_off() -> None:
     pytest.importorskip("onnxruntime")
     script = "import os, engines.ort; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
@@ -826,7 +675,7 @@ def test_onnxruntime_is_told_to_send_nothing() -> None:
 # ---- speed ----
 
 
-def test_which_runtime_was_taken_and_why_is_said_in_one_line(infer: Callable[..., Any], photos: Path) -> None:
+def test_the_chosen_runtime_and_the_reason_are_one_line(infer: Callable[..., Any], photos: Path) -> None:
     finished = infer(photos / "b.png")
     (line,) = [line for line in finished.err.splitlines() if line.startswith("runtime ")]
     assert line.partition(":")[0] in [f"runtime {name}" for name in engines.RUNTIMES]
@@ -834,40 +683,12 @@ def test_which_runtime_was_taken_and_why_is_said_in_one_line(infer: Callable[...
     assert "runtime " not in asked.err.replace("onnxruntime ", "")
 
 
-@pytest.mark.parametrize("runtime", list(engines.RUNTIMES))
-def test_answers_are_the_same_with_several_requests(
-    runtime: str, vgg_deploy_command: Callable[..., Any], model: Callable[..., Path], photos: Path
-) -> None:
-    pytest.importorskip(runtime)
-    path, found = model(), []
-    for requests in ("1", "2", "3"):
-        words = ("--engine", path, "--runtime", runtime, "--threads", "3", "--requests", requests, "--json", "-")
-        finished = vgg_deploy_command("infer", str(photos), *map(str, words))
-        assert finished.code == 0, finished.err
-        found.append(records(finished.out))
-    for record, *others in zip(*found, strict=True):
-        for other in others:
-            assert other["path"] == record["path"]
-            wanted = [one["probability"] for one in record["top"]]
-            np.testing.assert_allclose([one["probability"] for one in other["top"]], wanted, atol=1e-5)
-
-
-@pytest.mark.parametrize("requests", ["0", "2"])
-def test_a_wrong_number_of_requests_exits_2(requests: str, infer: Callable[..., Any], photos: Path) -> None:
-    finished = infer(photos, "--requests", requests)
-    assert finished.code == 2
-    assert f"requests is {requests}" in finished.err
-
-
-def test_a_large_jpeg_decoded_at_a_reduced_size_is_answered_nearly_alike(
-    infer: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_reduced_decoding_changes_answers_a_little(infer: Callable[..., Any], tmp_path: Path) -> None:
     x, y = np.meshgrid(np.linspace(0, 6, 1301), np.linspace(0, 4, 907))
     waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)
     path = tmp_path / "large.jpg"
     Image.fromarray((127 + 120 * waves).astype(np.uint8)).save(path, quality=95)
     whole, reduced = (records(infer(path, "--json", "-", *more).out)[0] for more in ((), ("--reduced-decoding",)))
-    wanted = {one["id"]: one["probability"] for one in whole["top"]}
-    got = {one["id"]: one["probability"] for one in reduced["top"]}
-    differences = [abs(got[name] - wanted[name]) for name in wanted]
+    expected = {entry["id"]: entry["probability"] for entry in whole["top"]}
+    differences = [abs(entry["probability"] - expected[entry["id"]]) for entry in reduced["top"]]
     assert 0 < max(differences) < 0.02

@@ -69,14 +69,12 @@ def test_fc_width_follows_the_width_divisor_unless_given(vgg_deploy_command: Cal
         (("--width-divisor", "7"), "divisor of 64"),
         (("--fc-width", "0"), "fc_width is 0"),
         (("--classes", "-5"), "classes is -5"),
-        (("--colour",), "No such option"),
     ],
 )
-@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
 def test_a_bad_value_exits_2_and_prints_nothing_on_stdout(
-    vgg_deploy_command: Callable[..., Any], arguments: tuple[str, ...], named: str, form: tuple[str, ...]
+    vgg_deploy_command: Callable[..., Any], arguments: tuple[str, ...], named: str
 ) -> None:
-    finished = vgg_deploy_command("info", *arguments, *form)
+    finished = vgg_deploy_command("info", *arguments)
     assert finished.code == 2
     assert finished.out == ""
     assert named in finished.err.splitlines()[-1]

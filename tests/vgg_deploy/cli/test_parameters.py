@@ -1,4 +1,4 @@
-"""Parsers that several commands share."""
+"""Options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from vgg_deploy.cli.parameters import chosen_normalization, comma_integers, rgb_triple, train_scale
+from vgg_deploy.cli.parameters import chosen_normalization, comma_integers, engine_options, rgb_triple, train_scale
+from vgg_deploy.cli.weights import WeightFacts, weight_options
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import read_labels
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization, TrainScale
 
@@ -115,3 +118,54 @@ def test_a_labels_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_labels(tmp_path / "absent.txt")
     with pytest.raises(UsageError, match="cannot read the labels file"):
         read_labels(tmp_path)
+
+
+def received(*arguments: str) -> tuple[EngineOptions, WeightFacts]:
+    """What a command with the options of engines and weights receives."""
+    values: list[Any] = []
+
+    @click.command()
+    @engine_options()
+    @weight_options
+    def command(options: EngineOptions, facts: WeightFacts) -> None:
+        values.extend((options, facts))
+
+    CliRunner().invoke(command, arguments, catch_exceptions=False)
+    options, facts = values
+    return options, facts
+
+
+def test_options_arrive_as_one_object_for_engines_and_one_for_weights(tmp_path: Path) -> None:
+    assert received() == (EngineOptions(requests=None), WeightFacts())
+    labels = tmp_path / "labels.txt"
+    labels.write_text("one\ntwo\n")
+    of_engines = (
+        "--runtime",
+        "ncnn",
+        "--device",
+        "cpu",
+        "--threads",
+        "3",
+        "--requests",
+        "2",
+        "--allow-bf16",
+        "--trust",
+    )
+    of_weights = ("--arch", "E", "--mean", "1,2,3", "--train-scale", "256,512", "--labels", str(labels))
+    options, facts = received(*of_engines, "--cuda-api", "pycuda", *of_weights)
+    assert options == EngineOptions(
+        runtime="ncnn",
+        device="cpu",
+        threads=3,
+        requests=2,
+        allow_bf16=True,
+        labels="one\ntwo\n",
+        cuda_api="pycuda",
+        trust=True,
+    )
+    assert facts == WeightFacts(
+        configuration="E",
+        normalization=Normalization((1, 2, 3)),
+        labels="one\ntwo\n",
+        train_scale=TrainScale(256, 512),
+    )
