@@ -14,8 +14,7 @@ from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
 from vgg_deploy.inference.engine import Engine
-from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API as DEFAULT_CUDA_API
-from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API, EngineOptions
 
 
 def open_engine(

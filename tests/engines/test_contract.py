@@ -60,7 +60,7 @@ def test_an_image_is_answered_alike_alone_and_in_a_batch(engine: Engine, images:
 
 
 def test_several_threads_get_the_answers_that_one_gets(engine: Engine, images: Images) -> None:
-    # Other shapes at the same time, as when images of a folder are of several sizes.
+    # Several shapes at the same time, as for a folder with images of different sizes.
     batches = [images[index % 4 :, : 32 + 2 * (index % 6)] for index in range(48)]
     alone = [arrays(engine.run(batch)) for batch in batches]
     start = threading.Barrier(6)
@@ -134,7 +134,7 @@ def test_an_engine_that_was_closed_says_so(tiny_model: Path, images: Images, eng
         engine.run(images)
     with pytest.raises(EngineError, match=f"{tiny_model} was closed; open it again"):
         engine.run(images)
-    engine.close()  # twice does no harm
+    engine.close()  # a second time does nothing
 
 
 def test_it_says_what_it_is(engine: Engine) -> None:

@@ -42,7 +42,7 @@ def test_the_number_of_threads_is_the_one_asked_for(
         assert options_seen[0].intra_op_num_threads == (threads or usable_cores())
         assert not options_seen[0].enable_mem_pattern
     with open_engine(tiny_model, runtime="onnxruntime", threads=6, requests=3) as engine:
-        assert options_seen[1].intra_op_num_threads == 4  # three callers, and three workers that they share
+        assert options_seen[1].intra_op_num_threads == 4  # three callers and three shared workers
         assert engine.info.concurrency == 3
 
 

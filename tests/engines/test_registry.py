@@ -55,7 +55,7 @@ def make_tiny() -> ModuleType:
 
 def test_the_tiny_model_is_what_its_script_makes(tiny_model: Path, make_tiny: ModuleType) -> None:
     made, stored = make_tiny.tiny_model(), onnx.load(tiny_model)
-    made.producer_version = stored.producer_version  # it changes with every release, the network does not
+    made.producer_version = stored.producer_version  # the version changes with every release, the network does not
     assert made == stored
     assert tiny_model.stat().st_size < 20_000
 

@@ -34,4 +34,4 @@ def test_a_trained_vgg_16_in_bfloat16_answers_as_pytorch_does(test_data: Path, t
         expected, received = posteriors(reference, views), posteriors(engine, views)
         parity = compare(expected, received, [view.name for view in views], engine.info.manifest.classes)
     assert parity.failures(THRESHOLDS["float16"]) == ()
-    assert np.abs(expected - received).max() > 1e-5  # float32 would be less
+    assert np.abs(expected - received).max() > 1e-5  # float32 would differ less

@@ -34,7 +34,7 @@ from vgg_deploy.views.images import decode, mirrored, rescale, rescaled_size
 from vgg_deploy.views.protocols import Protocol
 
 LIMIT = THRESHOLDS["float32"]
-# Not of 32, not square, odd; the crop itself; one row of windows, and one column.
+# No multiples of 32, not square, odd; the crop itself; a single row of windows, and a single column.
 SIZES = ((97, 131), (64, 64), (64, 161), (190, 64), (113, 113))
 GRIDS = pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
 
@@ -51,7 +51,7 @@ def slowly(checkpoint: Checkpoint, images: np.ndarray, *, fine: bool) -> tuple[n
         dict(network.steps(normalize(torch.from_numpy(images), normalization)))[spec.convolutions[-1].name]
     )
     window = spec.crop // TOTAL_STRIDE
-    # Fine: pool5 at every offset, and a window takes every other position, as at one offset.
+    # Fine: pool5 at every offset; a window takes every other position, those of one offset.
     step = 2 if fine else 1
     pool5 = functional.max_pool2d(last, 2, 1 if fine else 2)
     reach = (window - 1) * step + 1

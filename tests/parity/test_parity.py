@@ -40,7 +40,7 @@ from train.network.checkpoint import Checkpoint, Facts, read, save
 from train.network.reference import Reference
 
 CROP = 64
-# None of them an export's size but the crop; not square, and no multiples of 32 but one.
+# Only the crop is a size used at export; the others are not square, and only one is a multiple of 32.
 SHAPES = ((1, 64, 64), (3, 64, 64), (1, 65, 131), (3, 100, 77), (1, 160, 64), (1, 223, 99))
 PRECISIONS = ("float32", "float16")
 QUANTIZED = [name for name, runtime in RUNTIMES.items() if runtime.quantized]
@@ -71,7 +71,7 @@ def checkpoints(
             spec = narrow_spec(configuration)
             fields = {"normalization": TORCHVISION_NORMALIZATION} if configuration in ("B", "E") else {}
             weights = random_weights(spec, seed=2)
-            if fields:  # pixels are of units then
+            if fields:  # pixels are about 1 then
                 weights["fc6.weight"] *= 100
                 for name in weights:
                     if name.endswith("bias"):
@@ -178,7 +178,7 @@ def test_fp16_holds_with_every_activation_rounded_to_half(
             pairs.append((expected.probabilities, engine.run(bright_and_dark(*shape)).probabilities))
     parity = parity_of(pairs, engine)
     assert parity.failures(THRESHOLDS["float16"]) == ()
-    assert parity.max_dp > THRESHOLDS["float32"].max_dp  # it did round
+    assert parity.max_dp > THRESHOLDS["float32"].max_dp  # rounding took place
 
 
 def test_the_answers_compared_are_not_all_the_same(references: Any) -> None:
@@ -228,9 +228,9 @@ def test_a_difference_just_past_the_threshold_is_found(
     assert any("max_dp" in failure for failure in parity_of(pairs, engine).failures(THRESHOLDS["float32"]))
 
 
-# Target and what is not INT8; ONNX Runtime's INT8 kernels have no FP16 beside them.
+# Target, and the type of the layers that are not INT8. ONNX Runtime's INT8 kernels do not combine with FP16.
 INT8 = (("tensorrt", "float32"), ("tensorrt", "float16"), ("onnxruntime", "float32"))
-# Steps of 0.4 % of a tensor's largest value turn an answer whose lead is smaller than what they add up to.
+# Steps of 0.4 % of a tensor's largest value add up, and flip answers with a small lead.
 CLEAR_LEAD = 0.1
 
 
@@ -280,7 +280,7 @@ def assert_int8_parity(pairs: Sequence[tuple[Floats, Floats]], engine: Engine) -
     """Checks every threshold of INT8. Agreement counts only on views whose answer is clear in PyTorch."""
     limits, parity = THRESHOLDS["int8"], parity_of(pairs, engine)
     assert [failure for failure in parity.failures(limits) if not failure.startswith("top-1")] == []
-    assert parity.max_dp > THRESHOLDS["float16"].max_dp / 10  # it did round
+    assert parity.max_dp > THRESHOLDS["float16"].max_dp / 10  # rounding took place
     clear = [(margins(expected) > CLEAR_LEAD, expected, received) for expected, received in pairs]
     clear_pairs = [(expected[lead], received[lead]) for lead, expected, received in clear]
     clear_parity = parity_of(clear_pairs, engine)
@@ -421,7 +421,7 @@ def test_a_real_vgg16_holds_on_photos(
 
 
 REAL_Q = 224
-FEWER_IMAGES = 70  # where a run takes long; one of them may flip
+FEWER_IMAGES = 70  # for slow runs; the answer may flip on one of them
 REAL_PROTOCOLS = {
     "Q=224": Protocol("dense", (REAL_Q,), None, False),
     "pyramid": Protocol("multiscale", (REAL_Q, 256, 288), None, True),
@@ -459,7 +459,7 @@ def real_vgg16(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Rea
     for name, options in {"float32": (), "tensorrt": calibration}.items():
         command = ["export", "--weights", str(weights), *facts, *options, "-o", str(files[name])]
         cli.main(command, standalone_mode=False)
-    # The other target has the same ranges, which take long to measure.
+    # The ranges hold for the other target too, and take long to measure.
     quantization = read_manifest(files["tensorrt"]).precision.quantization
     assert quantization is not None
     quantization = replace(
@@ -484,7 +484,7 @@ def real_vgg16(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Rea
         ("onnxruntime", "onnxruntime", "pyramid", FEWER_IMAGES),
         ("tensorrt", "openvino", "Q=224", 400),
         ("tensorrt", "openvino", "pyramid", FEWER_IMAGES),
-        ("tensorrt", "onnxruntime", "Q=224", FEWER_IMAGES),  # five times as slow as the others
+        ("tensorrt", "onnxruntime", "Q=224", FEWER_IMAGES),  # five times slower than the others
     ],
 )
 def test_a_real_vgg16_in_int8_loses_half_a_point_of_top_1_at_most_and_agrees_on_985_of_1000_images(

@@ -36,7 +36,7 @@ from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TrainScale  # noqa:
 
 PRECISIONS = {"float32": (), "float16": ("--fp16",), "int8": ("--int8", "--fp16")}
 CROP, SCALES, BATCH = 64, (64, 96), 4
-# Ends of the profiles and what lies between; not square, and no multiples of 32.
+# Ends of the profiles and shapes between them; not square, and no multiples of 32.
 SHAPES = ((1, 64, 64), (4, 64, 128), (3, 65, 99), (1, 96, 192), (4, 192, 192), (2, 101, 150))
 
 

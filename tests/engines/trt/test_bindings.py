@@ -22,7 +22,7 @@ SOURCES = sorted(path for path in (ROOT / "engines" / "trt").glob("*.py") if "cu
 RTX = "tensorrt-rtx-1.7.1.116"
 MODULE = "the module"
 
-# Names that hold TensorRT's objects wherever they stand, and those that do so as parameters only.
+# Names that hold TensorRT's objects everywhere, and names that do so only as parameters.
 HELD = {
     "trt": MODULE,
     "builder": "Builder",
@@ -38,11 +38,11 @@ HELD = {
 }
 PARAMETERS = {**HELD, "context": "IExecutionContext", "profile": "IOptimizationProfile", "cache": "IRuntimeCache"}
 
-# Attributes of ours, by file, and methods of ours, that hold and give them.
+# Our attributes that hold such objects, by file, and our methods that return them.
 ATTRIBUTES = {"lane.py": {"_context": "IExecutionContext"}, "runtime_cache.py": {"_cache": "IRuntimeCache"}}
 METHODS = {"new_context": "IExecutionContext"}
 
-# What TensorRT's calls give.
+# The types that TensorRT's calls return.
 GIVEN = {
     ("Builder", "create_network"): "INetworkDefinition",
     ("Builder", "create_builder_config"): "IBuilderConfig",
@@ -61,7 +61,7 @@ GIVEN = {
     ("IRuntimeConfig", "create_runtime_cache"): "IRuntimeCache",
 }
 
-# What TensorRT-RTX alone has: classes, and members of classes that both have. Our code names them behind `is_rtx`.
+# Classes that only TensorRT-RTX has, and such members of shared classes. Our code uses them behind `is_rtx`.
 RTX_CLASSES = {
     "ComputeCapability",
     "EngineValidity",

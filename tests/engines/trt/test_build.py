@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 import vgg_deploy
-from engines.trt.backend import Backend
+from engines.trt.backend import Backend, listening
 from engines.trt.build import build
 from engines.trt.build_options import BuildOptions
+from engines.trt.gpu import compute_capability
+from engines.trt.inspector import built_types
+from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.artifacts.plan import mismatch, read_plan
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.files import Source
@@ -156,7 +159,6 @@ def test_a_plan_of_another_precision_than_the_manifest_declares_is_not_written(
 
 
 def test_int8_that_the_file_does_not_have_is_noticed(model: Models, manifest_for: Any, tmp_path: Path) -> None:
-    from vgg_deploy.artifacts.onnx_file import read_manifest
 
     stated = read_manifest(model(int8=True)).precision
     path = model(manifest={"precision": stated})
@@ -194,9 +196,6 @@ def test_with_a_gpu_the_types_are_those_that_the_engine_reports(
 def test_a_loaded_plan_without_a_gpu_for_it_tells_nothing(
     model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engines.trt.backend import listening
-    from engines.trt.gpu import compute_capability
-    from engines.trt.inspector import built_types
 
     if compute_capability() is not None:
         pytest.skip("this machine has a GPU, which may load the plan")

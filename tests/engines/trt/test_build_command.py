@@ -193,7 +193,7 @@ from pathlib import Path
 began = time.perf_counter()
 from engines.trt.build import build
 made = build(sys.argv[1])
-# Not ru_maxrss, which begins with that of the process that started this one.
+# Not ru_maxrss, which starts with the value of the parent process.
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 print(time.perf_counter() - began, peak, made.path.stat().st_size)
 """

@@ -86,7 +86,7 @@ def test_rtx_never_runs_on_these_and_names_the_other_backend(
         (("8.6",), "ampere+", (8, 0)),
         (("8.6",), "ampere+", (9, 0)),
         (("8.6",), "ampere+", (12, 0)),
-        ((), "none", (7, 5)),  # not known: TensorRT will say
+        ((), "none", (7, 5)),  # unknown here; TensorRT will report it
     ],
 )
 def test_tensorrt_runs_where_it_was_built_and_where_it_was_made_to_run(

@@ -17,7 +17,7 @@ from engines.trt.parsing import Parsed, parse
 from vgg_deploy.errors import BuildError, OutputError, UsageError
 from vgg_deploy.network.shapes import Profile
 
-# TensorRT-RTX has timing caches for the sake of TensorRT's interface, and says so.
+# TensorRT-RTX has timing caches only for compatibility with TensorRT, and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 
 PROFILE = Profile((64,), (1, 64, 64), (2, 64, 85), (2, 128, 128))

@@ -44,7 +44,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(backends, "_loggers", {})  # a real backend's logger is not the fake's
+    monkeypatch.setattr(backends, "_loggers", {})  # a real backend's logger would not work with the fake
     made = Bench(tmp_path)
     yield made
     made.cuda.broken.clear()
@@ -111,7 +111,7 @@ def test_it_says_what_it_is(bench: Bench) -> None:
     assert (info.runtime, info.device, info.concurrency) == ("tensorrt-rtx 1.7.1", "cuda:0", 2)
     assert info.precision == "1/1 convolutions INT8, fc8 FP16, as declared"
     assert info.outputs == ("probabilities", "score_map")
-    assert str(info.shapes) == "1..2 x 32..128 x 32..128 x 3"  # batches that every profile takes
+    assert str(info.shapes) == "1..2 x 32..128 x 32..128 x 3"  # batches that every profile accepts
     assert info.scales == (32, 64)
     assert info.notices == ()
 
@@ -206,7 +206,7 @@ def test_each_shape_has_its_own_context_in_each_lane(bench: Bench) -> None:
 def test_contexts_of_a_lane_share_one_block_of_memory_large_enough_for_any_profile(bench: Bench) -> None:
     bench.open()
     sizes = [size for _, size, purpose in bench.cuda.calls("allocate") if purpose == "the network's scratch memory"]
-    assert sizes == [2000, 2000]  # a lane each
+    assert sizes == [2000, 2000]  # one for each lane
 
 
 def test_buffers_are_made_once_for_the_largest_batch(bench: Bench) -> None:
@@ -281,7 +281,7 @@ def test_an_api_without_graphs_is_a_notice_for_tensorrt(backend: str, bench: Ben
 def test_two_requests_are_under_way_at_once_each_on_its_stream(bench: Bench) -> None:
     engine = bench.open()
     both = threading.Barrier(2)
-    bench.cuda.before_wait = lambda: both.wait(10) and None  # nobody ends before both have filled their streams
+    bench.cuda.before_wait = lambda: both.wait(10) and None  # neither ends before both have filled their streams
     with ThreadPoolExecutor(2) as pool:
         batches = [noise(1, 40, 40, seed=seed) for seed in range(2)]
         for scores, images in zip(pool.map(engine.run, batches), batches, strict=True):
@@ -482,7 +482,7 @@ def test_closing_waits_for_requests_under_way_and_refuses_those_that_wait(bench:
             check(future.result(10), images)
         closing.result(10)
         error = late.exception(10)
-    # It may have come to a lane before the closing did.
+    # The late call may have got a lane before the close.
     assert error is None or str(error).endswith("was closed; open it again")
     assert bench.cuda.live == set()
 
@@ -538,7 +538,7 @@ def test_an_unusable_cache_is_a_notice_and_is_replaced(stored: bytes, bench: Ben
 
 def test_a_cache_that_cannot_be_read_or_written_is_no_error(bench: Bench) -> None:
     cache = bench.path.with_name("vgg11.plan.cache")
-    cache.mkdir()  # root may write anywhere, but not over a folder
+    cache.mkdir()  # even root cannot write over a folder
     with bench.open("tensorrt-rtx") as engine:
         (notice,) = engine.info.notices
         assert "cannot be read (Is a directory)" in notice

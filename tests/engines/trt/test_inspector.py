@@ -105,7 +105,7 @@ def test_bias_and_scales_do_not_count() -> None:
         "[]",
         "{}",
         '{"Layers": null}',
-        '{"Layers": ["conv1_1 + relu1_1"]}',  # names alone: a plan of another profiling verbosity
+        '{"Layers": ["conv1_1 + relu1_1"]}',  # names only, as with another profiling verbosity
         '{"Layers": [{"Name": "conv1_1"}]}',
         '{"Layers": [{"Name": "conv1_1", "Inputs": "x"}]}',
         '{"Layers": [{"Name": "conv1_1", "Inputs": ["x", {"Dimensions": null}]}]}',

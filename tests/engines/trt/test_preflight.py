@@ -133,7 +133,7 @@ def test_biases_stored_as_int32(foreign: Any, findings: Any, rtx: Backend, other
     assert text.startswith(
         "biases stored as INT32 at bias_read; TensorRT accepts them in floating point only: leave biases in"
     )
-    # The parser refuses it too, which is not told twice.
+    # The parser refuses it too, but it is reported once.
     assert refused(rtx, foreign.save(tmp_path), others) == (text,)
 
 

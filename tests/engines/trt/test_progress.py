@@ -59,7 +59,7 @@ def test_ctrl_c_stops_the_build_and_leaves_no_file(at: int, model: Callable[...,
     path, witness = model(), Witness(at, _thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt):
         build(path, options=SMALL, phases=witness)
-    # Told nothing more after it; how soon the main thread hears of it is its own affair.
+    # No phase is reported after that. How soon the main thread learns of Ctrl-C may vary.
     assert witness.steps >= at
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
     assert not [thread for thread in threading.enumerate() if thread.name == "tensorrt-build"]
@@ -99,7 +99,7 @@ def test_ctrl_c_waits_until_the_work_has_ended() -> None:
     def work(stop: threading.Event) -> None:
         _thread.interrupt_main()
         assert stop.wait(10)
-        for _ in range(3):  # impatience changes nothing
+        for _ in range(3):  # more of them change nothing
             time.sleep(0.1)
             _thread.interrupt_main()
         time.sleep(0.2)
