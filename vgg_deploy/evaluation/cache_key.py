@@ -1,7 +1,7 @@
 """The texts under which posteriors are cached: what must be the same for an answer to be the same.
 
-A key is written out name by name, so that renaming a class or a field in the code leaves it as it is. A field that changes
-answers must be added here. That makes new keys, and what was cached before is computed again.
+A key is written out name by name, so it stays the same if a class or a field of the code is renamed. A new field that
+changes answers must be added here. Then all keys are new, and what was cached before is computed again.
 """
 
 from __future__ import annotations

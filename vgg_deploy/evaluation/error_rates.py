@@ -23,7 +23,7 @@ from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.protocols import Protocol
 
-NOMINAL_SIZE = (375, 500)  # of an ImageNet photo: height and width, for counting a protocol's views
+NOMINAL_SIZE = (375, 500)  # height and width of an ImageNet photo, for counting the views of a protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,49 +32,49 @@ class LabelledImages:
 
     Attributes:
         paths: image files.
-        truth: int64 [n], the index of each one's class.
+        truth: int64 [n], the index of each image's class.
     """
 
     paths: tuple[Path, ...]
     truth: npt.NDArray[np.int64]
 
     def sample(self, limit: int) -> LabelledImages:
-        """At most `limit` of them, in order: seeded, with as many of each class as can be."""
+        """At most `limit` of the images, in their order: a seeded sample, with the classes as equal as possible."""
         if limit >= len(self.paths):
             return self
         by_class: dict[int, list[int]] = {}
         for index in sorted(range(len(self.paths)), key=self.paths.__getitem__):
             by_class.setdefault(int(self.truth[index]), []).append(index)
-        chance = random.Random(0)
-        shuffled = [chance.sample(group, len(group)) for _class, group in sorted(by_class.items())]
-        taken: list[int] = []
-        for turn in range(max(map(len, shuffled))):
-            # Which classes have one image more than others is drawn too: the first of ImageNet's are all fish and birds.
-            left = [group[turn] for group in shuffled if turn < len(group)]
-            taken += chance.sample(left, len(left))
-        kept = sorted(taken[:limit])
-        return LabelledImages(tuple(self.paths[index] for index in kept), self.truth[kept])
+        generator = random.Random(0)
+        shuffled = [generator.sample(group, len(group)) for _class, group in sorted(by_class.items())]
+        order: list[int] = []
+        for rank in range(max(map(len, shuffled))):
+            # Some classes may get one image more than others. These are drawn too: ImageNet begins with fish and birds.
+            candidates = [group[rank] for group in shuffled if rank < len(group)]
+            order += generator.sample(candidates, len(candidates))
+        sample = sorted(order[:limit])
+        return LabelledImages(tuple(self.paths[index] for index in sample), self.truth[sample])
 
 
 def folder_name(path: Path) -> str:
-    """The name of the folder that an image lies in, however the way to it was written."""
+    """The name of the folder that an image lies in, however its path is written."""
     return os.path.basename(os.path.normpath(path.parent.absolute()))  # noqa: PTH119 - pathlib keeps `..`
 
 
 def label_by_folder(paths: Sequence[Path], classes: Sequence[ClassName]) -> LabelledImages:
-    """Images by the names of their folders.
+    """Images whose folders name their classes.
 
     Raises:
-        UsageError: a folder's name is no class's id or label; names the nearest.
+        UsageError: the name of a folder is not the id or label of a class; suggests the nearest.
     """
-    by_folder = {path.parent: path for path in paths}
-    folders = {folder: class_of_folder(folder_name(path), classes) for folder, path in by_folder.items()}
-    return LabelledImages(tuple(paths), np.array([folders[path.parent] for path in paths], np.int64))
+    first_images = {path.parent: path for path in paths}
+    indices = {folder: class_of_folder(folder_name(path), classes) for folder, path in first_images.items()}
+    return LabelledImages(tuple(paths), np.array([indices[path.parent] for path in paths], np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRates:
-    """Error rates in 0..1 over `images` images, with their standard errors; `failed` more have no answer and do not count."""
+    """Error rates in 0..1 over `images` images. `failed` more images have no answer and do not count."""
 
     images: int
     failed: int
@@ -82,7 +82,7 @@ class ErrorRates:
     top5: float
 
     def standard_error(self, rate: float) -> float:
-        """Of a share measured on that many images: sqrt(p (1 - p) / n)."""
+        """The standard error of a rate that was measured on these images: sqrt(p (1 - p) / n)."""
         return math.sqrt(max(rate * (1 - rate), 0.0) / self.images) if self.images else math.nan
 
 
@@ -92,10 +92,10 @@ class Evaluation:
 
     Attributes:
         protocol: how it was tested.
-        posteriors: float32 [n, classes]; a row of NaN where the image failed.
+        posteriors: float32 [n, classes]; a row of NaN if the image failed.
         failures: images without an answer.
-        computed: images that were scored now; the others were known.
-        seconds: from decoding to answers, of all that have one: of those that were known, when they were computed.
+        computed: how many images were scored now; the others were in the cache.
+        seconds: what the answers cost, from decoding on; for cached answers, when they were computed.
     """
 
     protocol: Protocol
@@ -106,13 +106,13 @@ class Evaluation:
 
     @property
     def ms_per_image(self) -> float:
-        """NaN where there is no answer."""
+        """Milliseconds for each image that has an answer; NaN if none has."""
         answered = len(self.posteriors) - len(self.failures)
         return 1000 * self.seconds / answered if answered else math.nan
 
     @property
     def views(self) -> int:
-        """Views of a landscape photo."""
+        """How many views a landscape photo has."""
         return len(self.protocol.views(*NOMINAL_SIZE, Rescaling()))
 
 
@@ -145,9 +145,7 @@ def evaluate(
     scorer: Scorer = EngineScorer(engine, protocol, batch)
     if cache is not None:
         if not model:
-            raise UsageError(
-                "model is empty; a cache needs the fingerprint of the engine's weights to tell models apart"
-            )
+            raise UsageError("model is empty; a cache needs the fingerprint of the weights to tell models apart")
         scorer = CachedScorer(scorer, cache, model=model, info=engine.info, protocol=protocol)
     posteriors = np.full((len(paths), len(engine.info.manifest.classes)), np.nan, np.float32)  # [n, classes]
     failures: list[Failure] = []
@@ -164,8 +162,13 @@ def evaluate(
 
 
 def error_rates(posteriors: Floats, truth: npt.NDArray[np.int64]) -> ErrorRates:
-    """Error rates over the images that have an answer; how many have none."""
-    answered = np.isfinite(posteriors).all(axis=1)
-    rows, wanted = posteriors[answered], truth[answered]
+    """Error rates over the images that have an answer, and how many have none.
+
+    Args:
+        posteriors: float32 [n, classes]; a row that is not finite is an image without an answer.
+        truth: int64 [n].
+    """
+    answered = np.isfinite(posteriors).all(axis=1)  # [n]
+    rows, classes = posteriors[answered], truth[answered]  # [answered, classes], [answered]
     failed = len(posteriors) - len(rows)
-    return ErrorRates(len(rows), failed, top_k_error(rows, wanted, 1), top_k_error(rows, wanted, 5))
+    return ErrorRates(len(rows), failed, top_k_error(rows, classes, 1), top_k_error(rows, classes, 5))

@@ -11,7 +11,7 @@ from vgg_deploy.network.tensors import Floats
 
 
 def fused(posteriors: Sequence[Floats]) -> Floats:
-    """The mean of arrays of posteriors of one shape, float32 [..., classes]; NaN where one of them is NaN.
+    """The mean of arrays of posteriors of one shape, float32 [..., classes]; NaN if one of them is NaN.
 
     Raises:
         UsageError: they have different numbers of classes.

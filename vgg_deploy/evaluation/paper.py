@@ -1,4 +1,4 @@
-"""The paper's own figures: Tables 3 to 6 of arXiv 1409.1556, on ILSVRC-2012's validation set, in percent."""
+"""The paper's own error rates: Tables 3 to 6 of arXiv 1409.1556, on the validation set of ILSVRC-2012, in percent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NEAR_256, _NEAR_384, _WIDE = (224, 256, 288), (352, 384, 416), (256, 384, 512)
 
 @dataclass(frozen=True, slots=True)
 class PaperNetwork:
-    """A network as the paper tests it: configuration, S, and the test Q's."""
+    """A network as the paper tests it: its configuration, S and the test scales Q."""
 
     configuration: str
     train_scale: TrainScale
@@ -24,11 +24,11 @@ class PaperNetwork:
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """One row.
+    """One row of a table.
 
     Attributes:
-        table: its number.
-        networks: one, or those whose posteriors are averaged (Table 6).
+        table: the number of the table.
+        networks: one network, or several whose posteriors are averaged (Table 6).
         protocol: dense, multiscale, 150-crop or multiscale+150-crop.
         top1, top5: validation errors in percent.
     """
@@ -73,12 +73,12 @@ ROWS = (
     _single(4, "multiscale", "E", _256, _NEAR_256, 26.9, 8.7),
     _single(4, "multiscale", "E", _384, _NEAR_384, 26.7, 8.6),
     _single(4, "multiscale", "E", _JITTER, _WIDE, 24.8, 7.5),
-    # Table 5: crops, and crops with dense; its dense rows are Table 4's.
+    # Table 5: crops, and crops with dense. Its dense rows are those of Table 4.
     _single(5, "150-crop", "D", _JITTER, _WIDE, 24.6, 7.5),
     _single(5, "multiscale+150-crop", "D", _JITTER, _WIDE, 24.4, 7.2),
     _single(5, "150-crop", "E", _JITTER, _WIDE, 24.6, 7.4),
     _single(5, "multiscale+150-crop", "E", _JITTER, _WIDE, 24.4, 7.1),
-    # Table 6: the mean of several networks' posteriors.
+    # Table 6: the mean of the posteriors of several networks.
     PaperRow(
         6,
         (
@@ -101,15 +101,15 @@ ROWS = (
 
 
 def differences_from_paper(manifest: Manifest) -> tuple[str, ...]:
-    """What tells a network from the paper's of its configuration, in words; nothing where it is one of them."""
-    own = manifest.spec
-    if own is None:
-        return ("it does not say what it is",)
-    papers = NetworkSpec(own.configuration)
-    names = [field.name for field in fields(own) if field.compare]
-    pairs = ((name, getattr(own, name), getattr(papers, name)) for name in names)
-    differences = [f"{name} is {mine}, not {theirs}" for name, mine, theirs in pairs if mine != theirs]
-    networks = (network for row in ROWS for network in row.networks if network.configuration == own.configuration)
+    """How a network differs from the paper's of the same configuration, in words; empty if it is the paper's."""
+    spec = manifest.spec
+    if spec is None:
+        return ("its configuration is unknown, because it has no manifest",)
+    paper_spec = NetworkSpec(spec.configuration)
+    names = [field.name for field in fields(spec) if field.compare]
+    values = ((name, getattr(spec, name), getattr(paper_spec, name)) for name in names)
+    differences = [f"{name} is {value}, not {expected}" for name, value, expected in values if value != expected]
+    networks = (network for row in ROWS for network in row.networks if network.configuration == spec.configuration)
     scales = dict.fromkeys(str(network.train_scale) for network in networks)
     if str(manifest.train_scale) not in scales:
         differences.append(f"S is {manifest.train_scale}, not {' or '.join(scales)}")
@@ -117,15 +117,15 @@ def differences_from_paper(manifest: Manifest) -> tuple[str, ...]:
 
 
 def paper_row(manifests: Sequence[Manifest], protocols: Sequence[Protocol]) -> PaperRow | None:
-    """The row of networks tested in the same way, or None where the paper has none.
+    """The row of the same networks under the same test; None if the paper has no such row.
 
     Args:
-        manifests: of the networks, one, or those that are fused.
-        protocols: how each was tested.
+        manifests: of one network, or of several that are fused.
+        protocols: how each network was tested.
     """
     networks = set()
     for manifest, protocol in zip(manifests, protocols, strict=True):
-        # Mirrors are scored in all of the paper's tests (section 3.2).
+        # All tests of the paper score mirrors too (section 3.2).
         if manifest.spec is None or differences_from_paper(manifest) or not protocol.mirror:
             return None
         networks.add(PaperNetwork(manifest.spec.configuration, manifest.train_scale, protocol.scales))

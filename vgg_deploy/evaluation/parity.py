@@ -1,4 +1,4 @@
-"""Whether two engines give the same answers: figures over the same views, held against one table of thresholds."""
+"""Whether two engines give the same answers: figures over the same views, compared with one table of thresholds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from vgg_deploy.network.tensors import Floats, Images
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What must hold. NaN holds nothing.
+    """The limits that the figures must keep. NaN keeps none.
 
     Attributes:
         max_dp: largest difference of any posterior of any view, in 0..1.
-        mean_dp: mean absolute difference of posteriors.
+        mean_dp: mean absolute difference of the posteriors.
         divergence: mean Kullback-Leibler divergence, in nats.
-        agreement: least share of views with the same most probable class, in 0..1.
-        layer: largest error of a layer's output as a share of its largest value; what passes it first is named on a failure.
+        agreement: smallest share of views with the same most probable class, in 0..1.
+        layer: largest error of a layer's output, as a share of the layer's largest value. A failed comparison names the
+            first layer beyond it.
     """
 
     max_dp: float
@@ -35,27 +36,28 @@ class Thresholds:
 
 
 THRESHOLDS = {
-    # Both sides compute the same sums in another order. On a trained VGG-16 that moves a posterior by up to 5e-7; 1e-5
-    # leaves room for other runtimes' Winograd convolutions. At such differences only a tie can change its top-1.
+    # Both sides compute the same sums in different orders. On a trained VGG-16 this moves a posterior by up to 5e-7.
+    # The limit of 1e-5 leaves room for other runtimes' Winograd convolutions. So little changes the top-1 of ties only.
     "float32": Thresholds(max_dp=1e-5, mean_dp=1e-6, divergence=1e-6, agreement=0.995, layer=1e-4),
-    # Eleven bits of significand through 16 layers: each rounds by up to 2^-11 = 5e-4 of its value, and the errors mostly
-    # average out. A posterior near 0.5 moves most; views whose top two lie closer than that may swap them, so the
-    # top-1 of 1 in 200 may.
+    # Eleven bits of significand through 16 layers: each rounds by up to 2^-11 = 5e-4 of its value, and most errors
+    # cancel. A posterior near 0.5 moves most. Views whose first two classes are closer than that may swap them, so the
+    # top-1 of 1 view in 200 may change.
     "float16": Thresholds(max_dp=0.03, mean_dp=2e-3, divergence=1e-3, agreement=0.995, layer=0.02),
-    # Eight bits for each activation and weight: steps of 0.4 to 0.8 % of a tensor's largest value, in every layer. On 400
-    # images a trained VGG-16 moves by up to 0.21, 9e-4 on average, a divergence of 1e-3; networks of random weights, whose
-    # answers are never sure, by ten times as much on average.
+    # Eight bits for each activation and weight: steps of 0.4 to 0.8 % of a tensor's largest value, in every layer. The
+    # posteriors of a trained VGG-16 move by up to 0.21 on 400 images, by 9e-4 on average, with a divergence of 1e-3.
+    # Networks with random weights are never sure of a class, and move ten times as much on average.
     "int8": Thresholds(max_dp=0.5, mean_dp=0.015, divergence=0.02, agreement=0.985, layer=0.25),
 }
 
 
-# A view whose leading class led by less than this, and by less than `Thresholds.max_dp`, is a near-tie: rounding may turn it.
+# A view is a near-tie if its first class leads by less than this and by less than `Thresholds.max_dp`: rounding may
+# flip it.
 NEAR_TIE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class NamedView:
-    """An image to compare on: uint8 [h, w, 3], and what it is called in reports."""
+    """An image to compare on: its pixels, uint8 [h, w, 3], and its name in reports."""
 
     name: str
     pixels: Images
@@ -63,7 +65,7 @@ class NamedView:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A view whose most probable class changed; `margin` is the lead that it had in the reference, in 0..1."""
+    """A view whose most probable class changed. `margin` is that class's lead in the reference, in 0..1."""
 
     view: str
     reference: ClassName
@@ -73,12 +75,12 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far a candidate's posteriors are from a reference's; see `Thresholds` for the figures.
+    """How far the posteriors of a candidate are from those of a reference. `Thresholds` describes the other figures.
 
     Attributes:
-        views: how many were compared.
-        worst: index of the view with the largest difference, or of the first with NaN.
-        flips: views whose most probable class changed; a view with NaN has none.
+        views: how many views were compared.
+        worst: index of the view with the largest difference, or of the first view with NaN.
+        flips: views whose most probable class changed, except views with NaN.
     """
 
     views: int
@@ -90,15 +92,15 @@ class Parity:
     flips: tuple[Flip, ...]
 
     def failures(self, thresholds: Thresholds) -> tuple[str, ...]:
-        """What does not hold, in words; empty where all does.
+        """Which limits are broken, in words; empty if all are kept.
 
-        The agreement that is asked for allows a share of flips. Where there are so few views that one flip passes it, a single one
-        of a near-tie does not count: of 16 images it would be 6 %, whatever the network.
+        With so few views that one flip breaks the limit of agreement, a single flip of a near-tie does not count: one
+        view of 16 is 6 %, for any network.
         """
         failed = []
         for name in ("max_dp", "mean_dp", "divergence"):
             value, limit = getattr(self, name), getattr(thresholds, name)
-            if not value <= limit:  # false for NaN too
+            if not value <= limit:  # true for NaN too
                 failed.append(f"{name} {value:.2g} > {limit:g}" if math.isfinite(value) else f"{name} is {value}")
         clear = [flip for flip in self.flips if flip.margin >= min(NEAR_TIE, thresholds.max_dp)]
         few = self.views * (1 - thresholds.agreement) < 1
@@ -109,32 +111,38 @@ class Parity:
 
 
 def posteriors(engine: Engine, views: Sequence[NamedView], progress: Callable[[], None] = lambda: None) -> Floats:
-    """An engine's posteriors, float32 [views, classes], one view a call. Calls `progress` after each."""
+    """An engine's posteriors, float32 [views, classes]. Each call has one view, and `progress` is called after it."""
     rows = []
     for view in views:
-        rows.append(engine.run(view.pixels[None]).probabilities[0])
+        rows.append(engine.run(view.pixels[None]).probabilities[0])  # [1, h, w, 3] -> [classes]
         progress()
     return np.stack(rows)
 
 
 def compare(reference: Floats, candidate: Floats, names: Sequence[str], classes: Sequence[ClassName]) -> Parity:
-    """Figures of two sets of posteriors, float32 [views, classes] each.
+    """The figures of two sets of posteriors.
+
+    Args:
+        reference, candidate: float32 [views, classes].
+        names: of the views, for reports.
+        classes: of both networks.
 
     Raises:
-        UsageError: they are of different networks: other numbers of classes.
+        UsageError: the numbers of classes differ, or there is no view.
     """
     if reference.shape != candidate.shape:
         raise UsageError(
-            f"the reference gives {reference.shape[1]} classes and the candidate {candidate.shape[1]}; they are different networks"
+            f"the reference gives {reference.shape[1]} classes and the candidate {candidate.shape[1]}; "
+            "they are different networks"
         )
     if len(reference) == 0:
-        raise UsageError("there is no view to compare on")
-    difference = np.abs(reference.astype(np.float64) - candidate)
-    per_view = difference.max(axis=1)
-    broken = ~np.isfinite(per_view)
+        raise UsageError("there is no view to compare on; give at least one image")
+    difference = np.abs(reference.astype(np.float64) - candidate)  # [views, classes]
+    per_view = difference.max(axis=1)  # [views]
+    broken = ~np.isfinite(per_view)  # [views]
     worst = int(broken.argmax()) if broken.any() else int(per_view.argmax())
-    before, after = top_k(reference, 1)[:, 0], top_k(candidate, 1)[:, 0]
-    lead = margins(reference)
+    before, after = top_k(reference, 1)[:, 0], top_k(candidate, 1)[:, 0]  # [views]
+    lead = margins(reference)  # [views]
     flips = tuple(
         Flip(names[view], classes[before[view]], classes[after[view]], float(lead[view]))
         for view in np.flatnonzero((before != after) & ~broken).tolist()
@@ -151,7 +159,12 @@ def compare(reference: Floats, candidate: Floats, names: Sequence[str], classes:
 
 
 def furthest(reference: Floats, candidates: Sequence[Floats]) -> Floats:
-    """Of several posteriors over the same views, at least one, those with the largest difference from the reference; NaN is the largest."""
+    """The candidate with the largest difference from the reference; NaN counts as the largest.
+
+    Args:
+        reference: float32 [views, classes].
+        candidates: at least one, each float32 [views, classes].
+    """
 
     def distance(rows: Floats) -> float:
         if rows.shape != reference.shape:
@@ -163,7 +176,7 @@ def furthest(reference: Floats, candidates: Sequence[Floats]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class LayerError:
-    """A layer's largest error on one view, as a share of its largest value in the reference."""
+    """A layer's largest error on one view, as a share of the layer's largest value in the reference."""
 
     layer: str
     error: float
@@ -172,20 +185,23 @@ class LayerError:
 def layer_errors(
     reference: Engine, candidate: Engine, view: NamedView, layers: Iterable[str]
 ) -> tuple[LayerError, ...]:
-    """Errors of the layers whose activations both engines give, in order; fc8 is compared by its mean over positions."""
-    wanted, got = (engine.run(view.pixels[None]).activations for engine in (reference, candidate))
+    """Errors of the layers whose activations both engines give, in the order of `layers`.
+
+    One engine may give fc8 at each position and the other its spatial mean. Then the means are compared.
+    """
+    expected, received = (engine.run(view.pixels[None]).activations for engine in (reference, candidate))
     errors = []
     for layer in layers:
-        if layer not in wanted or layer not in got:
+        if layer not in expected or layer not in received:
             continue
-        a, b = wanted[layer].astype(np.float64), got[layer].astype(np.float64)
+        a, b = expected[layer].astype(np.float64), received[layer].astype(np.float64)  # [1, channels, rows, cols]
         if a.shape != b.shape:
-            a, b = a.mean(axis=(2, 3)), b.mean(axis=(2, 3))
+            a, b = a.mean(axis=(2, 3)), b.mean(axis=(2, 3))  # [1, channels]
         scale = np.abs(a).max() or 1.0
         errors.append(LayerError(layer, float(np.abs(a - b).max() / scale)))
     return tuple(errors)
 
 
 def first_divergence(errors: Sequence[LayerError], limit: float) -> LayerError | None:
-    """The first layer whose error passes `limit`, or is NaN."""
+    """The first layer whose error is above `limit` or NaN; None if there is none."""
     return next((error for error in errors if not error.error <= limit), None)

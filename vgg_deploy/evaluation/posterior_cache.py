@@ -19,10 +19,11 @@ from vgg_deploy.network.tensors import Floats
 _APPLICATION = 0x76676764  # "vggd", in the header of a SQLite file
 _VERSION = 2  # of the table and of the keys; 1 had keys that changed with the code
 _TABLE = """CREATE TABLE IF NOT EXISTS posteriors (
-    engine TEXT NOT NULL, protocol TEXT NOT NULL, image TEXT NOT NULL, probabilities BLOB NOT NULL, seconds REAL NOT NULL,
+    engine TEXT NOT NULL, protocol TEXT NOT NULL, image TEXT NOT NULL,
+    probabilities BLOB NOT NULL, seconds REAL NOT NULL,
     PRIMARY KEY (engine, protocol, image)
 ) WITHOUT ROWID"""
-# A commit waits for the disk, 14 ms where it was measured: after each image that would take most of a fast engine's time.
+# A commit waits for the disk, 14 ms where it was measured. After each image, that would slow down a fast engine.
 _FLUSH_S = 1.0
 
 _Key = tuple[str, str, str]
@@ -39,7 +40,7 @@ class CachedPosterior:
 class PosteriorCache(ContextManaged):
     """A SQLite file of posteriors by engine, protocol and image.
 
-    What is put is in the file after a second at most, and after `close`. `vgg_deploy.evaluation.cache_key` makes the keys.
+    Posteriors are written together, about once a second and on `close`. See `vgg_deploy.evaluation.cache_key` for keys.
 
     Args:
         path: the file; it is created if it does not exist.
@@ -69,14 +70,14 @@ class PosteriorCache(ContextManaged):
             raise
 
     def _claim(self) -> None:
-        """Takes an empty file, or a cache. Writes to it at once, so that a file that cannot be written is noticed now."""
+        """Takes an empty file or a cache. Writes to it at once, to notice now if it cannot be written."""
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (version,) = self._file.execute("PRAGMA user_version").fetchone()
         (tables,) = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application == _APPLICATION and version != _VERSION:
             raise OutputError(
-                f"{self._path} is a cache of version {version}, and this vgg-deploy uses version {_VERSION}: delete it, or "
-                "name another file"
+                f"{self._path} is a cache of version {version}, and this vgg-deploy uses version {_VERSION}: "
+                "delete it, or name another file"
             )
         if application != _APPLICATION and (application or version or tables):
             raise OutputError(f"{self._path} is a database of another program; name another file for the cache")

@@ -1,4 +1,4 @@
-"""Posteriors of many images: computed by an engine, or taken from a cache where they are known."""
+"""Posteriors of many images: computed by an engine, or read from a cache."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Answer:
 
     Attributes:
         probabilities: float32 [classes].
-        seconds: what they cost, from decoding to answer, when they were computed.
-        cached: whether they were known before.
+        seconds: what they cost when they were computed, from decoding to answer.
+        cached: whether they come from a cache.
     """
 
     probabilities: Floats
@@ -33,7 +33,7 @@ class Answer:
 
 
 class Scorer(Interface):
-    """Whatever answers for images."""
+    """Gives the answers of images."""
 
     def score(self, paths: Sequence[Path]) -> Iterator[tuple[int, Answer | Failure]]:
         """The answer of each image, with the image's index in `paths`; in any order."""
@@ -59,14 +59,16 @@ class EngineScorer:
 
 
 class CachedScorer:
-    """A scorer whose answers are kept in a cache. It computes what the cache does not have, whole or in parts.
+    """Gives the answers that a cache has, and lets another scorer compute the others.
+
+    A protocol of several parts is also answered if the cache has each part.
 
     Args:
-        scorer: computes.
-        cache: has the answers that are known, and gets new ones as they come.
+        scorer: computes what the cache does not have.
+        cache: gets new answers as they come.
         model: fingerprint of the engine's weights.
-        info: of the engine that `scorer` uses.
-        protocol: how `scorer` tests.
+        info: describes the engine of `scorer`.
+        protocol: the protocol of `scorer`.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class CachedScorer:
 
 
 def _joined(parts: Sequence[CachedPosterior | None]) -> CachedPosterior | None:
-    """The mean of a protocol's parts (section 4.3), and what they cost together; None if a part is not known."""
+    """The mean of a protocol's parts (section 4.3), and what they cost together; None if a part is missing."""
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None

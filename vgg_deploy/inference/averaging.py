@@ -50,14 +50,21 @@ class MeanScores:
 
 
 def mean_scores(views: Sequence[View], scores: Sequence[ViewScores]) -> MeanScores:
-    """The mean over at least one view, by the views' weights. It is summed in the order of the views: the same bits each time."""
+    """The mean over at least one view, by the views' weights.
+
+    It is summed in the order of the views, so that its bits are the same each time.
+    """
     weights = [view.weight for view in views]
-    features = [one_view.features for one_view in scores if one_view.features is not None]
-    maps = zip(views, scores, strict=True)
+    features = [view_scores.features for view_scores in scores if view_scores.features is not None]
+    score_maps = tuple(
+        ScoreMap(view, view_scores.score_map)
+        for view, view_scores in zip(views, scores, strict=True)
+        if view_scores.score_map is not None
+    )
     return MeanScores(
-        _mean([one_view.probabilities for one_view in scores], weights),
+        _mean([view_scores.probabilities for view_scores in scores], weights),
         _mean(features, weights) if features else None,
-        tuple(ScoreMap(view, one_view.score_map) for view, one_view in maps if one_view.score_map is not None),
+        score_maps,
     )
 
 

@@ -1,4 +1,4 @@
-"""Which views of images an engine takes. A plan takes what lies in one of its profiles, which may leave gaps between them."""
+"""Which views an engine takes. A plan takes what lies in one of its profiles, which may leave gaps between them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,37 @@ from vgg_deploy.artifacts.build_command import refusal
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine import EngineInfo
 from vgg_deploy.network.shapes import ShapeRange
-from vgg_deploy.views.protocols import KINDS, Protocol
+from vgg_deploy.views.protocols import PROTOCOL_KINDS, Protocol
 
 
 def check_compatible(info: EngineInfo, protocol: Protocol) -> None:
-    """Raises UsageError where an engine takes none of a protocol's views, of whatever image: its crop, or whole images at one Q."""
+    """Checks that an engine takes views of a protocol, for some image.
+
+    Raises:
+        UsageError: it does not take the protocol's crop, or whole images of any aspect ratio at one of the Q's.
+    """
     ranges = [info.shapes] if info.plan is None else [profile.shapes for profile in info.plan.profiles]
-    crops = () if protocol.crop is None else (protocol.crop,)
-    whole = protocol.scales if KINDS[protocol.name].whole else ()
-    for sides, exactly in ((crops, True), (whole, False)):
-        for side in sides:
-            if not any(_takes(shapes, side, exactly=exactly) for shapes in ranges):
-                raise UsageError(f"protocol {protocol}: {view_refusal(info, side, side)}")
+    if protocol.crop is not None and not any(_takes_crop(shapes, protocol.crop) for shapes in ranges):
+        raise UsageError(f"protocol {protocol}: {view_refusal(info, protocol.crop, protocol.crop)}")
+    for scale in protocol.scales if PROTOCOL_KINDS[protocol.name].whole else ():
+        if not any(_takes_whole(shapes, scale) for shapes in ranges):
+            raise UsageError(f"protocol {protocol}: {view_refusal(info, scale, scale)}")
 
 
-def _takes(shapes: ShapeRange, side: int, *, exactly: bool) -> bool:
-    """Whether an image fits whose short side is `side`, or both sides."""
-    one, other = shapes.height, shapes.width
-    if exactly:
-        return one.accepts(side) and other.accepts(side)
+def _takes_crop(shapes: ShapeRange, side: int) -> bool:
+    return shapes.height.accepts(side) and shapes.width.accepts(side)
+
+
+def _takes_whole(shapes: ShapeRange, short_side: int) -> bool:
+    """Whether an image with this short side can fit, as a landscape or a portrait."""
     return any(
-        short.accepts(side) and (long.maximum is None or long.maximum >= side)
-        for short, long in ((one, other), (other, one))
+        short.accepts(short_side) and (long.maximum is None or long.maximum >= short_side)
+        for short, long in ((shapes.height, shapes.width), (shapes.width, shapes.height))
     )
 
 
 def view_refusal(info: EngineInfo, height: int, width: int) -> str | None:
-    """Why an engine does not take views of this size, in words; None where it does."""
+    """Why an engine does not take views of this size, as a sentence; None if it takes them."""
     shapes = info.shapes
     if info.plan is not None:
         reason = refusal(info.plan, (shapes.batch.minimum, height, width))

@@ -1,4 +1,4 @@
-"""Memory of a long run, kept flat."""
+"""Keeps the memory of a long run flat."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _INTERVAL_S = 1.0
 
 
 def with_memory_trimmed(items: Iterable[Item], clock: Callable[[], float] = time.monotonic) -> Iterator[Item]:
-    """The items; between them, once a second, what was freed is given back to the system.
+    """The items as they come. Once a second, between two items, freed memory goes back to the system.
 
-    Batches of many shapes leave glibc's memory in pieces that it keeps, in an arena for each thread, and a process grows
-    through its first thousands of images. With other C libraries nothing is done.
+    glibc keeps freed memory in an arena for each thread. Batches of many shapes break it into pieces, and the process
+    grows through its first thousands of images. Other C libraries need nothing, and nothing is done with them.
     """
     trim, last = _trim(), clock()
     for item in items:

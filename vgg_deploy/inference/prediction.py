@@ -1,7 +1,7 @@
 """From image files to averaged posteriors (section 3.2), as a stream.
 
-Threads decode and rescale images ahead of the engine. Views of one shape share a batch, also across images. Results come in
-the order of the paths. What is held at once is bounded, however many images there are.
+Threads decode and rescale images ahead of the engine. Views of one shape share a batch, also across images. Results
+come in the order of the paths. What is held at once is bounded, however many images there are.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def predict(
         engine: any. Its manifest names the classes, the rescaling and the training scale.
         paths: image files. They are taken a few images ahead of the results.
         protocol: which views are averaged; None: the paper's default for this network.
-        batch: views of one shape in one call, at most; fewer if the engine takes fewer. None: `CPU_BATCH` or `DEVICE_BATCH`.
+        batch: views of one shape in one call, at most; fewer if the engine takes fewer. None: `CPU_BATCH` or
+            `DEVICE_BATCH`.
         keep_score_maps: give `Prediction.score_maps`. The engine must have this output.
         max_view_pixels: an image that would be rescaled to more pixels is a failure.
         reduced_decoding: decode large JPEGs at a reduced size, which changes posteriors: see

@@ -42,9 +42,9 @@ class Preparation:
     Attributes:
         protocol: which views.
         rescaling: filter and rounding.
-        max_view_pixels: an image that would be rescaled to more is a failure.
+        max_view_pixels: an image that would be rescaled to more pixels is a failure.
         reduced_decoding: whether large JPEGs are decoded at a reduced size.
-        info: the engine's; an image with a view that the engine does not take is a failure.
+        info: states which views the engine takes. An image with any other view is a failure.
     """
 
     protocol: Protocol
@@ -75,7 +75,7 @@ class Preparation:
 def prepare_ahead(
     pool: Executor, prepare: Callable[[Path], PreparedImage], paths: Iterator[Path], ahead: int
 ) -> Iterator[PreparedImage]:
-    """Prepared images in the order of their paths; up to `ahead` more are being prepared, or are ready and wait."""
+    """Prepared images in the order of their paths. Up to `ahead` more are in preparation, or ready and waiting."""
     queued: deque[Future[PreparedImage]] = deque()
     for path in paths:
         queued.append(pool.submit(prepare, path))

@@ -1,4 +1,7 @@
-"""Results as streams: JSON Lines and CSV, flushed image by image, so that what is there is always a valid beginning."""
+"""Results as streams: JSON Lines, CSV and text.
+
+They are flushed image by image, so that the file is always a valid beginning.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,17 @@ Result = Prediction | Failure
 
 
 class LineStream:
-    """A file that grows by whole lines, or stdout for '-'.
+    """A file that grows by whole lines.
+
+    Args:
+        target: path of the file; '-' is stdout.
 
     Raises:
-        OutputError: it cannot be opened or written. A line that did not fit is taken back.
+        OutputError: it cannot be opened or written. A line of which only a part was written is removed.
     """
 
-    def __init__(self, where: str) -> None:
-        self._path = None if where == "-" else Path(where)
+    def __init__(self, target: str) -> None:
+        self._path = None if target == "-" else Path(target)
         self._file: io.FileIO | None = None
         if self._path is not None:
             with output_errors(self._path):
@@ -36,7 +42,7 @@ class LineStream:
 
     def write(self, line: str) -> None:
         """Writes one line, which ends with a line break."""
-        # Bytes of a file's name that are no UTF-8 come as lone surrogates; as \udcXX they are valid in JSON too.
+        # If a file's name is not UTF-8, Python has lone surrogates in it; written as \udcXX they are valid in JSON too.
         encoded = line.encode(errors="backslashreplace")
         if self._file is None or self._path is None:
             click.echo(encoded, nl=False)  # UTF-8, whatever the terminal's encoding
@@ -47,7 +53,7 @@ class LineStream:
                 while data:
                     data = data[self._file.write(data) :]
             except BaseException:
-                if self._regular:  # what went into a pipe or a device is gone
+                if self._regular:  # nothing can be removed from a pipe or a device
                     os.ftruncate(self._file.fileno(), begin)
                 raise
 
@@ -68,7 +74,7 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """One object a line: path, views' mean posteriors of the k most probable classes; or path and error."""
+    """One object for each image: path, and id, label and posterior of its k first classes; or path and error."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -86,7 +92,7 @@ class JsonLines:
 
 
 class Csv:
-    """A line an image: path, error, then id, label and probability of each of the k most probable classes."""
+    """One row for each image: path, error, then id, label and posterior of each of the k most probable classes."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -106,7 +112,7 @@ class Csv:
 
 
 class Text:
-    """For people: the path and its classes with their posteriors in per cent."""
+    """For people: path, and label and posterior in per cent of the k most probable classes. A failure has no line."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -120,6 +126,6 @@ class Text:
 
 def _csv_line(cells: list[str]) -> str:
     buffer = io.StringIO(newline="")
-    # Python up to 3.12 quotes a lone \r only where it is part of the line's end.
+    # Up to Python 3.12, csv quotes a lone \r only if the line terminator contains it.
     csv.writer(buffer, lineterminator="\r\n").writerow(cells)
     return buffer.getvalue().removesuffix("\r\n") + "\n"

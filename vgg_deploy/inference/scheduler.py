@@ -18,9 +18,9 @@ from vgg_deploy.inference.preparation import PreparedImage
 from vgg_deploy.network.tensors import Images
 from vgg_deploy.views.images import MAX_VIEW_PIXELS, mirrored
 
-# Pixels of views that are held for each request of the engine, in a batch that runs or waits. They are the largest view that is
-# allowed, or six batches of a photo and its mirror at Q=512: enough that a request never waits for work while another request
-# computes a batch ten times as large. They take 12 MiB; what a network needs to compute them is about 200 times as much.
+# Pixels of views that are held for each request of the engine, in batches that run or wait: those of the largest view
+# that is allowed, or of six batches of a photo and its mirror at Q=512. So a request finds work while another computes
+# a much larger batch. They take 12 MiB. A full-width VGG that computes them takes 200 times as much.
 PIXELS_PER_REQUEST = MAX_VIEW_PIXELS
 
 
@@ -42,7 +42,10 @@ class ScoredImage:
 
 
 class _OpenImage:
-    """An image between its preparation and its result. It holds no pixels, so they are freed with the last batch that needs them."""
+    """An image between its preparation and its result.
+
+    It holds no pixels: they are freed with the last batch that needs them.
+    """
 
     def __init__(self, image: PreparedImage, number: int) -> None:
         self.number = number
@@ -80,9 +83,9 @@ _Shape = tuple[int, ...]  # of a view's pixels: height, width, 3
 class Scheduler:
     """Groups views by shape into batches, runs the batches, and gives the images back in the order in which they came.
 
-    Which views share a batch depends on the order of the images alone, never on timing: runtimes may compute a view
+    Which views share a batch depends on the order of the images alone, never on timing. A runtime may compute a view
     differently in another batch, and answers must not change from run to run. `add`, `flush` and `wait` change state;
-    `drain` alone yields.
+    only `drain` yields.
 
     Args:
         engine: any.
@@ -97,11 +100,11 @@ class Scheduler:
         self._requests = engine.info.concurrency
         self._batch = max(sizes.minimum, batch if sizes.maximum is None else min(batch, sizes.maximum))
         self._smallest_batch = sizes.minimum
-        # How many images are taken on, and how many pixels of views are held, while a view waits for others of its shape.
+        # While a view waits for others of its shape, so many images may be added, and so many pixels of views may wait.
         self._patience, self._patience_pixels = 2 * self._batch, self._batch * MAX_VIEW_PIXELS
         self._added = 0
         self._open: deque[_OpenImage] = deque()
-        self._unsubmitted: deque[_OpenImage] = deque()  # those with views that wait for others, and a few that had some
+        self._unsubmitted: deque[_OpenImage] = deque()  # images with waiting views; later ones may have none left
         self._groups: dict[_Shape, list[_Slot]] = {}  # views that wait for others of their shape
         self._under_way: dict[Future[Scores], list[_Slot]] = {}  # batches that run or wait for the engine, oldest first
         self._ended: SimpleQueue[Future[Scores]] = SimpleQueue()
@@ -115,16 +118,16 @@ class Scheduler:
 
     @property
     def full(self) -> bool:
-        """Whether to `wait` before the next image: each request has work, and pixels enough are held.
+        """Whether to `wait` before the next image is added: each request has work, and enough pixels are held.
 
-        Work for each request comes first, however large: what computes is bounded by the number of requests, the batch and
-        the largest view.
+        A request always gets work, however large its views: the number of requests, the batch and the largest view
+        bound what is computed at once.
         """
         held = self._grouped_pixels + self._submitted_pixels
         return len(self._under_way) > self._requests and held >= self._requests * PIXELS_PER_REQUEST
 
     def add(self, image: PreparedImage) -> None:
-        """Takes an image on. Batches that are full, or have waited long enough for more views, go to the engine."""
+        """Adds an image. Batches that are full, or have waited long enough for more views, go to the engine."""
         opened = _OpenImage(image, self._added)
         self._added += 1
         self._open.append(opened)
@@ -141,31 +144,32 @@ class Scheduler:
         self._submit_the_impatient()
 
     def _submit_the_impatient(self) -> None:
-        """Whatever follows the oldest image with a waiting view is held until that image is done: it cannot wait for long."""
+        """Submits the oldest waiting views if they have waited long enough: all later images wait for their image."""
         while self._unsubmitted:
             oldest = self._unsubmitted[0]
             if not oldest.to_submit:
                 self._unsubmitted.popleft()
             elif self._added - oldest.number > self._patience or self._grouped_pixels > self._patience_pixels:
-                for shape in [shape for shape, group in self._groups.items() if any(s.owner is oldest for s in group)]:
+                groups = list(self._groups.items())
+                for shape in (shape for shape, slots in groups if any(slot.owner is oldest for slot in slots)):
                     self._submit(shape)
             else:
                 break
 
     def flush(self) -> None:
-        """No more images come: what waits for other views goes to the engine."""
+        """Submits all views that wait for others, when no more images come."""
         for shape in sorted(self._groups, key=math.prod, reverse=True):
             self._submit(shape)
 
     def wait(self) -> None:
-        """Waits until a batch ends, whichever does first."""
+        """Waits until any batch ends."""
         self._collect(self._ended.get())
 
     def drain(self) -> Iterator[ScoredImage]:
         """The images that are done, in the order in which they came, up to the first that is not.
 
         Raises:
-            Exception: what a batch raised, once the images are given that the batches before it completed.
+            Exception: what a batch raised. The images that earlier batches completed are given first.
         """
         while not self._ended.empty():
             self._collect(self._ended.get())
@@ -201,7 +205,7 @@ class Scheduler:
             self._take_in(self._under_way.pop(future), future.result())
 
     def _fail(self) -> None:
-        """Takes in the batches before the first one that failed, which completes their images, and forgets those after it."""
+        """Takes in the batches before the first one that failed, and forgets those after it."""
         for future, slots in self._under_way.items():
             self._failure = future.exception()  # waits for the batch
             if self._failure is not None:

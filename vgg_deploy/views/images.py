@@ -1,6 +1,6 @@
-"""From image files to uint8 RGB arrays [height, width, 3], upright; rescaling, crops and mirrors.
+"""From image files to upright uint8 RGB arrays [height, width, 3]; rescaling, crops and mirrors.
 
-Training and inference share this file, so that a network meets in production what it met in training.
+Training and inference share this file, so a network sees the same pixels in production as in training.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.network.tensors import Images
 
-# What a folder search takes for an image. A file named on the command line is tried whatever its ending.
+# Endings of files that a folder search takes for images. A file that the user names is read whatever its ending.
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"}
 )
 
-# Above this a file is taken for a decompression bomb; Pillow's own limit for its warning.
+# A larger image is refused as a decompression bomb. Pillow warns from here on.
 MAX_DECODED_PIXELS = 89_478_485
-# Above this a rescaled view is refused: full-width VGG needs about 0.6 KB of memory a pixel and engine, so 4 Mi need 2.5 GB.
+# A larger rescaled image is refused. A full-width VGG needs about 0.6 KB of memory for each pixel, so 4 Mi need 2.5 GB.
 MAX_VIEW_PIXELS = 4_194_304
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -50,7 +50,7 @@ class Decoded:
 
     Attributes:
         pixels: uint8 [h, w, 3], RGB, upright.
-        size: height and width of the image in its file, upright; those of `pixels` unless it was decoded at a reduced size.
+        size: upright height and width of the image in its file; those of `pixels` unless decoding reduced it.
     """
 
     pixels: Images
@@ -58,27 +58,27 @@ class Decoded:
 
 
 def decode_reduced(path: Path, short_side: int | None) -> Decoded:
-    """Reads an image file, a large JPEG at 1/2, 1/4 or 1/8 of its size where its short side then still is `short_side` or more.
+    """Reads an image file; a large JPEG at 1/2, 1/4 or 1/8 of its size if that leaves a short side of `short_side`.
 
-    EXIF rotation is applied. Grey, palette and CMYK become RGB; transparency is laid over white, as on a page; 16-bit grey is
-    scaled to 8; of an animation the first frame counts.
+    EXIF rotation is applied. Grey, palette and CMYK images become RGB. Transparent pixels are drawn on white. 16-bit
+    grey is scaled to 8 bits. Only the first frame of an animation is read.
 
     Args:
         path: the file.
-        short_side: the largest to which it will be rescaled; None: always decoded at its full size. A JPEG's blocks of 8 x 8
-            are averaged as they are decoded, which costs a fraction of the time and changes pixels slightly.
+        short_side: the largest short side to which the image will be rescaled; None: decode at full size. Reduced
+            decoding averages a JPEG's blocks of 8 x 8 pixels. It is several times as fast and changes pixels slightly.
 
     Raises:
-        ImageError: missing, empty, truncated, not an image, of no pixels, of over `MAX_DECODED_PIXELS`, or of floating-point
-            pixels, whose range a file does not state.
+        ImageError: the file is missing, empty, truncated or not an image; or its image has no pixels, more than
+            `MAX_DECODED_PIXELS`, or floating-point pixels, whose range the file does not state.
     """
     try:
         if path.is_dir():  # before its size: that of an empty folder is 0 on some file systems
             raise ImageError("it is a folder, not a file")
         if path.stat().st_size == 0:
             raise ImageError("the file is empty (0 bytes)")
-        # Through a file object: opened by its path, an uncompressed rotated TIFF is mapped into memory with its sides swapped
-        # and comes out as noise (Pillow 13.0; 10.3 is right).
+        # Not by its path: then Pillow 13.0 maps an uncompressed rotated TIFF into memory with its sides swapped, and
+        # gives noise (10.3 is right).
         with path.open("rb") as file, Image.open(file) as image:
             width, height = image.size
             if width * height > MAX_DECODED_PIXELS:
@@ -86,7 +86,7 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
                     f"{width}x{height} pixels, over the limit of {MAX_DECODED_PIXELS:,} (decompression bomb?)"
                 )
             if short_side is not None:
-                # The smallest size at which both sides reach these; formats other than JPEG pass over it.
+                # Picks the smallest size at which both sides are at least these. Affects JPEG only.
                 image.draft(None, _with_short_side(width, height, short_side))
             reduced = image.size != (width, height)
             image.load()
@@ -102,7 +102,7 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
         raise ImageError("not an image, or damaged at its beginning") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"over the limit of {MAX_DECODED_PIXELS:,} pixels (decompression bomb?)") from error
-    except Exception as error:  # decoders of hostile bytes raise whatever they meet
+    except Exception as error:  # decoders of damaged files raise errors of many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"cannot be decoded: {reason}") from error
     if pixels.size == 0:
@@ -122,7 +122,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         return _sixteen_bit_to_rgb(image)
     if image.mode == "F":
-        raise ImageError("its pixels are 32-bit floats of unknown range; convert it to 8 or 16 bit")
+        raise ImageError("its pixels are 32-bit floats of unknown range; convert it to 8 or 16 bits")
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")
         page = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
@@ -133,15 +133,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > 65535):
-        raise ImageError("its pixels are 32-bit integers beyond 16 bit; convert it to 8 or 16 bit")
-    transparent = image.info.get("transparency")  # the one grey value that a PNG of this mode may declare transparent
+        raise ImageError("its pixels are 32-bit integers beyond 16 bits; convert it to 8 or 16 bits")
+    transparent = image.info.get("transparency")  # a PNG of this mode may declare one grey value transparent
     if isinstance(transparent, int):
         values[values == transparent] = 65535
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
 def rescaled_size(height: int, width: int, short_side: int, rounding: str = "floor") -> tuple[int, int]:
-    """Height and width after an isotropic rescale of the short side to `short_side` (Q or S, sections 3.1 and 3.2)."""
+    """Height and width after rescaling so that the short side is `short_side` (Q or S, sections 3.1 and 3.2)."""
     short = min(height, width)
 
     def scaled(side: int) -> int:
@@ -165,18 +165,18 @@ def rescale(
         pixels: the image.
         short_side: Q or S.
         rescaling: filter and rounding.
-        max_pixels: of the result.
-        size: height and width whose aspect ratio is meant; None: those of `pixels`. See `Decoded`.
+        max_pixels: the most pixels that the result may have.
+        size: height and width that give the aspect ratio; None: those of `pixels`. See `Decoded`.
 
     Raises:
-        ImageError: the result would have over `max_pixels` pixels.
+        ImageError: the result would have more than `max_pixels` pixels.
     """
     height, width = size or pixels.shape[:2]
     rows, columns = rescaled_size(height, width, short_side, rescaling.rounding)
     if rows * columns > max_pixels:
         raise ImageError(
             f"{width}x{height} pixels become {columns}x{rows} at a short side of {short_side}: over the limit of "
-            f"{max_pixels:,} pixels a view (infer --max-view-pixels)"
+            f"{max_pixels:,} pixels for a view (infer --max-view-pixels changes it)"
         )
     if (rows, columns) == pixels.shape[:2]:
         return pixels
@@ -184,7 +184,7 @@ def rescale(
 
 
 def resize(pixels: Images, rows: int, columns: int, rescaling: Rescaling) -> Images:
-    """uint8 [h, w, 3] -> [rows, columns, 3], whatever that does to the aspect ratio."""
+    """uint8 [h, w, 3] -> [rows, columns, 3]. The aspect ratio may change."""
     return np.asarray(Image.fromarray(pixels).resize((columns, rows), _FILTERS[rescaling.filter]))
 
 
@@ -199,12 +199,13 @@ def mirrored(pixels: Images) -> Images:
 
 
 def find_images(paths: Iterable[str]) -> Iterator[Path]:
-    """Image files under files, folders (searched whole, in sorted order) and glob patterns, in the order given.
+    """Image files named by paths, folders and glob patterns, in the order given.
 
-    Files named outright are passed on whatever they are; a folder search takes known image endings and passes over hidden files.
+    A file is passed on whatever its ending. Folders are searched with all folders in them, in sorted order, for known
+    image endings; hidden files and folders are left out.
 
     Raises:
-        UsageError: a path does not exist, a pattern matches nothing, a folder holds no image or cannot be searched.
+        UsageError: a path does not exist, a pattern matches nothing, or a folder has no image or cannot be searched.
     """
     for text in paths:
         if not text:
@@ -228,12 +229,12 @@ def find_images(paths: Iterable[str]) -> Iterator[Path]:
 
 
 def _images_under(folder: Path) -> Iterator[Path]:
-    """Links to folders are followed, each folder once, so that a circle of links ends."""
+    """Follows links to folders, but searches each folder once, so that a circle of links ends."""
 
     def refuse(error: OSError) -> None:
         raise UsageError(f"{error.filename}: this folder cannot be searched ({error.strerror})") from error
 
-    found, seen = False, set()
+    any_image, seen = False, set()
     for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         status = Path(root).stat()
         if (status.st_dev, status.st_ino) in seen and status.st_ino:
@@ -243,8 +244,8 @@ def _images_under(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                found = True
+                any_image = True
                 yield Path(root) / name
-    if not found:
+    if not any_image:
         endings = ", ".join(sorted(SUFFIXES))
-        raise UsageError(f"{folder}: no image in this folder or below it (endings looked for: {endings})")
+        raise UsageError(f"{folder}: no image in this folder or below it; images end in {endings}")

@@ -1,4 +1,4 @@
-"""Named test protocols as data: which views of an image are scored; their posteriors are averaged (section 3.2)."""
+"""Named test protocols: which views of an image are scored. Their posteriors are averaged (section 3.2)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views.images import centre_box, rescaled_size
 from vgg_deploy.views.view import Box, View, centre_square, corners_and_centre, merged, regular_grid, three_squares
 
-PAPER_CROP = 224  # for which the Q's of other papers' protocols are given
+PAPER_CROP = 224  # other papers give the Q's of their protocols for crops of this side
 SCALE_STEP = 32  # section 4.2: a network trained at a fixed S is tested at S - 32, S and S + 32
 
 
-Cut = tuple[Box | None, int | None]  # a box of the rescaled image (None: all of it), and the side that it is resized to
+# A box of the rescaled image (None: the whole image), and the side to which it is resized (None: it keeps its size).
+Cut = tuple[Box | None, int | None]
 
 
 def _whole(_rows: int, _columns: int, _crop: int) -> Iterator[Cut]:
@@ -44,17 +45,17 @@ def _grid(rows: int, columns: int, crop: int) -> Iterator[Cut]:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What a protocol's name means.
+class ProtocolKind:
+    """What the name of a protocol means.
 
     Attributes:
-        what: what is scored, in words; {crop} stands for the crop's side.
-        parts: cuts of a rescaled image, from its rows, columns and the crop; each part counts as much as the other.
-        scales: one (Q = S), several (section 4.2's), or the Q's themselves, for crops of 224 pixels.
-        mirror: whether mirrors are scored too, where the network was trained on mirrors.
+        scored: what is scored, in words; {crop} stands for the side of the crop.
+        parts: functions that cut a rescaled image, from its rows, its columns and the crop. All parts count the same.
+        scales: "one" (section 4.1), "several" (section 4.2), or the Q's for crops of 224 pixels.
+        mirror: whether mirrors are scored too, if the network was trained on mirrors.
     """
 
-    what: str
+    scored: str
     parts: tuple[Callable[[int, int, int], Iterator[Cut]], ...]
     scales: str | tuple[int, ...]
     mirror: bool = True
@@ -65,7 +66,7 @@ class Kind:
 
     @property
     def whole(self) -> bool:
-        """Whether whole images are scored, which need a model of free height and width."""
+        """Whether whole images are scored. These need a model of free height and width."""
         return _whole in self.parts
 
     @property
@@ -73,32 +74,32 @@ class Kind:
         return self.parts != (_whole,)
 
 
-KINDS = {
-    "center": Kind("central {crop}x{crop} crop", (_centre,), "one", mirror=False),
+PROTOCOL_KINDS = {
+    "center": ProtocolKind("central {crop}x{crop} crop", (_centre,), "one", mirror=False),
     # Section 3.2; sections 4.1 and 4.2.
-    "dense": Kind("whole image", (_whole,), "one"),
-    "multiscale": Kind("whole image", (_whole,), "several"),
+    "dense": ProtocolKind("whole image", (_whole,), "one"),
+    "multiscale": ProtocolKind("whole image", (_whole,), "several"),
     # Krizhevsky et al. 2012.
-    "10-crop": Kind("corners and centre of the central square", (_ten_crops,), (256,)),
+    "10-crop": ProtocolKind("corners and centre of the central square", (_ten_crops,), (256,)),
     # Szegedy et al. 2014 (GoogLeNet).
-    "144-crop": Kind("corners, centre and whole of three squares", (_googlenet_crops,), (256, 288, 320, 352)),
+    "144-crop": ProtocolKind("corners, centre and whole of three squares", (_googlenet_crops,), (256, 288, 320, 352)),
     # Section 3.2: 50 crops a scale, a 5x5 regular grid with mirrors; section 4.3.
-    "50-crop": Kind("5x5 grid of {crop}x{crop} crops", (_grid,), "one"),
-    "150-crop": Kind("5x5 grid of {crop}x{crop} crops", (_grid,), "several"),
-    "multiscale+150-crop": Kind("whole image and 5x5 grid of {crop}x{crop} crops", (_whole, _grid), "several"),
+    "50-crop": ProtocolKind("5x5 grid of {crop}x{crop} crops", (_grid,), "one"),
+    "150-crop": ProtocolKind("5x5 grid of {crop}x{crop} crops", (_grid,), "several"),
+    "multiscale+150-crop": ProtocolKind("whole image and 5x5 grid of {crop}x{crop} crops", (_whole, _grid), "several"),
 }
-PROTOCOLS = tuple(KINDS)
+PROTOCOLS = tuple(PROTOCOL_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A way to test.
+    """How images are tested.
 
     Attributes:
         name: one of `PROTOCOLS`.
         scales: the Q's, ascending.
-        crop: side of the crops, or None where only whole images are scored.
-        mirror: whether each view is scored mirrored too.
+        crop: the side of the crops; None if only whole images are scored.
+        mirror: whether the mirror of each view is scored too.
     """
 
     name: str
@@ -107,7 +108,7 @@ class Protocol:
     mirror: bool
 
     def views(self, height: int, width: int, rescaling: Rescaling) -> tuple[View, ...]:
-        """The views of an image of height x width pixels, with what each counts in the mean of their posteriors."""
+        """The views of an image of height x width pixels, with their weights in the mean of posteriors."""
         sizes = {scale: rescaled_size(height, width, scale, rescaling.rounding) for scale in self.scales}
         parts = [
             [
@@ -116,14 +117,17 @@ class Protocol:
                 for box, side in cuts(*sizes[scale], self.crop or 0)
                 for mirror in ((False, True) if self.mirror else (False,))
             ]
-            for cuts in KINDS[self.name].parts
+            for cuts in PROTOCOL_KINDS[self.name].parts
         ]
         if len(parts) == 1:
             return merged(parts[0])
         return merged(replace(view, weight=1 / len(part)) for part in parts for view in part)
 
     def macs(self, spec: NetworkSpec, height: int, width: int, rescaling: Rescaling) -> int:
-        """Multiply-accumulates of all views of an image of height x width pixels; views below the network's crop are not scored."""
+        """Multiply-accumulates of all views of an image of height x width pixels.
+
+        Views smaller than the network's crop are not scored, and do not count.
+        """
         total = 0
         for view in self.views(height, width, rescaling):
             rows, columns = view.size(height, width, rescaling)
@@ -133,15 +137,19 @@ class Protocol:
 
     @property
     def parts(self) -> tuple[Protocol, ...]:
-        """The protocols whose posteriors have this one's as their mean (section 4.3); itself, where it is of one part."""
+        """The protocols whose mean posterior is this protocol's (section 4.3).
+
+        A protocol of one part has itself as its only part.
+        """
         return tuple(
-            replace(self, name=name, crop=self.crop if KINDS[name].cropped else None) for name in self.name.split("+")
+            replace(self, name=name, crop=self.crop if PROTOCOL_KINDS[name].cropped else None)
+            for name in self.name.split("+")
         )
 
     def __str__(self) -> str:
         mirrors = ", with mirrors" if self.mirror else ""
-        what = KINDS[self.name].what.format(crop=self.crop)
-        return f"{self.name}: {what} at Q={','.join(map(str, self.scales))}{mirrors}"
+        scored = PROTOCOL_KINDS[self.name].scored.format(crop=self.crop)
+        return f"{self.name}: {scored} at Q={','.join(map(str, self.scales))}{mirrors}"
 
 
 def multiscale_defaults(train_scale: TrainScale) -> tuple[int, ...]:
@@ -149,18 +157,18 @@ def multiscale_defaults(train_scale: TrainScale) -> tuple[int, ...]:
     if train_scale.fixed:
         middle = train_scale.minimum
         return (middle - SCALE_STEP, middle, middle + SCALE_STEP)
-    # A range of two numbers has its lower one as its middle.
+    # The middle of a range of two numbers is the lower one.
     return tuple(sorted({train_scale.minimum, train_scale.middle, train_scale.maximum}))
 
 
 def single_scale_default(train_scale: TrainScale) -> int:
-    """Section 4.1: Q = S for a fixed S, the middle of a range."""
+    """Section 4.1: Q = S for a fixed S, and the middle of a range of S."""
     return train_scale.middle
 
 
 @dataclass(frozen=True, slots=True)
 class ProtocolChoice:
-    """A protocol, and what had to be said about how it was chosen."""
+    """A protocol, and what the user should know about the choice."""
 
     protocol: Protocol
     notices: tuple[str, ...]
@@ -175,39 +183,44 @@ def choose_protocol(
     free_size: bool,
     built_for: tuple[int, ...] = (),
 ) -> ProtocolChoice:
-    """The protocol that was asked for, with the paper's defaults for what was not.
+    """The protocol that was asked for, with the paper's defaults for everything else.
 
     Args:
-        name: one of `PROTOCOLS`; None: multiscale (dense for one scale), or center where the model's size is fixed.
-        scales: the Q's; None: those that the plan was built for, else from the training S. Defaults below the crop are
-            dropped with a notice.
-        mirror: None: as the network was trained; the center protocol has no mirror.
-        free_size: whether the model takes images of any height and width.
-        built_for: the Q's of a plan, whole images of which it takes.
+        manifest: of the model.
+        name: one of `PROTOCOLS`; None: multiscale (dense for one scale), or center if the model takes one size only.
+        scales: the Q's; None: those that the plan was built for, or else the paper's for the training S. Defaults below
+            the crop are dropped with a notice.
+        mirror: whether mirrors are scored; None: if the network was trained on mirrors, but never for center.
+        free_size: whether the model takes images of different heights and widths.
+        built_for: the Q's whose whole images a plan takes.
 
     Raises:
-        UsageError: unknown name; whole images for a model of fixed size; a given scale below the crop; several scales for a
-            protocol of one; for a foreign model of free size, no scales, or crops.
+        UsageError: the name is unknown; the protocol scores whole images and the model takes one size only; a given
+            scale is below the crop; several scales are given for a protocol of one scale; or a foreign model of free
+            size has no scales, or would be tested on crops.
     """
     notices = []
     if name is None:
         if not free_size:
             name = "center"
             notices.append(
-                "the model takes one size only, so each image is scored by its central crop (--dynamic exports one for whole images)"
+                "the model takes one size only, so each image is scored by its central crop "
+                "(export with --dynamic to score whole images)"
             )
         else:
             name = "dense" if len(scales or built_for) == 1 else "multiscale"
-    if name not in KINDS:
+    if name not in PROTOCOL_KINDS:
         raise UsageError(f"protocol is {name!r}; expected {', '.join(PROTOCOLS)}")
-    kind = KINDS[name]
+    kind = PROTOCOL_KINDS[name]
     if kind.whole and not free_size:
         raise UsageError(
-            f"protocol {name} scores whole images; this model takes one size only: export it with --dynamic, or use --protocol center"
+            f"protocol {name} scores whole images, and this model takes one size only: export it with --dynamic, "
+            "or use --protocol center"
         )
     if kind.cropped and free_size and manifest.spec is None:
         raise UsageError(
-            f"protocol {name} cuts the network's crop, and a model without manifest states none: use dense"
+            f"protocol {name} needs the network's crop, and a model without a manifest does not state it: "
+            "use --protocol dense"
         )
     if scales is None:
         scales = _default_scales(name, manifest, built_for, notices)
@@ -220,7 +233,7 @@ def choose_protocol(
 
 
 def _default_scales(name: str, manifest: Manifest, built_for: tuple[int, ...], notices: list[str]) -> tuple[int, ...]:
-    kind = KINDS[name]
+    kind = PROTOCOL_KINDS[name]
     if built_for and kind.whole and not kind.one_scale:
         return built_for
     if built_for and kind.whole:
@@ -228,28 +241,29 @@ def _default_scales(name: str, manifest: Manifest, built_for: tuple[int, ...], n
         return (default if default in built_for else built_for[len(built_for) // 2],)
     if manifest.spec is None and kind.whole:
         raise UsageError(
-            "the model has no manifest, so its training scale is unknown: give --scales, such as --scales 256"
+            "the model has no manifest, so its training scale S is unknown: give --scales, such as --scales 256"
         )
     if not isinstance(kind.scales, str):
         return tuple(round(scale * manifest.crop / PAPER_CROP) for scale in kind.scales)
     if kind.one_scale:
         return (max(single_scale_default(manifest.train_scale), manifest.crop),)
     defaults = multiscale_defaults(manifest.train_scale)
-    kept = tuple(scale for scale in defaults if scale >= manifest.crop)
-    if len(kept) < len(defaults):
+    usable = tuple(scale for scale in defaults if scale >= manifest.crop)
+    if len(usable) < len(defaults):
         dropped = ", ".join(str(scale) for scale in defaults if scale < manifest.crop)
         notices.append(f"default scale {dropped} dropped: smaller than the network's crop of {manifest.crop}")
-    return kept or (manifest.crop,)
+    return usable or (manifest.crop,)
 
 
 def _check_scales(name: str, scales: tuple[int, ...], crop: int) -> None:
     small = [scale for scale in scales if scale < crop]
     if small:
         raise UsageError(
-            f"scale {small[0]} is below the network's crop of {crop}: fc6 would see less than it was trained on; give {crop} or more"
+            f"scale {small[0]} is below the network's crop of {crop}, so fc6 would see less than in training; "
+            f"give {crop} or more"
         )
     if len(set(scales)) != len(scales) or not scales:
-        raise UsageError(f"scales are {','.join(map(str, scales))}; expected different whole numbers")
-    if KINDS[name].one_scale and len(scales) > 1:
+        raise UsageError(f"scales are {','.join(map(str, scales)) or 'empty'}; expected different whole numbers")
+    if PROTOCOL_KINDS[name].one_scale and len(scales) > 1:
         several = {"50-crop": "150-crop"}.get(name, "multiscale")
-        raise UsageError(f"protocol {name} has one scale, {len(scales)} were given; use --protocol {several}")
+        raise UsageError(f"protocol {name} takes one scale and {len(scales)} were given; use --protocol {several}")

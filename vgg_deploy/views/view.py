@@ -1,4 +1,4 @@
-"""Views of an image: which part of it, at which scale, mirrored or not; and the boxes that the crop protocols cut."""
+"""A view of an image: a part of it, at a scale, mirrored or not. Also the boxes that the crop protocols cut."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class View:
     """One view of an image.
 
     Attributes:
-        short_side: Q, to which the image is rescaled first.
+        short_side: Q. The image is first rescaled so that its short side has this length.
         box: top, left, height and width within the rescaled image; None: the whole image.
-        mirror: whether it is flipped left to right.
-        side: a square box is resized to this side; None: it stays as it is.
-        weight: how much its posterior counts among those of the same image.
+        mirror: whether the view is flipped left to right.
+        side: the length to which the sides of a square box are resized; None: the box keeps its size.
+        weight: how much the view's posterior counts in the mean over the image's views.
     """
 
     short_side: int
@@ -33,13 +33,18 @@ class View:
     weight: float = 1.0
 
     def size(self, height: int, width: int, rescaling: Rescaling) -> tuple[int, int]:
-        """Its rows and columns, of an image of height x width pixels."""
+        """The view's rows and columns, for an image of height x width pixels."""
         if self.side is not None:
             return self.side, self.side
         return rescaled_size(height, width, self.short_side, rescaling.rounding) if self.box is None else self.box[2:]
 
     def cut(self, rescaled: Images, rescaling: Rescaling) -> Images:
-        """Its pixels, uint8 [h, w, 3], of the image as rescaled to `short_side`; not mirrored yet."""
+        """The view's pixels, uint8 [h, w, 3], not mirrored yet.
+
+        Args:
+            rescaled: the image with its short side at `short_side`, uint8 [rows, columns, 3].
+            rescaling: its filter resizes a box that has a `side`.
+        """
         if self.box is None:
             return rescaled
         top, left, height, width = self.box
@@ -48,16 +53,19 @@ class View:
 
 
 def merged(views: Iterable[View]) -> tuple[View, ...]:
-    """Each view once, in order, with the weight of all that are the same: the squares of a square image, for example."""
+    """Each view once, in order, with the weights of equal views added up.
+
+    The three squares of a square image are equal, for example.
+    """
     weights: dict[View, float] = {}
     for view in views:
-        alike = replace(view, weight=1.0)
-        weights[alike] = weights.get(alike, 0.0) + view.weight
+        unweighted = replace(view, weight=1.0)
+        weights[unweighted] = weights.get(unweighted, 0.0) + view.weight
     return tuple(replace(view, weight=weight) for view, weight in weights.items())
 
 
 def corners_and_centre(area: Box, crop: int) -> Iterator[Box]:
-    """The four corners of an area, and its centre."""
+    """The crops at the four corners of an area and at its centre."""
     top, left, height, width = area
     for row in (top, top + height - crop):
         for column in (left, left + width - crop):
@@ -74,7 +82,7 @@ def centre_square(rows: int, columns: int) -> Box:
 
 
 def three_squares(rows: int, columns: int) -> Iterator[Box]:
-    """The largest squares: left, centre and right of a landscape, top, centre and bottom of a portrait."""
+    """The largest squares: left, centre and right in a landscape; top, centre and bottom in a portrait."""
     side = min(rows, columns)
     yield 0, 0, side, side
     yield centre_square(rows, columns)
@@ -85,5 +93,5 @@ def regular_grid(rows: int, columns: int, crop: int) -> Iterator[Box]:
     """GRID x GRID crops at equal distances, from corner to corner."""
     for row in range(GRID):
         for column in range(GRID):
-            top, left = (round((size - crop) * place / (GRID - 1)) for size, place in ((rows, row), (columns, column)))
+            top, left = (round((size - crop) * step / (GRID - 1)) for size, step in ((rows, row), (columns, column)))
             yield top, left, crop, crop

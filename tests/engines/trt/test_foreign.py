@@ -35,7 +35,7 @@ def test_a_foreign_model_needs_labels(foreign: Any, tmp_path: Path) -> None:
 
 def test_a_foreign_model_with_free_size_needs_scales(foreign: Any, tmp_path: Path) -> None:
     path = foreign.save(tmp_path)
-    with pytest.raises(UsageError, match="training scale is unknown: give --scales"):
+    with pytest.raises(UsageError, match="training scale S is unknown: give --scales"):
         build(path, options=BuildOptions(labels=tmp_path / "labels.txt"))
 
 

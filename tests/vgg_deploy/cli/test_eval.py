@@ -273,7 +273,7 @@ def test_all_is_all_that_the_model_takes_and_says_what_is_left_out(
     assert len([line for line in done.err.splitlines() if line.startswith("left out: a.onnx: protocol ")]) == 3
     done = evaluated("--protocol", "all", "--scales", "40,48", "--json", "-", engine=fakes(a=FakeEngine(manifest)))
     assert {row["protocol"] for row in report(done)} == {"multiscale", "144-crop", "150-crop", "multiscale+150-crop"}
-    assert "left out: a.onnx: protocol dense has one scale, 2 were given" in done.err
+    assert "left out: a.onnx: protocol dense takes one scale and 2 were given" in done.err
     done = evaluated("--protocol", "all", "--scales", "31", engine=fakes(a=FakeEngine(manifest)))
     assert done.code == 2
     assert "scale 31 is below the network's crop of 32" in done.err.splitlines()[-1]
@@ -291,7 +291,10 @@ def test_mirrors_can_be_left_out(evaluated: Callable[..., Any], fakes: Callable[
     [
         (("--protocol", "dense,multscale"), "--protocol is 'multscale'; expected center, dense, multiscale"),
         (("--protocol", "dense", "multscale"), "--protocol is 'multscale'; expected center, dense, multiscale"),
-        (("--protocol", "multiscale,10-crop", "--scales", "40,48"), "a.onnx: protocol 10-crop has one scale, 2 were"),
+        (
+            ("--protocol", "multiscale,10-crop", "--scales", "40,48"),
+            "a.onnx: protocol 10-crop takes one scale and 2 were",
+        ),
         (("--limit", "0"), "'--limit': 0 is not in the range"),
         (("--batch", "0"), "'--batch': 0 is not in the range"),
         (("--json", "-", "--csv", "-"), "--json - and --csv - cannot both write to stdout"),
@@ -333,7 +336,7 @@ def test_a_protocol_that_a_model_of_one_size_cannot_take_exits_2(
     paths = fakes(a=FakeEngine(manifest), b=FakeEngine(fixed(manifest)))
     done = evaluated("--protocol", "center", "multiscale+150-crop", engine=paths)
     assert done.code == 2
-    assert "Error: b.onnx: protocol multiscale+150-crop scores whole images; this model takes one size" in done.err
+    assert "Error: b.onnx: protocol multiscale+150-crop scores whole images, and this model takes one size" in done.err
 
 
 def test_crops_that_one_of_several_engines_does_not_take_exit_2_before_an_image_is_scored(

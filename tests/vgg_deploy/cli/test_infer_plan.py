@@ -122,7 +122,7 @@ def test_a_plan_that_is_trusted_runs_with_labels(infer: Callable[..., Any], mach
     words = ("--trust", "--labels", str(tmp_path / "labels.txt"))
     finished = infer(*words)
     assert finished.code == 2
-    assert "the model has no manifest, so its training scale is unknown: give --scales" in finished.err
+    assert "the model has no manifest, so its training scale S is unknown: give --scales" in finished.err
     finished = infer(*words, "--scales", "40")
     assert "trusted without a manifest" in finished.err
     labels = [top["label"] for record in records(finished.out).values() for top in record.get("top", ())]

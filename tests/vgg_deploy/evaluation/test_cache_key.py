@@ -23,10 +23,11 @@ PROTOCOL = Protocol("multiscale+150-crop", (256, 384, 512), 224, True)
 
 
 def test_keys_are_these_texts_whatever_the_code_calls_its_classes_and_fields() -> None:
-    # If this fails, posteriors that users have cached are not found any more. Raise the cache's version if you mean that.
+    # If this fails, posteriors that users have cached are no longer found. If you mean that, raise the cache's version.
     assert engine_key(INFO, "5f2c") == (
         '{"model": "5f2c", "runtime": "openvino 2026.4.1", "device": "cpu", "precision": "int8", '
-        '"network": {"configuration": "D", "width_divisor": 1, "crop": 224, "fc_width": 4096, "classes": 1000, "fine": false}, '
+        '"network": {"configuration": "D", "width_divisor": 1, "crop": 224, "fc_width": 4096, "classes": 1000, '
+        '"fine": false}, '
         '"normalization": {"mean": [123.68, 116.779, 103.939], "std": [1.0, 1.0, 1.0]}}'
     )
     assert protocol_key(PROTOCOL, Rescaling()) == (

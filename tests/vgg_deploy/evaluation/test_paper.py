@@ -1,4 +1,4 @@
-"""The paper's tables as data: consistent with its text, and matched to tests that are the same in all that counts."""
+"""The paper's tables: they agree with its text, and a test of ours has the row that it repeats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(table: int, configurations: Iterable[str] = CONFIGURATIONS) -> list[Pap
     return [row for row in ROWS if row.table == table and row.networks[0].configuration in configurations]
 
 
-def found(
+def figures(
     table: int, configuration: str, scale: TrainScale = JITTER, protocol: str | None = None
 ) -> tuple[float, float]:
     (row,) = (
@@ -46,10 +46,10 @@ def found(
 
 def test_the_best_figures_that_the_text_quotes_are_the_tables() -> None:
     # Section 4.1 to 4.4: one scale, several, dense with crops, two networks.
-    assert found(3, "D") == (25.6, 8.1)
-    assert found(3, "E") == (25.5, 8.0)
-    assert found(4, "D") == found(4, "E") == (24.8, 7.5)
-    assert found(5, "E", protocol="multiscale+150-crop") == (24.4, 7.1)
+    assert figures(3, "D") == (25.6, 8.1)
+    assert figures(3, "E") == (25.5, 8.0)
+    assert figures(4, "D") == figures(4, "E") == (24.8, 7.5)
+    assert figures(5, "E", protocol="multiscale+150-crop") == (24.4, 7.1)
     best = {table: min((row.top5, row.top1) for row in ROWS if row.table == table) for table in (3, 4, 5, 6)}
     assert best == {3: (8.0, 25.5), 4: (7.5, 24.8), 5: (7.1, 24.4), 6: (6.8, 23.7)}
     (submission,) = (row for row in ROWS if len(row.networks) == 7)
@@ -82,18 +82,18 @@ def test_test_scales_follow_the_training_scales_as_sections_4_1_and_4_2_say() ->
 
 
 def test_the_papers_conclusions_hold_in_its_tables() -> None:
-    # Section 4.1: LRN does not help; B to E, deeper is better; scale jittering is better than a fixed S, section 4.2: for
-    # several test scales too, which are better than one; section 4.3: crops, and both together, are better than dense.
-    assert found(3, ["A-LRN"], S_256) >= found(3, ["A"], S_256)  # type: ignore[arg-type]
+    # Section 4.1: LRN does not help, and scale jittering is better than a fixed S. Section 4.2: this holds at several
+    # test scales too, which are better than one. Section 4.3: crops are better than dense, and both together are best.
+    assert figures(3, ["A-LRN"], S_256) >= figures(3, ["A"], S_256)  # type: ignore[arg-type]
     for table in (3, 4):
         for configuration in ("C", "D", "E"):
-            assert found(table, configuration) < min(found(table, configuration, scale) for scale in (S_256, S_384))
+            assert figures(table, configuration) < min(figures(table, configuration, scale) for scale in (S_256, S_384))
     for row in rows(4):
-        single = found(3, row.networks[0].configuration, row.networks[0].train_scale)
+        single = figures(3, row.networks[0].configuration, row.networks[0].train_scale)
         assert (row.top1, row.top5) < single
     for configuration in ("D", "E"):
-        both, crops = (found(5, configuration, protocol=name) for name in ("multiscale+150-crop", "150-crop"))
-        assert both < crops < found(4, configuration)
+        both, crops = (figures(5, configuration, protocol=name) for name in ("multiscale+150-crop", "150-crop"))
+        assert both < crops < figures(4, configuration)
     fused = {row.protocol: row.top1 for row in ROWS if row.table == 6 and len(row.networks) == 2}
     assert fused["multiscale+150-crop"] < fused["150-crop"] < fused["multiscale"]
 
@@ -122,7 +122,7 @@ def test_fused_networks_have_their_row_in_any_order(row: PaperRow) -> None:
 @pytest.mark.parametrize(
     "spec", [{"width_divisor": 2}, {"crop": 256}, {"classes": 999}, {"fc_width": 512}, {"fine": True}], ids=str
 )
-def test_another_network_has_no_row(spec: dict[str, int]) -> None:
+def test_a_different_network_has_no_row(spec: dict[str, int]) -> None:
     ours = manifest("D", JITTER, **spec)
     assert paper_row([ours], [Protocol("dense", (384,), None, True)]) is None
     ((name, value),) = spec.items()
@@ -143,21 +143,21 @@ def test_another_network_has_no_row(spec: dict[str, int]) -> None:
     ],
     ids=str,
 )
-def test_another_test_has_no_row(protocol: Protocol) -> None:
+def test_a_different_test_has_no_row(protocol: Protocol) -> None:
     assert paper_row([manifest("D", JITTER)], [protocol]) is None
 
 
-def test_a_network_that_the_paper_does_not_test_so_has_no_row() -> None:
+def test_a_network_that_the_paper_does_not_test_has_no_row() -> None:
     for ours in (manifest("A", JITTER), manifest("D", TrainScale(224, 224)), manifest("A-LRN", S_384)):
         assert paper_row([ours], [by_default("dense", ours)]) is None
         assert differences_from_paper(ours)
     assert differences_from_paper(manifest("A", JITTER)) == ("S is [256, 512], not 256",)
     foreign = manifest("D", JITTER).with_(spec=None, normalization=None)
-    assert differences_from_paper(foreign) == ("it does not say what it is",)
+    assert differences_from_paper(foreign) == ("its configuration is unknown, because it has no manifest",)
     assert paper_row([foreign], [Protocol("dense", (384,), None, True)]) is None
 
 
-def test_the_papers_networks_are_like_the_papers() -> None:
+def test_the_papers_own_networks_do_not_differ_from_it() -> None:
     for row in ROWS:
         for network in row.networks:
             assert differences_from_paper(manifest(network.configuration, network.train_scale)) == ()

@@ -1,4 +1,4 @@
-"""Figures of two engines over the same views, and what fails them."""
+"""The figures of two engines over the same views, and the limits that they break."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_figures_are_those_worked_out_by_hand() -> None:
     assert parity.mean_dp == pytest.approx(0.4 / 8)
     divergences = 0.5 * math.log(5 / 4) + 0.3 * math.log(3 / 4), 0.3 * math.log(3 / 4) + 0.4 * math.log(4 / 3)
     assert parity.divergence == pytest.approx(sum(divergences) / 2, rel=1e-5)
-    assert parity.agreement == 0.5  # a tie goes to the lower index, in both alike
+    assert parity.agreement == 0.5  # in both, a tie goes to the lower index
 
 
 def test_flips_name_the_view_both_classes_and_the_margin_that_was_lost() -> None:
@@ -78,7 +78,7 @@ def test_flips_name_the_view_both_classes_and_the_margin_that_was_lost() -> None
 
 
 @pytest.mark.parametrize("field", ["max_dp", "mean_dp", "divergence", "agreement"])
-def test_each_threshold_alone_fails_by_name_and_holds_at_its_very_value(field: str, reference: np.ndarray) -> None:
+def test_each_limit_fails_alone_and_by_name_and_is_kept_at_its_exact_value(field: str, reference: np.ndarray) -> None:
     candidate = reference.copy()
     candidate[:2] = candidate[:2, [1, 2, 3, 0]]
     parity = compared(reference, candidate)
@@ -93,7 +93,7 @@ def test_each_threshold_alone_fails_by_name_and_holds_at_its_very_value(field: s
 
 @pytest.mark.parametrize("side", ["reference", "candidate", "both"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_one_number_that_is_none_fails_and_is_the_worst(side: str, value: float, reference: np.ndarray) -> None:
+def test_a_number_that_is_not_finite_fails_and_is_the_worst(side: str, value: float, reference: np.ndarray) -> None:
     if side == "both" and value == np.inf:
         value = -np.nan
     candidate = reference.copy()
@@ -114,7 +114,7 @@ def test_one_number_that_is_none_fails_and_is_the_worst(side: str, value: float,
     ("lead", "views", "flipped", "fails"),
     [(0.02, 16, 1, False), (0.2, 16, 1, True), (0.02, 16, 2, True), (0.02, 66, 1, False), (0.02, 134, 3, True)],
 )
-def test_where_one_flip_passes_the_share_that_of_a_near_tie_does_not_count(
+def test_if_one_flip_breaks_the_limit_that_of_a_near_tie_does_not_count(
     lead: float, views: int, flipped: int, fails: bool
 ) -> None:
     reference = np.tile(np.array([0.5 + lead / 2, 0.5 - lead / 2, 0, 0], np.float32), (views, 1))
@@ -140,7 +140,7 @@ def test_a_view_that_gave_nan_is_not_reported_as_a_changed_class(reference: np.n
     assert compared(reference, candidate).flips == ()
 
 
-def test_nan_holds_no_threshold_of_the_table(reference: np.ndarray) -> None:
+def test_nan_keeps_no_limit_of_the_table(reference: np.ndarray) -> None:
     for thresholds in THRESHOLDS.values():
         assert len(compared(reference, np.full_like(reference, np.nan)).failures(thresholds)) == 4
 
@@ -188,7 +188,7 @@ def test_the_table_catches_a_network_that_was_given_bgr(
 
 
 class LayeredEngine(ContextManaged):
-    """Gives the activations that it was made with."""
+    """Gives the activations that it was created with."""
 
     def __init__(self, info: EngineInfo, **activations: np.ndarray) -> None:
         self.info, self._activations = info, activations
@@ -223,14 +223,13 @@ def test_errors_of_layers_are_shares_of_their_largest_value(layered: Callable[..
     assert first_divergence(errors, 0.25) is None
 
 
-def test_a_layer_of_nan_is_where_engines_part(layered: Callable[..., LayeredEngine]) -> None:
+def test_a_layer_of_nan_is_where_engines_diverge(layered: Callable[..., LayeredEngine]) -> None:
     ones = np.ones((1, 2, 3, 3), np.float32)
     errors = layer_errors(
         layered(conv1_1=ones, fc6=ones), layered(conv1_1=ones, fc6=np.nan * ones), VIEW, ["conv1_1", "fc6"]
     )
-    found = first_divergence(errors, 1e9)
-    assert found is not None
-    assert found.layer == "fc6"
+    assert first_divergence(errors, 1e9) == errors[1]
+    assert errors[1].layer == "fc6"
 
 
 def test_a_layer_of_zeros_is_compared_without_division_by_zero(layered: Callable[..., LayeredEngine]) -> None:

@@ -1,4 +1,4 @@
-"""A cache of posteriors: what was put is there, after whatever happened; what is no cache is left as it is."""
+"""A cache of posteriors: what was put stays in it, and a file that is not a cache is left as it is."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def test_what_was_put_is_there_at_once_and_after_it_was_closed(path: Path) -> No
     with PosteriorCache(path) as cache:
         assert cache.get("m", "p", "i") is None
         cache.put("m", "p", "i", ROW, 0.5)
-        found = cache.get("m", "p", "i")
-        assert found is not None
-        np.testing.assert_array_equal(found.probabilities, ROW)
+        posterior = cache.get("m", "p", "i")
+        assert posterior is not None
+        np.testing.assert_array_equal(posterior.probabilities, ROW)
     with PosteriorCache(path) as cache:
-        found = cache.get("m", "p", "i")
-    assert found is not None
-    np.testing.assert_array_equal(found.probabilities, ROW)
-    assert found.probabilities.dtype == np.float32
-    assert found.probabilities.flags.writeable
-    assert found.seconds == 0.5
+        posterior = cache.get("m", "p", "i")
+    assert posterior is not None
+    np.testing.assert_array_equal(posterior.probabilities, ROW)
+    assert posterior.probabilities.dtype == np.float32
+    assert posterior.probabilities.flags.writeable
+    assert posterior.seconds == 0.5
 
 
 @pytest.mark.parametrize("key", [("M", "p", "i"), ("m", "P", "i"), ("m", "p", "I"), ("m", "pi", ""), ("i", "p", "m")])
@@ -47,15 +47,15 @@ def test_each_part_of_the_key_counts(path: Path, key: tuple[str, str, str]) -> N
         assert cache.get(*key) is None
 
 
-def test_the_last_that_was_put_counts(path: Path) -> None:
+def test_a_later_posterior_replaces_an_earlier_one(path: Path) -> None:
     with PosteriorCache(path) as cache:
         cache.put("m", "p", "i", ROW, 1.0)
     with PosteriorCache(path) as cache:
         cache.put("m", "p", "i", ROW[::-1].copy(), 2.0)
     with PosteriorCache(path) as cache:
-        found = cache.get("m", "p", "i")
-    assert found is not None
-    np.testing.assert_array_equal(found.probabilities, ROW[::-1])
+        posterior = cache.get("m", "p", "i")
+    assert posterior is not None
+    np.testing.assert_array_equal(posterior.probabilities, ROW[::-1])
 
 
 def test_folders_above_it_are_made(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_an_empty_file_becomes_a_cache(path: Path) -> None:
     assert path.stat().st_size
 
 
-# ---- what is no cache ----
+# ---- files that are not caches ----
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_file_above_it_is_refused(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_noticed_when_it_is_opened(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Root may write everything: SQLite itself is told to open it for reading.
+    # Root may write everything, so SQLite opens the file for reading only.
     PosteriorCache(path).close()
     usual = sqlite3.connect
     read_only: Callable[..., Any] = lambda file, **options: usual(f"file:{file}?mode=ro", uri=True, **options)  # noqa: E731
@@ -127,7 +127,7 @@ def test_a_cache_that_cannot_be_written_is_noticed_when_it_is_opened(
         PosteriorCache(path)
 
 
-def test_a_cache_that_is_damaged_inside_is_told_when_it_is_read(path: Path) -> None:
+def test_damage_inside_a_cache_is_reported_when_it_is_read(path: Path) -> None:
     with PosteriorCache(path) as cache:
         for number in range(300):
             cache.put("m", "p", f"{number:064}", np.full(100, 0.01, np.float32), 1.0)
@@ -138,7 +138,7 @@ def test_a_cache_that_is_damaged_inside_is_told_when_it_is_read(path: Path) -> N
         cache.get("m", "p", f"{7:064}")
 
 
-def test_posteriors_of_a_broken_length_are_taken_for_unknown(path: Path) -> None:
+def test_posteriors_of_a_broken_length_are_not_given(path: Path) -> None:
     with PosteriorCache(path) as cache:
         cache.put("m", "p", "i", ROW, 1.0)
     with sqlite3.connect(path) as file:
@@ -165,7 +165,7 @@ def test_a_full_disk_is_an_error_of_one_line(path: Path, monkeypatch: pytest.Mon
         cache.close()
 
 
-# ---- several at once, and ends before the end ----
+# ---- several at once, and processes that are killed ----
 
 
 def test_two_may_have_it_open_at_once(path: Path) -> None:

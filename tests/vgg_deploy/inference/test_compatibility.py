@@ -1,7 +1,8 @@
-"""Which views an engine takes: ranges, and a plan's profiles with the gaps between them."""
+"""Which views an engine takes: ranges, and the profiles of a plan with the gaps between them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from vgg_deploy.network.shapes import AxisRange, PlanProfiles, Profile, ShapeRan
 from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import Protocol, choose_protocol
 
-# The largest of the first is below the smallest of the second.
+# The largest shape of the first profile is below the smallest of the second.
 GAP = (
     Profile((64,), (1, 64, 64), (1, 64, 64), (4, 100, 100)),
     Profile((128,), (1, 128, 128), (1, 128, 128), (4, 200, 200)),
@@ -57,7 +58,7 @@ def test_a_plan_takes_what_lies_in_a_profile_and_not_what_lies_between(manifest:
         )
 
 
-def test_its_scales_are_the_defaults_of_a_protocol(manifest: Manifest) -> None:
+def test_the_scales_of_a_plan_are_the_defaults_of_a_protocol(manifest: Manifest) -> None:
     scales = information(manifest).scales
     assert scales == (64, 128)
     for name, expected in ((None, (64, 128)), ("multiscale", (64, 128)), ("dense", (128,)), ("center", (73,))):
@@ -71,14 +72,20 @@ def test_its_scales_are_the_defaults_of_a_protocol(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize("protocol", [whole(64), whole(64, 128), whole(70, 199), Protocol("center", (90,), 64, False)])
-def test_a_protocol_of_which_some_view_may_fit_is_let_through(protocol: Protocol, manifest: Manifest) -> None:
-    check_compatible(information(manifest), protocol)
+def test_a_protocol_whose_views_fit_for_some_images_answers_for_those(
+    protocol: Protocol, manifest: Manifest, pictures: Callable[..., list[Path]]
+) -> None:
+    engine = FakeEngine(manifest.with_(shapes=shapes_of(GAP)))
+    engine.info = information(manifest)
+    square, long = predict(engine, pictures((100, 100), (100, 300)), protocol)
+    assert isinstance(square, Prediction)
+    assert isinstance(long, Prediction if protocol.name == "center" else Failure)
 
 
 @pytest.mark.parametrize(
     ("protocol", "side"), [(whole(64, 110), 110), (whole(300), 300), (Protocol("center", (150,), 110, False), 110)]
 )
-def test_a_protocol_of_which_no_view_can_fit_is_refused_with_the_command(
+def test_a_protocol_with_a_view_that_never_fits_is_refused_with_the_command(
     protocol: Protocol, side: int, manifest: Manifest
 ) -> None:
     expected = rf"^protocol {protocol.name}: .* a view of {side}x{side} pixels, as a batch .* vgg-deploy build"

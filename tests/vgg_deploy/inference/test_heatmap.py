@@ -1,4 +1,4 @@
-"""A class score map laid over the picture: each position where its window's centre is."""
+"""A class score map drawn over the picture: each position at the centre of its window."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_evidence_falls_to_nothing_one_window_step_away(manifest: Manifest) -> N
     assert np.abs(evidence[centre_row + 33 :]).max() == 0
 
 
-def test_beyond_the_outermost_centres_evidence_stays_as_there(manifest: Manifest) -> None:
+def test_evidence_is_constant_beyond_the_outermost_centres(manifest: Manifest) -> None:
     size = (160, 160)
     evidence = class_evidence(prediction(size, one_hot(View(160, None, False), size, 0, 0)), 3, manifest)
     np.testing.assert_array_equal(evidence[: CROP // 2, : CROP // 2], 1)
@@ -77,7 +77,7 @@ def test_beyond_the_outermost_centres_evidence_stays_as_there(manifest: Manifest
 
 @pytest.mark.parametrize("column", [0, 1, 3])
 def test_a_position_of_a_mirrored_view_lies_on_the_other_side(manifest: Manifest, column: int) -> None:
-    # 170 is no multiple of 32: windows begin at the picture's right edge, and its left 10 columns are not seen.
+    # 170 is not a multiple of 32. Windows begin at the right edge of the picture, so none sees its left 10 columns.
     size = (128, 170)
     evidence = class_evidence(prediction(size, one_hot(View(128, None, True), size, 1, column)), 3, manifest)
     expected = 170 - (32 * column + CROP / 2)
@@ -85,12 +85,14 @@ def test_a_position_of_a_mirrored_view_lies_on_the_other_side(manifest: Manifest
     assert row_of_centres[round(expected) - 1 : round(expected) + 1] == pytest.approx([1, 1], abs=0.05)
     if column == 1:
         assert hottest(evidence)[1] == pytest.approx(expected, abs=1)
-    else:  # the outermost go on to the edge
+    else:  # the outermost extend to the edge
         outer = row_of_centres[round(expected) :] if column == 0 else row_of_centres[: round(expected)]
         assert outer.min() > 0.95
 
 
-def test_a_view_and_its_mirror_of_a_mirrored_map_agree_where_the_width_is_a_multiple_of_32(manifest: Manifest) -> None:
+def test_a_view_and_a_mirrored_view_with_a_mirrored_map_agree_if_the_width_is_a_multiple_of_32(
+    manifest: Manifest,
+) -> None:
     size = (96, 192)
     scores = np.random.default_rng(0).normal(size=(5, *map_shape(size))).astype(np.float32)
     plain = class_evidence(prediction(size, ScoreMap(View(96, None, False), scores)), 2, manifest)
@@ -117,7 +119,7 @@ def test_a_central_crop_covers_the_middle_of_the_picture(manifest: Manifest, mir
     centre = 16 + 32 + 32, (48 + 128 - 32) if mirror else 48 + 32
     assert evidence[centre[0] - 1, centre[1] - 1] == pytest.approx(1, abs=0.05)
     assert evidence[centre[0], 224 - centre[1]] < 0.1
-    # One position was hot, and the others of its row lie on one side of it only.
+    # Only one position is hot, at the end of its row: evidence stays high on that side.
     outer = evidence[centre[0], centre[1] :] if mirror else evidence[centre[0], : centre[1] - 1]
     assert outer.min() > 0.9
 

@@ -1,4 +1,4 @@
-"""Memory that is given back in long runs."""
+"""Long runs return freed memory to the system."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vgg_deploy.inference.memory import with_memory_trimmed
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What glibc is asked."""
+    """The arguments of each call of malloc_trim."""
     asked: list[int] = []
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(malloc_trim=lambda pad: asked.append(pad)))
     return asked
 
 
-def test_items_pass_as_they_come() -> None:
+def test_items_pass_one_by_one() -> None:
     source = iter(range(5))
     passing = with_memory_trimmed(source)
     assert next(passing) == 0
@@ -29,7 +29,7 @@ def test_items_pass_as_they_come() -> None:
 
 
 @pytest.mark.parametrize(("step", "times"), [(0.1, 10), (0.5, 50), (3.0, 100)])
-def test_once_a_second_is_enough(step: float, times: int, calls: list[int]) -> None:
+def test_memory_is_trimmed_at_most_once_a_second(step: float, times: int, calls: list[int]) -> None:
     ticks = itertools.count()
     list(with_memory_trimmed(range(100), lambda: next(ticks) * step))
     assert len(calls) == pytest.approx(times, abs=1)
@@ -37,7 +37,7 @@ def test_once_a_second_is_enough(step: float, times: int, calls: list[int]) -> N
 
 
 @pytest.mark.parametrize("failure", [OSError, AttributeError, TypeError])
-def test_another_c_library_is_no_matter(failure: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_left_alone(failure: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_name: object) -> None:
         raise failure
 

@@ -26,7 +26,7 @@ def test_the_most_probable_classes_come_first_and_ties_go_to_the_lower_index() -
     assert top_k(rows[0], 2).tolist() == [1, 2]
 
 
-def test_more_classes_than_there_are_is_all_of_them() -> None:
+def test_a_k_above_the_number_of_classes_gives_all_of_them() -> None:
     assert top_k(floats((0.2, 0.8)), 5).tolist() == [[1, 0]]
 
 
@@ -42,7 +42,7 @@ def test_a_tie_counts_for_the_lower_index_only() -> None:
     assert top_k_error(rows, np.array([1]), 1) == 1
 
 
-def test_the_error_of_no_rows_is_no_number() -> None:
+def test_the_error_of_no_rows_is_nan() -> None:
     assert math.isnan(top_k_error(np.zeros((0, 3), np.float32), np.zeros(0, np.int64), 1))
 
 
@@ -52,13 +52,13 @@ def test_agreement_is_the_share_of_rows_with_the_same_first_class() -> None:
     assert agreement(reference, candidate) == 0.75
 
 
-def test_divergence_is_kullback_and_leiblers_in_nats() -> None:
+def test_divergence_is_that_of_kullback_and_leibler_in_nats() -> None:
     reference, candidate = floats((0.5, 0.5), (0.75, 0.25)), floats((0.25, 0.75), (0.75, 0.25))
     by_hand = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     assert divergence(reference, candidate) == pytest.approx(by_hand / 2, rel=1e-6)
 
 
-def test_divergence_is_0_for_equal_posteriors_and_never_below(posteriors: np.ndarray) -> None:
+def test_divergence_is_0_for_equal_posteriors_and_never_negative(posteriors: np.ndarray) -> None:
     assert divergence(posteriors, posteriors) == 0
     random = np.random.default_rng(2)
     for scale in (1e-7, 1e-4, 1e-2, 1.0):
@@ -66,12 +66,12 @@ def test_divergence_is_0_for_equal_posteriors_and_never_below(posteriors: np.nda
         assert divergence(posteriors, (other / other.sum(axis=1, keepdims=True)).astype(np.float32)) >= 0
 
 
-def test_divergence_is_finite_where_a_class_has_no_probability_left() -> None:
+def test_divergence_is_finite_if_a_class_has_a_probability_of_0() -> None:
     assert divergence(floats((1.0, 0.0)), floats((1.0, 0.0))) == 0
     assert 10 < divergence(floats((1.0, 0.0)), floats((0.0, 1.0))) < 100
 
 
-def test_divergence_of_nan_or_of_no_rows_is_no_number() -> None:
+def test_divergence_of_nan_or_of_no_rows_is_nan() -> None:
     assert math.isnan(divergence(floats((0.5, 0.5)), floats((np.nan, 0.5))))
     assert math.isnan(divergence(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)))
 

@@ -1,4 +1,4 @@
-"""JSON Lines, CSV and text: valid, complete, and a valid beginning whatever happens."""
+"""JSON Lines, CSV and text: valid and complete, and a valid beginning after any interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = (
     ClassName("n02102040", 'an "English" springer'),
     ClassName("n03000684", "Kettensäge 鏈鋸"),
 )
-# Names that a line-by-line format can trip over. The last is what Python makes of a name that is no UTF-8.
+# Names that can break a format of lines. The last is how Python reads a name that is not UTF-8.
 NAMES = [
     "plain.jpg",
     "with, comma.jpg",
@@ -64,7 +64,7 @@ def test_a_line_of_json_holds_the_path_and_the_most_probable_classes_in_order() 
     }
 
 
-def test_more_classes_than_there_are_is_all_of_them() -> None:
+def test_a_k_above_the_number_of_classes_gives_all_of_them() -> None:
     assert len(json.loads(JsonLines(9).line(prediction()))["top"]) == 3
 
 
@@ -159,7 +159,7 @@ def test_a_dash_is_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class _FullFile(io.FileIO):
-    """A file on a disk with room for so many bytes."""
+    """A file on a disk with room for 100 bytes."""
 
     room = 100
 
@@ -170,7 +170,9 @@ class _FullFile(io.FileIO):
         return super().write(bytes(data[:fits]))
 
 
-def test_a_full_disk_takes_the_half_line_back_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_the_unfinished_line_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vgg_deploy.inference.results.io.FileIO", _FullFile)
     path, line = tmp_path / "out.jsonl", '{"path": "thirty-odd characters of it.jpg"}\n'
     with LineStream(str(path)) as stream:
@@ -193,7 +195,7 @@ class _InterruptedFile(io.FileIO):
         return super().write(bytes(data[: 5 if self.calls == 2 else len(data)]))
 
 
-def test_ctrl_c_in_the_middle_of_a_line_takes_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_the_middle_of_a_line_removes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vgg_deploy.inference.results.io.FileIO", _InterruptedFile)
     with LineStream(str(tmp_path / "out")) as stream:
         stream.write("the first line\n")
@@ -203,7 +205,7 @@ def test_ctrl_c_in_the_middle_of_a_line_takes_it_back(tmp_path: Path, monkeypatc
 
 
 @full
-def test_a_device_that_is_full_says_that_it_is_full() -> None:
+def test_a_full_device_is_reported() -> None:
     with (
         LineStream("/dev/full") as stream,
         pytest.raises(OutputError, match="cannot write /dev/full: the disk is full"),
@@ -224,7 +226,7 @@ def test_a_named_pipe_is_written_as_a_file_is(tmp_path: Path) -> None:
     assert got == ["one\ntwo\n"]
 
 
-def test_what_cannot_be_opened_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot write .*: Is a directory"):
         LineStream(str(tmp_path))

@@ -178,7 +178,7 @@ def test_an_image_of_an_unusual_shape_does_not_wait_for_long(
 def test_views_that_wait_for_others_hold_no_more_pixels_than_a_batch_of_the_largest(
     manifest: Manifest, pictures: Callable[..., list[Path]]
 ) -> None:
-    # Each view is the only one of its shape. A batch of four holds 16 Mi pixels at most, and eight images may wait otherwise.
+    # Each view is the only one of its shape. A batch of four has 16 Mi pixels at most. Eight smaller views could wait.
     paths = pictures(*[(64, 128 + width) for width in range(8)])
     engine = FakeEngine(manifest, marked)
     large = Protocol("dense", (1408,), None, False)  # 3.8 Mi pixels

@@ -1,4 +1,4 @@
-"""From files to upright RGB bytes; rescaling and crops against torchvision's; the search for files."""
+"""From files to upright RGB bytes; rescaling and crops as in torchvision; the search for files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vgg_deploy.views.images import (
 
 RED, GREEN, BLUE, YELLOW = (230, 20, 20), (20, 200, 20), (20, 20, 230), (220, 220, 20)
 
-# What the EXIF standard says of row 0 and column 0 of the stored image, as what is stored of an upright one.
+# How an upright image is stored for each orientation. Comments: where the EXIF standard puts row 0 and column 0.
 STORED_FOR_ORIENTATION: dict[int, Callable[[Any], Any]] = {
     1: lambda upright: upright,  # row 0 top, column 0 left
     2: lambda upright: upright[:, ::-1],  # top, right
@@ -43,7 +43,7 @@ STORED_FOR_ORIENTATION: dict[int, Callable[[Any], Any]] = {
 
 
 def quarters(height: int = 64, width: int = 96) -> np.ndarray:
-    """Red, green over blue, yellow: no turn or mirror leaves it as it is."""
+    """Red and green above blue and yellow: every turn and every mirror changes it."""
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[: height // 2, : width // 2], pixels[: height // 2, width // 2 :] = RED, GREEN
     pixels[height // 2 :, : width // 2], pixels[height // 2 :, width // 2 :] = BLUE, YELLOW
@@ -60,7 +60,7 @@ def saved(path: Path, image: Image.Image, **options: Any) -> Path:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has no pixels."""
+    """A PNG whose header states a size, without pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -116,14 +116,14 @@ def test_a_rotated_tiff_of_any_kind_of_pixels_is_upright(
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_does_not_exist_is_none(tmp_path: Path, orientation: int) -> None:
+def test_an_orientation_that_does_not_exist_is_ignored(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     np.testing.assert_array_equal(decode(saved(tmp_path / "x.png", Image.fromarray(quarters()), exif=exif)), quarters())
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0"])
-def test_damaged_exif_data_does_not_cost_the_image(tmp_path: Path, exif: bytes) -> None:
+def test_an_image_with_damaged_exif_data_is_read(tmp_path: Path, exif: bytes) -> None:
     path = saved(tmp_path / "x.jpg", Image.fromarray(quarters()), exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -172,7 +172,7 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ending", "transparency"), [("png", 1), ("png", b"\xff\x00"), ("gif", 1)])
-def test_a_transparent_palette_entry_is_white(tmp_path: Path, ending: str, transparency: int | bytes) -> None:
+def test_a_transparent_palette_entry_becomes_white(tmp_path: Path, ending: str, transparency: int | bytes) -> None:
     palette = Image.fromarray(np.array([[0, 1]] * 4, np.uint8), "P")
     palette.putpalette([10, 20, 30, 40, 50, 60])
     pixels = decode(saved(tmp_path / f"x.{ending}", palette, transparency=transparency))
@@ -253,7 +253,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, ending: str, kept: float) -
     ],
     ids=["empty", "text", "broken", "bytes", "no columns", "no rows", "no columns (ppm)", "bomb", "small bomb"],
 )
-def test_what_is_no_image_is_refused_in_one_line(tmp_path: Path, content: bytes, named: str) -> None:
+def test_a_file_that_is_not_an_image_is_refused_in_one_line(tmp_path: Path, content: bytes, named: str) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=named) as raised:
@@ -261,7 +261,7 @@ def test_what_is_no_image_is_refused_in_one_line(tmp_path: Path, content: bytes,
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_small_bomb_is_refused_where_pillow_only_warns(tmp_path: Path) -> None:
+def test_a_small_bomb_is_refused_although_pillow_only_warns(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(png(10_000, 9_000))
     with warnings.catch_warnings():
@@ -404,7 +404,7 @@ def test_rescaling_is_exactly_torchvisions_on_pillow_images(size: tuple[int, int
         (1, (126, 251)),
     ],
 )
-def test_a_large_jpeg_is_decoded_at_the_least_size_that_is_not_too_small(
+def test_a_large_jpeg_is_decoded_at_the_smallest_size_that_is_large_enough(
     tmp_path: Path, short_side: int | None, expected: tuple[int, int]
 ) -> None:
     path = saved(tmp_path / "large.jpg", Image.fromarray(noise(1003, 2001)))
@@ -414,7 +414,7 @@ def test_a_large_jpeg_is_decoded_at_the_least_size_that_is_not_too_small(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_reduced_image_is_upright_and_rescaled_to_the_very_size_of_the_whole_one(
+def test_a_reduced_image_is_upright_and_rescaled_to_the_same_size_as_the_whole_one(
     tmp_path: Path, orientation: int
 ) -> None:
     exif = Image.Exif()
@@ -451,7 +451,7 @@ def test_a_truncated_jpeg_is_refused_at_a_reduced_size_too(tmp_path: Path, kept:
         decode_reduced(path, 64)
 
 
-def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
+def test_an_image_that_has_the_size_already_is_not_copied() -> None:
     pixels = noise(64, 80)
     assert rescale(pixels, 64, Rescaling("lanczos")) is pixels
 
@@ -466,7 +466,7 @@ def test_a_mirrored_or_cropped_array_is_rescaled_too() -> None:
 
 def test_an_extreme_aspect_ratio_is_refused_with_the_limit_and_its_option() -> None:
     with pytest.raises(
-        ImageError, match=r"5000x1 pixels become 1120000x224 .*4,194,304 pixels a view .infer --max-view-pixels"
+        ImageError, match=r"5000x1 pixels become 1120000x224 .*4,194,304 pixels for a view .infer --max-view-pixels"
     ):
         rescale(noise(1, 5000), 224, Rescaling())
     assert rescale(noise(1, 5000), 4, Rescaling()).shape == (4, 20_000, 3)
@@ -501,7 +501,7 @@ def test_a_mirror_swaps_left_and_right_only() -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with images, other files and hidden ones, which is the working folder."""
+    """The working folder: it has images, other files and hidden files."""
     for name in (
         "b.jpg",
         "a.PNG",
@@ -526,7 +526,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("paths", "found"),
+    ("paths", "expected"),
     [
         (["b.jpg", "a.PNG"], ["b.jpg", "a.PNG"]),
         (["b.jpg", "b.jpg"], ["b.jpg", "b.jpg"]),
@@ -546,9 +546,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_files_folders_and_patterns_are_found_in_the_order_given(
-    tree: Path, paths: list[str], found: list[str]
+    tree: Path, paths: list[str], expected: list[str]
 ) -> None:
-    assert list(find_images(paths)) == [Path(name) for name in found]
+    assert list(find_images(paths)) == [Path(name) for name in expected]
 
 
 def test_a_folder_is_searched_whole_in_sorted_order_without_hidden_files(tree: Path) -> None:
@@ -570,7 +570,7 @@ def test_a_folder_is_searched_whole_in_sorted_order_without_hidden_files(tree: P
         ("absent.jpg", "absent.jpg: no such file or folder"),
         ("absent/", "absent/: no such file or folder"),
         ("absent*.jpg", "no file matches this pattern"),
-        ("nothing", "no image in this folder or below it .*.jpg"),
+        ("nothing", r"no image in this folder or below it; images end in .*\.jpg"),
         ("texts", "no image in this folder"),
         ("hidden", "no image in this folder"),
         ("", "an image path is empty"),
@@ -596,7 +596,7 @@ def test_folders_behind_links_are_searched_and_a_circle_of_links_ends(tmp_path: 
     assert list(find_images([str(tree)])) == [tree / "linked" / "a.png"]
 
 
-def test_a_folder_that_cannot_be_searched_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_searched_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "a.png", Image.new("RGB", (8, 8)))
     (tmp_path / "locked").mkdir()
     scandir = os.scandir

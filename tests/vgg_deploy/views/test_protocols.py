@@ -1,4 +1,4 @@
-"""The paper's test protocols: which scales, boxes and mirrors each image is scored at."""
+"""The test protocols: which scales, boxes and mirrors of an image are scored."""
 
 from __future__ import annotations
 
@@ -73,23 +73,16 @@ def test_defaults_that_are_all_below_the_crop_become_the_crop(manifest: Callable
     assert "128, 144, 160 dropped" in choice.notices[0]
 
 
-@pytest.mark.parametrize("name", ["center", "dense", "multiscale"])
-def test_a_given_scale_below_the_crop_is_refused(manifest: Callable[..., Manifest], name: str) -> None:
-    with pytest.raises(UsageError, match="scale 223 is below the network's crop of 224"):
-        choose_protocol(manifest(256), name, (223,), free_size=True)
-
-
 @pytest.mark.parametrize(
     ("name", "scales", "named"),
     [
         ("ten-crop", None, "protocol is 'ten-crop'; expected center, dense, multiscale"),
-        ("dense", (256, 288), "protocol dense has one scale, 2 were given"),
-        ("center", (256, 288), "protocol center has one scale"),
+        ("dense", (223,), "scale 223 is below the network's crop of 224"),
         ("multiscale", (256, 256), "expected different whole numbers"),
         ("multiscale", (), "expected different whole numbers"),
     ],
 )
-def test_what_cannot_be_carried_out_is_refused(
+def test_a_protocol_that_is_impossible_is_refused(
     manifest: Callable[..., Manifest], name: str, scales: tuple[int, ...] | None, named: str
 ) -> None:
     with pytest.raises(UsageError, match=named):
@@ -117,7 +110,7 @@ def test_whole_images_are_refused_for_a_model_of_fixed_size(manifest: Callable[.
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_mirrors_follow_the_training_unless_said_otherwise(manifest: Callable[..., Manifest], trained: bool) -> None:
+def test_mirrors_follow_the_training_unless_asked_otherwise(manifest: Callable[..., Manifest], trained: bool) -> None:
     mirrors = [
         choose_protocol(manifest(256, mirror=trained), mirror=asked, free_size=True).protocol.mirror
         for asked in (None, True, False)
@@ -197,12 +190,12 @@ def test_a_protocol_of_one_scale_refuses_several_and_names_the_one_that_takes_th
     manifest: Callable[..., Manifest], name: str
 ) -> None:
     other = "150-crop" if name == "50-crop" else "multiscale"
-    with pytest.raises(UsageError, match=f"protocol {name} has one scale, 2 were given; use --protocol {other}"):
+    with pytest.raises(UsageError, match=f"protocol {name} takes one scale and 2 were given; use --protocol {other}"):
         choose_protocol(manifest(256), name, (256, 288), free_size=True)
     assert choose_protocol(manifest(256), name, (288,), free_size=True).protocol.scales == (288,)
 
 
-def test_a_protocol_of_two_parts_is_made_of_the_two_as_they_are_on_their_own(manifest: Callable[..., Manifest]) -> None:
+def test_the_parts_of_a_protocol_are_protocols_of_their_own(manifest: Callable[..., Manifest]) -> None:
     chosen = {name: choose_protocol(manifest(256, 512), name, free_size=True).protocol for name in PROTOCOLS}
     assert chosen["multiscale+150-crop"].parts == (chosen["multiscale"], chosen["150-crop"])
     for name in PROTOCOLS[:-1]:
@@ -218,5 +211,5 @@ def test_crops_need_no_free_size_and_whole_images_with_them_do(manifest: Callabl
 
 def test_crops_of_a_foreign_model_of_free_size_are_refused(manifest: Callable[..., Manifest]) -> None:
     foreign = manifest(224).with_(spec=None, normalization=None, shapes=None)
-    with pytest.raises(UsageError, match="a model without manifest states none: use dense"):
+    with pytest.raises(UsageError, match="a model without a manifest does not state it: use --protocol dense"):
         choose_protocol(foreign, "10-crop", free_size=True)

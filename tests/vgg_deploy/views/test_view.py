@@ -1,4 +1,4 @@
-"""Which pixels each protocol scores: against torchvision's crops, against coordinates worked out by hand, and by definition."""
+"""Which pixels each protocol scores: torchvision's crops, boxes worked out by hand, and what follows by definition."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def noise(size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def seen(protocol: Protocol, pixels: np.ndarray) -> list[bytes]:
-    """What an engine gets of an image, view by view, as often as it counts."""
+    """The views of an image that an engine gets, each as often as it counts."""
     shown = []
     for view in protocol.views(pixels.shape[0], pixels.shape[1], RESCALING):
         cut = view.cut(rescale(pixels, view.short_side, RESCALING), RESCALING)
@@ -188,7 +188,7 @@ def test_every_box_lies_in_the_image_and_its_side_is_the_crop(protocol: Protocol
 
 @pytest.mark.parametrize(
     ("protocol", "landscape", "square"),
-    # Of a square image, its left, centre and right square are one; of 50 crops none are alike.
+    # The left, centre and right squares of a square image are the same. No two of its 50 crops are.
     [(TEN, 10, 10), (GOOGLENET, 144, 48), (GRID_50, 50, 50), (GRID_150, 150, 150), (BOTH, 156, 156)],
     ids=lambda value: value.name if isinstance(value, Protocol) else "",
 )
@@ -200,7 +200,7 @@ def test_a_protocol_has_the_views_that_its_name_says(protocol: Protocol, landsca
 
 @CROPS
 @SHAPES
-def test_without_mirrors_the_other_half_is_left(protocol: Protocol, size: tuple[int, int]) -> None:
+def test_without_mirrors_half_of_the_views_are_left(protocol: Protocol, size: tuple[int, int]) -> None:
     views = protocol.views(*size, RESCALING)
     alone = Protocol(protocol.name, protocol.scales, protocol.crop, False).views(*size, RESCALING)
     assert [(view.short_side, view.box, view.side) for view in alone] == [
@@ -219,7 +219,7 @@ def test_views_that_are_the_same_count_together() -> None:
     assert weights == {3.0}
 
 
-def test_where_q_is_the_crop_the_grid_falls_together() -> None:
+def test_if_q_is_the_crop_the_crops_of_the_grid_are_the_same() -> None:
     views = Protocol("50-crop", (224,), 224, True).views(224, 224, RESCALING)
     assert views == (View(224, (0, 0, 224, 224), False, None, 25), View(224, (0, 0, 224, 224), True, None, 25))
     wide = Protocol("50-crop", (224,), 224, False).views(224, 324, RESCALING)
@@ -243,7 +243,7 @@ def test_a_square_is_resized_with_the_networks_filter() -> None:
         np.testing.assert_array_equal(cut, np.asarray(expected))
 
 
-# ---- the mean of all, whatever is scored once for several ----
+# ---- equal views are scored once, and the mean is that of all ----
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def manifest(narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[...
 
 
 def every_googlenet_crop(pixels: np.ndarray, scales: tuple[int, ...], crop: int) -> Iterator[np.ndarray]:
-    """All 144, also those that are the same."""
+    """All 72 crops of an image, equal ones included; with their mirrors they are 144."""
     for scale in scales:
         image = rescale(pixels, scale, RESCALING)
         long = max(image.shape)
@@ -303,7 +303,7 @@ def test_scoring_each_view_once_gives_the_mean_of_all(
     assert isinstance(result, Prediction)
     np.testing.assert_allclose(result.probabilities, rows.mean(axis=0, dtype=np.float64), rtol=1e-5)
     if size == (48, 48) and name == "144-crop":
-        # One square of three; at the crop's own scale its five crops are one, too.
+        # The three squares are one. At the crop's own scale its five crops are one too.
         assert sum(shape[0] for shape in engine.batches[1:]) == 2 * (2 + 3 * 6)
 
 
@@ -312,12 +312,12 @@ def test_multiscale_and_150_crops_together_are_the_mean_of_both_posteriors(
     manifest: Manifest, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     Image.fromarray((noise(size) * np.linspace(1, 0.1, size[1])[:, None]).astype(np.uint8)).save(tmp_path / "a.png")
-    found = {}
+    means = {}
     for name in ("multiscale", "150-crop", "multiscale+150-crop"):
         crop = None if name == "multiscale" else 32
         (result,) = predict(FakeEngine(manifest), [tmp_path / "a.png"], Protocol(name, (32, 40, 64), crop, True))
         assert isinstance(result, Prediction)
-        found[name] = result.probabilities
-    assert np.abs(found["multiscale"] - found["150-crop"]).max() > 1e-3
-    mean = (found["multiscale"] + found["150-crop"]) / 2
-    np.testing.assert_allclose(found["multiscale+150-crop"], mean, rtol=1e-5)
+        means[name] = result.probabilities
+    assert np.abs(means["multiscale"] - means["150-crop"]).max() > 1e-3
+    mean = (means["multiscale"] + means["150-crop"]) / 2
+    np.testing.assert_allclose(means["multiscale+150-crop"], mean, rtol=1e-5)
