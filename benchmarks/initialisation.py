@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -52,7 +53,7 @@ def _best(folder: Path, name: str, *options: str) -> tuple[float, int]:
     return max(validated, key=lambda pair: (pair[0], -pair[1]))
 
 
-def _dense(folder: Path, run: str) -> list[float]:
+def _dense(folder: Path, run: str, tests: Sequence[tuple[int, ...]]) -> list[float]:
     """Top-1 in 0..1 of a training's best checkpoint on the validation images, in each of the tests.
 
     The finer grid is used: on an image of 80 pixels the plain grid has a single position, which does not see the whole
@@ -63,7 +64,7 @@ def _dense(folder: Path, run: str) -> list[float]:
     with Reference(read(folder / run / "best.safetensors"), fine=True) as engine:
         manifest = engine.info.manifest
         truth = label_by_folder(paths, manifest.classes).truth
-        for scales in TESTS:
+        for scales in tests:
             protocol = choose_protocol(manifest, "multiscale", scales, free_size=True).protocol
             accuracies.append(1 - error_rates(evaluate(engine, paths, protocol).posteriors, truth).top1)
     return accuracies
@@ -110,10 +111,10 @@ class _Trainings:
         ]
         self.add(f"{what}: central crop", [best for best, _epoch in top1])
 
-    def dense(self, run: str, what: str) -> None:
+    def dense(self, run: str, what: str, tests: Sequence[tuple[int, ...]] = TESTS) -> None:
         """The dense tests of a run with each seed."""
-        tested = [_dense(self._folder, f"{run}-{seed}") for seed in self._seeds]  # [seeds][tests]
-        for scales, top1 in zip(TESTS, zip(*tested, strict=True), strict=True):
+        tested = [_dense(self._folder, f"{run}-{seed}", tests) for seed in self._seeds]  # [seeds][tests]
+        for scales, top1 in zip(tests, zip(*tested, strict=True), strict=True):
             self.add(f"{what}: dense, Q = {', '.join(map(str, scales))}", list(top1))
 
     def scale_jitter(self) -> None:
@@ -138,7 +139,7 @@ class _Trainings:
 
 @click.command()
 @click.option("--seed", default=0, show_default=True)
-@click.option("--quick", is_flag=True, help="One training and its tests, to see that it runs. Writes nothing.")
+@click.option("--quick", is_flag=True, help="One epoch and two tests, to see that it runs. Writes nothing.")
 def main(seed: int, quick: bool) -> None:
     """Train the networks, test them, and write results/initialisation.{json,md}."""
     seeds = range(seed, seed + (1 if quick else SEEDS))
@@ -147,9 +148,9 @@ def main(seed: int, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         trainings = _Trainings(Path(name), seeds, table)
         what = "A from Glorot at S = 72"
-        trainings.configuration_a("a", what, "--train-scale", FIXED)
+        trainings.configuration_a("a", what, "--train-scale", FIXED, *(("--epochs", "1") if quick else ()))
         if quick:
-            trainings.dense("a", what)
+            trainings.dense("a", what, TESTS[:1])
         else:
             trainings.scale_jitter()
             trainings.initialisations()

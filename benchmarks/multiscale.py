@@ -24,7 +24,6 @@ from benchmarks.programs import (
     PROTOCOL,
     PYTORCH,
     Paths,
-    Program,
     programs,
     with_bare_loops,
 )
@@ -32,33 +31,36 @@ from benchmarks.report import Page
 from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.bench.contest import Contest, Terms
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.bench.own_process import OwnProcess, start
+from vgg_deploy.bench.own_process import Entrant, OwnProcess, start
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.tensors import Floats
 
 
-def fresh_contests(
-    all_programs: Sequence[Program], terms: Terms, tasks: tuple[Paths, Paths], count: int, stack: ExitStack
-) -> tuple[list[Contest[Paths]], dict[str, str]]:
-    """Contests in fresh processes, after their first passes; the processes of the last one stay open.
+def held(
+    entrants: Sequence[Entrant], terms: Terms, timed: Paths, checked: Paths = (), *, warm: bool = True
+) -> tuple[Contest[Paths], dict[str, str]]:
+    """A contest in fresh processes, and for each program that was not measured the reason.
 
     Args:
-        tasks: files that are timed, and files that are only compared.
+        timed: files that are timed.
+        checked: files whose answers are only compared.
+        warm: whether warm passes follow the first ones.
     """
-    timed, checked = tasks
-    contests, reasons = [], dict[str, str]()
-    for number in range(count):
-        with ExitStack() as own:
-            contestants, failed = start(own, [each.entrant(PROTOCOL) for each in all_programs])
-            ordered = with_bare_loops(contestants)
-            contest = Contest(ordered, [timed], terms, [checked] if checked else [])
-            contest.first_turns()
-            contests.append(contest)
-            reasons |= failed | {record.name: record.reason for record in contest.records if record.reason}
-            click.echo(f"first passes {number + 1} of {count}: done", err=True)
-            if number == count - 1:
-                stack.push(own.pop_all())
-    return contests, reasons
+    with ExitStack() as stack:
+        contestants, reasons = start(stack, entrants)
+        contest = Contest(with_bare_loops(contestants), [timed], terms, [checked] if checked else [])
+        contest.first_turns()
+        click.echo("first passes: done", err=True)
+        if warm:
+            contest.take_turns()
+            click.echo("warm passes: done", err=True)
+    return contest, reasons | {record.name: record.reason for record in contest.records if record.reason}
+
+
+def first_passes(contests: Sequence[Contest[Paths]]) -> dict[str, list[float]]:
+    """Seconds an image in first passes, by program."""
+    names = [record.name for record in contests[0].records]
+    return {name: [contest[name].first[0].image_s for contest in contests if contest[name].first] for name in names}
 
 
 def agreements(
@@ -70,28 +72,6 @@ def agreements(
         for record in contest.running
         if not record.name.endswith(BARE)
     }
-
-
-def large_contest(
-    all_programs: Sequence[Program], paths: Paths, repetitions: int
-) -> tuple[Contest[Paths], dict[str, str]]:
-    """Passes over photos of many sizes at large Q's. PyTorch eager, which takes long, is only in the other table."""
-    with ExitStack() as stack:
-        entrants = [replace(each.entrant(LARGE), every=1) for each in all_programs if each.name != PYTORCH]
-        contestants, reasons = start(stack, entrants)
-        terms = Terms(
-            effort=Effort(repetitions=repetitions), tolerant=True, progress=lambda: click.echo(".", nl=False, err=True)
-        )
-        contest = Contest(with_bare_loops(contestants), [paths], terms)
-        contest.hold()
-        click.echo(" large Q's: done", err=True)
-    return contest, reasons | {record.name: record.reason for record in contest.records if record.reason}
-
-
-def first_passes(contests: Sequence[Contest[Paths]]) -> dict[str, list[float]]:
-    """Seconds an image in first passes, by program."""
-    names = [record.name for record in contests[0].records]
-    return {name: [contest[name].first[0].image_s for contest in contests if contest[name].first] for name in names}
 
 
 @click.command()
@@ -114,7 +94,7 @@ def first_passes(contests: Sequence[Contest[Paths]]) -> dict[str, list[float]]:
 def main(setup: Setup, **numbers: int) -> None:
     """Time the multi-scale test in each program, compare the answers, and write results/multiscale.{json,md,svg}."""
     extent = Extent(2, 1, 1, 4, 1) if setup.quick else Extent(**numbers)
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checked = verification(setup, 2 if setup.quick else CHECKED)
         photos = pictures(setup, folder)
@@ -122,19 +102,20 @@ def main(setup: Setup, **numbers: int) -> None:
         drawn = photos.draw(extent.count, (*checked, *many))
         models = prepare(folder, setup, drawn.calibration)
         all_programs, classes = programs(models), models.manifest.classes
+        entrants = [each.entrant(PROTOCOL) for each in all_programs]
         terms = Terms(effort=Effort(repetitions=extent.repetitions), tolerant=True)
-        contests, reasons = fresh_contests(all_programs, terms, (drawn.measured, checked), extent.first_passes, stack)
-        warm = contests[-1]
-        warm.take_turns()
-        click.echo("warm passes: done", err=True)
-        large = large_contest(all_programs, many, extent.large_repetitions)
+        cold = [held(entrants, terms, drawn.measured, warm=False)[0] for _ in range(extent.first_passes - 1)]
+        warm, reasons = held(entrants, terms, drawn.measured, checked)
+        # PyTorch eager takes long, and is in the other table.
+        entrants = [replace(each.entrant(LARGE), every=1) for each in all_programs if each.name != PYTORCH]
+        large_terms = replace(terms, effort=Effort(repetitions=extent.large_repetitions))
+        large, large_reasons = held(entrants, large_terms, many)
         with OwnProcess(Judge, models.checkpoint) as judge:
             wanted = [judge(paths, PROTOCOL) for paths in (drawn.measured, checked) if paths]
             wanted_large = [judge(many[:CHECKED], LARGE)]
-    small_measured = Measured(first_passes(contests), warm, agreements(warm, wanted, classes), reasons)
-    large_measured = Measured(
-        first_passes([large[0]]), large[0], agreements(large[0], wanted_large, classes), reasons | large[1]
-    )
+    small_measured = Measured(first_passes([*cold, warm]), warm, agreements(warm, wanted, classes), reasons)
+    large_agreement = agreements(large, wanted_large, classes)
+    large_measured = Measured(first_passes([large]), large, large_agreement, large_reasons)
     images = drawn.name, photos.described(len(many))
     methods, details = prose(models.name, images, extent, len(checked))
     page = Page(
