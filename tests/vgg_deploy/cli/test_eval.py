@@ -211,7 +211,7 @@ def test_a_checkpoint_and_the_files_exported_from_it_have_the_same_figures(
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("--protocol", "dense", "10-crop", "center"),
         ("--protocol", "dense,10-crop", "center"),
@@ -221,9 +221,9 @@ def test_a_checkpoint_and_the_files_exported_from_it_have_the_same_figures(
     ids=" ".join,
 )
 def test_protocols_are_given_in_a_row_with_commas_or_again(
-    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, words: tuple[str, ...]
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, arguments: tuple[str, ...]
 ) -> None:
-    done = evaluated(*words, "--json", "-", engine=fakes(a=FakeEngine(manifest)))
+    done = evaluated(*arguments, "--json", "-", engine=fakes(a=FakeEngine(manifest)))
     assert done.code == 0, done.err
     assert sorted(row["protocol"] for row in report(done)) == ["10-crop", "center", "dense"]
 
@@ -445,8 +445,8 @@ def test_networks_of_other_classes_are_refused_before_the_first_is_run(
 def test_classes_known_by_id_here_and_by_word_there_are_the_same(
     evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
 ) -> None:
-    words = tuple(type(name)(name.label.replace(" ", "_"), name.label.lower()) for name in manifest.classes)
-    paths = fakes(a=FakeEngine(manifest), b=FakeEngine(manifest.with_(classes=words)))
+    renamed = tuple(type(name)(name.label.replace(" ", "_"), name.label.lower()) for name in manifest.classes)
+    paths = fakes(a=FakeEngine(manifest), b=FakeEngine(manifest.with_(classes=renamed)))
     done = evaluated("--json", "-", engine=paths)
     assert done.code == 0, done.err
     assert len(report(done)) == 6

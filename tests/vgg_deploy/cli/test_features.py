@@ -99,9 +99,9 @@ def test_descriptors_are_fc7_averaged_over_scales_and_mirrors_at_length_1(
     done = describe(data, *arguments, "--threads", "1")
     assert done.code == 0, done.err
     assert done.out == f"{tmp_path / 'out.npz'}: 6 descriptors of 8 numbers\n"
-    with np.load(tmp_path / "out.npz") as found:
-        paths, folders, descriptors = (found[name] for name in ("paths", "folders", "descriptors"))
-        assert set(found) == {"paths", "folders", "descriptors"}
+    with np.load(tmp_path / "out.npz") as arrays:
+        paths, folders, descriptors = (arrays[name] for name in ("paths", "folders", "descriptors"))
+        assert set(arrays) == {"paths", "folders", "descriptors"}
     assert paths.tolist() == [str(path) for path in sorted(data.rglob("*.png"))]
     assert folders.tolist() == ["kites"] * 3 + ["owls"] * 3
     assert descriptors.dtype == np.float32
@@ -121,13 +121,13 @@ def test_a_checkpoint_and_the_file_exported_from_it_describe_alike(
     checkpoint = narrow_checkpoint("D", crop=32)
     export(read(checkpoint), tmp_path / "d.onnx", dynamic=True, features=True)
     export(read(checkpoint), tmp_path / "fixed.onnx", features=True)
-    found = []
+    descriptors = []
     for engine in (checkpoint, tmp_path / "d.onnx"):
         done = describe(data, engine=engine)
         assert done.code == 0, done.err
         with np.load(tmp_path / "out.npz") as arrays:
-            found.append(arrays["descriptors"])
-    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+            descriptors.append(arrays["descriptors"])
+    np.testing.assert_allclose(descriptors[0], descriptors[1], atol=1e-4)
     done = describe(data, engine=tmp_path / "fixed.onnx")
     assert done.code == 0, done.err
     assert "each image is scored by its central crop" in done.err
@@ -148,15 +148,15 @@ def test_a_linear_svm_is_fitted_on_train_and_judged_on_val(
     done = describe(split, "--svm")
     assert done.code == 0, done.err
     assert "linear SVM (C=1) on 16 descriptors: 8/8 correct (100.00%)" in done.out
-    with np.load(tmp_path / "out.npz") as found:
-        assert len(found["paths"]) == 24
-        assert found["split"].tolist() == ["train"] * 16 + ["val"] * 8
-        assert found["folders"].tolist().count("red") == 12
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert len(arrays["paths"]) == 24
+        assert arrays["split"].tolist() == ["train"] * 16 + ["val"] * 8
+        assert arrays["folders"].tolist().count("red") == 12
         from sklearn.svm import LinearSVC
 
         svm = LinearSVC(C=1.0, dual="auto", max_iter=10_000, random_state=0)
-        svm.fit(found["descriptors"][:16], found["folders"][:16])
-        assert svm.score(found["descriptors"][16:], found["folders"][16:]) == 1
+        svm.fit(arrays["descriptors"][:16], arrays["folders"][:16])
+        assert svm.score(arrays["descriptors"][16:], arrays["folders"][16:]) == 1
     # Labels that are wrong in val are counted as wrong.
     (split / "val" / "red").rename(split / "val" / "was")
     (split / "val" / "blue").rename(split / "val" / "red")
@@ -175,10 +175,10 @@ def test_broken_images_are_skipped_and_the_exit_code_is_1(
     assert len([line for line in done.err.splitlines() if line.startswith("failed: ")]) == 2
     assert accuracy(done.out) == (7, 7)
     assert "on 15 descriptors" in done.out
-    with np.load(tmp_path / "out.npz") as found:
-        assert len(found["paths"]) == len(found["descriptors"]) == len(found["folders"]) == 22
-        assert found["split"].tolist() == ["train"] * 15 + ["val"] * 7
-        assert not any(Path(path).name == "1.png" for path in found["paths"])
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert len(arrays["paths"]) == len(arrays["descriptors"]) == len(arrays["folders"]) == 22
+        assert arrays["split"].tolist() == ["train"] * 15 + ["val"] * 7
+        assert not any(Path(path).name == "1.png" for path in arrays["paths"])
 
 
 def test_if_no_image_can_be_described_the_exit_code_is_1(

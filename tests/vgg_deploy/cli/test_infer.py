@@ -149,11 +149,11 @@ def test_json_and_csv_files_are_written_beside_the_text(
     finished = infer(photos, "--json", json_path, "--csv", csv_path, "--top", "3")
     assert finished.code == 0, finished.err
     assert len(finished.out.splitlines()) == 5
-    found = records(json_path.read_text())
+    results = records(json_path.read_text())
     with csv_path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == [record["path"] for record in found]
-    for row, record in zip(rows, found, strict=True):
+    assert [row["path"] for row in rows] == [record["path"] for record in results]
+    for row, record in zip(rows, results, strict=True):
         assert [row[f"id_{rank}"] for rank in (1, 2, 3)] == [entry["id"] for entry in record["top"]]
         assert [row[f"label_{rank}"] for rank in (1, 2, 3)] == [entry["label"] for entry in record["top"]]
         assert float(row["probability_1"]) == pytest.approx(record["top"][0]["probability"], abs=1e-7)
@@ -181,8 +181,8 @@ def test_any_file_name_works(infer: Callable[..., Any], tmp_path: Path) -> None:
         Image.new("RGB", (40, 40)).save(folder / os.fsdecode(name))
     finished = infer(folder, "--json", tmp_path / "out.jsonl", "--csv", tmp_path / "out.csv")
     assert finished.code == 0, finished.err
-    found = {os.fsencode(Path(record["path"]).name) for record in records((tmp_path / "out.jsonl").read_text())}
-    assert found == {b"caf\xe9.png", b"line\nbreak.png", b"--json.png"}
+    file_names = {os.fsencode(Path(record["path"]).name) for record in records((tmp_path / "out.jsonl").read_text())}
+    assert file_names == {b"caf\xe9.png", b"line\nbreak.png", b"--json.png"}
     with (tmp_path / "out.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 4
 
@@ -287,7 +287,7 @@ def test_bad_files_among_good_ones_are_reported_and_the_others_written(
     (photos / "q_gone.png").symlink_to("nowhere")
     finished = infer(photos, "--json", "-", "--csv", tmp_path / "out.csv", "--max-view-pixels", "100000")
     assert finished.code == 1
-    found = {Path(record["path"]).name: record for record in records(finished.out)}
+    results = {Path(record["path"]).name: record for record in records(finished.out)}
     reasons = {
         "m_text.jpg": "not an image",
         "n_empty.jpg": "empty (0 bytes)",
@@ -295,10 +295,10 @@ def test_bad_files_among_good_ones_are_reported_and_the_others_written(
         "p_long.png": "1x5000 pixels become 36x180000 at a short side of 36: over the limit of 100,000 pixels",
         "q_gone.png": "no such file",
     }
-    assert len(found) == 10
-    assert {name for name, record in found.items() if "error" in record} == set(reasons)
+    assert len(results) == 10
+    assert {name for name, record in results.items() if "error" in record} == set(reasons)
     for name, reason in reasons.items():
-        assert reason in found[name]["error"]
+        assert reason in results[name]["error"]
         (line,) = [line for line in finished.err.splitlines() if name in line]
         assert line.startswith(f"failed: {photos / name}: ")
         assert reason in line
@@ -325,9 +325,9 @@ def labels_with(folder: Path, name: str) -> Path:
 def test_odd_files_are_read_or_refused_one_by_one(infer: Callable[..., Any], test_data: Path) -> None:
     finished = infer(test_data / "odd", "--json", "-", "--scales", "32")
     assert finished.code == 1
-    found = {Path(record["path"]).name: record for record in records(finished.out)}
-    assert len(found) == len(list((test_data / "odd").iterdir()))
-    refused = {name for name, record in found.items() if "error" in record}
+    results = {Path(record["path"]).name: record for record in records(finished.out)}
+    assert len(results) == len(list((test_data / "odd").iterdir()))
+    refused = {name for name, record in results.items() if "error" in record}
     assert {"broken.png", "truncated_jpeg.jpg", "truncated_image.png", "png_decompression_dos.png"} <= refused
     assert not refused & {"hopper.gif", "hopper_gray.jpg", "pil_sample_cmyk.jpg", "16_bit_noise.tif", "i_trns.png"}
     assert "Traceback" not in finished.err
@@ -466,8 +466,8 @@ def test_heatmaps_lie_as_the_images_do_and_have_their_sizes(
 ) -> None:
     finished = infer(photos, "--heatmaps", tmp_path / "new" / "maps", engine=model(score_map=True))
     assert finished.code == 0, finished.err
-    found = {path.relative_to(tmp_path / "new/maps").as_posix() for path in (tmp_path / "new/maps").rglob("*.*")}
-    assert found == {f"{name}.png" for name in IN_ORDER}
+    pictures = {path.relative_to(tmp_path / "new/maps").as_posix() for path in (tmp_path / "new/maps").rglob("*.*")}
+    assert pictures == {f"{name}.png" for name in IN_ORDER}
     for name in IN_ORDER:
         with Image.open(photos / name) as image, Image.open(tmp_path / "new/maps" / f"{name}.png") as picture:
             assert picture.size == image.size

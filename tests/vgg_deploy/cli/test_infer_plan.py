@@ -50,8 +50,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 @pytest.fixture
 def infer(vgg_deploy_command: Callable[..., Any], photos: Path, machine: Machine) -> Callable[..., Any]:
-    def run(*words: str) -> Any:
-        return vgg_deploy_command("infer", str(photos), "--engine", str(machine.path), "--json", "-", *words)
+    def run(*arguments: str) -> Any:
+        return vgg_deploy_command("infer", str(photos), "--engine", str(machine.path), "--json", "-", *arguments)
 
     return run
 
@@ -61,9 +61,9 @@ def test_a_plan_is_used_at_its_own_scales_and_an_image_that_does_not_fit_fails_a
 ) -> None:
     finished = infer("--no-flip", "--top", "5")
     assert finished.code == 1
-    found = records(finished.out)
+    results = records(finished.out)
     assert "multiscale: whole image at Q=32,64; tensorrt-rtx 1.7.1 on cuda:0, 1/1 convolutions INT8" in finished.err
-    assert [name for name, record in found.items() if "error" in record] == ["wide"]
+    assert [name for name, record in results.items() if "error" in record] == ["wide"]
     (line,) = [line for line in finished.err.splitlines() if line.startswith("failed: ")]
     assert (
         "a view of 80x32 pixels, as a batch 1 x 32 x 80 x 3 is in no profile of vgg11.plan, which takes Q=32: " in line
@@ -119,11 +119,11 @@ def test_the_options_reach_cuda(infer: Callable[..., Any], machine: Machine) -> 
 def test_a_plan_that_is_trusted_runs_with_labels(infer: Callable[..., Any], machine: Machine, tmp_path: Path) -> None:
     sidecar_of(machine.path).unlink()
     (tmp_path / "labels.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
-    words = ("--trust", "--labels", str(tmp_path / "labels.txt"))
-    finished = infer(*words)
+    trust = ("--trust", "--labels", str(tmp_path / "labels.txt"))
+    finished = infer(*trust)
     assert finished.code == 2
     assert "the model has no manifest, so its training scale S is unknown: give --scales" in finished.err
-    finished = infer(*words, "--scales", "40")
+    finished = infer(*trust, "--scales", "40")
     assert "trusted without a manifest" in finished.err
     labels = [top["label"] for record in records(finished.out).values() for top in record.get("top", ())]
     assert len(labels) == 15
@@ -170,8 +170,8 @@ def test_without_a_gpu_infer_names_the_onnx_file_and_its_command_works(
     assert finished.out == ""
     command = f"vgg-deploy infer IMAGES --engine {plan.with_suffix('.onnx')}"
     assert finished.err == f"Error: {plan} {NO_GPU}: run the ONNX file beside it: {command}\n"
-    words = command.replace("IMAGES", str(photos)).split()[1:]
-    assert vgg_deploy_command(*words).code == 0
+    arguments = command.replace("IMAGES", str(photos)).split()[1:]
+    assert vgg_deploy_command(*arguments).code == 0
 
 
 def test_without_a_gpu_doctor_checks_the_rest(plan: Path, vgg_deploy_command: Callable[..., Any]) -> None:
@@ -233,7 +233,7 @@ def test_a_trusted_plan_without_a_gpu_is_refused(
     finished = vgg_deploy_command("infer", str(photos), "--engine", str(plan))
     assert finished.code == 2
     assert "--trust, and --labels FILE" in finished.err
-    words = ("--trust", "--labels", str(tmp_path / "labels.txt"))
-    finished = vgg_deploy_command("infer", str(photos), "--engine", str(plan), *words)
+    trust = ("--trust", "--labels", str(tmp_path / "labels.txt"))
+    finished = vgg_deploy_command("infer", str(photos), "--engine", str(plan), *trust)
     assert finished.code == 1
     assert finished.err.endswith(": run the ONNX file from which it was built\n")
