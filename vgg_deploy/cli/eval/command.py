@@ -11,7 +11,7 @@ import click
 
 from vgg_deploy.cli.eval.models import Models
 from vgg_deploy.cli.eval.plan import folder_and_protocols, plan_protocols
-from vgg_deploy.cli.eval.report_files import ReportFiles, report_options
+from vgg_deploy.cli.eval.report_options import ReportOptions, report_options
 from vgg_deploy.cli.eval.scoring import Scorer, ScoringOptions, rows_of, scoring_options
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
@@ -59,7 +59,6 @@ view_options = gathered(
 @protocol_option
 @view_options
 @scoring_options
-@click.option("--paper", is_flag=True, help="Show the matching row of the paper's Tables 3 to 6 beside each result.")
 @report_options
 @engine_options()
 @weight_options
@@ -69,8 +68,7 @@ def command(
     protocols: tuple[str, ...],
     views: ProtocolOptions,
     scoring: ScoringOptions,
-    paper: bool,
-    report: ReportFiles,
+    report: ReportOptions,
     options: EngineOptions,
     facts: WeightFacts,
 ) -> None:
@@ -90,12 +88,12 @@ def command(
         _say_if_a_class_has_two_folders(everything)
         images = scoring.sample(everything)
         planned = plan_protocols(models.names, models.infos, names, views)
-        if paper:
+        if report.paper:
             _say_how_the_test_differs_from_the_paper(models.names, models.infos, len(images.paths))
         report.require_writable()
         evaluations = stack.enter_context(Scorer(images, scoring)).evaluate(models, planned)
-    rows = rows_of(models, evaluations, images, paper=paper)
-    report.write(rows, paper=paper)
+    rows = rows_of(models, evaluations, images, paper=report.paper)
+    report.write(rows)
     if any(row.errors.failed for row in rows):
         raise SystemExit(1)
 

@@ -1,4 +1,4 @@
-"""Where `vgg-deploy eval` writes its report."""
+"""What `vgg-deploy eval` reports, and where it writes the report."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from vgg_deploy.files import require_writable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportFiles:
-    """The outputs that the options name. If neither JSON nor CSV goes to stdout, a table does.
+class ReportOptions:
+    """What is reported, and where. If neither JSON nor CSV goes to stdout, a table does.
 
     Attributes:
+        paper: whether each result has the paper's row for the same test beside it.
         json_path, csv_path: a file, or - for stdout.
         plot: a picture.
     """
 
+    paper: bool
     json_path: str | None
     csv_path: str | None
     plot: Path | None
@@ -39,7 +41,7 @@ class ReportFiles:
             if path is not None:
                 require_writable(path)
 
-    def write(self, rows: Sequence[Row], *, paper: bool) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
         """Writes files first, then stdout: the reader of a pipe may have left.
 
         Raises:
@@ -58,21 +60,24 @@ class ReportFiles:
             if where == STDOUT:
                 write_text(STDOUT, text)
         if STDOUT not in (self.json_path, self.csv_path):
-            print_rows(rows, paper)
+            print_rows(rows, self.paper)
 
 
-def _report_files(**values: object) -> ReportFiles:
-    files = ReportFiles(**values)  # type: ignore[arg-type]
+def _report_options(**values: object) -> ReportOptions:
+    files = ReportOptions(**values)  # type: ignore[arg-type]
     check_stdout(files.json_path, files.csv_path)
     if files.plot is not None:
         check_plot(files.plot)
     return files
 
 
-# The command receives `report`, a `ReportFiles`.
+# The command receives `report`, a `ReportOptions`.
 report_options = gathered(
     "report",
-    _report_files,
+    _report_options,
+    click.option(
+        "--paper", is_flag=True, help="Show the matching row of the paper's Tables 3 to 6 beside each result."
+    ),
     click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON."),
     click.option("--csv", "csv_path", metavar="FILE|-", help="Write the report as CSV."),
     click.option(
