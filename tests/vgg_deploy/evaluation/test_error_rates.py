@@ -20,7 +20,6 @@ from vgg_deploy.evaluation.error_rates import (
     folder_name,
     label_by_folder,
 )
-from vgg_deploy.evaluation.fusion import fused
 from vgg_deploy.evaluation.posterior_cache import PosteriorCache
 from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.network.classes import ClassName, numbered_classes
@@ -181,18 +180,6 @@ def test_images_without_an_answer_do_not_count_and_are_counted() -> None:
     none = error_rates(rows, truth)
     assert (none.images, none.failed) == (0, 4)
     assert math.isnan(none.top1)
-
-
-def test_fused_posteriors_are_the_mean_and_nan_if_one_is() -> None:
-    first, second = (np.random.default_rng(seed).dirichlet(np.ones(7), 5).astype(np.float32) for seed in (1, 2))
-    second[3] = np.nan
-    mean = fused([first, second])
-    assert mean.dtype == np.float32
-    np.testing.assert_allclose(mean[:3], (first[:3].astype(np.float64) + second[:3]) / 2, rtol=1e-7)
-    assert np.isnan(mean[3]).all()
-    np.testing.assert_array_equal(fused([first]), first)
-    with pytest.raises(UsageError, match="networks of 7, 6 classes cannot be fused"):
-        fused([first, second[:, :6]])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
