@@ -20,7 +20,7 @@ import pytest
 import engines
 from engines import RUNTIMES, open_engine
 from engines.choice import Choice, choose_runtime, pairing_notices
-from vgg_deploy.artifacts.onnx_file import OnnxFile, read_manifest
+from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, ModelFileError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
@@ -70,14 +70,6 @@ def test_the_tiny_model_and_its_script_need_no_torch(tiny_model: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_its_answers_depend_on_what_is_seen(tiny_model: Path, images: Images) -> None:
-    with open_engine(tiny_model) as engine:
-        first = engine.run(images).probabilities
-        mirrored = engine.run(images[:, :, ::-1]).probabilities
-    assert np.abs(first - mirrored).max() > 0.01
-    assert first.std(axis=0).max() > 0.01
-
-
 def test_auto_takes_what_is_installed_and_says_why(without: Callable[..., None], tiny_model: Path) -> None:
     assert choose_runtime(EngineOptions()).runtime in RUNTIMES
     assert choose_runtime(EngineOptions(runtime="openvino")) == Choice("openvino")
@@ -105,9 +97,13 @@ def test_answers_do_not_depend_on_how_many_requests_share_the_threads(
 ) -> None:
     with open_engine(tiny_model, runtime=runtime, threads=2) as engine:
         expected = engine.run(images).probabilities
-    with open_engine(tiny_model, runtime=runtime, threads=2, requests=2) as engine, ThreadPoolExecutor(4) as pool:
-        for scores in pool.map(engine.run, [images] * 12):
-            np.testing.assert_allclose(scores.probabilities, expected, atol=1e-6)
+    for threads in (2, 3):
+        with (
+            open_engine(tiny_model, runtime=runtime, threads=threads, requests=2) as engine,
+            ThreadPoolExecutor(4) as pool,
+        ):
+            for scores in pool.map(engine.run, [images] * 8):
+                np.testing.assert_allclose(scores.probabilities, expected, atol=1e-6)
 
 
 def test_nothing_installed_names_the_extra(without: Callable[..., None], tiny_model: Path) -> None:
@@ -128,17 +124,9 @@ def test_a_runtime_asked_for_and_not_installed_names_the_extra(
         open_engine(tiny_model, runtime=runtime)
 
 
-def test_an_unknown_runtime_is_refused(tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match="runtime is 'tflite'; expected auto, onnxruntime, openvino"):
-        open_engine(tiny_model, runtime="tflite")
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_openvino_does_not_pretend_to_run_on_cuda(device: str, tiny_model: Path) -> None:
-    with pytest.raises(
-        UsageError, match=f"openvino supports cpu only, and device is {device}; use --runtime onnxruntime"
-    ):
-        open_engine(tiny_model, runtime="openvino", device=device)
+def test_openvino_does_not_pretend_to_run_on_cuda(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="openvino supports cpu only, and device is cuda:1; use --runtime onnxruntime"):
+        open_engine(tiny_model, runtime="openvino", device="cuda:1")
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
@@ -171,12 +159,10 @@ def test_cuda_that_fails_to_start_is_an_error_though_onnxruntime_goes_on_with_th
     [
         ("none.onnx", "no such model"),
         ("none.plan", "none.plan: no such plan"),
-        ("none.engine", "none.engine: no such plan"),
         ("model.safetensors", "is a checkpoint, not a model to run: vgg-deploy export --weights"),
-        ("model.pth", "is a checkpoint, not a model to run"),
     ],
 )
-def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str, tmp_path: Path) -> None:
+def test_files_that_are_no_models_are_refused_with_what_to_do(name: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=reason):
         open_engine(tmp_path / name)
     with pytest.raises(UsageError, match="is not a file"):
@@ -187,23 +173,16 @@ def test_what_is_no_onnx_file_is_refused_with_what_to_do(name: str, reason: str,
     ("keywords", "reason"),
     [
         ({"runtime": "onnxruntime"}, "is a TensorRT plan, and onnxruntime runs ONNX files: leave the runtime out"),
-        ({"runtime": "openvino"}, "is a TensorRT plan, and openvino runs ONNX files"),
-        (
-            {"runtime": "tflite"},
-            "runtime is 'tflite'; expected auto, onnxruntime, openvino, ncnn, tensorrt, tensorrt-rtx",
-        ),
+        ({"runtime": "tflite"}, "runtime is 'tflite'; expected auto, onnxruntime, openvino, ncnn, tensorrt, "),
         ({"device": "cpu"}, "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On the CPU, run the"),
         ({"threads": 2}, "runs on a GPU; --threads applies to CPUs only, leave it out"),
         ({}, "has no usable manifest .* --trust"),
     ],
 )
-@pytest.mark.parametrize("suffix", [".plan", ".engine"])
-def test_options_that_a_plan_does_not_take_are_refused(
-    keywords: dict[str, Any], reason: str, suffix: str, tmp_path: Path
-) -> None:
-    path = tmp_path / f"model{suffix}"
+def test_options_that_a_plan_does_not_take_are_refused(keywords: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.engine"
     path.write_bytes(b"a plan")
-    with pytest.raises(UsageError, match=reason.replace(".plan", suffix)):
+    with pytest.raises(UsageError, match=reason):
         open_engine(path, **keywords)
 
 
@@ -214,14 +193,15 @@ def test_each_kind_of_file_refuses_the_options_of_the_other(tiny_model: Path, tm
         open_engine(tmp_path / "a.plan", allow_bf16=True)
 
 
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_a_backend_of_plans_for_an_onnx_file_names_the_build_command(backend: str, tiny_model: Path) -> None:
-    expected = f"{backend} runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend {backend} makes one"
+def test_a_backend_of_plans_or_an_unknown_runtime_is_refused_for_an_onnx_file(tiny_model: Path) -> None:
+    expected = "tensorrt runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend tensorrt makes one"
     with pytest.raises(UsageError, match=expected):
-        open_engine(tiny_model, runtime=backend)
+        open_engine(tiny_model, runtime="tensorrt")
+    with pytest.raises(UsageError, match="runtime is 'tflite'; expected auto, onnxruntime, openvino, ncnn"):
+        open_engine(tiny_model, runtime="tflite")
 
 
-@pytest.mark.parametrize(("device", "index"), [(None, 0), ("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
+@pytest.mark.parametrize(("device", "index"), [(None, 0), ("cuda", 0), ("cuda:3", 3)])
 def test_a_plan_is_opened_on_the_device_that_was_asked_for(
     device: str | None, index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +247,7 @@ def test_auto_takes_openvino_for_a_file_that_was_quantized_for_tensorrt(quantize
     assert notice.startswith("runtime openvino: it runs the INT8 layers of a file made for TensorRT as INT8")
 
 
-def test_auto_takes_the_faster_one_for_each_precision_and_says_which_and_why(quantized: Callable[..., Path]) -> None:
+def test_auto_takes_the_faster_runtime_for_each_precision_and_says_why(quantized: Callable[..., Path]) -> None:
     pytest.importorskip("openvino")
     with open_engine(quantized("onnxruntime")) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
@@ -279,7 +259,7 @@ def test_auto_takes_the_faster_one_for_each_precision_and_says_which_and_why(qua
     assert notice.startswith("runtime ncnn: its Winograd convolutions were the fastest in floating point")
 
 
-def test_auto_passes_over_a_runtime_that_cannot_be_loaded_and_says_why(
+def test_auto_skips_a_runtime_that_cannot_be_loaded_and_says_why(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ncnn")
@@ -301,7 +281,7 @@ def test_auto_passes_over_a_runtime_that_cannot_be_loaded_and_says_why(
 
 
 @pytest.mark.parametrize("runtime", ["auto", "ncnn"])
-def test_ctrl_c_while_a_runtime_initializes_itself_is_no_failure_of_it(
+def test_ctrl_c_while_a_runtime_is_imported_is_raised(
     runtime: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ncnn")
@@ -347,7 +327,7 @@ def test_an_int8_file_is_refused_by_ncnn_with_what_runs_it(quantized: Callable[.
         open_engine(quantized("tensorrt"), runtime="ncnn")
 
 
-def test_an_int8_file_on_cuda_is_no_matter_for_a_notice(quantized: Callable[..., Path]) -> None:
+def test_an_int8_file_on_cuda_has_no_notice(quantized: Callable[..., Path]) -> None:
     manifest = read_manifest(quantized("tensorrt"))
     assert pairing_notices("onnxruntime", EngineOptions(device="cuda:0"), manifest) == ()
     assert choose_runtime(EngineOptions(device="cuda:0"), manifest) == Choice("onnxruntime")
@@ -374,18 +354,6 @@ def test_a_graph_that_the_runtime_refuses_is_an_engine_error_of_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_labels_replace_the_manifests_names(tiny_model: Path) -> None:
-    with open_engine(tiny_model, labels="a\nb\nc\nd\ne\n") as engine:
-        assert [name.label for name in engine.info.manifest.classes] == ["a", "b", "c", "d", "e"]
-    with pytest.raises(UsageError, match="the labels file has 2 labels; the network has 5 classes"):
-        open_engine(tiny_model, labels="a\nb\n")
-
-
-def test_opening_by_a_string_works_as_by_a_path(tiny_model: Path) -> None:
-    with open_engine(str(tiny_model)) as engine:
-        assert engine.info.manifest.spec == open_engine(tiny_model).info.manifest.spec
-
-
 def test_importing_the_registry_imports_no_runtime() -> None:
     program = "import sys, engines; print([name for name in (*engines.RUNTIMES, 'torch') if name in sys.modules])"
     done = subprocess.run(
@@ -393,10 +361,3 @@ def test_importing_the_registry_imports_no_runtime() -> None:
     )
     assert ast.literal_eval(done.stdout) == []
     assert engines.RUNTIMES.keys() == {"onnxruntime", "openvino", "ncnn"}
-
-
-def test_every_output_of_the_file_is_among_the_engines(tiny_model: Path) -> None:
-    names = tuple(output.name for output in OnnxFile(tiny_model).header.graph.output)
-    for runtime in RUNTIMES:
-        with open_engine(tiny_model, runtime=runtime) as engine:
-            assert set(engine.info.outputs) == set(names) == {"probabilities", "score_map", "features"}

@@ -58,7 +58,8 @@ def graph(
 def exported(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
     """`exported("A", name="x.onnx", checkpoint={...}, change=..., **options of export)` -> `ExportResult`, in tmp_path.
 
-    `checkpoint` has arguments of `narrow_checkpoint`; `change(weights)` may alter the weights in place.
+    `checkpoint` has arguments of `narrow_checkpoint`; `change(weights)` may alter the weights in place, and
+    `enlarged=(factor, *layers)` is such a change.
     """
     from export import export
     from train.network.checkpoint import read
@@ -69,14 +70,45 @@ def exported(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable
         *,
         checkpoint: dict[str, Any] | None = None,
         change: Callable[[dict[str, Any]], None] | None = None,
+        enlarged: tuple[Any, ...] = (),
         **options: Any,
     ) -> Any:
         weights = read(narrow_checkpoint(configuration, **(checkpoint or {})))
+        change = enlarge(*enlarged) if enlarged else change
         if change is not None:
             changed = {name: tensor.clone() for name, tensor in weights.weights.items()}
             change(changed)
             weights = dataclasses.replace(weights, weights=changed)
         return export(weights, tmp_path / name, **options)
+
+    return write
+
+
+def enlarge(factor: float, *layers: str) -> Callable[[dict[str, Any]], None]:
+    """Multiplies the outputs of these layers, and divides again in the layer after each."""
+
+    def change(weights: dict[str, Any]) -> None:
+        names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+        for layer in layers:
+            weights[f"{layer}.weight"] *= factor
+            weights[f"{layer}.bias"] *= factor
+            weights[f"{names[names.index(layer) + 1]}.weight"] /= factor
+
+    return change
+
+
+@pytest.fixture
+def enlarged_checkpoint(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """`enlarged_checkpoint(factor, *layers)` -> the narrow checkpoint of A with the outputs of these layers enlarged."""
+    from train.network.checkpoint import read, save
+
+    def write(factor: float, *layers: str) -> Path:
+        checkpoint = read(narrow_checkpoint("A"))
+        weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+        enlarge(factor, *layers)(weights)
+        path = tmp_path / "enlarged.safetensors"
+        save(path, weights, checkpoint.manifest)
+        return path
 
     return write
 

@@ -33,19 +33,6 @@ from vgg_deploy.network.spec import CONFIGURATIONS
 Exported = Callable[..., Any]
 
 
-def enlarge(factor: float, *layers: str) -> Callable[[dict[str, Any]], None]:
-    """Multiplies the outputs of these layers, and divides again in the layer after each."""
-
-    def change(weights: dict[str, Any]) -> None:
-        names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
-        for layer in layers:
-            weights[f"{layer}.weight"] *= factor
-            weights[f"{layer}.bias"] *= factor
-            weights[f"{names[names.index(layer) + 1]}.weight"] /= factor
-
-    return change
-
-
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_the_manifest_in_the_file_is_the_checkpoints_and_says_what_was_made(
     configuration: str, exported: Exported, narrow_checkpoint: Callable[..., Path]
@@ -129,36 +116,32 @@ def test_a_free_axis_in_a_file_that_was_to_be_fixed_is_found_too(
         exported()
 
 
+def without_a_weight(model: onnx.ModelProto) -> None:
+    del model.graph.initializer[3]
+
+
+def with_half_a_bias(model: onnx.ModelProto) -> None:
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "conv3_1.bias")
+    values = onnx.numpy_helper.to_array(bias).astype(np.float16)
+    bias.data_type, bias.raw_data = TensorProto.FLOAT16, values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [(without_a_weight, onnx.checker.ValidationError), (with_half_a_bias, onnx.shape_inference.InferenceError)],
+)
 def test_an_invalid_graph_is_not_left_behind(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    damage: Any, error: type[Exception], exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     build = export.exporter.build_graph
 
-    def without_a_weight(*arguments: Any) -> onnx.ModelProto:
+    def damaged(*arguments: Any) -> onnx.ModelProto:
         model = build(*arguments)
-        del model.graph.initializer[3]
+        damage(model)
         return model
 
-    monkeypatch.setattr(export.exporter, "build_graph", without_a_weight)
-    with pytest.raises(onnx.checker.ValidationError):
-        exported()
-    assert not list(tmp_path.glob("*.onnx*"))
-
-
-def test_a_graph_whose_types_do_not_fit_is_not_left_behind(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    build = export.exporter.build_graph
-
-    def with_half_a_bias(*arguments: Any) -> onnx.ModelProto:
-        model = build(*arguments)
-        bias = next(tensor for tensor in model.graph.initializer if tensor.name == "conv3_1.bias")
-        values = onnx.numpy_helper.to_array(bias).astype(np.float16)
-        bias.data_type, bias.raw_data = TensorProto.FLOAT16, values.tobytes()
-        return model
-
-    monkeypatch.setattr(export.exporter, "build_graph", with_half_a_bias)
-    with pytest.raises(onnx.shape_inference.InferenceError, match="conv3_1"):
+    monkeypatch.setattr(export.exporter, "build_graph", damaged)
+    with pytest.raises(error, match="conv"):
         exported()
     assert not list(tmp_path.glob("*.onnx*"))
 
@@ -210,11 +193,6 @@ def test_fp32_has_nothing_to_notice(exported: Exported) -> None:
     assert exported().notices == ()
 
 
-def test_an_fp16_file_is_half_as_large(exported: Exported) -> None:
-    single, half = (exported(name=f"{half}.onnx", half=half).path.stat().st_size for half in (False, True))
-    assert 0.45 < half / single < 0.6
-
-
 def test_calibration_measures_every_layer_and_keeps_none_in_fp32_without_need(
     exported: Exported, batch: Callable[..., np.ndarray]
 ) -> None:
@@ -232,17 +210,15 @@ def test_calibration_measures_every_layer_and_keeps_none_in_fp32_without_need(
 @pytest.mark.parametrize(
     ("configuration", "layers", "kept"),
     [
-        ("A", ("conv3_1",), ("conv3_1", "conv3_2")),
         ("A", ("conv5_2",), ("conv5_2", "fc6")),
         ("E", ("conv1_1", "conv4_4"), ("conv1_1", "conv1_2", "conv4_4", "conv5_1")),
-        ("D", ("fc6",), ("fc6", "fc7")),
     ],
 )
 def test_with_calibration_layers_that_overflow_and_their_readers_stay_fp32_and_are_named(
     configuration: str, layers: tuple[str, ...], kept: tuple[str, ...], exported: Exported, batch: Callable[..., Any]
 ) -> None:
-    images, change = [batch(1, 80, 96)], enlarge(1e6, *layers)
-    made = exported(configuration, change=change, half=True, dynamic=True, calibration=images)
+    images = [batch(1, 80, 96)]
+    made = exported(configuration, enlarged=(1e6, *layers), half=True, dynamic=True, calibration=images)
     assert made.manifest.precision.float32_layers == kept
     assert any(text.startswith(f"{', '.join(kept)} stay FP32") for text in made.notices)
     stored = {tensor.name: tensor.data_type for tensor in onnx.load(made.path).graph.initializer}

@@ -38,11 +38,16 @@ def scores_of(model: onnx.ModelProto, folder: Path, images: np.ndarray) -> Score
 
 
 def check_against_torch(
-    checkpoint: Path, images: np.ndarray, received: Mapping[str, np.ndarray], float32_layers: tuple[str, ...] = ()
+    checkpoint: Path,
+    images: np.ndarray,
+    received: Mapping[str, np.ndarray],
+    float32_layers: tuple[str, ...] = (),
+    quantization: Quantization | None = None,
 ) -> None:
-    """Compares the output of each layer with PyTorch's, computed from the layer's input and rounded to FP16.
+    """Compares the output of each layer with PyTorch's, computed from the layer's input and rounded to FP16 or INT8.
 
     Layer by layer, because a sum in another order may round to a neighbouring FP16 number and change all later layers.
+    A value between two integers may be rounded either way.
     """
     import torch
     from torch.nn import functional
@@ -57,15 +62,24 @@ def check_against_torch(
     assert normalization is not None
     values = folded(spec, weights.weights)
     x = normalize(torch.from_numpy(images), normalization)
-    for layer in spec.layers:
+    int8 = {} if quantization is None else {name: quantization.ranges[name] for name in quantization.layers}
+    layers = list(spec.layers)
+    for before, layer, following in zip([None, *layers], layers, [*layers[1:], None], strict=False):
         output = torch.from_numpy(received[layer.name])
         if layer.kind == "pool":
+            if following is not None and following.name in int8:
+                # LRN and the pooling behind it compute in FP32.
+                x = in_eight_bits(x, int8[following.name], half=before is None or before.kind != "lrn")
             expected = functional.max_pool2d(x, 2)
         elif layer.kind == "lrn":
             expected = functional.local_response_norm(x, **LRN)  # type: ignore[arg-type]
         else:
             half = layer.name not in float32_layers
             weight, bias = values[f"{layer.name}.weight"], values[f"{layer.name}.bias"]
+            if layer.name in int8:
+                x = in_eight_bits(x.half().float(), int8[layer.name], half=True)
+                integers, scales = quantized_weights(weight.numpy(), np.float16)
+                weight = torch.from_numpy(integers * scales.astype(np.float32)[:, None, None, None])
             if half:
                 x, weight, bias = (value.half().float() for value in (x, weight, bias))
             expected = functional.conv2d(x, weight, bias, padding=layer.padding)
@@ -111,7 +125,7 @@ def in_eight_bits(x: Any, span: tuple[float, float], half: bool) -> Any:
 
 
 @pytest.mark.parametrize("kept", [(), ("conv2_1", "fc6")])
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("configuration", ["A-LRN", "C", "E"])
 def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to_both(
     configuration: str,
     kept: tuple[str, ...],
@@ -120,14 +134,6 @@ def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to
     batch: Callable[..., np.ndarray],
     tmp_path: Path,
 ) -> None:
-    """Layer by layer, as above. A value between two integers may be rounded either way."""
-    import torch
-    from torch.nn import functional
-
-    from train.network.checkpoint import read
-    from train.network.model import LRN, folded
-    from train.network.reference import normalize
-
     images = batch(1, 97, 131)
     quantization = measured_quantization(narrow_checkpoint(configuration), images, kept, score_map=True)
     made = exported(configuration, dynamic=True, half=True, score_map=True, quantization=quantization)
@@ -136,35 +142,7 @@ def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to
     floats = {tensor.data_type for tensor in copy.graph.initializer}
     assert floats == {TensorProto.FLOAT, TensorProto.INT8}  # no FP16 left, in which a CPU would not compute
     received = scores_of(with_activations(copy, made.manifest.spec), tmp_path, images).activations
-    checkpoint = read(narrow_checkpoint(configuration))
-    spec, normalization = checkpoint.manifest.spec, checkpoint.manifest.normalization
-    assert spec is not None
-    assert normalization is not None
-    values = folded(spec, checkpoint.weights)
-    x = normalize(torch.from_numpy(images), normalization)
-    layers = list(spec.layers)
-    for before, layer, following in zip([None, *layers], layers, [*layers[1:], None], strict=False):
-        output = torch.from_numpy(received[layer.name])
-        if layer.kind == "pool":
-            assert following is not None
-            if following.name in quantization.layers:
-                # LRN and the pooling behind it compute in FP32.
-                x = in_eight_bits(x, quantization.ranges[following.name], half=before is None or before.kind != "lrn")
-            expected = functional.max_pool2d(x, 2)
-        elif layer.kind == "lrn":
-            expected = functional.local_response_norm(x, **LRN)  # type: ignore[arg-type]
-        else:
-            x = x.half().float()
-            weight, bias = values[f"{layer.name}.weight"], values[f"{layer.name}.bias"].half().float()
-            if layer.name in quantization.layers:
-                x = in_eight_bits(x, quantization.ranges[layer.name], half=True)
-                integers, scales = quantized_weights(weight.numpy(), np.float16)
-                weight = torch.from_numpy(integers * scales.astype(np.float32)[:, None, None, None])
-            expected = functional.conv2d(x, weight.half().float(), bias, padding=layer.padding).half().float()
-        if layer.kind != "lrn":
-            assert (output == expected).float().mean() > 0.97, layer.name
-        assert torch.allclose(output, expected, rtol=2**-10, atol=1e-5 * float(expected.abs().max())), layer.name
-        x = functional.relu(output) if layer.has_relu else output
+    check_against_torch(narrow_checkpoint(configuration), images, received, quantization=quantization)
 
 
 def test_the_rounding_copy_of_an_int8_graph_without_fp16_is_that_graph(

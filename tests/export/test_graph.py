@@ -73,6 +73,8 @@ def test_every_graph_is_valid_onnx_of_opset_20(configuration: str, half: bool, d
         model = graph(configuration, half=half, dynamic=dynamic, **outputs)
         onnx.checker.check_model(model, full_check=True)
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+        expected = ["probabilities", *(name for name, wanted in outputs.items() if wanted)]
+        assert [value.name for value in model.graph.output] == expected
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
@@ -182,7 +184,7 @@ def test_an_fp16_graph_computes_in_half_from_conv1_1_to_fc8_and_in_fp32_at_lrn_a
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 @pytest.mark.parametrize("kept", [{"conv1_1"}, {"conv2_1", "conv3_1"}, {"fc6", "fc7"}, {"fc8"}, {"conv5_2", "fc6"}])
 def test_layers_kept_in_fp32_are_fp32_and_the_others_half(
     kept: set[str], configuration: str, outputs: dict[str, bool], graph: Graphs
@@ -203,33 +205,15 @@ def test_keeping_every_layer_in_fp32_leaves_the_fp32_graph(
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_free_axes_have_names_of_their_own(half: bool, graph: Graphs) -> None:
-    model = graph(dynamic=True, half=half, score_map=True, features=True)
-    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
-    assert sizes(model.graph.input[0]) == ["batch", "height", "width", 3]
-    assert {value.name: sizes(value) for value in model.graph.output} == {
-        "probabilities": ["batch", 5],
-        "score_map": ["batch", 5, "rows", "columns"],
-        "features": ["batch", 24],
-    }
-
-
-@pytest.mark.parametrize("half", [False, True])
-def test_a_fixed_graph_takes_one_image_of_the_crop(half: bool, graph: Graphs) -> None:
-    model = graph(half=half, score_map=True, features=True)
-    assert sizes(model.graph.input[0]) == [1, 64, 64, 3]
-    assert {value.name: sizes(value) for value in model.graph.output} == {
-        "probabilities": [1, 5],
-        "score_map": [1, 5, 1, 1],
-        "features": [1, 24],
-    }
-
-
-@pytest.mark.parametrize("outputs", OUTPUTS)
-def test_outputs_are_those_asked_for_and_probabilities_come_first(outputs: dict[str, bool], graph: Graphs) -> None:
-    expected = ["probabilities", *(name for name, wanted in outputs.items() if wanted)]
-    for half in (False, True):
-        assert [value.name for value in graph(half=half, **outputs).graph.output] == expected
+def test_free_axes_have_names_and_a_fixed_graph_takes_one_image_of_the_crop(half: bool, graph: Graphs) -> None:
+    for dynamic, image, (n, rows, columns) in (
+        (True, ["batch", "height", "width", 3], ("batch", "rows", "columns")),
+        (False, [1, 64, 64, 3], (1, 1, 1)),
+    ):
+        model = graph(dynamic=dynamic, half=half, score_map=True, features=True)
+        assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+        assert sizes(model.graph.input[0]) == image
+        assert [sizes(value) for value in model.graph.output] == [[n, 5], [n, 5, rows, columns], [n, 24]]
 
 
 def test_without_a_score_map_fc8_runs_on_the_mean_and_with_one_on_every_position(graph: Graphs) -> None:
@@ -241,7 +225,7 @@ def test_without_a_score_map_fc8_runs_on_the_mean_and_with_one_on_every_position
     assert order(score_map=True) == order(score_map=True, features=True) == ["fc8", "spatial_mean"]
 
 
-def test_pixels_are_divided_only_where_the_std_is_not_one(graph: Graphs) -> None:
+def test_pixels_are_divided_only_if_the_std_is_not_one(graph: Graphs) -> None:
     assert not operators(graph(), "Div")
     assert not operators(graph(normalization=Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))), "Div")
     model = graph(normalization=TORCHVISION_NORMALIZATION)

@@ -113,19 +113,6 @@ def test_the_manifest_records_method_target_images_scales_and_every_range(
     assert layer_types(OnnxFile(here / "made.onnx").header) == {name: manifest.precision.of(name) for name in LAYERS}
 
 
-def test_the_methods_give_other_ranges_and_the_targets_the_same(exports: Callable[..., Any]) -> None:
-    ranges = {}
-    for method in METHODS:
-        for target in TARGETS:
-            words = ("--calibration-method", method, "--target", target, "--calibration-images", "4")
-            ranges[method, target] = dict(quantization_of(exports("--dynamic", *words)[1]).ranges)
-        assert ranges[method, "tensorrt"] == ranges[method, "onnxruntime"]
-    assert ranges["minmax", "tensorrt"] != ranges["entropy", "tensorrt"] != ranges["percentile", "tensorrt"]
-    for name, (_low, high) in ranges["minmax", "tensorrt"].items():
-        assert ranges["entropy", "tensorrt"][name][1] <= high
-        assert ranges["percentile", "tensorrt"][name][1] <= high
-
-
 def test_minmax_for_tensorrt_on_all_images_is_the_default(exports: Callable[..., Any], here: Path) -> None:
     _done, manifest = exports("--dynamic")
     quantization = quantization_of(manifest)
@@ -144,9 +131,7 @@ def test_the_sample_is_the_same_on_each_run_and_so_is_the_file(exports: Callable
     assert files[0] == files[1] != files[2]
 
 
-def test_what_is_not_int8_is_fp16_where_that_is_asked_for_and_its_range_is_measured(
-    exports: Callable[..., Any],
-) -> None:
+def test_with_fp16_what_is_not_int8_is_fp16_and_its_range_is_measured(exports: Callable[..., Any]) -> None:
     done, manifest = exports("--dynamic", "--fp16", "--calibration-images", "4", configuration="A-LRN")
     precision = manifest.precision
     assert (precision.arithmetic, precision.range, precision.lowest) == ("float16", "measured", "int8")
@@ -160,26 +145,17 @@ def test_what_is_not_int8_is_fp16_where_that_is_asked_for_and_its_range_is_measu
     assert "int8 (the rest in float16)" in done.out
 
 
-def test_without_fp16_nothing_is_said_of_its_range(exports: Callable[..., Any]) -> None:
+def test_without_fp16_no_range_of_fp16_is_recorded(exports: Callable[..., Any]) -> None:
     precision = exports("--dynamic", "--calibration-images", "2")[1].precision
     assert (precision.arithmetic, precision.range, precision.largest_activations) == ("float32", "not limited", None)
 
 
-def test_a_layer_that_would_overflow_fp16_gives_fp32_beside_int8(
-    narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
+def test_an_int8_layer_whose_output_would_overflow_fp16_gives_fp32(
+    enlarged_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
-    from vgg_deploy.network.manifest import MANIFEST_KEY
-
-    weights = narrow_checkpoint("A")
-    manifest, tensors = str(_manifest_of(weights)), load_file(weights)
-    for part in ("weight", "bias"):
-        tensors[f"conv3_1.{part}"] *= 1e6
-    tensors["conv3_2.weight"] /= 1e6
-    save_file(tensors, weights, {MANIFEST_KEY: manifest})
+    weights = str(enlarged_checkpoint(1e6, "conv3_1"))
     words = ("--int8", "--fp16", "--calibration", str(album), "--calibration-images", "3", "-o", "made.onnx")
-    done = vgg_deploy_command("export", "--weights", str(weights), *words)
+    done = vgg_deploy_command("export", "--weights", weights, *words)
     assert done.code == 0, done.err
     precision = read_manifest(here / "made.onnx").precision
     assert precision.float32_layers == ("conv3_1", "conv3_2")
@@ -191,17 +167,8 @@ def test_a_layer_that_would_overflow_fp16_gives_fp32_beside_int8(
     assert np.isfinite(scores.probabilities).all()
 
 
-def _manifest_of(weights: Path) -> str:
-    import safetensors
-
-    from vgg_deploy.network.manifest import MANIFEST_KEY
-
-    with safetensors.safe_open(weights, framework="numpy") as file:
-        return str(file.metadata()[MANIFEST_KEY])
-
-
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_file_of_one_size_is_calibrated_on_what_it_will_be_given(
+def test_a_file_of_one_size_is_calibrated_on_central_crops(
     target: str, exports: Callable[..., Any], here: Path
 ) -> None:
     done, manifest = exports("--target", target, "--calibration-images", "4")
@@ -361,18 +328,10 @@ BUDGET = ("--min-agreement", "50")
     [
         ("export", "empty", (), "no image in this folder", 0),
         ("export", "one", (), "1 readable image. INT8 ranges need at least 2", 0),
-        (
-            "export",
-            "three",
-            BUDGET,
-            "3 readable images. INT8 ranges need at least 2 and as many others to judge them",
-            0,
-        ),
         ("export", "broken", (), "none of the 3 images can be read", 3),
         ("export", "two", ("--calibration-images", "1"), "--calibration-images is 1. INT8 ranges need at least 2", 0),
-        ("export", "two", ("--calibration-images", "0"), "'--calibration-images': 0 is not in the range x>=1", 0),
-        ("export", "two", ("--calibration-method", "max"), "'max' is not one of", 0),
-        ("sensitivity", "one", (), "1 readable image. INT8 ranges need at least 2 and as many others to judge them", 0),
+        ("export", "three", BUDGET, "3 readable images. INT8 ranges need at least 2 and as many others", 0),
+        ("sensitivity", "one", (), "1 readable image. INT8 ranges need at least 2 and as many others", 0),
         ("sensitivity", "broken", (), "none of the 3 images can be read", 3),
     ],
 )
@@ -532,12 +491,6 @@ def test_sensitivity_as_json_is_json_alone_in_the_networks_order(
     assert again.out == done.out
 
 
-def test_sensitivity_needs_calibration_images(narrow_checkpoint: Checkpoints, vgg_deploy_command: Command) -> None:
-    done = vgg_deploy_command("sensitivity", "--weights", str(narrow_checkpoint("A")))
-    assert done.code == 2
-    assert "Missing option '--calibration'" in done.err
-
-
 def test_an_int8_file_is_smaller_than_fp16_and_that_than_fp32(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
 ) -> None:
@@ -559,11 +512,7 @@ def test_verify_holds_an_int8_file_against_the_int8_row_of_the_thresholds(
     done = vgg_deploy_command("verify", *words)
     report = json.loads((here / "report.json").read_text())
     stages = {stage["name"]: stage for stage in report["stages"]}
-    assert list(stages) == [
-        "convolutional form (PyTorch)",
-        "made.onnx",
-        "made.onnx, activations rounded to FP16",
-    ]
+    assert list(stages) == ["convolutional form (PyTorch)", "made.onnx", "made.onnx, activations rounded to FP16"]
     for name in list(stages)[1:]:
         assert stages[name]["precision"] == "int8"
         assert 1e-4 < stages[name]["parity"]["max_dp"] < 0.2

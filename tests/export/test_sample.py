@@ -46,12 +46,16 @@ def drawn(paths: list[Path], count: int, protocol: Protocol = DENSE) -> Sample:
     return draw(paths, count, protocol, Rescaling(), no_refusal)
 
 
-def test_the_sample_is_the_same_each_time_and_in_whatever_order_the_images_are_named(twelve: list[Path]) -> None:
+def test_the_sample_does_not_depend_on_the_order_of_the_images_and_a_larger_one_begins_with_it(
+    twelve: list[Path],
+) -> None:
     first = drawn(twelve, 5).paths
     assert len(set(first)) == 5
     assert set(first) < set(twelve)
     assert drawn(twelve[::-1], 5).paths == first
     assert first != tuple(sorted(twelve)[:5])  # not only images of the first class
+    assert drawn(twelve, 9).paths[:5] == first
+    assert set(drawn(twelve, 128).paths) == set(twelve)
 
 
 def test_the_sample_does_not_depend_on_where_the_folder_lies(twelve: list[Path], tmp_path: Path) -> None:
@@ -62,15 +66,7 @@ def test_the_sample_does_not_depend_on_where_the_folder_lies(twelve: list[Path],
     assert [path.name for path in drawn(copies, 4).paths] == [path.name for path in drawn(twelve, 4).paths]
 
 
-def test_a_larger_sample_begins_with_the_smaller_one(twelve: list[Path]) -> None:
-    assert drawn(twelve, 9).paths[:4] == drawn(twelve, 4).paths
-
-
-def test_fewer_images_than_were_asked_for_are_all_taken(twelve: list[Path]) -> None:
-    assert set(drawn(twelve, 128).paths) == set(twelve)
-
-
-def test_what_cannot_be_read_is_passed_over_with_its_reason_and_another_is_taken(twelve: list[Path]) -> None:
+def test_an_unreadable_image_is_reported_and_another_takes_its_place(twelve: list[Path]) -> None:
     victims = drawn(twelve, 12).paths[1:4]
     for victim, content in zip(victims, (b"", b"no picture", victims[2].read_bytes()[:60]), strict=True):
         victim.write_bytes(content)
@@ -83,9 +79,7 @@ def test_what_cannot_be_read_is_passed_over_with_its_reason_and_another_is_taken
     assert "not an image" in refused[1][1]
 
 
-def test_an_image_whose_largest_view_would_be_too_large_is_passed_over_before_it_is_used(
-    twelve: list[Path], tmp_path: Path
-) -> None:
+def test_an_image_whose_largest_view_would_be_too_large_is_skipped(twelve: list[Path], tmp_path: Path) -> None:
     strip = tmp_path / "strip.png"
     Image.new("RGB", (6000, 9)).save(strip)  # 64 x 42,666 pixels are within the limit, 96 x 64,000 are not
     refused: list[Path] = []
@@ -94,7 +88,7 @@ def test_an_image_whose_largest_view_would_be_too_large_is_passed_over_before_it
     assert set(sample.paths) == set(twelve)
 
 
-def test_where_nothing_can_be_read_that_is_bad_use(tmp_path: Path) -> None:
+def test_if_no_image_can_be_read_the_draw_is_refused(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.jpg" for number in range(3)]
     for path in paths:
         path.write_bytes(b"no picture")

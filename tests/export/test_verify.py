@@ -21,7 +21,7 @@ from export.float16 import rounding_copy
 from export.verify import check_same_network, with_activations
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest
-from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.spec import NetworkSpec
 
 Exported = Callable[..., Any]
 Command = Callable[..., Any]
@@ -72,10 +72,16 @@ def test_good_files_pass_every_stage(exported: Exported, verify: Command, runtim
     assert "FAILED" not in done.out
 
 
-def test_bfloat16_is_named_and_judged_by_the_thresholds_of_fp16(exported: Exported, verify: Command) -> None:
+@pytest.fixture
+def bf16() -> None:
+    """Skips without OpenVINO, and on CPUs that do not compute in bfloat16."""
     openvino = pytest.importorskip("openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU does not compute in bfloat16")
+
+
+@pytest.mark.usefixtures("bf16")
+def test_bfloat16_is_named_and_judged_by_the_thresholds_of_fp16(exported: Exported, verify: Command) -> None:
     model = exported(name="single.onnx", dynamic=True).path
     done = verify(model, "--allow-bf16", "--runtime", "openvino", "--json", "-")
     (stage,) = [stage for stage in json.loads(done.out)["stages"] if stage["name"].startswith("single.onnx")]
@@ -85,18 +91,16 @@ def test_bfloat16_is_named_and_judged_by_the_thresholds_of_fp16(exported: Export
     assert done.code == bool(stage["failures"])
 
 
+@pytest.mark.usefixtures("bf16")
 def test_an_onnx_reference_is_computed_in_its_own_precision(exported: Exported, verify: Command) -> None:
-    openvino = pytest.importorskip("openvino")
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this CPU does not compute in bfloat16")
     model = exported(name="single.onnx", dynamic=True).path
     done = verify(model, "--allow-bf16", "--runtime", "openvino", "--json", "-", reference=model)
     (stage,) = json.loads(done.out)["stages"]
     assert stage["parity"]["max_dp"] > 1e-5
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_every_configuration_passes(
+@pytest.mark.parametrize("configuration", ["A-LRN", "C", "E"])
+def test_other_configurations_pass(
     configuration: str, exported: Exported, verify: Command, narrow_checkpoint: Callable[..., Path]
 ) -> None:
     half = exported(configuration, dynamic=True, half=True).path
@@ -104,9 +108,17 @@ def test_every_configuration_passes(
     assert done.code == 0, done.out
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("layer", ["conv1_1", "conv3_2", "conv5_2", "fc6", "fc8"])
+@pytest.mark.parametrize(
+    ("layer", "half", "runtime"),
+    [
+        ("conv1_1", False, "onnxruntime"),
+        ("conv3_2", True, "openvino"),
+        ("conv5_2", False, "ncnn"),
+        ("fc6", True, "onnxruntime"),
+        ("fc8", False, "openvino"),
+        ("fc8", True, "ncnn"),
+    ],
+)
 def test_a_file_with_a_perturbed_weight_fails_and_its_layer_is_named(
     layer: str, half: bool, runtime: str, exported: Exported, verify: Command
 ) -> None:
@@ -123,7 +135,7 @@ def test_a_file_with_a_perturbed_weight_fails_and_its_layer_is_named(
     assert all(line.startswith(f"  first layer that diverges: {layer}, by ") for line in diverging)
 
 
-@pytest.mark.parametrize("layer", ["conv1_1", "conv4_1", "fc7", "fc8"])
+@pytest.mark.parametrize("layer", ["conv1_1", "fc8"])
 def test_nan_fails_and_the_layer_where_it_begins_is_named(layer: str, exported: Exported, verify: Command) -> None:
     path = exported(dynamic=True, score_map=True).path
 
@@ -149,7 +161,7 @@ def test_a_runtime_in_which_nan_would_be_lost_names_the_weight(exported: Exporte
     assert "conv4_1.weight has values that are not finite: the weights are damaged" in done.err
 
 
-def test_a_checkpoint_that_was_trained_with_another_normalization_than_the_file_says_is_caught(
+def test_a_checkpoint_with_another_normalization_than_the_file_states_is_caught(
     exported: Exported, verify: Command, narrow_checkpoint: Callable[..., Path]
 ) -> None:
     path = exported(dynamic=True, checkpoint={"manifest": {"normalization": TORCHVISION_NORMALIZATION}}).path
@@ -186,50 +198,21 @@ def test_flipped_images_are_named_with_their_margins(
         assert any(flip["view"].startswith(image.name) for image in pictures.iterdir())
 
 
-OVERFLOWING = ("conv3_1", "conv5_1", "fc6")
-
-
-def overflow(layer: str, factor: float) -> Callable[[dict[str, Any]], None]:
-    """Multiplies the output of a layer, and divides the weights of the next by the same factor."""
-
-    def change(weights: dict[str, Any]) -> None:
-        names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
-        following = names[names.index(layer) + 1]
-        weights[f"{layer}.weight"] *= factor
-        weights[f"{layer}.bias"] *= factor
-        weights[f"{following}.weight"] /= factor
-
-    return change
-
-
-@pytest.fixture
-def overflowing_checkpoint(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
-    from train.network.checkpoint import read, save
-
-    def write(layer: str) -> Path:
-        checkpoint = read(narrow_checkpoint("A"))
-        weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
-        overflow(layer, 1e5 if layer == "fc6" else 1e3)(
-            weights
-        )  # the output of fc6 has the size of units, not of pixels
-        path = tmp_path / f"overflowing-{layer}.safetensors"
-        save(path, weights, checkpoint.manifest)
-        return path
-
-    return write
+OVERFLOWING = [("conv3_1", 1e3), ("fc6", 1e5)]  # the output of fc6 has the size of units, not of pixels
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("layer", OVERFLOWING)
+@pytest.mark.parametrize(("layer", "factor"), OVERFLOWING)
 def test_fp16_that_overflows_fails_on_the_rounding_line_though_cpus_compute_it_well(
     layer: str,
+    factor: float,
     runtime: str,
-    overflowing_checkpoint: Callable[[str], Path],
+    enlarged_checkpoint: Callable[..., Path],
     vgg_deploy_command: Command,
     verify: Command,
     tmp_path: Path,
 ) -> None:
-    reference, path = overflowing_checkpoint(layer), tmp_path / "half.onnx"
+    reference, path = enlarged_checkpoint(factor, layer), tmp_path / "half.onnx"
     made = vgg_deploy_command("export", "--weights", str(reference), "--dynamic", "--fp16", "-o", str(path))
     assert made.code == 0, made.err
     assert "unmeasured" in made.err
@@ -242,16 +225,17 @@ def test_fp16_that_overflows_fails_on_the_rounding_line_though_cpus_compute_it_w
     assert f"first layer that diverges: {layer}, by inf" in done.out
 
 
-@pytest.mark.parametrize("layer", OVERFLOWING)
+@pytest.mark.parametrize(("layer", "factor"), OVERFLOWING)
 def test_with_calibration_the_same_network_keeps_those_layers_in_fp32_and_passes(
     layer: str,
-    overflowing_checkpoint: Callable[[str], Path],
+    factor: float,
+    enlarged_checkpoint: Callable[..., Path],
     vgg_deploy_command: Command,
     verify: Command,
     pictures: Path,
     tmp_path: Path,
 ) -> None:
-    reference, path = overflowing_checkpoint(layer), tmp_path / "half.onnx"
+    reference, path = enlarged_checkpoint(factor, layer), tmp_path / "half.onnx"
     words = ("export", "--weights", reference, "--dynamic", "--fp16", "--calibration", pictures, "-o", path)
     made = vgg_deploy_command(*map(str, words))
     assert made.code == 0, made.err
@@ -311,9 +295,7 @@ def test_a_fixed_file_is_compared_with_a_free_reference_on_crops_and_the_other_w
         assert done.out.splitlines()[2].split()[:3] == [model.name, reference.name, "4"]
 
 
-@pytest.mark.parametrize(
-    "fields", [{"classes": 7}, {"width_divisor": 32}, {"crop": 96}, {"fc_width": 8}, {"configuration": "B"}]
-)
+@pytest.mark.parametrize("fields", [{"classes": 7}, {"width_divisor": 32}, {"crop": 96}, {"configuration": "B"}])
 def test_a_file_of_another_network_than_its_reference_is_refused(
     fields: dict[str, Any], manifest_for: Callable[..., Manifest], narrow_spec: Callable[..., NetworkSpec]
 ) -> None:
@@ -469,7 +451,7 @@ def test_a_missing_reference_or_model_is_bad_use(exported: Exported, verify: Com
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 @pytest.mark.parametrize("outputs", [{}, {"score_map": True, "features": True}])
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 def test_every_layers_activation_is_the_one_pytorch_computes(
     configuration: str,
     outputs: dict[str, bool],
@@ -503,20 +485,13 @@ def test_activations_are_fp32_arrays_whatever_the_graph_computes_in(
 ) -> None:
     spec = narrow_spec("A-LRN")
     for model in (graph("A-LRN", half=True), rounding_copy(graph("A-LRN", half=True))):
+        before = model.SerializeToString(deterministic=True)
         copy = with_activations(model, spec)
+        assert model.SerializeToString(deterministic=True) == before
         onnx.checker.check_model(onnx.shape_inference.infer_shapes(copy, check_type=True, strict_mode=True))
         added = [value for value in copy.graph.output if value.name.startswith("activation/")]
         assert [value.name.removeprefix("activation/") for value in added] == [layer.name for layer in spec.layers]
         assert {value.type.tensor_type.elem_type for value in added} == {onnx.TensorProto.FLOAT}
-
-
-def test_the_graph_given_stays_as_it_was(
-    graph: Callable[..., onnx.ModelProto], narrow_spec: Callable[..., NetworkSpec]
-) -> None:
-    model = graph("A")
-    before = model.SerializeToString(deterministic=True)
-    with_activations(model, narrow_spec("A"))
-    assert model.SerializeToString(deterministic=True) == before
 
 
 def test_layers_whose_node_has_another_name_are_passed_over(

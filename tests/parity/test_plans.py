@@ -75,17 +75,8 @@ def narrow(
             Image.fromarray(image).save(calibration / f"{index}.png")
         checkpoint = narrow_checkpoint("D")
         measured = ("--calibration", str(calibration)) if PRECISIONS[precision] else ()
-        arguments = (
-            "--weights",
-            str(checkpoint),
-            "--dynamic",
-            *PRECISIONS[precision],
-            *measured,
-            *flags,
-            "-o",
-            str(model),
-        )
-        made = vgg_deploy_command("export", *arguments)
+        options = ("--dynamic", *PRECISIONS[precision], *measured, *flags)
+        made = vgg_deploy_command("export", "--weights", str(checkpoint), *options, "-o", str(model))
         assert made.code == 0, made.err
         wanted = BuildOptions(backend, **{"scales": SCALES, "max_batch": BATCH, **options})
         return checkpoint, build(model, options=wanted).path
@@ -200,11 +191,7 @@ def real(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.mark.slow
 def test_a_real_vgg16_holds_on_photos(
-    precision: str,
-    backend: str,
-    real: tuple[Path, Path],
-    test_data: Path,
-    vgg_deploy_command: Callable[..., Any],
+    precision: str, backend: str, real: tuple[Path, Path], test_data: Path, vgg_deploy_command: Callable[..., Any]
 ) -> None:
     (folder, weights), labels = real, test_data / "imagenette_labels.txt"
     model = folder / "vgg16.onnx"

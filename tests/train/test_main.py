@@ -101,9 +101,7 @@ def test_a_network_that_learned_nothing_gets_a_warning(run: RunCommand, data_fol
         ("--crop 100", "crop is 100"),
         ("--width-divisor 0", "width_divisor is 0"),
         ("--train-scale 300,256", "S is [300, 256]"),
-        ("--train-scale big", "whole numbers"),
         ("--mean 1,2", "R,G,B"),
-        ("--workers -1", "-1 is not in the range"),
     ],
 )
 def test_a_value_out_of_range_is_refused_before_anything_is_written(
@@ -134,19 +132,9 @@ def test_a_broken_image_is_named_and_the_exit_code_is_1(run: RunCommand, data_fo
 
 @pytest.mark.slow
 def test_ctrl_c_ends_training_and_leaves_complete_files(tmp_path: Path, data_folder: MakeFolder):
-    arguments = [
-        "--data",
-        str(data_folder()),
-        *SMALL.split(),
-        "--epochs",
-        "100000",
-        "--patience",
-        "100000",
-        "--workers",
-        "2",
-    ]
+    options = f"--data {data_folder()} {SMALL} --epochs 100000 --patience 100000 --workers 2 --out here"
     process = subprocess.Popen(
-        [sys.executable, "-m", "train", *arguments, "--out", "here"],
+        [sys.executable, "-m", "train", *options.split()],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

@@ -24,7 +24,6 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1000 100000", 1),
         ("6400000 100000", 16),
         ("rubbish", 16),
-        ("", 16),
         ("0 0", 16),
     ],
 )

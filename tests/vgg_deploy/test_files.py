@@ -23,19 +23,16 @@ def test_the_file_appears_when_the_block_ends_and_not_before(tmp_path: Path) -> 
         temporary.write_text("whole")
         assert not path.exists()
         assert temporary.parent == path.parent
-    assert contents(tmp_path) == {"model.onnx": "whole"}
-
-
-def test_missing_folders_above_it_are_made(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "a" / "b" / "c.txt") as temporary:
+    with whole_file(path) as temporary:
+        temporary.write_text("newer")
+    assert contents(tmp_path) == {"model.onnx": "newer"}
+    with whole_file(tmp_path / "a" / "b.txt") as temporary:
         temporary.write_text("deep")
-    assert contents(tmp_path) == {"a/b/c.txt": "deep"}
+    assert contents(tmp_path) == {"model.onnx": "newer", "a/b.txt": "deep"}
 
 
 @pytest.mark.parametrize("stopped_by", [ValueError("mid-way"), KeyboardInterrupt(), SystemExit(3), BrokenPipeError()])
-def test_whatever_stops_the_block_passes_through_and_the_older_file_stays(
-    tmp_path: Path, stopped_by: BaseException
-) -> None:
+def test_an_error_in_the_block_is_raised_and_the_older_file_stays(tmp_path: Path, stopped_by: BaseException) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("older")
     with pytest.raises(type(stopped_by)) as raised, whole_file(path) as temporary:  # noqa: PT012
@@ -43,20 +40,6 @@ def test_whatever_stops_the_block_passes_through_and_the_older_file_stays(
         raise stopped_by
     assert raised.value is stopped_by
     assert contents(tmp_path) == {"model.onnx": "older"}
-
-
-def test_a_failure_before_anything_was_written_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="early"), whole_file(tmp_path / "model.onnx"):
-        raise ValueError("early")
-    assert contents(tmp_path) == {}
-
-
-def test_success_replaces_the_older_file(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_text("older")
-    with whole_file(path) as temporary:
-        temporary.write_text("newer")
-    assert contents(tmp_path) == {"model.onnx": "newer"}
 
 
 def test_a_full_disk_is_one_line_and_the_older_file_stays(tmp_path: Path) -> None:
@@ -72,7 +55,7 @@ def test_a_full_disk_is_one_line_and_the_older_file_stays(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_disk_that_is_really_full_is_told_in_words() -> None:
+def test_a_disk_that_is_really_full_is_reported() -> None:
     full = Path("/dev/full")
     with pytest.raises(OutputError, match="the disk is full"), output_errors(full):
         full.write_text("x" * 100_000)
@@ -101,8 +84,8 @@ def test_a_read_only_folder_is_refused_in_words(tmp_path: Path) -> None:
         temporary.write_text("x")
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_a_refused_write_is_told_as_a_lack_of_permission(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_refused_write_is_reported_as_a_lack_of_permission(tmp_path: Path, number: int) -> None:
     refused = pytest.raises(OutputError, match=r"cannot write .*x\.csv: no permission to write there")
     with refused, whole_file(tmp_path / "x.csv"):
         raise OSError(number, os.strerror(number))

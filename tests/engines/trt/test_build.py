@@ -16,13 +16,11 @@ from engines.trt.build import build
 from engines.trt.build_options import BuildOptions
 from engines.trt.gpu import compute_capability
 from engines.trt.inspector import built_types
-from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.artifacts.plan import mismatch, read_plan
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import TrainScale
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8, Precision
-from vgg_deploy.network.spec import CONFIGURATIONS
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 
@@ -37,7 +35,7 @@ PRECISIONS = {
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("configuration", ["A-LRN", "C", "E"])
 def test_each_configuration_builds_in_each_precision_and_computes_in_it(
     configuration: str, precision: str, model: Models
 ) -> None:
@@ -51,19 +49,10 @@ def test_each_configuration_builds_in_each_precision_and_computes_in_it(
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize(("score_map", "features"), [(True, False), (False, True), (True, True)])
-def test_models_with_further_outputs_build(score_map: bool, features: bool, dynamic: bool, model: Models) -> None:
-    path = model("A-LRN", half=True, score_map=score_map, features=features, dynamic=dynamic)
+def test_models_with_further_outputs_build(dynamic: bool, model: Models) -> None:
+    path = model("A-LRN", half=True, score_map=True, features=True, dynamic=dynamic, spec={"fine": dynamic})
     built = build(path, options=SMALL if dynamic else None)
-    assert set(built.manifest.manifest.outputs) == {
-        "probabilities",
-        *(["score_map"] if score_map else []),
-        *(["features"] if features else []),
-    }
-
-
-def test_a_model_of_a_finer_grid_builds(model: Models) -> None:
-    assert build(model(spec={"fine": True}, score_map=True), options=SMALL).path.is_file()
+    assert set(built.manifest.manifest.outputs) == {"probabilities", "score_map", "features"}
 
 
 def test_layers_kept_in_floating_point_are_so_in_the_plan(model: Models) -> None:
@@ -129,7 +118,7 @@ def test_gpus_that_are_named_are_in_the_manifest(capabilities: tuple[str, ...], 
     assert built.manifest.compute_capabilities == capabilities
 
 
-@pytest.mark.parametrize("capability", ["9.0", "89", "sm_89", ""])
+@pytest.mark.parametrize("capability", ["9.0", "sm_89"])
 def test_a_gpu_that_rtx_does_not_build_for_is_a_usage_error(capability: str, model: Models, tmp_path: Path) -> None:
     path = model()
     with pytest.raises(UsageError, match=r"builds for 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1\. .* except 9\.0"):
@@ -145,7 +134,6 @@ def test_a_gpu_that_rtx_does_not_build_for_is_a_usage_error(capability: str, mod
             Precision("float16", (), "unmeasured"),
             "declares 8/8 convolutions FP16, fc6-fc8 FP16, but the parsed network has 8/8 convolutions FP32",
         ),
-        ({"half": True}, Precision(), "declares 8/8 convolutions FP32"),
         ({"half": True}, Precision("float16", ("fc6",), "unmeasured"), "fc6 is float16 instead of float32"),
     ],
 )
@@ -156,14 +144,6 @@ def test_a_plan_of_another_precision_than_the_manifest_declares_is_not_written(
     with pytest.raises(BuildError, match=reason):
         build(path, options=SMALL)
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
-
-
-def test_int8_that_the_file_does_not_have_is_noticed(model: Models, manifest_for: Any, tmp_path: Path) -> None:
-
-    stated = read_manifest(model(int8=True)).precision
-    path = model(manifest={"precision": stated})
-    with pytest.raises(BuildError, match=r"conv1_1 is float32 instead of int8, .* and 8 more"):
-        build(path, options=SMALL)
 
 
 def test_an_engine_of_another_precision_is_not_written(

@@ -45,7 +45,7 @@ def test_the_plan_its_precision_and_its_profiles_are_printed(
 
 
 def test_options_reach_the_plan(model: Callable[..., Path], vgg_deploy_command: Command, tmp_path: Path) -> None:
-    arguments = (
+    arguments = [
         "--scales",
         "64,96",
         "--max-batch",
@@ -55,7 +55,7 @@ def test_options_reach_the_plan(model: Callable[..., Path], vgg_deploy_command: 
         "--one-profile",
         "--workspace",
         "512MiB",
-    )
+    ]
     plan = tmp_path / "new" / "x.engine"
     done = vgg_deploy_command("build", str(model()), "-o", str(plan), *arguments, "--compute-capability", "8.9, 12.0")
     assert done.code == 0, done.err
@@ -90,7 +90,6 @@ def test_verbose_shows_tensorrt_s_log_on_stderr(model: Callable[..., Path], vgg_
     ("arguments", "code", "message"),
     [
         (("--scales", "32"), 2, "scale 32 is below the network's crop of 64"),
-        (("--backend", "openvino"), 2, "'openvino' is not one of"),
         (("--labels", "absent.txt"), 2, "cannot read the labels file absent.txt"),
         (("--workspace", "1KiB"), 1, "failed to build"),
         (("-o", "model.onnx"), 2, "would overwrite a model or its manifest"),
@@ -150,7 +149,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are other ones there")
-@pytest.mark.parametrize("delay", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("delay", [0.0, 0.3])
 def test_ctrl_c_ends_the_command_cleanly(delay: float, model: Callable[..., Path], tmp_path: Path) -> None:
     path = model("E", spec={"width_divisor": 4, "fc_width": 512})
     command = [sys.executable, "-c", MAIN, "build", str(path), "--scales", "64,96,128,160", "--verbose"]

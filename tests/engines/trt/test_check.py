@@ -18,7 +18,6 @@ from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, answer
 from tests.engines.trt.fake_machine import COMMAND, RTX, Machine, described, noise
 from vgg_deploy.artifacts.plan import sidecar_of
 from vgg_deploy.errors import EngineError, MissingDependencyError, PlanError, UsageError
-from vgg_deploy.files import Source
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import Profile
@@ -30,16 +29,13 @@ NAMES = ["manifest", "contents", "GPU", "backend", "version", "compute capabilit
 # ---- which GPUs ----
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (12, 0), (12, 1)])
-def test_rtx_runs_on_these_unless_it_is_built_for_others(capability: tuple[int, int]) -> None:
-    assert capability_problem(described("tensorrt-rtx", compute_capabilities=()), Gpu("G", capability)) is None
-
-
 @pytest.mark.parametrize(
     ("targets", "capability"),
-    [(("7.5",), (7, 5)), (("8.6", "12.0"), (12, 0)), (("12.0",), (12, 1)), (("8.9",), (8, 9))],
+    [((), (8, 0)), ((), (12, 1)), (("7.5",), (7, 5)), (("8.6", "12.0"), (12, 0)), (("12.0",), (12, 1))],
 )
-def test_rtx_runs_on_what_it_was_built_for(targets: tuple[str, ...], capability: tuple[int, int]) -> None:
+def test_rtx_runs_on_its_gpus_unless_it_is_built_for_others(
+    targets: tuple[str, ...], capability: tuple[int, int]
+) -> None:
     assert capability_problem(described("tensorrt-rtx", compute_capabilities=targets), Gpu("G", capability)) is None
 
 
@@ -49,7 +45,6 @@ def test_rtx_runs_on_what_it_was_built_for(targets: tuple[str, ...], capability:
         ((), (7, 5), "was built for compute capability 8.0 and later, without 9.0", "--compute-capability 7.5"),
         (("8.9",), (8, 6), "was built for compute capability 8.9;", "--compute-capability 8.9,8.6"),
         (("7.5", "12.0"), (8, 9), "was built for compute capability 7.5, 12.0;", "--compute-capability 7.5,12.0,8.9"),
-        (("12.1",), (12, 0), "was built for compute capability 12.1;", "--compute-capability 12.1,12.0"),
     ],
 )
 def test_rtx_on_a_gpu_that_it_was_not_built_for_names_the_target_to_add(
@@ -63,8 +58,7 @@ def test_rtx_on_a_gpu_that_it_was_not_built_for_names_the_target_to_add(
     assert f"this GPU is NVIDIA T4 (compute capability {capability[0]}.{capability[1]})" in problem
 
 
-@pytest.mark.parametrize("targets", [(), ("9.0",), ("8.9",)])
-@pytest.mark.parametrize("capability", [(9, 0), (10, 0), (7, 0), (6, 1)])
+@pytest.mark.parametrize(("targets", "capability"), [((), (9, 0)), (("9.0",), (9, 0)), (("8.9",), (7, 0))])
 def test_rtx_never_runs_on_these_and_names_the_other_backend(
     targets: tuple[str, ...], capability: tuple[int, int]
 ) -> None:
@@ -81,10 +75,8 @@ def test_rtx_never_runs_on_these_and_names_the_other_backend(
     ("built", "compatibility", "capability"),
     [
         (("8.9",), "none", (8, 9)),
-        (("9.0",), "none", (9, 0)),
         (("8.9",), "same", (8, 9)),
         (("8.6",), "ampere+", (8, 0)),
-        (("8.6",), "ampere+", (9, 0)),
         (("8.6",), "ampere+", (12, 0)),
         ((), "none", (7, 5)),  # unknown here; TensorRT will report it
     ],
@@ -100,9 +92,7 @@ def test_tensorrt_runs_where_it_was_built_and_where_it_was_made_to_run(
     ("built", "compatibility", "capability", "ending"),
     [
         (("8.9",), "none", (7, 5), f". Build it on this machine: {COMMAND}"),
-        (("7.5",), "none", (8, 9), f". Build it on this machine: {COMMAND}"),
         (("8.9",), "same", (8, 6), f", or build one plan for both: {COMMAND} --hardware-compatibility ampere+"),
-        (("8.9",), "none", (9, 0), f", or build one plan for both: {COMMAND} --hardware-compatibility ampere+"),
         (("8.9",), "ampere+", (7, 5), f"this GPU is G (compute capability 7.5). Build it on this machine: {COMMAND}"),
     ],
 )
@@ -149,36 +139,10 @@ def test_tensorrts_header_is_not_checked(machine: Machine) -> None:
     ("damage", "kind", "code", "reason"),
     [
         (lambda path: path.unlink(), UsageError, 2, "no such plan"),
-        (lambda path: (path.unlink(), path.mkdir()), UsageError, 2, "is not a file; name a plan"),
         (lambda path: path.write_bytes(b""), PlanError, 1, r"is empty \(0 bytes\); build it again"),
-        (
-            lambda path: path.write_bytes(b"a pl"),
-            UsageError,
-            2,
-            r"--trust: .*its SHA-256 differs\): it was cut off, edited, ",
-        ),
-        (lambda path: path.write_bytes(path.read_bytes()[::-1]), UsageError, 2, "SHA-256 differs"),
-        (
-            lambda path: sidecar_of(path).unlink(),
-            UsageError,
-            2,
-            r"no usable manifest .*vgg11.plan.json does not exist\).* --trust",
-        ),
-        (lambda path: sidecar_of(path).write_bytes(b"\xff\xfe\0"), UsageError, 2, "is not UTF-8 text; .* --trust"),
+        (lambda path: path.write_bytes(b"a pl"), UsageError, 2, r"--trust: .*its SHA-256 differs\): .* build it again"),
+        (lambda path: sidecar_of(path).unlink(), UsageError, 2, r"no usable manifest .* does not exist\).* --trust"),
         (lambda path: sidecar_of(path).write_text("{"), UsageError, 2, "is not JSON .* --trust"),
-        (
-            lambda path: sidecar_of(path).write_text('{"name": "x"}'),
-            UsageError,
-            2,
-            "manifest has no plan_version: another tool wrote it.* --trust",
-        ),
-        (lambda path: sidecar_of(path).write_text("[]"), UsageError, 2, "manifest has no plan_version"),
-        (
-            lambda path: (sidecar_of(path).unlink(), sidecar_of(path).mkdir()),
-            UsageError,
-            2,
-            "cannot be read: Is a directory",
-        ),
     ],
 )
 def test_a_damaged_plan_or_manifest_is_one_clear_line(
@@ -190,13 +154,6 @@ def test_a_damaged_plan_or_manifest_is_one_clear_line(
         Examination(machine.path, EngineOptions()).require()
     assert caught.value.exit_code == code  # type: ignore[attr-defined]
     assert "\n" not in str(caught.value)
-
-
-def test_a_sidecar_of_another_plan_is_stale(machine: Machine) -> None:
-    machine.describe(plan=Source("vgg11.plan", "0" * 64))
-    problem = str(machine.problem())
-    assert problem.startswith("a plan runs native code, so a changed one needs --trust: ")
-    assert problem.endswith(f"build it again: {RTX}")
 
 
 def test_a_plan_that_cannot_be_read_says_so(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +241,6 @@ def test_another_gpu_is_refused_with_the_command(machine: Machine) -> None:
         (8, "it was built with a newer CUDA than the installed one"),
         (16, f"the GPU has too little memory; lower --max-batch or --scales and build it again: {RTX}"),
         (64, "CUDA does not work here; nvidia-smi shows whether the driver answers"),
-        (5, "another version built it; build it again: "),
         (0, "TensorRT gives no reason"),
     ],
 )
@@ -355,7 +311,7 @@ def test_a_plan_that_is_replaced_while_it_is_opened_is_not_loaded(
         open_plan(machine.path, EngineOptions())
 
 
-@pytest.mark.parametrize("command", ["vgg-deploy build 'x", "curl x | sh", "vgg-deploy build a.onnx; rm -r b"])
+@pytest.mark.parametrize("command", ["vgg-deploy build 'x", "vgg-deploy build a.onnx; rm -r b"])
 def test_a_manifest_whose_command_is_no_build_is_refused(command: str, machine: Machine) -> None:
     machine.describe()
     sidecar = sidecar_of(machine.path)
@@ -371,7 +327,7 @@ def test_a_manifest_whose_layers_were_edited_is_refused(
     assert "contradicts itself: conv1_1 is int8 instead of float32" in str(machine.problem())
 
 
-def test_labels_replace_the_names_and_must_fit(machine: Machine) -> None:
+def test_labels_replace_the_names_and_if_they_do_not_fit_nothing_stays_open(machine: Machine) -> None:
     machine.describe()
     with open_plan(machine.path, EngineOptions(labels="a\nb\nc\nd\ne\n")) as engine:
         assert [name.label for name in engine.info.manifest.classes] == ["a", "b", "c", "d", "e"]
@@ -399,7 +355,7 @@ def test_an_edited_manifest_whose_hash_still_fits_is_found_out(machine: Machine)
 LABELS = "a\nb\nc\nd\ne\n"
 
 
-@pytest.mark.parametrize("sidecar", [None, "{", '{"another": "tool"}'])
+@pytest.mark.parametrize("sidecar", [None, '{"another": "tool"}'])
 def test_a_trusted_plan_without_manifest_opens_with_its_own_profiles(sidecar: str | None, machine: Machine) -> None:
     if sidecar is not None:
         sidecar_of(machine.path).write_text(sidecar)
@@ -421,11 +377,6 @@ def test_trust_without_labels_asks_for_them(machine: Machine) -> None:
     expected = r"has no usable manifest \(.* does not exist\), so its classes have no names: give --labels FILE"
     with pytest.raises(UsageError, match=expected):
         open_plan(machine.path, EngineOptions(trust=True))
-
-
-def test_trust_with_labels_that_do_not_fit_is_refused(machine: Machine) -> None:
-    with pytest.raises(UsageError, match="the labels file has 1 label"):
-        open_plan(machine.path, EngineOptions(trust=True, labels="a\n"))
 
 
 def test_trust_without_manifest_and_two_backends_asks_which(machine: Machine) -> None:

@@ -64,12 +64,17 @@ def check(scores: Scores, images: Images) -> None:
 
 
 @pytest.mark.parametrize("backend", BOTH)
-@pytest.mark.parametrize("shape", [(1, 32, 32), (4, 64, 64), (2, 45, 33), (1, 128, 100), (2, 64, 96)])
+@pytest.mark.parametrize("shape", [(4, 64, 64), (2, 45, 33), (1, 128, 100)])
 def test_each_run_of_a_shape_gives_its_answer(shape: tuple[int, ...], backend: str, bench: Bench) -> None:
     engine = bench.open(backend)
     for seed in range(4):  # eager, recorded, replayed
         images = noise(*shape, seed=seed)
         check(engine.run(images), images)
+    first = engine.run(images)
+    copy = first.probabilities.copy()
+    engine.run(255 - images)
+    engine.close()
+    np.testing.assert_array_equal(first.probabilities, copy)  # answers belong to the caller
 
 
 def test_images_need_not_lie_in_one_piece_and_are_never_written(bench: Bench) -> None:
@@ -77,16 +82,6 @@ def test_images_need_not_lie_in_one_piece_and_are_never_written(bench: Bench) ->
     images.flags.writeable = False
     for view in (images[:, :, ::-1], images[..., ::-1], images[::2, 3:40], np.asfortranarray(images)):
         check(engine.run(view), np.ascontiguousarray(view))
-
-
-def test_answers_belong_to_the_caller_and_outlive_the_engine(bench: Bench) -> None:
-    engine, images = bench.open(), noise(2, 40, 40)
-    first = engine.run(images)
-    first.probabilities[...] += 0  # they may be written to
-    copy = first.probabilities.copy()
-    engine.run(255 - images)
-    engine.close()
-    np.testing.assert_array_equal(first.probabilities, copy)
 
 
 @pytest.mark.parametrize("backend", BOTH)
@@ -119,10 +114,7 @@ def test_it_says_what_it_is(bench: Bench) -> None:
 # ---- profiles ----
 
 
-@pytest.mark.parametrize(
-    ("shape", "profile"),
-    [((1, 32, 32), 0), ((4, 64, 64), 0), ((2, 64, 64), 1), ((1, 63, 64), 0), ((1, 65, 64), 1), ((1, 128, 64), 1)],
-)
+@pytest.mark.parametrize(("shape", "profile"), [((4, 64, 64), 0), ((2, 64, 64), 1), ((1, 63, 64), 0), ((1, 65, 64), 1)])
 def test_a_shape_runs_in_the_profile_that_was_made_for_it(shape: tuple[int, int, int], profile: int) -> None:
     assert best_profile(PROFILES, shape) == profile
 
@@ -132,7 +124,6 @@ def test_a_shape_runs_in_the_profile_that_was_made_for_it(shape: tuple[int, int,
     [
         ((3, 64, 70), "vgg-deploy build vgg11.onnx -o vgg11.plan --scales 32,64 --max-aspect 2 --max-batch 3"),
         ((1, 64, 200), "vgg-deploy build vgg11.onnx -o vgg11.plan --scales 32,64 --max-batch 4 --max-aspect 3.13"),
-        ((1, 256, 200), "vgg-deploy build vgg11.onnx -o vgg11.plan --max-batch 4 --max-aspect 2 --scales 32,64,200"),
         ((9, 20, 60), "-o vgg11.plan --max-batch 9 --scales 20,32,64 --max-aspect 3"),
     ],
 )
@@ -149,14 +140,12 @@ def test_a_shape_in_no_profile_is_refused_with_those_there_are_and_the_command_t
     assert str(caught.value).endswith(remedy)
 
 
-def test_an_empty_batch_is_refused(bench: Bench) -> None:
+def test_an_empty_batch_and_other_types_are_refused(bench: Bench) -> None:
+    engine = bench.open()
     with pytest.raises(UsageError, match="images is 0 x 32 x 32 x 3 is in no profile"):
-        bench.open().run(noise(0, 32, 32))
-
-
-def test_what_is_not_uint8_rgb_is_refused(bench: Bench) -> None:
+        engine.run(noise(0, 32, 32))
     with pytest.raises(UsageError, match=r"expected uint8 \[n, height, width, 3\]"):
-        bench.open().run(np.zeros((1, 32, 32, 3), np.float32))  # type: ignore[arg-type]
+        engine.run(np.zeros((1, 32, 32, 3), np.float32))  # type: ignore[arg-type]
 
 
 # ---- contexts and graphs ----
@@ -425,11 +414,9 @@ def test_a_plan_that_cannot_be_opened_says_why(call: str, kind: type[Exception],
     ("name", "tensor"),
     [
         ("images", ("INPUT", "FLOAT", (-1, -1, -1, 3))),
-        ("images", ("INPUT", "UINT8", (-1, 3, -1, -1))),
         ("another", ("INPUT", "UINT8", (-1, -1, -1, 3))),
         ("probabilities", ("OUTPUT", "HALF", (-1, 5))),
         ("probabilities", ("OUTPUT", "FLOAT", (-1, 5, 1))),
-        ("images", ("OUTPUT", "UINT8", (-1, -1, -1, 3))),
     ],
 )
 def test_a_plan_of_other_tensors_is_refused_with_them(name: str, tensor: Any, bench: Bench) -> None:
@@ -546,13 +533,9 @@ def test_a_cache_that_cannot_be_read_or_written_is_no_error(bench: Bench) -> Non
     assert len(list(bench.path.parent.iterdir())) == 2
 
 
-def test_a_cache_that_gives_nothing_is_not_written(bench: Bench) -> None:
-    with bench.open("tensorrt-rtx"):
-        bench.trt.broken.add("serialize")
-    assert not bench.path.with_name("vgg11.plan.cache").exists()
-
-
-def test_tensorrt_keeps_no_such_file(bench: Bench) -> None:
+def test_tensorrt_and_an_empty_cache_write_no_file(bench: Bench) -> None:
     with bench.open("tensorrt") as engine:
         engine.run(noise(1, 40, 40))
+    with bench.open("tensorrt-rtx"):
+        bench.trt.broken.add("serialize")
     assert list(bench.path.parent.iterdir()) == [bench.path]

@@ -43,7 +43,6 @@ def test_a_foreign_model_with_free_size_needs_scales(foreign: Any, tmp_path: Pat
     ("size", "options", "shapes"),
     [
         ((1, 48, 48, 3), {}, "1 x 48 x 48 x 3"),
-        (("n", 48, 48, 3), {}, "1..8 x 48 x 48 x 3"),
         (("n", 48, 48, 3), {"max_batch": 3}, "1..3 x 48 x 48 x 3"),
         ((2, "h", "w", 3), {"scales": (48,)}, "2 x 48..96 x 48..96 x 3"),
     ],

@@ -103,7 +103,6 @@ def test_bias_and_scales_do_not_count() -> None:
         "",
         "not JSON",
         "[]",
-        "{}",
         '{"Layers": null}',
         '{"Layers": ["conv1_1 + relu1_1"]}',  # names only, as with another profiling verbosity
         '{"Layers": [{"Name": "conv1_1"}]}',

@@ -55,22 +55,16 @@ def test_it_refuses_what_our_preflight_refuses(foreign: Any, polygraphy: Polygra
     assert "determinant" in done.stdout
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_it_reads_our_files_and_their_layers(
-    precision: str, model: Callable[..., Path], polygraphy: Polygraphy
-) -> None:
-    done = polygraphy("inspect", "model", model(**PRECISIONS[precision]), "--show", "layers")
+def test_it_reads_our_files_and_their_layers(model: Callable[..., Path], polygraphy: Polygraphy) -> None:
+    done = polygraphy("inspect", "model", model(int8=True, half=True), "--show", "layers")
     assert done.returncode == 0, done.stderr
     assert "images [dtype=uint8, shape=('batch', 'height', 'width', 3)]" in done.stdout
     assert "conv5_2" in done.stdout
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_it_builds_plans_of_our_files(
-    precision: str, model: Callable[..., Path], polygraphy: Polygraphy, tmp_path: Path
-) -> None:
+def test_it_builds_plans_of_our_files(model: Callable[..., Path], polygraphy: Polygraphy, tmp_path: Path) -> None:
     shapes = [f"--trt-{end}-shapes=images:{shape}" for end, shape in PROFILE.items()]
-    path = model(**PRECISIONS[precision])
+    path = model(int8=True, half=True)
     done = polygraphy("convert", path, "--convert-to", "trt", "--strongly-typed", *shapes, "-o", "theirs.plan")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "theirs.plan").stat().st_size > 1000

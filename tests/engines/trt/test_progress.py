@@ -54,7 +54,7 @@ def test_phases_nest_have_steps_and_end(model: Callable[..., Path]) -> None:
 
 
 @pytest.mark.usefixtures("rtx", "without_gpu")
-@pytest.mark.parametrize("at", [1, 70, 100])
+@pytest.mark.parametrize("at", [1, 100])
 def test_ctrl_c_stops_the_build_and_leaves_no_file(at: int, model: Callable[..., Path], tmp_path: Path) -> None:
     path, witness = model(), Witness(at, _thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt):
@@ -66,14 +66,6 @@ def test_ctrl_c_stops_the_build_and_leaves_no_file(at: int, model: Callable[...,
 
 
 @pytest.mark.usefixtures("rtx", "without_gpu")
-def test_after_ctrl_c_the_next_build_is_as_any_other(model: Callable[..., Path]) -> None:
-    path = model()
-    with pytest.raises(KeyboardInterrupt):
-        build(path, options=SMALL, phases=Witness(5, _thread.interrupt_main))
-    assert build(path, options=SMALL).path.is_file()
-
-
-@pytest.mark.usefixtures("rtx", "without_gpu")
 def test_ctrl_c_leaves_an_older_plan(model: Callable[..., Path]) -> None:
     path = model()
     plan = build(path, options=SMALL).path
@@ -81,6 +73,7 @@ def test_ctrl_c_leaves_an_older_plan(model: Callable[..., Path]) -> None:
     with pytest.raises(KeyboardInterrupt):
         build(path, options=BuildOptions(scales=(96,)), phases=Witness(5, _thread.interrupt_main))
     assert plan.read_bytes() == before
+    assert build(path, options=SMALL).path.is_file()  # the next build works
 
 
 @pytest.mark.usefixtures("rtx", "without_gpu")

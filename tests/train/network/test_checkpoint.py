@@ -28,14 +28,8 @@ from train.network.model import VGG
 from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.errors import CheckpointError, ManifestError, OutputError, UsageError
 from vgg_deploy.network.classes import ClassName, numbered_classes
-from vgg_deploy.network.manifest import (
-    PAPER_NORMALIZATION,
-    TORCHVISION_NORMALIZATION,
-    Manifest,
-    Rescaling,
-    TrainScale,
-)
-from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest, Rescaling, TrainScale
+from vgg_deploy.network.spec import NetworkSpec
 
 PAPER = Facts(normalization=PAPER_NORMALIZATION)
 
@@ -63,14 +57,10 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 # Our own
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_a_saved_checkpoint_is_read_back_bit_by_bit(
-    configuration: str,
-    tmp_path: Path,
-    narrow_spec: Callable[..., NetworkSpec],
-    random_weights: Callable[..., dict[str, Tensor]],
+    tmp_path: Path, narrow_spec: Callable[..., NetworkSpec], random_weights: Callable[..., dict[str, Tensor]]
 ) -> None:
-    spec = narrow_spec(configuration)
+    spec = narrow_spec("A-LRN")
     tensors = random_weights(spec)
     manifest = Manifest(
         classes=tuple(ClassName(f"n{index}", f"größe {index}") for index in range(5)),
@@ -191,8 +181,14 @@ def test_a_write_that_fails_midway_is_one_line_and_leaves_nothing(
 # Foreign
 
 
-@pytest.mark.parametrize("ending", CHECKPOINT_SUFFIXES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("ending", "dtype"),
+    [
+        *((ending, torch.float32) for ending in CHECKPOINT_SUFFIXES),
+        *((ending, dtype) for ending in (".safetensors", ".pt") for dtype in (torch.float16, torch.bfloat16)),
+        (".pth", torch.float64),
+    ],
+)
 def test_every_format_and_float_type_is_read_as_float32(
     ending: str, dtype: torch.dtype, tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
@@ -318,8 +314,8 @@ def plain(protocol: int) -> Callable[[Path, Bomb], None]:
 
 @pytest.mark.parametrize(
     "write",
-    [zipped, legacy, *(plain(protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1))],
-    ids=["zip", "legacy", *(f"pickle {protocol}" for protocol in range(pickle.HIGHEST_PROTOCOL + 1))],
+    [zipped, legacy, *(plain(protocol) for protocol in (0, 2, pickle.HIGHEST_PROTOCOL))],
+    ids=["zip", "legacy", "pickle 0", "pickle 2", "newest pickle"],
 )
 def test_code_in_a_pickle_is_refused_and_does_not_run(write: Callable[[Path, Bomb], None], tmp_path: Path) -> None:
     path, marker = tmp_path / "w.pt", tmp_path / "ran"
@@ -360,7 +356,7 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
         read(path, PAPER)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.999])
 @pytest.mark.parametrize("kind", ["w.pt", "legacy.pt", "w.safetensors", "ours.safetensors"])
 def test_a_truncated_checkpoint_is_refused(
     kind: str, share: float, tmp_path: Path, weights: dict[str, Tensor], narrow_checkpoint: Callable[..., Path]
@@ -380,7 +376,7 @@ def test_a_truncated_checkpoint_is_refused(
     assert len(str(raised.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.safetensors"])
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 @pytest.mark.parametrize(
     "content",
     [

@@ -19,7 +19,7 @@ from export import export
 from train.network.checkpoint import read
 from train.network.model import VGG, folded
 from train.network.reference import Reference
-from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.spec import NetworkSpec
 
 
 def images(count: int, height: int, width: int) -> np.ndarray:
@@ -52,8 +52,8 @@ def scores_of_shifted_poolings(spec: NetworkSpec, weights: dict[str, Any], pixel
     return result
 
 
-@pytest.mark.parametrize("size", [(64, 64), (80, 64), (96, 111), (130, 97), (95, 79)])
-@pytest.mark.parametrize("configuration", ["A", "A-LRN", "C", "D"])
+@pytest.mark.parametrize("size", [(64, 64), (95, 79), (130, 97)])
+@pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 @torch.inference_mode()
 def test_the_fine_grid_is_the_four_shifted_poolings_interleaved(
     configuration: str, size: tuple[int, int], narrow_spec: Callable[..., NetworkSpec], random_weights: Any
@@ -75,7 +75,7 @@ def test_the_fine_grid_is_the_four_shifted_poolings_interleaved(
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 def test_a_file_with_the_fine_grid_gives_the_answers_of_pytorch(
     configuration: str, runtime: str, narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -53,12 +53,7 @@ def test_both_forms_agree_on_images_of_crop_size(
 @pytest.mark.parametrize(("height", "width"), [(131, 203), (97, 224)])
 @torch.inference_mode()
 def test_the_convolutional_form_is_the_fc_form_on_every_window_of_pool5(
-    configuration: str,
-    crop: int,
-    height: int,
-    width: int,
-    narrow_spec: Callable[..., NetworkSpec],
-    network: Network,
+    configuration: str, crop: int, height: int, width: int, narrow_spec: Callable[..., NetworkSpec], network: Network
 ) -> None:
     spec = narrow_spec(configuration, crop=crop)
     fc, convolutional = network(spec, convolutional=False), network(spec, convolutional=True)

@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from train.network.checkpoint import Checkpoint, read
 from train.network.model import VGG, folded
 from train.network.reference import Reference, normalize
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
-from vgg_deploy.network.spec import CONFIGURATIONS
-from vgg_deploy.views.images import decode
 
 
 @pytest.fixture
@@ -29,11 +26,8 @@ def pictures(height: int, width: int, count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_both_forms_give_the_same_posteriors_on_crops(
-    configuration: str, checkpoint: Callable[..., Checkpoint]
-) -> None:
-    weights, images = checkpoint(configuration), pictures(64, 64, count=3)
+def test_both_forms_give_the_same_posteriors_on_crops(checkpoint: Callable[..., Checkpoint]) -> None:
+    weights, images = checkpoint("A-LRN"), pictures(64, 64, count=3)
     with Reference(weights, form="fc") as fc, Reference(weights) as convolutional:
         expected, received = fc.run(images), convolutional.run(images)
     np.testing.assert_allclose(received.probabilities, expected.probabilities, atol=1e-5)
@@ -92,18 +86,6 @@ def test_pixels_are_normalized_and_channels_come_first() -> None:
     np.testing.assert_allclose(received.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_channels_are_red_green_blue(checkpoint: Callable[..., Checkpoint]) -> None:
-    engine, images = Reference(checkpoint("A")), pictures(64, 64)
-    first, swapped = engine.run(images), engine.run(images[..., ::-1])
-    assert np.abs(first.probabilities - swapped.probabilities).max() > 1e-3
-
-
-@pytest.mark.parametrize("form", ["fc", "convolutional"])
-def test_an_image_below_the_crop_is_refused(form: str, checkpoint: Callable[..., Checkpoint]) -> None:
-    with pytest.raises(UsageError, match="2 x 63 x 64 x 3"):
-        Reference(checkpoint("A"), form=form).run(pictures(63, 64))
-
-
 def test_the_fc_form_takes_only_the_crop(checkpoint: Callable[..., Checkpoint]) -> None:
     engine = Reference(checkpoint("A"), form="fc")
     with pytest.raises(UsageError, match=r"this model takes 1\.\. x 64 x 64 x 3"):
@@ -111,16 +93,13 @@ def test_the_fc_form_takes_only_the_crop(checkpoint: Callable[..., Checkpoint]) 
     assert not engine.info.shapes.free
 
 
-def test_arrays_of_a_decoder_are_accepted_and_not_changed(
-    tmp_path: Path, checkpoint: Callable[..., Checkpoint]
-) -> None:
-    Image.fromarray(pictures(70, 80)[0]).save(tmp_path / "x.png")
-    pixels = decode(tmp_path / "x.png")
-    engine = Reference(checkpoint("A"))
-    upright = engine.run(pixels[None])
-    mirrored = engine.run(pixels[None, :, ::-1])
-    assert np.abs(upright.probabilities - mirrored.probabilities).max() > 0
-    np.testing.assert_array_equal(pixels, decode(tmp_path / "x.png"))
+def test_images_may_be_read_only_views_and_are_not_changed(checkpoint: Callable[..., Checkpoint]) -> None:
+    engine, images = Reference(checkpoint("A")), pictures(70, 80)
+    before = images.copy()
+    images.flags.writeable = False
+    expected = engine.run(np.ascontiguousarray(images[:, :, ::-1]))
+    np.testing.assert_array_equal(engine.run(images[:, :, ::-1]).probabilities, expected.probabilities)
+    np.testing.assert_array_equal(images, before)
 
 
 def test_the_arrays_belong_to_the_caller(checkpoint: Callable[..., Checkpoint]) -> None:

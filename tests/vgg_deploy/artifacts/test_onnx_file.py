@@ -90,16 +90,8 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
 def without_data(model: onnx.ModelProto) -> onnx.ModelProto:
     """The expected header, made with onnx."""
     for tensor in model.graph.initializer:
-        for field in (
-            "float_data",
-            "int32_data",
-            "string_data",
-            "int64_data",
-            "raw_data",
-            "double_data",
-            "uint64_data",
-        ):
-            tensor.ClearField(field)
+        for field in ("float", "int32", "string", "int64", "raw", "double", "uint64"):
+            tensor.ClearField(f"{field}_data")
     return model
 
 
@@ -144,33 +136,19 @@ def test_weights_in_any_of_their_fields_are_left_out(tmp_path: Path) -> None:
     assert OnnxFile(path).header == without_data(onnx.load(path))
 
 
-def test_a_header_tells_of_external_data_beside_the_file_and_does_not_read_it(
-    tmp_path: Path, spec: NetworkSpec
-) -> None:
+def test_a_header_lists_external_data_without_reading_it(tmp_path: Path, spec: NetworkSpec) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(build(spec), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert (tmp_path / "weights.bin").stat().st_size > 0
     assert OnnxFile(path).header == onnx.load(path, load_external_data=False)
 
 
-def test_a_manifest_comes_back_with_the_shapes_that_the_file_states(ours: Path, manifest: Manifest) -> None:
+def test_a_manifest_has_the_shapes_of_the_file_and_labels_replace_its_names(ours: Path, manifest: Manifest) -> None:
     read = read_manifest(ours)
+    assert [name.label for name in read_manifest(ours, LABELS).classes] == ["ant", "bee", "cat"]
     free = ShapeRange(AxisRange(1), AxisRange(32), AxisRange(32))
     assert read == manifest.with_(shapes=free, outputs=("probabilities",))
     assert OnnxFile(ours).manifest == manifest
-
-
-def test_a_file_of_one_size_takes_that_size(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> None:
-    model = build(spec, GraphOptions())
-    model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
-    shapes = read_manifest(saved(model, tmp_path / "fixed.onnx")).shapes
-    assert shapes == ShapeRange(AxisRange(1, 1), AxisRange(32, 32), AxisRange(32, 32))
-
-
-def test_labels_replace_the_manifests_names(ours: Path) -> None:
-    assert [name.label for name in read_manifest(ours, LABELS).classes] == ["ant", "bee", "cat"]
-    with pytest.raises(UsageError, match="the labels file has 2 labels; the network has 3 classes"):
-        read_manifest(ours, "ant\nbee")
 
 
 def test_a_file_cut_off_anywhere_is_refused(ours: Path) -> None:
@@ -184,7 +162,7 @@ def test_a_file_cut_off_anywhere_is_refused(ours: Path) -> None:
             read_manifest(ours)
 
 
-def test_small_tensors_keep_their_data_where_that_is_asked_for(ours: Path) -> None:
+def test_small_tensors_keep_their_data_on_request(ours: Path) -> None:
     whole = {tensor.name: tensor for tensor in onnx.load(ours).graph.initializer}
     kept = {tensor.name: tensor for tensor in OnnxFile(ours).header_with_small_tensors(200).graph.initializer}
     assert kept.keys() == whole.keys()
@@ -236,7 +214,7 @@ def test_a_header_cut_off_anywhere_or_of_other_bytes_is_one_of_our_errors(tmp_pa
             read_manifest(path, LABELS)
 
 
-def test_text_that_is_not_utf_8_is_no_other_text_and_no_raw_error(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_kept_or_refused(tmp_path: Path) -> None:
     data = foreign().SerializeToString()
     path = tmp_path / "model.onnx"
     path.write_bytes(data.replace(b"image_0", b"im\xffge_0"))
@@ -256,10 +234,8 @@ def test_a_manifest_that_is_not_utf_8_is_refused(ours: Path) -> None:
     ("content", "reason"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"\x00", "cut off or damaged"),
         (b"\x08", "cut off or damaged: it ends within a number"),
         (b"\xff" * 50, "not an ONNX file"),
-        (b"\x08\x07", "not an ONNX file"),
         (b"ant\nbee\ncat\n", "not an ONNX file|cut off or damaged"),
         (b"PK\x03\x04" + bytes(200), "not an ONNX file|cut off or damaged"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not an ONNX file|cut off or damaged"),
@@ -434,7 +410,7 @@ def test_a_foreign_model_of_fixed_size_states_its_crop(tmp_path: Path) -> None:
     assert manifest.crop == 48
 
 
-@pytest.mark.parametrize("free", [-1, 0, None, "height"])
+@pytest.mark.parametrize("free", [-1, 0, None])
 def test_a_free_axis_may_be_written_in_any_way(free: int | str | None, tmp_path: Path) -> None:
     path = saved(foreign(image=(free, free, free, 3), scores=(free, 3)), tmp_path / "foreign.onnx")
     assert read_manifest(path, LABELS).shapes == ShapeRange(AxisRange(1), AxisRange(1), AxisRange(1))
@@ -454,19 +430,15 @@ def test_a_foreign_model_without_labels_asks_for_them(tmp_path: Path) -> None:
             r"its input is float \[\?, 3, 224, 224\], so its normalization",
         ),
         (foreign(kind=TensorProto.FLOAT), r"its input is float \[\?, \?, \?, 3\]"),
-        (foreign(kind=99), r"its input is type 99 \[\?, \?, \?, 3\]"),
         (foreign(image=("n", 3, "h", "w")), r"its input is uint8 \[\?, 3, \?, \?\]"),
-        (foreign(image=("h", "w", 3)), r"its input is uint8 \[\?, \?, 3\]"),
         (foreign(image=("n", "h", "w", "c")), r"its input is uint8 \[\?, \?, \?, \?\]"),
         (foreign(image=("n", 224, 320, 3)), "it only takes images of 224 rows and 320 columns; expected square images"),
         (foreign(inputs=2), "it has 2 inputs; expected one, uint8"),
-        (foreign(inputs=0), "it has 0 inputs"),
         (foreign(output="logits"), r"it has no output named probabilities; its outputs are logits"),
         (
             foreign(scores=("n", "classes")),
             r"its output probabilities is float \[\?, \?\]; expected float32 \[n, classes\]",
         ),
-        (foreign(scores=("n", 3, 1, 1)), r"its output probabilities is float \[\?, 3, 1, 1\]"),
         (foreign(scores_kind=TensorProto.FLOAT16), r"its output probabilities is float16 \[\?, 3\]"),
     ],
     ids=lambda value: "" if isinstance(value, onnx.ModelProto) else value[:40],
@@ -492,21 +464,10 @@ def test_our_file_without_its_manifest_says_that_it_was_lost(tmp_path: Path, spe
     assert len(read_manifest(path, LABELS).classes) == 3
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"version": 2}, r"version 2, this vgg_deploy reads 1; export it again"),
-        ({"version": None}, "version None"),
-        ({"classes": "abc"}, r"manifest\.classes is 'abc'; expected a list"),
-        ({"spec": {"configuration": "D"}}, r"manifest\.spec\.\w+ is missing"),
-    ],
-)
-def test_a_manifest_of_another_version_or_damaged_is_refused(
-    change: dict[str, object], reason: str, tmp_path: Path, spec: NetworkSpec, manifest: Manifest
-) -> None:
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> None:
     model = build(spec)
-    model.metadata_props.add(key=MANIFEST_KEY, value=json.dumps({**json.loads(manifest.to_json()), **change}))
-    with pytest.raises(ManifestError, match=rf"ours\.onnx: .*{reason}"):
+    model.metadata_props.add(key=MANIFEST_KEY, value=json.dumps({**json.loads(manifest.to_json()), "version": 2}))
+    with pytest.raises(ManifestError, match=r"ours\.onnx: .*version 2, this vgg_deploy reads 1; export it again"):
         read_manifest(saved(model, tmp_path / "ours.onnx"))
 
 

@@ -23,14 +23,7 @@ from vgg_deploy.artifacts.onnx_format import (
 
 # Our name to onnx's name, if it is not the same in capitals.
 NAMES: dict[Any, tuple[Any, dict[str, str]]] = {
-    ModelField: (
-        onnx.ModelProto,
-        {
-            "PRODUCER": "producer_name",
-            "OPSET": "opset_import",
-            "METADATA": "metadata_props",
-        },
-    ),
+    ModelField: (onnx.ModelProto, {"PRODUCER": "producer_name", "OPSET": "opset_import", "METADATA": "metadata_props"}),
     FunctionField: (onnx.FunctionProto, {"NODES": "node"}),
     GraphField: (
         onnx.GraphProto,

@@ -35,7 +35,7 @@ def quantized(kind: type[np.integer[Any]] = np.int8, scale: type[np.floating[Any
     )
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [(np.float32, "float32"), (np.float16, "float16"), (np.float64, "double")])
+@pytest.mark.parametrize(("dtype", "kind"), [(np.float16, "float16"), (np.float64, "double")])
 def test_floating_point_is_the_type_of_the_weights(dtype: Any, kind: str) -> None:
     assert layer_types(graph(("Conv", "c", ["images", "w"], {}), w=np.ones((2, 3, 3, 3), dtype))) == {"c": kind}
 

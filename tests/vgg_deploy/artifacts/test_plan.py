@@ -64,21 +64,7 @@ def test_what_is_written_is_read_again(plan: Callable[..., PlanManifest], tmp_pa
     assert {item.name for item in tmp_path.iterdir()} == {"model.plan", "model.plan.json"}
 
 
-def test_the_versions_of_format_and_backend_are_both_there(plan: Callable[..., PlanManifest]) -> None:
-    data = json.loads(plan().to_json())
-    assert (data["plan_version"], data["version"]) == (1, "1.7.1.116")
-
-
-def test_a_manifest_can_be_written_anew_beside_a_plan(plan: Callable[..., PlanManifest], tmp_path: Path) -> None:
-    path = tmp_path / "model.plan"
-    write_plan(path, DATA, plan())
-    sidecar_of(path).write_text(plan(layers_from="built").to_json(), encoding="utf-8")
-    found = read_plan(path)
-    assert found is not None
-    assert found.layers_from == "built"
-
-
-def test_where_the_plan_cannot_be_put_in_its_place_an_older_pair_stays(
+def test_if_the_plan_cannot_be_put_in_its_place_an_older_pair_stays(
     plan: Callable[..., PlanManifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.plan"
@@ -99,7 +85,7 @@ def test_where_the_plan_cannot_be_put_in_its_place_an_older_pair_stays(
     assert {item.name for item in tmp_path.iterdir()} == {"model.plan", "model.plan.json"}
 
 
-def test_where_the_manifest_cannot_be_written_the_plan_is_not(
+def test_if_the_manifest_cannot_be_written_the_plan_is_not_either(
     plan: Callable[..., PlanManifest], tmp_path: Path
 ) -> None:
     sidecar_of(tmp_path / "model.plan").mkdir()
@@ -108,7 +94,7 @@ def test_where_the_manifest_cannot_be_written_the_plan_is_not(
     assert [item.name for item in tmp_path.iterdir()] == ["model.plan.json"]
 
 
-@pytest.mark.parametrize("changed", [DATA[:-1], DATA + b"x", b"another plan"])
+@pytest.mark.parametrize("changed", [DATA[:-1], b"another plan"])
 def test_a_plan_that_was_changed_is_noticed(changed: bytes, plan: Callable[..., PlanManifest], tmp_path: Path) -> None:
     path = tmp_path / "model.plan"
     write_plan(path, DATA, plan())
@@ -119,12 +105,7 @@ def test_a_plan_that_was_changed_is_noticed(changed: bytes, plan: Callable[..., 
     assert text.endswith("build it again: vgg-deploy build model.onnx -o model.plan")
 
 
-def test_a_plan_without_manifest_has_none(tmp_path: Path) -> None:
-    (tmp_path / "x.plan").write_bytes(DATA)
-    assert read_plan(tmp_path / "x.plan") is None
-
-
-def test_what_is_no_plan_is_told(tmp_path: Path) -> None:
+def test_files_that_are_no_plans_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such plan"):
         read_plan(tmp_path / "absent.plan")
     with pytest.raises(UsageError, match="is not a file"):
@@ -140,12 +121,10 @@ def test_what_is_no_plan_is_told(tmp_path: Path) -> None:
         (lambda data: "", "is not JSON"),
         (lambda data: "[]", "has no plan_version: another tool wrote it"),
         (lambda data: json.dumps({**data, "plan_version": 2}), "has version 2, this vgg_deploy reads 1"),
-        (lambda data: json.dumps({key: data[key] for key in data if key != "profiles"}), r"profiles is missing"),
         (lambda data: json.dumps({**data, "profiles": []}), "the plan has no profile"),
         (lambda data: json.dumps({**data, "backend": "onnxruntime"}), "expected tensorrt or tensorrt-rtx"),
         (lambda data: json.dumps({**data, "layers_from": "hearsay"}), "expected declared or built"),
         (lambda data: json.dumps({**data, "layers": {"conv1_1": 8}}), r"layers\.conv1_1 is 8; expected str"),
-        (lambda data: json.dumps({**data, "build_seconds": "long"}), "build_seconds is 'long'; expected float"),
     ],
 )
 def test_a_manifest_that_is_damaged_is_one_line(
@@ -161,8 +140,9 @@ def test_a_manifest_that_is_damaged_is_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_a_manifest_that_is_no_text_or_a_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_manifest_is_none_and_one_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.plan").write_bytes(DATA)
+    assert read_plan(tmp_path / "x.plan") is None
     sidecar = sidecar_of(tmp_path / "x.plan")
     sidecar.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ManifestError, match="is not UTF-8 text"):
@@ -173,7 +153,7 @@ def test_a_manifest_that_is_no_text_or_a_folder_is_one_line(tmp_path: Path) -> N
         read_plan(tmp_path / "x.plan")
 
 
-def test_fields_that_a_later_version_adds_are_passed_over(plan: Callable[..., PlanManifest]) -> None:
+def test_fields_that_a_later_version_adds_are_ignored(plan: Callable[..., PlanManifest]) -> None:
     data = {**json.loads(plan().to_json()), "news": 1}
     assert PlanManifest.from_json(json.dumps(data), "x") == plan()
 

@@ -34,7 +34,7 @@ def test_one_label_a_line_is_id_and_label() -> None:
     ["\ufefftench\nhorn", "tench\r\nhorn\r\n", "\n  tench  \n\nhorn\n\n"],
     ids=["byte order mark", "Windows", "blank lines"],
 )
-def test_marks_blanks_and_line_ends_do_not_count(text: str) -> None:
+def test_byte_order_marks_blanks_and_line_ends_are_ignored(text: str) -> None:
     assert [name.label for name in classes_from_labels(text, 2, "labels.txt")] == ["tench", "horn"]
 
 
@@ -45,13 +45,13 @@ def test_an_id_stands_before_a_tab() -> None:
     )
 
 
-def test_a_label_that_stands_twice_is_told_apart() -> None:
+def test_two_classes_of_one_label_get_different_ids() -> None:
     crane, _, machine = classes_from_labels("crane\ntench\ncrane", 3, "labels.txt")
     assert crane.label == machine.label == "crane"
     assert crane.id != machine.id
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "one\ntwo", "1\n2\n3\n4"])
+@pytest.mark.parametrize("text", ["\n\n", "one\ntwo", "1\n2\n3\n4"])
 def test_a_wrong_number_of_labels_is_refused_with_both_numbers(text: str) -> None:
     lines = len(text.split())
     with pytest.raises(UsageError, match=rf"^labels\.txt has {lines} labels; the network has 3 classes"):
@@ -69,15 +69,14 @@ def test_numbered_classes_are_known_by_their_position() -> None:
 
 @pytest.mark.parametrize("classes", [BY_WORDNET, BY_WORD, BY_BOTH], ids=["ids", "words", "both"])
 @pytest.mark.parametrize(
-    "folder",
-    ["n03394916_French_horn", "French horn", "French_horn", "french_HORN", "N03394916_french_horn"],
+    "folder", ["n03394916_French_horn", "French horn", "French_horn", "french_HORN", "N03394916_french_horn"]
 )
 def test_a_folder_is_matched_by_wordnet_id_word_or_both(classes: tuple[ClassName, ...], folder: str) -> None:
     assert class_of_folder(folder, classes) == 2
 
 
 @pytest.mark.parametrize("classes", [BY_WORDNET, BY_BOTH], ids=["ids", "both"])
-def test_a_wordnet_id_alone_is_enough_where_the_network_knows_ids(classes: tuple[ClassName, ...]) -> None:
+def test_a_wordnet_id_alone_is_enough_if_the_network_knows_ids(classes: tuple[ClassName, ...]) -> None:
     assert class_of_folder("n03394916", classes) == 2
 
 
@@ -102,8 +101,8 @@ def test_an_unknown_folder_is_refused_with_the_nearest_classes() -> None:
         class_of_folder("French_hron", BY_WORDNET)
 
 
-@pytest.mark.parametrize("folder", ["TENCH.", "n01440765_Tenches", "Tenches"])
-def test_the_nearest_are_found_in_parts_of_the_name_and_whatever_its_case(folder: str) -> None:
+@pytest.mark.parametrize("folder", ["TENCH.", "n01440765_Tenches"])
+def test_the_nearest_are_found_in_parts_of_the_name_in_any_case(folder: str) -> None:
     for classes in (BY_WORDNET, BY_WORD, BY_BOTH):
         with pytest.raises(UsageError, match=rf"'{folder}' is not a class .* the nearest are (tench|n01440764)"):
             class_of_folder(folder, classes)
@@ -125,7 +124,7 @@ def test_part_of_a_word_is_no_match() -> None:
         class_of_folder("horn", BY_WORDNET)
 
 
-def test_networks_have_the_same_classes_where_ids_or_words_in_their_order_are() -> None:
+def test_networks_have_the_same_classes_if_ids_or_words_agree_in_order() -> None:
     for other in (BY_WORDNET, BY_WORD, BY_BOTH):
         assert first_other_class(BY_WORDNET, other) is None
     assert first_other_class(BY_WORDNET, BY_WORD[::-1]) == 0

@@ -8,7 +8,7 @@ import pytest
 
 from vgg_deploy.errors import ManifestError
 from vgg_deploy.evaluation.parity import THRESHOLDS
-from vgg_deploy.network.precision import METHODS, TARGETS, Precision, Quantization, differences, summary
+from vgg_deploy.network.precision import Precision, Quantization, differences, summary
 from vgg_deploy.network.spec import NetworkSpec
 
 LAYERS = ("conv1_1", "conv1_2", "conv2_1", "fc6", "fc7", "fc8")
@@ -49,7 +49,7 @@ NONE_INT8 = quantization(*LAYERS)
         (Precision("float16", quantization=NONE_INT8), ["float16"] * 6),
     ],
 )
-def test_a_layers_type_is_int8_or_what_the_rest_computes_in_but_for_those_that_would_overflow(
+def test_a_layer_is_int8_or_of_the_arithmetic_or_fp32_if_it_would_overflow(
     precision: Precision, types: list[str]
 ) -> None:
     assert [precision.of(layer) for layer in LAYERS] == types
@@ -80,7 +80,6 @@ def test_the_lowest_type_names_the_row_of_thresholds(precision: Precision, lowes
         (Precision(quantization=quantization()), "int8 (the rest in float32)"),
         (Precision("float16", quantization=quantization()), "int8 (the rest in float16)"),
         (Precision("float16", quantization=quantization("fc7", "fc8")), "int8 (fc7, fc8 in float16)"),
-        (Precision(quantization=quantization("conv1_1")), "int8 (conv1_1 in float32)"),
         (
             Precision("float16", ("fc7",), quantization=quantization("fc7", "fc8")),
             "int8 (fc8 in float16; fc7 in float32)",
@@ -98,7 +97,7 @@ def test_in_words_each_layer_is_named_with_one_type_at_most(precision: Precision
     assert str(precision) == words
 
 
-@pytest.mark.parametrize("arithmetic", ["int8", "bfloat16", "FP16", ""])
+@pytest.mark.parametrize("arithmetic", ["int8", "FP16"])
 def test_arithmetic_that_this_version_does_not_know_is_refused(arithmetic: str) -> None:
     with pytest.raises(ManifestError, match=f"precision is '{arithmetic}'"):
         Precision(arithmetic)
@@ -123,21 +122,11 @@ def test_a_range_is_measured_or_not_or_has_no_limit() -> None:
         ),
         ({"ranges": dict.fromkeys(LAYERS, (-1.0, -0.5))}, "expected a range that includes 0"),
         ({"ranges": dict.fromkeys(LAYERS, (0.0, float("nan")))}, "expected a range that includes 0"),
-        ({"ranges": dict.fromkeys(LAYERS, (float("nan"), 0.0))}, "expected a range that includes 0"),
     ],
 )
 def test_a_quantization_that_cannot_be_is_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ManifestError, match=reason):
         quantization(**changes)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_layer_outside_int8_may_have_a_range_too(target: str, method: str) -> None:
-    ranges = {**dict.fromkeys(LAYERS, (-1.0, 0.0)), "lrn1": (0.0, 9.0)}
-    made = quantization("fc8", target=target, method=method, ranges=ranges)
-    assert (made.target, made.method, made.ranges) == (target, method, ranges)
-    assert "fc8" not in made.layers
 
 
 def types_of(configuration: str, *rest: tuple[str, str], otherwise: str = "int8") -> dict[str, str]:
@@ -153,7 +142,6 @@ FC = ("fc6", "fc7", "fc8")
     ("types", "words"),
     [
         (types_of("D", *((name, "float16") for name in FC)), "13/13 convolutions INT8, fc6-fc8 FP16"),
-        (types_of("D"), "13/13 convolutions INT8, fc6-fc8 INT8"),
         (types_of("A", otherwise="float32"), "8/8 convolutions FP32, fc6-fc8 FP32"),
         (types_of("D", ("fc8", "float32")), "13/13 convolutions INT8, fc6-fc7 INT8, fc8 FP32"),
         (

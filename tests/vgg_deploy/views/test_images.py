@@ -72,8 +72,15 @@ def png(width: int, height: int) -> bytes:
 # Decoding
 
 
-@pytest.mark.parametrize("orientation", STORED_FOR_ORIENTATION)
-@pytest.mark.parametrize(("ending", "tolerance"), [("png", 0), ("tif", 0), ("jpg", 6), ("webp", 12)])
+@pytest.mark.parametrize(
+    ("orientation", "ending", "tolerance"),
+    [
+        *((orientation, "jpg", 6) for orientation in STORED_FOR_ORIENTATION),
+        (6, "png", 0),
+        (7, "tif", 0),
+        (8, "webp", 12),
+    ],
+)
 def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, ending: str, tolerance: int) -> None:
     upright = quarters()
     stored = Image.fromarray(np.ascontiguousarray(STORED_FOR_ORIENTATION[orientation](upright)))
@@ -88,7 +95,7 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, ending: st
             assert difference[rows, columns].max() <= tolerance
 
 
-@pytest.mark.parametrize("orientation", STORED_FOR_ORIENTATION)
+@pytest.mark.parametrize("orientation", [3, 6])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16"])
 def test_a_rotated_tiff_of_any_kind_of_pixels_is_upright(
@@ -115,7 +122,7 @@ def test_a_rotated_tiff_of_any_kind_of_pixels_is_upright(
             assert np.abs(quarter - upright[rows, columns]).max() <= 60, (rows, columns)
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 65535])
+@pytest.mark.parametrize("orientation", [0, 9])
 def test_an_orientation_that_does_not_exist_is_ignored(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -228,7 +235,7 @@ def test_the_contents_count_and_not_the_ending(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "gif", "webp", "tif", "bmp", "ppm"])
-@pytest.mark.parametrize("kept", [0.02, 0.5, 0.97])
+@pytest.mark.parametrize("kept", [0.02, 0.97])
 def test_a_truncated_file_is_refused(tmp_path: Path, ending: str, kept: float) -> None:
     path = saved(tmp_path / f"x.{ending}", Image.fromarray(noise(60, 80)))
     whole = path.read_bytes()
@@ -249,9 +256,8 @@ def test_a_truncated_file_is_refused(tmp_path: Path, ending: str, kept: float) -
         (png(5, 0), "not an image"),
         (b"P6 0 5 255\n", "not an image"),
         (png(50_000, 50_000), "over the limit of 89,478,485 pixels"),
-        (png(10_000, 9_000), "over the limit of 89,478,485"),
     ],
-    ids=["empty", "text", "broken", "bytes", "no columns", "no rows", "no columns (ppm)", "bomb", "small bomb"],
+    ids=["empty", "text", "broken", "bytes", "no columns", "no rows", "no columns (ppm)", "bomb"],
 )
 def test_a_file_that_is_not_an_image_is_refused_in_one_line(tmp_path: Path, content: bytes, named: str) -> None:
     path = tmp_path / "x.jpg"
@@ -270,7 +276,7 @@ def test_a_small_bomb_is_refused_although_pillow_only_warns(tmp_path: Path) -> N
             decode(path)
 
 
-def test_a_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="it is a folder"):
         decode(tmp_path)
     with pytest.raises(ImageError, match="no such file"):
@@ -354,9 +360,7 @@ def test_the_transparent_middle_of_a_real_png_is_white(test_data: Path, name: st
     ("size", "short_side", "rounding", "expected"),
     [
         ((375, 500), 256, "floor", (256, 341)),
-        ((375, 500), 256, "nearest", (256, 341)),
         ((500, 333), 256, "floor", (384, 256)),
-        ((500, 333), 256, "nearest", (384, 256)),
         ((300, 401), 200, "floor", (200, 267)),
         ((301, 400), 200, "nearest", (200, 266)),
         ((3, 5), 2, "floor", (2, 3)),
@@ -382,7 +386,7 @@ def test_sizes_are_those_of_torchvisions_resize() -> None:
             assert list(rescaled_size(height, width, short_side)) == expected
 
 
-@pytest.mark.parametrize("size", [(75, 100), (100, 67), (64, 64), (200, 333)])
+@pytest.mark.parametrize("size", [(75, 100), (100, 67)])
 @pytest.mark.parametrize("short_side", [64, 100])
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos", "box"])
 def test_rescaling_is_exactly_torchvisions_on_pillow_images(size: tuple[int, int], short_side: int, name: str) -> None:
@@ -395,14 +399,7 @@ def test_rescaling_is_exactly_torchvisions_on_pillow_images(size: tuple[int, int
 
 @pytest.mark.parametrize(
     ("short_side", "expected"),
-    [
-        (None, (1003, 2001)),
-        (1003, (1003, 2001)),
-        (502, (1003, 2001)),
-        (400, (502, 1001)),
-        (200, (251, 501)),
-        (1, (126, 251)),
-    ],
+    [(None, (1003, 2001)), (502, (1003, 2001)), (400, (502, 1001)), (200, (251, 501)), (1, (126, 251))],
 )
 def test_a_large_jpeg_is_decoded_at_the_smallest_size_that_is_large_enough(
     tmp_path: Path, short_side: int | None, expected: tuple[int, int]
@@ -413,7 +410,7 @@ def test_a_large_jpeg_is_decoded_at_the_smallest_size_that_is_large_enough(
     assert image.size == (1003, 2001)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_a_reduced_image_is_upright_and_rescaled_to_the_same_size_as_the_whole_one(
     tmp_path: Path, orientation: int
 ) -> None:
@@ -443,7 +440,7 @@ def test_jpegs_of_other_colours_are_reduced_to_the_same_rgb(tmp_path: Path, mode
     assert np.abs(reduced.pixels.astype(int) - decode(path)[4::8, 4::8]).mean() < 3
 
 
-@pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("kept", [0.02, 0.9])
 def test_a_truncated_jpeg_is_refused_at_a_reduced_size_too(tmp_path: Path, kept: float) -> None:
     path = saved(tmp_path / "large.jpg", Image.fromarray(noise(800, 900)))
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
@@ -480,7 +477,7 @@ def test_the_limit_is_the_largest_view_that_is_allowed() -> None:
     assert MAX_VIEW_PIXELS == 2048 * 2048
 
 
-@pytest.mark.parametrize("size", [(64, 64), (65, 64), (66, 71), (67, 70), (100, 97), (91, 200)])
+@pytest.mark.parametrize("size", [(64, 64), (66, 71), (67, 70), (91, 200)])
 def test_the_centre_is_torchvisions_center_crop(size: tuple[int, int]) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     pixels = noise(*size)
@@ -528,9 +525,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("paths", "expected"),
     [
-        (["b.jpg", "a.PNG"], ["b.jpg", "a.PNG"]),
         (["b.jpg", "b.jpg"], ["b.jpg", "b.jpg"]),
-        (["sub"], ["sub/c.webp", "sub/deep/d.tiff"]),
         (["sub", "b.jpg"], ["sub/c.webp", "sub/deep/d.tiff", "b.jpg"]),
         (["notes.txt"], ["notes.txt"]),
         ([".hidden.jpg"], [".hidden.jpg"]),
@@ -539,7 +534,6 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["sub[2]"], ["sub[2]/f.bmp"]),
         (["b*.jpg"], ["b.jpg"]),
         (["?.*"], ["a.PNG", "b.jpg"]),
-        (["[ab].*"], ["a.PNG", "b.jpg"]),
         (["**/*.tiff"], ["sub/deep/d.tiff"]),
         (["su[b]"], ["sub/c.webp", "sub/deep/d.tiff"]),
         ([], []),
@@ -553,25 +547,15 @@ def test_files_folders_and_patterns_are_found_in_the_order_given(
 
 def test_a_folder_is_searched_whole_in_sorted_order_without_hidden_files(tree: Path) -> None:
     names = [path.relative_to(tree).as_posix() for path in find_images([str(tree)])]
-    assert names == [
-        "a.PNG",
-        "b.jpg",
-        "dangling.jpg",
-        "photo[1].jpg",
-        "sub/c.webp",
-        "sub/deep/d.tiff",
-        "sub[2]/f.bmp",
-    ]
+    assert names == ["a.PNG", "b.jpg", "dangling.jpg", "photo[1].jpg", "sub/c.webp", "sub/deep/d.tiff", "sub[2]/f.bmp"]
 
 
 @pytest.mark.parametrize(
     ("path", "named"),
     [
         ("absent.jpg", "absent.jpg: no such file or folder"),
-        ("absent/", "absent/: no such file or folder"),
         ("absent*.jpg", "no file matches this pattern"),
         ("nothing", r"no image in this folder or below it; images end in .*\.jpg"),
-        ("texts", "no image in this folder"),
         ("hidden", "no image in this folder"),
         ("", "an image path is empty"),
     ],
