@@ -30,7 +30,7 @@ def external_locations(model: Message, path: Path) -> Iterator[str]:
     Raises:
         ModelFileError: a file is missing, or outside the model's folder: a model from elsewhere must not read arbitrary
             files.
-        CutOffError, NotProtobufError: the model is not a whole message.
+        TruncatedError, NotProtobufError: the model is not a whole message.
     """
     folder = path.parent.resolve()
     for tensor in _tensors(model):

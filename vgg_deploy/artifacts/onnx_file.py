@@ -24,7 +24,7 @@ from vgg_deploy.artifacts.onnx_format import (
     ValueField,
 )
 from vgg_deploy.artifacts.onnx_graph import Graph, read_nodes, read_weights
-from vgg_deploy.artifacts.protobuf import CutOffError, Message, NotProtobufError, encoded_key, fields, mapped
+from vgg_deploy.artifacts.protobuf import Message, NotProtobufError, TruncatedError, encoded_key, fields, mapped
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
@@ -249,7 +249,7 @@ def _model_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
-    except CutOffError as error:
+    except TruncatedError as error:
         raise ModelFileError(f"{path} is cut off or damaged: {error}; copy or export it again") from error
     except NotProtobufError as error:
         raise ModelFileError(f"{path} is not an ONNX file, or it is damaged") from error

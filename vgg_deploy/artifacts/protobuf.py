@@ -13,7 +13,7 @@ _FLOAT32 = struct.Struct("<f")
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
-class CutOffError(Exception):
+class TruncatedError(Exception):
     """A message ends before its fields do."""
 
 
@@ -40,7 +40,7 @@ class Message:
         parts: the message. If a file gives one message in several parts, protobuf takes all of them together.
 
     Raises:
-        CutOffError, NotProtobufError: the bytes are not a whole message.
+        TruncatedError, NotProtobufError: the bytes are not a whole message.
     """
 
     __slots__ = ("_values",)
@@ -91,7 +91,7 @@ class Message:
         """All numbers of a repeated field, as int64, written one by one or packed.
 
         Raises:
-            CutOffError, NotProtobufError: packed bytes end within a number.
+            TruncatedError, NotProtobufError: packed bytes end within a number.
         """
         numbers: list[int] = []
         for value in self._values.get(field, ()):
@@ -132,7 +132,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | 
     and None for 64 fixed bits.
 
     Raises:
-        CutOffError, NotProtobufError: the bytes are not a whole message.
+        TruncatedError, NotProtobufError: the bytes are not a whole message.
     """
     position, end = 0, len(message)
     while position < end:
@@ -150,13 +150,13 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | 
         elif wire == _LENGTH:
             length, position = _varint(message, position)
             if position + length > end:
-                raise CutOffError(f"a field has {length:,} bytes, but only {end - position:,} are left")
+                raise TruncatedError(f"a field has {length:,} bytes, but only {end - position:,} are left")
             value = message[position : position + length]
             position += length
         else:
             raise NotProtobufError(f"wire type {wire}")
         if position > end or field == 0:
-            raise CutOffError("it ends within a field")
+            raise TruncatedError("it ends within a field")
         yield field, message[start:position], value
 
 
@@ -164,7 +164,7 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):
-            raise CutOffError("it ends within a number")
+            raise TruncatedError("it ends within a number")
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift

@@ -92,19 +92,19 @@ class Record(Generic[Task]):
         common = sorted(self.turns.keys() & other.turns.keys())
         return Ratio.of([other.turns[n].image_s for n in common], [self.turns[n].image_s for n in common])
 
-    def parity(self, wanted: Sequence[Floats], classes: Sequence[ClassName]) -> Parity:
+    def parity(self, expected: Sequence[Floats], classes: Sequence[ClassName]) -> Parity:
         """How far its answers are from the right ones. Of each task's answers, those that are furthest off count.
 
         Args:
-            wanted: by task, float32 [images, classes]; of a longer answer the first rows are compared.
+            expected: by task, float32 [images, classes]; of a longer answer the first rows are compared.
         """
         rows = [
-            furthest(right, [answer[: len(right)] for answer in self.answers[task]])
-            for task, right in enumerate(wanted)
-            if len(right)
+            furthest(posteriors, [answer[: len(posteriors)] for answer in self.answers[task]])
+            for task, posteriors in enumerate(expected)
+            if len(posteriors)
         ]
-        right, worst = np.concatenate(wanted), np.concatenate(rows)  # [all images, classes]
-        return compare(right, worst, [str(number) for number in range(1, len(right) + 1)], classes)
+        reference, worst = np.concatenate(expected), np.concatenate(rows)  # [all images, classes]
+        return compare(reference, worst, [str(number) for number in range(1, len(reference) + 1)], classes)
 
 
 class Contest(Generic[Task]):

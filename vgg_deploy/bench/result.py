@@ -42,7 +42,7 @@ class Result:
     """
 
     contestant: str
-    work: str
+    workload: str
     info: EngineInfo
     first_run_s: float
     latency: Latency
@@ -94,16 +94,16 @@ def time_batches(
         ]
         contest = Contest(contestants, batches, terms)
         contest.first_turns()
-        wanted = None
+        expected = None
         if reference is not None:
-            wanted = [reference.run(batch.images).probabilities[: batch.distinct] for batch in batches]
+            expected = [reference.run(batch.images).probabilities[: batch.distinct] for batch in batches]
         contest.take_turns()
 
     def gflop(info: EngineInfo, turn: Turn) -> float | None:
         spec = info.manifest.spec
         return None if spec is None else turn.images / shape.images * shape.gflop(spec)
 
-    return _Work(str(shape), engines, gflop, reference).results(contest, wanted)
+    return _Workload(str(shape), engines, gflop, reference).results(contest, expected)
 
 
 def time_protocol(
@@ -129,7 +129,7 @@ def time_protocol(
 
     contest = Contest([Contestant(name, passes(engine)) for name, engine in engines.items()], [paths], terms)
     contest.first_turns()
-    wanted = None if reference is None else timed_pass(reference, paths, protocol).answers
+    expected = None if reference is None else timed_pass(reference, paths, protocol).answers
     contest.take_turns()
 
     def gflop(info: EngineInfo, _turn: Turn) -> float | None:
@@ -138,7 +138,7 @@ def time_protocol(
             return None
         return sum(2 * protocol.macs(spec, *size, info.manifest.rescaling) for size in images.values()) / 1e9
 
-    return _Work(str(protocol), engines, gflop, reference).results(contest, wanted)
+    return _Workload(str(protocol), engines, gflop, reference).results(contest, expected)
 
 
 def run_of(engine: Engine) -> Run:
@@ -147,24 +147,24 @@ def run_of(engine: Engine) -> Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _Workload:
     name: str
     engines: Mapping[str, Engine]
     gflop: Callable[[EngineInfo, Turn], float | None]
     reference: Engine | None
 
-    def results(self, contest: Contest[Any], wanted: Sequence[Floats] | None) -> list[Result]:
+    def results(self, contest: Contest[Any], expected: Sequence[Floats] | None) -> list[Result]:
         first = contest.records[0]
-        right = [turn.answers[0] for turn in first.first] if wanted is None else wanted
+        expected = [turn.answers[0] for turn in first.first] if expected is None else expected
         against = (self.reference or self.engines[first.name]).info
-        return [self._result(record, contest, right, against) for record in contest.records]
+        return [self._result(record, contest, expected, against) for record in contest.records]
 
     def _result(
-        self, record: Record[Any], contest: Contest[Any], right: Sequence[Floats], against: EngineInfo
+        self, record: Record[Any], contest: Contest[Any], expected: Sequence[Floats], against: EngineInfo
     ) -> Result:
         info = self.engines[record.name].info
         turns = list(record.turns.values())
-        parity = record.parity(right, info.manifest.classes)
+        parity = record.parity(expected, info.manifest.classes)
         # A plan runs on a device that no probe measured.
         peaks = contest.peaks.get(arithmetic(info), []) if info.plan is None else []
         return Result(

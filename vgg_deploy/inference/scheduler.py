@@ -41,7 +41,7 @@ class ScoredImage:
     scores: MeanScores | None
 
 
-class _OpenImage:
+class _PendingImage:
     """An image between its preparation and its result.
 
     It holds no pixels: they are freed with the last batch that needs them.
@@ -58,7 +58,7 @@ class _OpenImage:
     def done(self) -> bool:
         return len(self._scores) == len(self._views)
 
-    def take_in(self, index: int, scores: ViewScores) -> None:
+    def add_scores(self, index: int, scores: ViewScores) -> None:
         """The scores of the view number `index`."""
         self._scores[index] = scores
 
@@ -71,7 +71,7 @@ class _OpenImage:
 class _Slot:
     """The place of one view in a batch: view number `index` of an image, with its pixels, uint8 [h, w, 3]."""
 
-    owner: _OpenImage
+    owner: _PendingImage
     index: int
     pixels: Images
     mirror: bool
@@ -103,18 +103,18 @@ class Scheduler:
         # While a view waits for others of its shape, so many images may be added, and so many pixels of views may wait.
         self._patience, self._patience_pixels = 2 * self._batch, self._batch * MAX_VIEW_PIXELS
         self._added = 0
-        self._open: deque[_OpenImage] = deque()
-        self._unsubmitted: deque[_OpenImage] = deque()  # images with waiting views; later ones may have none left
+        self._pending: deque[_PendingImage] = deque()
+        self._unsubmitted: deque[_PendingImage] = deque()  # images with waiting views; later ones may have none left
         self._groups: dict[_Shape, list[_Slot]] = {}  # views that wait for others of their shape
-        self._under_way: dict[Future[Scores], list[_Slot]] = {}  # batches that run or wait for the engine, oldest first
-        self._ended: SimpleQueue[Future[Scores]] = SimpleQueue()
+        self._in_flight: dict[Future[Scores], list[_Slot]] = {}  # batches that run or wait for the engine, oldest first
+        self._finished: SimpleQueue[Future[Scores]] = SimpleQueue()
         self._grouped_pixels = self._submitted_pixels = 0
         self._failure: BaseException | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a batch runs or waits for the engine."""
-        return bool(self._under_way)
+        return bool(self._in_flight)
 
     @property
     def full(self) -> bool:
@@ -124,16 +124,16 @@ class Scheduler:
         bound what is computed at once.
         """
         held = self._grouped_pixels + self._submitted_pixels
-        return len(self._under_way) > self._requests and held >= self._requests * PIXELS_PER_REQUEST
+        return len(self._in_flight) > self._requests and held >= self._requests * PIXELS_PER_REQUEST
 
     def add(self, image: PreparedImage) -> None:
         """Adds an image. Batches that are full, or have waited long enough for more views, go to the engine."""
-        opened = _OpenImage(image, self._added)
+        pending = _PendingImage(image, self._added)
         self._added += 1
-        self._open.append(opened)
-        self._unsubmitted.append(opened)
+        self._pending.append(pending)
+        self._unsubmitted.append(pending)
         # The largest first: if little else is left to do, the requests then end at nearly the same time.
-        slots = [_Slot(opened, index, pixels, view.mirror) for index, (view, pixels) in enumerate(image.views)]
+        slots = [_Slot(pending, index, pixels, view.mirror) for index, (view, pixels) in enumerate(image.views)]
         for slot in sorted(slots, key=lambda slot: -slot.pixels.size):
             shape = slot.pixels.shape
             group = self._groups.setdefault(shape, [])
@@ -141,9 +141,9 @@ class Scheduler:
             self._grouped_pixels += _area(shape)
             if len(group) >= self._batch:
                 self._submit(shape)
-        self._submit_the_impatient()
+        self._submit_overdue()
 
-    def _submit_the_impatient(self) -> None:
+    def _submit_overdue(self) -> None:
         """Submits the oldest waiting views if they have waited long enough: all later images wait for their image."""
         while self._unsubmitted:
             oldest = self._unsubmitted[0]
@@ -163,7 +163,7 @@ class Scheduler:
 
     def wait(self) -> None:
         """Waits until any batch ends."""
-        self._collect(self._ended.get())
+        self._collect(self._finished.get())
 
     def drain(self) -> Iterator[ScoredImage]:
         """The images that are done, in the order in which they came, up to the first that is not.
@@ -171,10 +171,10 @@ class Scheduler:
         Raises:
             Exception: what a batch raised. The images that earlier batches completed are given first.
         """
-        while not self._ended.empty():
-            self._collect(self._ended.get())
-        while self._open and self._open[0].done:
-            yield self._open.popleft().scored()
+        while not self._finished.empty():
+            self._collect(self._finished.get())
+        while self._pending and self._pending[0].done:
+            yield self._pending.popleft().scored()
         if self._failure is not None:
             raise self._failure
 
@@ -185,8 +185,8 @@ class Scheduler:
         self._grouped_pixels -= len(slots) * _area(shape)
         self._submitted_pixels += len(slots) * _area(shape)
         future = self._pool.submit(self._run, slots, shape)
-        self._under_way[future] = slots
-        future.add_done_callback(self._ended.put)
+        self._in_flight[future] = slots
+        future.add_done_callback(self._finished.put)
 
     def _run(self, slots: list[_Slot], shape: _Shape) -> Scores:
         # A model of a fixed batch gets black images for the places that are left.
@@ -197,23 +197,23 @@ class Scheduler:
 
     def _collect(self, future: Future[Scores]) -> None:
         """Takes in a batch that has ended."""
-        if future not in self._under_way:
+        if future not in self._in_flight:
             return
         if future.exception() is not None:
             self._fail()
         else:
-            self._take_in(self._under_way.pop(future), future.result())
+            self._store_scores(self._in_flight.pop(future), future.result())
 
     def _fail(self) -> None:
         """Takes in the batches before the first one that failed, and forgets those after it."""
-        for future, slots in self._under_way.items():
+        for future, slots in self._in_flight.items():
             self._failure = future.exception()  # waits for the batch
             if self._failure is not None:
                 break
-            self._take_in(slots, future.result())
-        self._under_way.clear()
+            self._store_scores(slots, future.result())
+        self._in_flight.clear()
 
-    def _take_in(self, slots: list[_Slot], scores: Scores) -> None:
+    def _store_scores(self, slots: list[_Slot], scores: Scores) -> None:
         maps = scores.score_map if self._keep_score_maps else None  # [n, classes, rows, cols]
         for row, slot in enumerate(slots):
             view_scores = ViewScores(
@@ -221,7 +221,7 @@ class Scheduler:
                 None if scores.features is None else scores.features[row],
                 None if maps is None else maps[row].copy(),  # a view of it would keep the maps of the whole batch
             )
-            slot.owner.take_in(slot.index, view_scores)
+            slot.owner.add_scores(slot.index, view_scores)
             self._submitted_pixels -= _area(slot.pixels.shape)
 
 

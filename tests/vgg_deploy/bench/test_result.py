@@ -78,7 +78,7 @@ def test_each_repetition_gives_every_contestant_the_same_batch_in_turn(
 def test_figures_follow_from_the_times(manifest: Manifest, batches: list[Batch]) -> None:
     slow, quick = FakeEngine(manifest, latency_s=0.06), FakeEngine(manifest, latency_s=0.02)
     first, second = time_batches({"slow": slow, "quick": quick}, SHAPE, batches, TWICE)
-    assert (first.contestant, first.work, second.contestant) == ("slow", "2x64x96", "quick")
+    assert (first.contestant, first.workload, second.contestant) == ("slow", "2x64x96", "quick")
     assert (first.latency.images, len(first.turns)) == (2, 2)
     assert first.latency.p50_ms >= 60
     assert first.ratio.median == first.ratio.lowest == first.ratio.highest == 1
@@ -206,7 +206,7 @@ def photos(tmp_path: Path) -> dict[Path, tuple[int, int]]:
 def test_a_protocol_is_timed_from_the_files_on(manifest: Manifest, photos: dict[Path, tuple[int, int]]) -> None:
     engines = {name: FakeEngine(manifest, latency_s=0.01) for name in "ab"}
     first, second = time_protocol(engines, photos, PROTOCOL, TWICE)
-    assert first.work == str(PROTOCOL)
+    assert first.workload == str(PROTOCOL)
     assert first.latency.images == 3
     assert second.parity.views == 3
     assert second.failures == ()

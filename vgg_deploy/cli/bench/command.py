@@ -13,7 +13,7 @@ from vgg_deploy.bench.effort import Effort
 from vgg_deploy.cli.bench.entries import Entry, entries_of, peer_names
 from vgg_deploy.cli.bench.measure import Measurement
 from vgg_deploy.cli.bench.report import as_json, plot_report, print_report
-from vgg_deploy.cli.bench.works import Works, effort_options, works_options
+from vgg_deploy.cli.bench.workloads import Workloads, effort_options, workload_options
 from vgg_deploy.cli.outputs import check_outputs, check_plot, write_text
 from vgg_deploy.cli.parameters import engine_options, labels_files
 from vgg_deploy.cli.weights import WeightFacts, weight_options
@@ -23,7 +23,7 @@ from vgg_deploy.inference.engine_options import EngineOptions
 
 @click.command("bench")
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
-@works_options
+@workload_options
 @click.option(
     "--against",
     "peers",
@@ -45,7 +45,7 @@ from vgg_deploy.inference.engine_options import EngineOptions
 @weight_options
 def command(
     models: tuple[Path, ...],
-    works: Works,
+    workloads: Workloads,
     peers: tuple[str, ...],
     reference: Path | None,
     effort: Effort,
@@ -62,13 +62,13 @@ def command(
     if plot is not None:
         check_plot(plot)
     written = {"--json": None if json_path in (None, "-") else Path(str(json_path)), "--plot": plot}
-    check_outputs(written, (*models, *works.paths, *labels_files(), *(() if reference is None else (reference,))))
+    check_outputs(written, (*models, *workloads.paths, *labels_files(), *(() if reference is None else (reference,))))
     for path in written.values():
         if path is not None:
             require_writable(path)
-    entries, right = entries_of(models, peers, reference, replace(options, requests=1), facts)
+    entries, reference_entry = entries_of(models, peers, reference, replace(options, requests=1), facts)
     _check_requests(options.requests, entries)
-    report = Measurement(entries, right, options, works, effort).run()
+    report = Measurement(entries, reference_entry, options, workloads, effort).run()
     if json_path is not None:
         write_text(json_path, json.dumps(as_json(report), indent=2, allow_nan=False) + "\n")
     if plot is not None:

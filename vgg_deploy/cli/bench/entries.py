@@ -58,7 +58,7 @@ class Entry:
         options = self.options if kind_of(self.path) != ONNX else replace(self.options, requests=requests)
         return open_any(self.path, options, self.facts, lambda text: say(f"{self.name}: {text}"))
 
-    def answers_as(self, reference: Entry) -> bool:
+    def serves_as(self, reference: Entry) -> bool:
         """Whether its engine can also serve as the reference."""
         return (self.path, self.template, self.compiled) == (
             reference.path,
@@ -114,33 +114,40 @@ def entries_of(
         UsageError: options that do not suit the files, or a missing file.
     """
     each = options_for_each([*models, *(() if reference is None else (reference,))], options, facts)
-    entries = [Entry(name, path, own, facts) for name, path, own in zip(_names(models), models, each, strict=False)]
-    right = None
+    entries = [
+        Entry(name, path, own_options, facts)
+        for name, path, own_options in zip(_names(models), models, each, strict=False)
+    ]
+    reference_entry = None
     if reference is not None:
         if not reference.is_file():
             raise UsageError(f"--reference {reference}: no such file; give a checkpoint or a model")
         template = _manifest(models[0], options.labels) if kind_of(reference) == CHECKPOINT else None
-        right = Entry(reference.name, reference, replace(each[-1], allow_bf16=False), facts, template=template)
+        reference_entry = Entry(
+            reference.name, reference, replace(each[-1], allow_bf16=False), facts, template=template
+        )
     for peer in peers:
         if peer in (TORCH, TORCH_COMPILE):
-            if right is None:
+            if reference_entry is None:
                 raise click.UsageError(f"--against {peer} requires the network's weights: give --reference CKPT")
-            if right.template is None:
+            if reference_entry.template is None:
                 raise click.UsageError(
-                    f"--against {peer} requires the network's weights, but --reference {right.path} is "
-                    f"{kind_of(right.path)}: give a checkpoint"
+                    f"--against {peer} requires the network's weights, but --reference {reference_entry.path} is "
+                    f"{kind_of(reference_entry.path)}: give a checkpoint"
                 )
             require_torch(f"--against {peer}")
-            entries.append(replace(right, name=f"{peer}: {right.name}", compiled=peer == TORCH_COMPILE))
+            entries.append(
+                replace(reference_entry, name=f"{peer}: {reference_entry.name}", compiled=peer == TORCH_COMPILE)
+            )
             continue
         if kind_of(models[0]) != ONNX:
             raise click.UsageError(
                 f"--against {peer} runs the first MODEL, and {models[0]} is {kind_of(models[0])}: "
                 "give an ONNX file first"
             )
-        own = replace(each[0], runtime=peer, allow_bf16=False)
-        entries.append(Entry(f"{peer}: {models[0].name}", models[0], own))
-    return entries, right
+        own_options = replace(each[0], runtime=peer, allow_bf16=False)
+        entries.append(Entry(f"{peer}: {models[0].name}", models[0], own_options))
+    return entries, reference_entry
 
 
 def _manifest(path: Path, labels: str | None) -> Manifest:

@@ -15,7 +15,7 @@ from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.effort import Effort
 from vgg_deploy.cli.bench.entries import Entry
 from vgg_deploy.cli.bench.footprint import Footprint, footprint_of
-from vgg_deploy.cli.bench.works import Works
+from vgg_deploy.cli.bench.workloads import Workloads
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -62,7 +62,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class OpenEntries:
     """The contestants, opened.
 
     Attributes:
@@ -86,56 +86,58 @@ class Measurement:
         entries: the contestants.
         reference: gives the right answers; None: the first entry does.
         options: for the machine's peak. `requests` None: one call at a time, and for a protocol what suits it.
-        works: what to time.
+        workloads: what to time.
         effort: how long.
     """
 
     entries: list[Entry]
     reference: Entry | None
     options: EngineOptions
-    works: Works
+    workloads: Workloads
     effort: Effort
 
     def run(self) -> Report:
-        works = self.works
-        pictures = _readable(list(works.paths), works.limit)
+        workloads = self.workloads
+        pictures = _readable(list(workloads.paths), workloads.limit)
         results: list[Result] = []
         layers: list[Layers] = []
         with ExitStack() as stack:
-            with self._opened(self.options.requests or 1, say=notice) as field:
-                infos = {name: engine.info for name, engine in field.engines.items()}
-                shapes = self._shapes(field.first)
+            with self._opened(self.options.requests or 1, say=notice) as opened:
+                infos = {name: engine.info for name, engine in opened.engines.items()}
+                shapes = self._shapes(opened.first)
                 for shape in shapes:
-                    _check_shape(field, shape)
-                first = shapes[0] if shapes else _crop(field.first)
+                    _check_shape(opened, shape)
+                first = shapes[0] if shapes else _crop(opened.first)
                 footprints = {entry.name: self._footprint(entry, first) for entry in self.entries}
                 probes = stack.enter_context(self._probes(list(infos.values())))
                 for shape in shapes:
-                    results += self._time_batches(field, shape, pictures.pixels, probes)
-                if works.layers:
+                    results += self._time_batches(opened, shape, pictures.pixels, probes)
+                if workloads.layers:
                     profiled = (
                         self._layers(entry, infos[entry.name], shape, pictures.pixels)
                         for entry in self.entries
                         for shape in shapes
                     )
                     layers = [each for each in profiled if each is not None]
-            if works.protocol is not None:
-                with self._opened(self.options.requests, say=lambda _text: None, any_size=True) as field:
-                    results += self._time_protocol(field, pictures, probes)
+            if workloads.protocol is not None:
+                with self._opened(self.options.requests, say=lambda _text: None, any_size=True) as opened:
+                    results += self._time_protocol(opened, pictures, probes)
         reference = self.entries[0].name if self.reference is None else self.reference.name
         return Report(infos, str(pictures), reference, footprints, tuple(results), tuple(layers))
 
     @contextmanager
-    def _opened(self, requests: int | None, say: Callable[[str], None], *, any_size: bool = False) -> Iterator[Field]:
+    def _opened(
+        self, requests: int | None, say: Callable[[str], None], *, any_size: bool = False
+    ) -> Iterator[OpenEntries]:
         with ExitStack() as stack:
             engines = {
                 entry.name: stack.enter_context(entry.open(requests, say, any_size=any_size)) for entry in self.entries
             }
             reference = None
             if self.reference is not None:
-                same = [engines[entry.name] for entry in self.entries if entry.answers_as(self.reference)]
+                same = [engines[entry.name] for entry in self.entries if entry.serves_as(self.reference)]
                 reference = same[0] if same else stack.enter_context(self.reference.open(1))
-            yield Field(engines, reference)
+            yield OpenEntries(engines, reference)
 
     @contextmanager
     def _probes(self, infos: Sequence[EngineInfo]) -> Iterator[dict[str, PeakProbe]]:
@@ -155,12 +157,12 @@ class Measurement:
             yield probes
 
     def _shapes(self, info: EngineInfo) -> tuple[BatchShape, ...]:
-        works = self.works
-        if works.shapes is not None or (works.protocol is not None and not works.layers):
-            return works.shapes or ()
+        workloads = self.workloads
+        if workloads.shapes is not None or (workloads.protocol is not None and not workloads.layers):
+            return workloads.shapes or ()
         single = _crop(info)
         several = BatchShape(8, single.height, single.width)
-        return (single, several) if info.shapes.batch.accepts(8) and not works.layers else (single,)
+        return (single, several) if info.shapes.batch.accepts(8) and not workloads.layers else (single,)
 
     def _footprint(self, entry: Entry, shape: BatchShape) -> Footprint:
         with progress(f"{entry.name} by itself", None):
@@ -183,7 +185,7 @@ class Measurement:
         return Layers(entry.name, shape, by_layer(runs, info.manifest.spec, shape, score_map=SCORE_MAP in info.outputs))
 
     def _time_batches(
-        self, field: Field, shape: BatchShape, pictures: Sequence[Images], probes: dict[str, PeakProbe]
+        self, opened: OpenEntries, shape: BatchShape, pictures: Sequence[Images], probes: dict[str, PeakProbe]
     ) -> list[Result]:
         from vgg_deploy.bench.batches import batches_of
         from vgg_deploy.bench.contest import Terms
@@ -191,24 +193,28 @@ class Measurement:
 
         if len(pictures) < shape.images:
             notice(f"{shape}: {len(pictures)} images do not fill a batch, so some are repeated; each is compared once")
-        batches = batches_of(pictures, shape, field.first.manifest.rescaling)
+        batches = batches_of(pictures, shape, opened.first.manifest.rescaling)
         with progress(str(shape), None) as advance:
             terms = Terms(effort=self.effort, probes=probes, progress=advance)
-            return time_batches(field.engines, shape, batches, terms, field.reference)
+            return time_batches(opened.engines, shape, batches, terms, opened.reference)
 
-    def _time_protocol(self, field: Field, pictures: Pictures, probes: dict[str, PeakProbe]) -> list[Result]:
+    def _time_protocol(self, opened: OpenEntries, pictures: Pictures, probes: dict[str, PeakProbe]) -> list[Result]:
         from vgg_deploy.bench.contest import Terms
         from vgg_deploy.bench.result import time_protocol
         from vgg_deploy.inference.compatibility import check_compatible
         from vgg_deploy.views.protocols import choose_protocol
 
-        info = field.first
+        info = opened.first
         choice = choose_protocol(
-            info.manifest, self.works.protocol, self.works.scales, free_size=info.shapes.free, built_for=info.scales
+            info.manifest,
+            self.workloads.protocol,
+            self.workloads.scales,
+            free_size=info.shapes.free,
+            built_for=info.scales,
         )
         for text in choice.notices:
             notice(text)
-        for name, engine in field.engines.items():
+        for name, engine in opened.engines.items():
             try:
                 check_compatible(engine.info, choice.protocol)
             except UsageError as error:
@@ -219,18 +225,18 @@ class Measurement:
         }
         with progress(f"{choice.protocol.name}, {len(sizes)} images", None) as advance:
             terms = Terms(effort=self.effort, probes=probes, progress=advance)
-            return time_protocol(field.engines, sizes, choice.protocol, terms, field.reference)
+            return time_protocol(opened.engines, sizes, choice.protocol, terms, opened.reference)
 
 
 def _crop(info: EngineInfo) -> BatchShape:
     return BatchShape(info.shapes.batch.minimum, info.shapes.height.minimum, info.shapes.width.minimum)
 
 
-def _check_shape(field: Field, shape: BatchShape) -> None:
+def _check_shape(opened: OpenEntries, shape: BatchShape) -> None:
     """Raises UsageError if a contestant does not accept batches of this shape."""
     from vgg_deploy.artifacts.build_command import refusal
 
-    for name, engine in field.engines.items():
+    for name, engine in opened.engines.items():
         info = engine.info
         if info.plan is not None:
             reason = refusal(info.plan, (shape.images, shape.height, shape.width))

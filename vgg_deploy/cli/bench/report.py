@@ -35,10 +35,10 @@ def print_report(report: Report) -> None:
             (name, info.runtime, info.precision, f"{cost.load_s:.2f} s", f"{1000 * cost.first_run_s:,.0f} ms", memory)
         )
     print_table(("contestant", "runtime", "precision", "load", "first run", "peak memory"), rows, left=(0, 1, 2))
-    for work, results in _by_work(report).items():
+    for workload, results in _by_workload(report).items():
         click.echo()
         images = max(result.latency.images for result in results)
-        click.echo(f"{work}, {len(results[0].turns)} repetitions; images a sample: {images}")
+        click.echo(f"{workload}, {len(results[0].turns)} repetitions; images a sample: {images}")
         print_table(_COLUMNS, [_cells(result) for result in results], left=(0, len(_COLUMNS) - 1))
         for peak in dict.fromkeys(result.peak for result in results if result.peak is not None):
             click.echo(f"peak: {peak}")
@@ -47,18 +47,18 @@ def print_report(report: Report) -> None:
     for result in report.results:
         for flip in result.parity.flips:
             click.echo(
-                f"flipped in {result.contestant}, {result.work}: image {flip.view}: {flip.reference.label} -> "
+                f"flipped in {result.contestant}, {result.workload}: image {flip.view}: {flip.reference.label} -> "
                 f"{flip.candidate.label}, by a margin of {flip.margin:.2g}"
             )
     for result in report.results:
         if result.failures:
-            click.echo(f"FAILED {result.contestant}, {result.work}: {'; '.join(result.failures)}")
+            click.echo(f"FAILED {result.contestant}, {result.workload}: {'; '.join(result.failures)}")
 
 
-def _by_work(report: Report) -> dict[str, list[Result]]:
+def _by_workload(report: Report) -> dict[str, list[Result]]:
     results: dict[str, list[Result]] = {}
     for result in report.results:
-        results.setdefault(result.work, []).append(result)
+        results.setdefault(result.workload, []).append(result)
     return results
 
 
@@ -145,7 +145,7 @@ def _result_as_json(result: Result) -> dict[str, Any]:
     latency, peak, parity = result.latency, result.peak, result.parity
     return {
         "contestant": result.contestant,
-        "work": result.work,
+        "work": result.workload,
         "requests": result.info.concurrency,
         "images_per_sample": latency.images,
         "first_run_ms": 1000 * result.first_run_s,
@@ -209,16 +209,16 @@ def plot_report(report: Report, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    works = _by_work(report)
-    height = sum(1.2 + 0.35 * len(results) for results in works.values())
+    workloads = _by_workload(report)
+    height = sum(1.2 + 0.35 * len(results) for results in workloads.values())
     figure, panels = pyplot.subplots(
-        len(works),
+        len(workloads),
         figsize=(9, height),
         layout="constrained",
         squeeze=False,
-        height_ratios=[len(r) for r in works.values()],
+        height_ratios=[len(r) for r in workloads.values()],
     )
-    for axes, (work, results) in zip(panels[:, 0], works.items(), strict=True):
+    for axes, (workload, results) in zip(panels[:, 0], workloads.items(), strict=True):
         names = [result.contestant for result in results]
         rates = [result.latency.images_per_s for result in results]
         ends = [[1 / max(result.turns), 1 / min(result.turns)] for result in results]
@@ -228,7 +228,7 @@ def plot_report(report: Report, path: Path) -> None:
         ]
         bars = axes.barh(range(len(names)), rates, xerr=whiskers, capsize=3, color="#4878a8")
         axes.bar_label(bars, [f"{result.ratio.median:.2f}x" for result in results], padding=4, fontsize=8)
-        axes.set(yticks=range(len(names)), yticklabels=names, xlabel="images/s", title=work)
+        axes.set(yticks=range(len(names)), yticklabels=names, xlabel="images/s", title=workload)
         axes.invert_yaxis()
         axes.margins(x=0.12)
         axes.grid(axis="x", alpha=0.3)

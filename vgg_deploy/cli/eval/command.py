@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from vgg_deploy.cli.eval.models import Models
-from vgg_deploy.cli.eval.plan import folder_and_protocols, plan_protocols
 from vgg_deploy.cli.eval.report_options import ReportOptions, report_options
 from vgg_deploy.cli.eval.scoring import Scorer, ScoringOptions, rows_of, scoring_options
+from vgg_deploy.cli.eval.selection import folder_and_protocols, select_protocols
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocols import ProtocolOptions
@@ -87,11 +87,11 @@ def command(
         everything = label_by_folder(paths, models.infos[0].manifest.classes)
         _say_if_a_class_has_two_folders(everything)
         images = scoring.sample(everything)
-        planned = plan_protocols(models.names, models.infos, names, views)
+        selected = select_protocols(models.names, models.infos, names, views)
         if report.paper:
             _say_how_the_test_differs_from_the_paper(models.names, models.infos, len(images.paths))
         report.require_writable()
-        evaluations = stack.enter_context(Scorer(images, scoring)).evaluate(models, planned)
+        evaluations = stack.enter_context(Scorer(images, scoring)).evaluate(models, selected)
     rows = rows_of(models, evaluations, images, paper=report.paper)
     report.write(rows)
     if any(row.errors.failed for row in rows):

@@ -46,7 +46,7 @@ def folder_and_protocols(data: tuple[str, ...], protocols: tuple[str, ...]) -> t
     return folders[0], [ALL] if ALL in names else list(dict.fromkeys(names))
 
 
-def plan_protocols(
+def select_protocols(
     names: Sequence[str], infos: Sequence[EngineInfo], protocols: Sequence[str], views: ProtocolOptions
 ) -> list[tuple[Protocol, ...]]:
     """The protocols for each model: the same names in the same order, each with the model's own scales.

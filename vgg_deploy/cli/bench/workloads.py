@@ -18,7 +18,7 @@ SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Works:
+class Workloads:
     """What to time.
 
     Attributes:
@@ -65,7 +65,7 @@ def _shapes(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
         raise click.BadParameter(str(error)) from None
 
 
-_WORKS = (
+_WORKLOADS = (
     click.option(
         "--shapes",
         callback=_shapes,
@@ -102,15 +102,15 @@ _EFFORT = (
 )
 
 
-def works_options(command: Function) -> Function:
-    """Adds --shapes, --protocol, --scales, --images, --limit and --layers. The command receives `works`."""
+def workload_options(command: Function) -> Function:
+    """Adds --shapes, --protocol, --scales, --images, --limit and --layers. The command receives `workloads`."""
 
     @functools.wraps(command)
-    def with_works(**values: Any) -> Any:
+    def with_workloads(**values: Any) -> Any:
         fields = {name: values.pop(name) for name in ("shapes", "protocol", "scales", "images", "limit", "layers")}
-        return command(works=Works(**fields), **values)
+        return command(workloads=Workloads(**fields), **values)
 
-    return with_click_options(with_works, _WORKS)
+    return with_click_options(with_workloads, _WORKLOADS)
 
 
 def effort_options(command: Function) -> Function:
