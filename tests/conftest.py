@@ -18,26 +18,26 @@ from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 
-# Before torch is imported: narrow networks are computed faster by one thread than by several that wait for each other (ten
-# times where the machine is busy).
+# Set before torch is imported. One thread computes narrow networks faster than several that wait for each other: ten
+# times faster on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The narrow networks of these tests are what OpenVINO computes wrongly with AMX (see engines/ov.py), so that it refuses
-# them. Without AMX the tests do the same on every machine; tests/parity/test_shape_order.py switches it on.
+# With AMX, OpenVINO computes networks as narrow as these wrongly, and engines/ov.py refuses them. AMX is off, so that
+# the tests are the same on every machine. tests/parity/test_shape_order.py switches it on.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
-# Tests may import onnxruntime before `engines.ort`, which switches this off.
+# Some tests import onnxruntime before `engines.ort`, which switches this off.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Commands that tests start should meet what a user's do: output that is buffered, and a Ctrl-C that is not ignored, as it is
-# below a shell's background job.
+# Commands in tests should run as they do for users. Output is buffered, and Ctrl-C is not ignored, as a shell's
+# background job ignores it.
 os.environ.pop("PYTHONUNBUFFERED", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_spec(configuration: str = "A", **changes: Any) -> NetworkSpec:
-    """A network of Table 1's shape and a thousandth of its weights: 4 to 32 channels, crop 64, FC width 24, 5 classes."""
+    """A network of Table 1 with a thousandth of the weights: 4 to 32 channels, crop 64, FC width 24, 5 classes."""
     return NetworkSpec(configuration, **{"width_divisor": 16, "crop": 64, "fc_width": 24, "classes": 5, **changes})
 
 
@@ -90,7 +90,7 @@ def random_weights() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def narrow_checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """`narrow_checkpoint(configuration, seed=0, manifest={}, **spec fields)` -> a .safetensors file of ours in tmp_path."""
+    """`narrow_checkpoint(configuration, seed=0, manifest={}, **spec fields)` -> our .safetensors file in tmp_path."""
     pytest.importorskip("torch")
     from train.network.checkpoint import save
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vgg_deploy.errors import EngineError
 from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
@@ -54,6 +55,9 @@ class FakeEngine(ContextManaged):
         return result
 
     def run(self, images: Images) -> Scores:
+        """See `Engine.run`. An exception of `answer` passes through."""
+        if self.closed:
+            raise EngineError("this fake engine was closed; open it again")
         check_images(images, self.info.shapes)
         self.batches.append(images.shape)
         time.sleep(self._latency_s)

@@ -1,11 +1,11 @@
-"""Makes the lists of what TensorRT's Python bindings have, against which our code is checked where TensorRT is not installed.
+"""Lists the members of TensorRT's Python bindings. Tests check our code against the lists if TensorRT is missing.
 
     pip download --no-deps --dest wheels tensorrt-cu13-bindings==10.16.1.11
     python tests/contract/make_members.py wheels/*.whl        # of this Python's version
     python tests/contract/make_members.py tensorrt_rtx        # a package that is installed
 
-TensorRT itself comes from NVIDIA's own index; its bindings are on PyPI, and hold every class and member. They are imported
-against empty libraries that have the names of the missing ones.
+TensorRT comes from NVIDIA's own index. Its bindings are on PyPI and have every class and member. They are imported with
+empty libraries in place of the missing ones.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def members_of_wheel(wheel: Path) -> dict[str, object]:
 
 
 def write_stand_ins(library: Path, folder: Path) -> None:
-    """Libraries without content for those of NVIDIA that `library` needs; the first has every function that it looks for."""
+    """Writes empty libraries in place of NVIDIA's that `library` needs. The first has every function it looks up."""
     needed = re.findall(r"\[(lib\w*(?:nv|tensorrt)\w*\.so[.\w]*)\]", _output("readelf", "-d", str(library)))
     undefined = re.findall(r" U (\w+)$", _output("nm", "-D", "--undefined-only", str(library)), re.MULTILINE)
     here = ctypes.CDLL(None)

@@ -99,7 +99,7 @@ def enlarge(factor: float, *layers: str) -> Callable[[dict[str, Any]], None]:
 
 @pytest.fixture
 def enlarged_checkpoint(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """`enlarged_checkpoint(factor, *layers)` -> the narrow checkpoint of A with the outputs of these layers enlarged."""
+    """`enlarged_checkpoint(factor, *layers)` -> the narrow checkpoint of A with larger outputs of these layers."""
     from train.network.checkpoint import read, save
 
     def write(factor: float, *layers: str) -> Path:

@@ -17,7 +17,7 @@ from vgg_deploy.views.protocols import Protocol
 def engine_key(info: EngineInfo, model: str) -> str:
     """The key of an engine: its weights, its network and what computes it.
 
-    Class names and S are not in it: they change no answer.
+    Class names and S are not in it: they change no answer. The precision of a file is in the fingerprint of its bytes.
 
     Args:
         info: the engine's.
@@ -28,7 +28,7 @@ def engine_key(info: EngineInfo, model: str) -> str:
         "model": model,
         "runtime": info.runtime,
         "device": info.device,
-        "precision": info.precision,
+        "bf16": info.bf16,
     }
     if spec is not None:
         key["network"] = {
