@@ -17,6 +17,7 @@ from vgg_deploy.files import Source
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.weight_facts import WeightFacts
 from vgg_deploy.views.images import find_images
 
 if TYPE_CHECKING:  # not every process that imports this loads torch
@@ -83,11 +84,11 @@ def network(setup: Setup) -> Network:
 
 
 def _read(path: Path, labels: Path | None) -> Checkpoint:
-    from train.network.checkpoint import Facts, read
+    from train.network.checkpoint import read
 
     if labels is None:
         return read(path)
-    return read(path, Facts(normalization=PAPER_NORMALIZATION, labels=labels.read_text(encoding="utf-8")))
+    return read(path, WeightFacts(normalization=PAPER_NORMALIZATION, labels=labels.read_text(encoding="utf-8")))
 
 
 def random_checkpoint(spec: NetworkSpec) -> Checkpoint:

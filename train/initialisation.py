@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.network.checkpoint import Checkpoint, Facts, read
+from train.network.checkpoint import Checkpoint, read
 from train.network.model import GAUSSIAN, GLOROT, VGG, random_initialisation
 from train.recipe import FROM_A, Recipe
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import Normalization
+from vgg_deploy.network.weight_facts import WeightFacts
 
 # Section 3.1: "the first four convolutional layers and the last three fully-connected layers". The first four of A have
 # the shapes of the layers of the same names in deeper networks, and of no others.
@@ -79,7 +80,7 @@ def _taken(recipe: Recipe, how: str, classes: tuple[ClassName, ...]) -> tuple[Ch
     """The checkpoint, and the names of the layers to take from it."""
     from_a, path = how.startswith(FROM_A), Path(how.removeprefix(FROM_A))
     configuration = "A" if from_a else recipe.spec.configuration
-    checkpoint = read(path, Facts(configuration, recipe.normalization))
+    checkpoint = read(path, WeightFacts(configuration=configuration, normalization=recipe.normalization))
     theirs = checkpoint.manifest.spec
     assert theirs is not None
     ours = replace(recipe.spec, configuration=configuration)

@@ -14,6 +14,7 @@ from vgg_deploy.cli.parameters import Function, chosen_normalization, rgb_triple
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, Normalization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from train.recipe import Recipe
@@ -204,14 +205,14 @@ def _weights(
     weights: str, configuration: str | None, normalization: Normalization | None
 ) -> tuple[str, NetworkSpec, Normalization]:
     """The file of the weights to fine-tune, their network, and how their pixels are normalized."""
-    from train.network.checkpoint import Facts, read
+    from train.network.checkpoint import read
 
     path = Path(weights)
     if weights == IMAGENET:
         from train.network.pretrained import cached
 
         path, normalization = cached(configuration or "D"), TORCHVISION_NORMALIZATION
-    manifest = read(path, Facts(configuration, normalization)).manifest
+    manifest = read(path, WeightFacts(configuration=configuration, normalization=normalization)).manifest
     assert manifest.spec is not None
     assert manifest.normalization is not None
     return str(path), manifest.spec, manifest.normalization

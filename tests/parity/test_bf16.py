@@ -15,13 +15,14 @@ from vgg_deploy.views.images import decode, find_images, mirrored, rescale
 
 pytest.importorskip("torch")
 
-from train.network.checkpoint import Facts, read
+from train.network.checkpoint import read
 from train.network.reference import Reference
+from vgg_deploy.network.weight_facts import WeightFacts
 
 
 @pytest.mark.slow
 def test_a_trained_vgg_16_in_bfloat16_answers_as_pytorch_does(test_data: Path, tmp_path: Path) -> None:
-    weights, facts = test_data / "vgg16_imagenette_fp16.safetensors", Facts(normalization=PAPER_NORMALIZATION)
+    weights, facts = test_data / "vgg16_imagenette_fp16.safetensors", WeightFacts(normalization=PAPER_NORMALIZATION)
     model = export(read(weights, facts), tmp_path / "d.onnx", dynamic=True).path
     views = []
     for path in list(find_images([str(test_data / "photos")]))[::10]:

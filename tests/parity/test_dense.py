@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from engines import RUNTIMES, open_engine
 from export import export
-from train.network.checkpoint import Checkpoint, Facts, read
+from train.network.checkpoint import Checkpoint, read
 from train.network.model import VGG, folded
 from train.network.reference import Reference, normalize
 from vgg_deploy.evaluation.parity import THRESHOLDS
@@ -30,6 +30,7 @@ from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.prediction import Prediction, predict
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION
 from vgg_deploy.network.spec import CONFIGURATIONS, TOTAL_STRIDE
+from vgg_deploy.network.weight_facts import WeightFacts
 from vgg_deploy.views.images import decode, mirrored, rescale, rescaled_size
 from vgg_deploy.views.protocols import Protocol
 
@@ -160,7 +161,7 @@ def test_the_real_networks_dense_answers_are_the_slow_ways(fine: bool, test_data
     """A trained VGG-16, and photos at their natural sizes, rescaled to no multiple of 32."""
     labels = (test_data / "imagenette_labels.txt").read_text()
     checkpoint = read(
-        test_data / "vgg16_imagenette_fp16.safetensors", Facts(normalization=PAPER_NORMALIZATION, labels=labels)
+        test_data / "vgg16_imagenette_fp16.safetensors", WeightFacts(normalization=PAPER_NORMALIZATION, labels=labels)
     )
     protocol = Protocol("dense", (301,), None, True)
     paths = portraits_and_landscapes(sorted((test_data / "photos").iterdir()))

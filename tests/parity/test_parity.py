@@ -36,8 +36,9 @@ from export import export
 from export.calibrate import measure
 from export.float16 import rounding_copy
 from export.int8 import Variants
-from train.network.checkpoint import Checkpoint, Facts, read, save
+from train.network.checkpoint import Checkpoint, read, save
 from train.network.reference import Reference
+from vgg_deploy.network.weight_facts import WeightFacts
 
 CROP = 64
 # Only the crop is a size used at export; the others are not square, and only one is a multiple of 32.
@@ -459,7 +460,8 @@ def real_vgg16(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Rea
         quantization, target="onnxruntime", layers=quantization.layers[:-1], kept=quantization.layers[-1:]
     )
     checkpoint = read(
-        weights, Facts(normalization=PAPER_NORMALIZATION, labels=labels.read_text(), train_scale=TrainScale(256, 256))
+        weights,
+        WeightFacts(normalization=PAPER_NORMALIZATION, labels=labels.read_text(), train_scale=TrainScale(256, 256)),
     )
     export(checkpoint, files["onnxruntime"], dynamic=True, quantization=quantization)
     by_class = [sorted(path.iterdir()) for path in sorted((test_data / "imagenette" / "val").iterdir())]
@@ -505,6 +507,6 @@ def test_facts_of_a_foreign_checkpoint_reach_the_graph(
 
     own = read(checkpoints("B"))
     save_file(own.weights, tmp_path / "foreign.safetensors")
-    foreign: Checkpoint = read(tmp_path / "foreign.safetensors", Facts(normalization=TORCHVISION_NORMALIZATION))
+    foreign: Checkpoint = read(tmp_path / "foreign.safetensors", WeightFacts(normalization=TORCHVISION_NORMALIZATION))
     export(foreign, tmp_path / "foreign.onnx", dynamic=True)
     assert onnx.load(tmp_path / "foreign.onnx").graph == onnx.load(models("B", "float32", "plain")).graph

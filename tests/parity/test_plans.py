@@ -30,9 +30,10 @@ from vgg_deploy.views.images import decode, find_images, rescale
 pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu
 
-from train.network.checkpoint import Facts, read  # noqa: E402
+from train.network.checkpoint import read  # noqa: E402
 from train.network.reference import Reference  # noqa: E402
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TrainScale  # noqa: E402
+from vgg_deploy.network.weight_facts import WeightFacts  # noqa: E402
 
 PRECISIONS = {"float32": (), "float16": ("--fp16",), "int8": ("--int8", "--fp16")}
 CROP, SCALES, BATCH = 64, (64, 96), 4
@@ -201,7 +202,7 @@ def test_a_real_vgg16_holds_on_photos(
     made = vgg_deploy_command("export", "--weights", str(weights), *known, *flags, "-o", str(model))
     assert made.code == 0, made.err
     plan = build(model, options=BuildOptions(backend, scales=(256,), max_batch=8, max_aspect=3)).path
-    facts = Facts(normalization=PAPER_NORMALIZATION, labels=labels.read_text(), train_scale=TrainScale(256, 256))
+    facts = WeightFacts(normalization=PAPER_NORMALIZATION, labels=labels.read_text(), train_scale=TrainScale(256, 256))
     validation = list(find_images([str(test_data / "imagenette" / "val")]))[::8]
     photos = [path for path in find_images([str(test_data / "photos")]) if _aspect(path) <= 3][::3]
     checkpoint = read(weights, facts)

@@ -26,29 +26,13 @@ from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.network.classes import classes_from_labels, numbered_classes
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Normalization, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.weight_facts import NOTHING_STATED, WeightFacts
 
 # For weights whose file does not state S: the usual test of ImageNet networks rescales to 256 for a crop of 224.
 ASSUMED_S_OVER_CROP = (256, 224)
 
 # Keys under which training programs save the weights.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a user states about weights whose file does not.
-
-    Attributes:
-        configuration: A ... E. Only A-LRN needs it: its tensors are the same as those of A.
-        normalization: of pixels. A foreign checkpoint is refused without it.
-        labels: text of a labels file; see `classes_from_labels`.
-        train_scale: S. None for a foreign checkpoint: 256 for a crop of 224, in proportion for others.
-    """
-
-    configuration: str | None = None
-    normalization: Normalization | None = None
-    labels: str | None = None
-    train_scale: TrainScale | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +73,7 @@ def _os_error_arguments(error: Exception) -> tuple[int, str] | tuple[str]:
     return (int(rest.split(")")[0]), str(error)) if marker else (str(error),)
 
 
-def read(path: Path, facts: Facts = Facts()) -> Checkpoint:
+def read(path: Path, facts: WeightFacts = NOTHING_STATED) -> Checkpoint:
     """Reads our own weights, or those of torchvision or timm, in any format of `CHECKPOINT_FORMATS`, float32 or
     float16.
 
@@ -112,7 +96,7 @@ def read(path: Path, facts: Facts = Facts()) -> Checkpoint:
     return foreign(tensors, facts, source, str(path))
 
 
-def foreign(tensors: Mapping[str, Tensor], facts: Facts, source: Source, where: str) -> Checkpoint:
+def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, where: str) -> Checkpoint:
     """A checkpoint from tensors under foreign names; see `read`."""
     spec, weights = identify(tensors, facts.configuration, where)
     if facts.normalization is None:
@@ -141,7 +125,7 @@ def foreign(tensors: Mapping[str, Tensor], facts: Facts, source: Source, where: 
     return Checkpoint(_checked(spec, weights, where), manifest, source, tuple(notices))
 
 
-def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: Facts, source: Source, where: str) -> Checkpoint:
+def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: WeightFacts, source: Source, where: str) -> Checkpoint:
     spec = manifest.spec
     if spec is None or manifest.normalization is None:
         raise CheckpointError(

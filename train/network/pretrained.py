@@ -9,10 +9,11 @@ from urllib.error import URLError
 import torch
 from torchvision import models
 
-from train.network.checkpoint import Checkpoint, Facts, foreign
+from train.network.checkpoint import Checkpoint, foreign
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, TrainScale
+from vgg_deploy.network.weight_facts import WeightFacts
 
 _WEIGHTS = {
     "A": models.VGG11_Weights.IMAGENET1K_V1,
@@ -55,6 +56,11 @@ def imagenet(configuration: str) -> Checkpoint:
             f"cannot download {weights.url} ({reason}); put the file into {torch.hub.get_dir()}/checkpoints, "
             f"give a checkpoint (--weights FILE), or train one (python -m train --arch {configuration})"
         ) from error
-    facts = Facts(configuration, TORCHVISION_NORMALIZATION, "\n".join(weights.meta["categories"]), TrainScale(256, 256))
+    facts = WeightFacts(
+        configuration=configuration,
+        normalization=TORCHVISION_NORMALIZATION,
+        labels="\n".join(weights.meta["categories"]),
+        train_scale=TrainScale(256, 256),
+    )
     # The file's name ends with the beginning of its SHA-256, which torchvision checks.
     return foreign(tensors, facts, Source(name, name.rpartition("-")[2].removesuffix(".pth")), name)

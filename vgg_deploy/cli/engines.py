@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.weights import WeightFacts, read_weights
+from vgg_deploy.cli.weights import read_weights
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API, EngineOptions
+from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from vgg_deploy.inference.engine import Engine

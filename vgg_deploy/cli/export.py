@@ -20,7 +20,8 @@ from vgg_deploy.cli.calibration import (
 )
 from vgg_deploy.cli.parameters import gathered
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.cli.weights import WeightFacts, WeightSource, require_torch, source_options, weight_options
+from vgg_deploy.cli.weights import WeightSource, require_torch, source_options, weight_options
+from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ from vgg_deploy.cli.calibration import (
     print_sensitivities,
     sensitivities,
 )
-from vgg_deploy.cli.weights import WeightFacts, WeightSource, require_torch, source_options, weight_options
+from vgg_deploy.cli.weights import WeightSource, require_torch, source_options, weight_options
+from vgg_deploy.network.weight_facts import WeightFacts
 
 
 @click.command("sensitivity")

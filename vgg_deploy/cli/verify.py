@@ -20,9 +20,10 @@ from vgg_deploy.cli.engines import open_any, refuse_facts
 from vgg_deploy.cli.outputs import STDOUT, write_text
 from vgg_deploy.cli.parameters import engine_options, images_option
 from vgg_deploy.cli.tables import notice, once, print_table, progress
-from vgg_deploy.cli.weights import WeightFacts, describes_itself, known_facts, read_weights, weight_options
+from vgg_deploy.cli.weights import describes_itself, known_facts, read_weights, weight_options
 from vgg_deploy.errors import MissingDependencyError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

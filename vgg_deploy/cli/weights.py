@@ -22,28 +22,14 @@ from vgg_deploy.cli.parameters import (
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError, UsageError
 from vgg_deploy.network.classes import classes_from_labels
-from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Normalization, TrainScale
+from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
 from vgg_deploy.network.spec import CONFIGURATIONS
+from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from train.network.checkpoint import Checkpoint
 
 IMAGENET = "imagenet"  # --weights imagenet: torchvision's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightFacts:
-    """What the options state about weights whose file does not; see `train.network.checkpoint.Facts`."""
-
-    configuration: str | None = None
-    normalization: Normalization | None = None
-    labels: str | None = None
-    train_scale: TrainScale | None = None
-
-    @property
-    def about_training(self) -> bool:
-        """Whether more than labels was given. Only checkpoints need it."""
-        return bool(self.configuration or self.normalization or self.train_scale)
 
 
 def _weight_facts(
@@ -182,9 +168,9 @@ def known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
 def read_weights(path: Path, facts: WeightFacts) -> Checkpoint:
     """Reads a checkpoint file; see `train.network.checkpoint.read`."""
     require_torch(f"reading {path}")
-    from train.network.checkpoint import Facts, read
+    from train.network.checkpoint import read
 
-    return read(path, Facts(facts.configuration, facts.normalization, facts.labels, facts.train_scale))
+    return read(path, facts)
 
 
 def _imagenet(facts: WeightFacts) -> Checkpoint:

@@ -23,15 +23,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from train.network.checkpoint import Facts, read, save
+from train.network.checkpoint import read, save
 from train.network.model import VGG
 from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.errors import CheckpointError, ManifestError, OutputError, UsageError
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest, Rescaling, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.weight_facts import WeightFacts
 
-PAPER = Facts(normalization=PAPER_NORMALIZATION)
+PAPER = WeightFacts(normalization=PAPER_NORMALIZATION)
 
 
 @pytest.fixture
@@ -83,7 +84,12 @@ def test_a_saved_checkpoint_is_read_back_bit_by_bit(
 
 def test_facts_that_the_file_states_may_be_left_out_or_repeated(narrow_checkpoint: Callable[..., Path]) -> None:
     path = narrow_checkpoint("A-LRN")
-    facts = Facts("A-LRN", PAPER_NORMALIZATION, "a\nb\nc\nd\ne\n", TrainScale(100, 200))
+    facts = WeightFacts(
+        configuration="A-LRN",
+        normalization=PAPER_NORMALIZATION,
+        labels="a\nb\nc\nd\ne\n",
+        train_scale=TrainScale(100, 200),
+    )
     manifest = read(path, facts).manifest
     assert [name.label for name in manifest.classes] == ["a", "b", "c", "d", "e"]
     assert manifest.train_scale == TrainScale(100, 200)
@@ -93,13 +99,13 @@ def test_facts_that_the_file_states_may_be_left_out_or_repeated(narrow_checkpoin
 @pytest.mark.parametrize(
     ("facts", "named"),
     [
-        (Facts(configuration="A"), "holds configuration A-LRN, which contradicts --arch A"),
-        (Facts(normalization=TORCHVISION_NORMALIZATION), "leave out the normalization, or give the same"),
-        (Facts(labels="a\nb\n"), "has 2 labels; the network has 5 classes"),
+        (WeightFacts(configuration="A"), "holds configuration A-LRN, which contradicts --arch A"),
+        (WeightFacts(normalization=TORCHVISION_NORMALIZATION), "leave out the normalization, or give the same"),
+        (WeightFacts(labels="a\nb\n"), "has 2 labels; the network has 5 classes"),
     ],
 )
 def test_facts_that_contradict_the_file_are_refused(
-    facts: Facts, named: str, narrow_checkpoint: Callable[..., Path]
+    facts: WeightFacts, named: str, narrow_checkpoint: Callable[..., Path]
 ) -> None:
     with pytest.raises(UsageError, match=named):
         read(narrow_checkpoint("A-LRN"), facts)
@@ -254,7 +260,9 @@ def test_facts_that_foreign_weights_do_not_state_are_assumed_with_a_notice(
     scale, labels = checkpoint.notices
     assert "73 is assumed (--train-scale" in scale
     assert "--labels FILE" in labels
-    facts = Facts("D", PAPER_NORMALIZATION, "a\nb\nc\nd\ne\n", TrainScale(64, 96))
+    facts = WeightFacts(
+        configuration="D", normalization=PAPER_NORMALIZATION, labels="a\nb\nc\nd\ne\n", train_scale=TrainScale(64, 96)
+    )
     stated = read(path, facts)
     assert stated.notices == ()
     assert stated.manifest.train_scale == TrainScale(64, 96)
@@ -264,12 +272,15 @@ def test_facts_that_foreign_weights_do_not_state_are_assumed_with_a_notice(
 @pytest.mark.parametrize(
     ("facts", "named"),
     [
-        (Facts("E", PAPER_NORMALIZATION), "holds configuration D, which contradicts --arch E"),
-        (Facts(None, PAPER_NORMALIZATION, "a\nb\n"), "has 2 labels; the network has 5 classes"),
+        (
+            WeightFacts(configuration="E", normalization=PAPER_NORMALIZATION),
+            "holds configuration D, which contradicts --arch E",
+        ),
+        (WeightFacts(normalization=PAPER_NORMALIZATION, labels="a\nb\n"), "has 2 labels; the network has 5 classes"),
     ],
 )
 def test_facts_that_contradict_foreign_weights_are_refused(
-    facts: Facts, named: str, tmp_path: Path, weights: dict[str, Tensor]
+    facts: WeightFacts, named: str, tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
     with pytest.raises(UsageError, match=named):
         read(written(tmp_path / "w.safetensors", weights), facts)
@@ -280,7 +291,7 @@ def test_only_the_user_can_state_that_a_network_is_a_lrn(
 ) -> None:
     spec = narrow_spec("A-LRN")
     path = written(tmp_path / "w.pt", random_weights(spec))
-    assert read(path, Facts("A-LRN", PAPER_NORMALIZATION)).manifest.spec == spec
+    assert read(path, WeightFacts(configuration="A-LRN", normalization=PAPER_NORMALIZATION)).manifest.spec == spec
     assert read(path, PAPER).manifest.spec == narrow_spec("A")
 
 

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vgg as torchvision_vgg
 
-from train.network.checkpoint import Facts, foreign, read
+from train.network.checkpoint import foreign, read
 from train.network.foreign import identify
 from train.network.reference import Reference, normalize
 from vgg_deploy.errors import CheckpointError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.weight_facts import WeightFacts
 
-TORCHVISION = Facts(normalization=TORCHVISION_NORMALIZATION)
+TORCHVISION = WeightFacts(normalization=TORCHVISION_NORMALIZATION)
 SOURCE = Source("weights.pth", "0" * 64)
 
 
@@ -250,7 +251,7 @@ def test_the_real_weights_have_ten_classes(test_data: Path) -> None:
 
     labels = (test_data / "imagenette_labels.txt").read_text()
     checkpoint = read(
-        test_data / "vgg16_imagenette_fp16.safetensors", Facts(normalization=PAPER_NORMALIZATION, labels=labels)
+        test_data / "vgg16_imagenette_fp16.safetensors", WeightFacts(normalization=PAPER_NORMALIZATION, labels=labels)
     )
     assert checkpoint.manifest.spec == NetworkSpec("D", fc_width=512, classes=10)
     assert [name.label for name in checkpoint.manifest.classes] == labels.split("\n")[:10]

@@ -22,7 +22,6 @@ from PIL import Image
 import engines
 import vgg_deploy
 from vgg_deploy.cli.engines import model_fingerprint, options_for_each
-from vgg_deploy.cli.weights import WeightFacts
 from vgg_deploy.evaluation.error_rates import error_rates, evaluate, label_by_folder
 from vgg_deploy.evaluation.fusion import fused
 from vgg_deploy.evaluation.paper import ROWS
@@ -32,6 +31,7 @@ from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.tensors import Images
+from vgg_deploy.network.weight_facts import WeightFacts
 from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import PROTOCOLS, choose_protocol
 

@@ -16,9 +16,10 @@ from vgg_deploy.cli.bench.report import as_json, plot_report, print_report
 from vgg_deploy.cli.bench.workloads import Workloads, effort_options, workload_options
 from vgg_deploy.cli.outputs import check_outputs, check_plot, write_text
 from vgg_deploy.cli.parameters import engine_options, labels_files
-from vgg_deploy.cli.weights import WeightFacts, weight_options
+from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.files import require_writable
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.network.weight_facts import WeightFacts
 
 
 @click.command("bench")

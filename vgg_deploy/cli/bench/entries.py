@@ -13,9 +13,10 @@ import click
 from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
 from vgg_deploy.cli.engines import open_any, options_for_each
 from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.weights import WeightFacts, describes_itself, known_facts, read_weights, require_torch
+from vgg_deploy.cli.weights import describes_itself, known_facts, read_weights, require_torch
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from vgg_deploy.inference.engine import Engine

@@ -17,8 +17,9 @@ from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocols import ProtocolOptions
 from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.weights import WeightFacts, weight_options
+from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from vgg_deploy.evaluation.error_rates import LabelledImages

@@ -12,10 +12,10 @@ import click
 
 from vgg_deploy.cli.engines import model_fingerprint, open_any, options_for_each
 from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.weights import WeightFacts
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import first_other_class
+from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from types import TracebackType

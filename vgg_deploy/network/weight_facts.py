@@ -1,0 +1,32 @@
+"""What a user states about weights whose file does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vgg_deploy.network.manifest import Normalization, TrainScale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFacts:
+    """What a user states about weights whose file does not.
+
+    Attributes:
+        configuration: A ... E. Only A-LRN needs it: its tensors are the same as those of A.
+        normalization: of pixels. A foreign checkpoint is refused without it.
+        labels: text of a labels file; see `classes_from_labels`.
+        train_scale: S. None for a foreign checkpoint: 256 for a crop of 224, in proportion for others.
+    """
+
+    configuration: str | None = None
+    normalization: Normalization | None = None
+    labels: str | None = None
+    train_scale: TrainScale | None = None
+
+    @property
+    def about_training(self) -> bool:
+        """Whether more than labels was given. Only checkpoints need it."""
+        return bool(self.configuration or self.normalization or self.train_scale)
+
+
+NOTHING_STATED = WeightFacts()
