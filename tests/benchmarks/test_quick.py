@@ -23,14 +23,14 @@ def test_a_benchmark_runs_without_data_and_shows_the_agreement_of_each_timed_lin
     pytest.importorskip("openvino")
     pytest.importorskip("torch")
     environment = {**os.environ, "VGG_DEPLOY_TEST_DATA": ""}
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--width-divisor", "8", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--width-divisor", "4", "--out", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "no shared/data, no VGG_DEPLOY_TEST_DATA and no --images: measuring on generated pictures" in ended.stderr
     record = json.loads((tmp_path / f"{name}.json").read_text())
     text = (tmp_path / f"{name}.md").read_text()
     assert "generated picture" in text
-    assert "width / 8" in text
+    assert "width / 4" in text
     assert record["machine"]["cores"]
     assert str(ROOT) not in text + json.dumps(record)
     if f"({name}.svg)" in text:

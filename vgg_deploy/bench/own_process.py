@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import threading
 import time
@@ -42,12 +43,24 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_initialize)
 
 
-def _begin(make: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]) -> None:
+def _run(function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Runs a function in this process. An error that the parent could not unpickle would break the pool."""
+    try:
+        return function(*arguments, **options)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # noqa: BLE001 - an error class may raise anything here
+            raise RuntimeError(str(error)) from None
+        raise
+
+
+def _begin(make: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
     global _play
     _play = make(*arguments)
 
 
-def _call(arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def _call(*arguments: Any, **options: Any) -> Any:
     return _play(*arguments, **options)
 
 
@@ -62,14 +75,14 @@ class OwnProcess(ContextManaged):
     def __init__(self, make: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
         self._pool = _process()
         try:
-            self._pool.submit(_begin, make, arguments).result()
+            self._pool.submit(_run, _begin, (make, *arguments), {}).result()
         except BaseException:
             self._pool.shutdown()
             raise
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         time.sleep(PAUSE_S)
-        return self._pool.submit(_call, arguments, options).result()
+        return self._pool.submit(_run, _call, arguments, options).result()
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -114,4 +127,4 @@ def start(stack: ExitStack, entrants: Iterable[Entrant]) -> tuple[list[Contestan
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function, computed in a process that then ends, with everything that it loaded."""
     with _process() as pool:
-        return pool.submit(function, *arguments).result()
+        return pool.submit(_run, function, arguments, {}).result()

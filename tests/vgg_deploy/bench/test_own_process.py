@@ -39,6 +39,22 @@ def test_a_process_keeps_its_state_between_calls() -> None:
     assert pid == again != os.getpid()
 
 
+class TwoPartError(Exception):
+    """Cannot be unpickled: it has one argument of the two that its class takes."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+def refusing_in_two_parts() -> Callable[[str, bool], Turn]:
+    raise TwoPartError("openvino", "too narrow")
+
+
+def test_an_error_that_cannot_be_unpickled_arrives_as_its_text() -> None:
+    with pytest.raises(RuntimeError, match=r"^openvino: too narrow$"):
+        OwnProcess(refusing_in_two_parts)
+
+
 def test_a_process_that_cannot_start_raises_its_own_error() -> None:
     with pytest.raises(ValueError, match="no such runtime"):
         OwnProcess(refusing, "no such runtime")
