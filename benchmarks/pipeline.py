@@ -86,14 +86,14 @@ print(np.array(extractor.extract(wanted["output"])[1]).tolist())
 
 def _in_ncnns_form(model: Path) -> None:
     """Writes the network in ncnn's own form beside the ONNX file, which bare ncnn cannot open."""
-    from engines.ncnn.engine import in_ncnns_order
+    from engines.ncnn.engine import in_ncnn_order
     from engines.ncnn.translation import translate
 
     graph = OnnxFile(model).graph
     network = translate(graph)
     Path(f"{model}.param").write_text(network.text)
     with Path(f"{model}.bin").open("wb") as file:
-        for weight in in_ncnns_order(network, graph.weights):
+        for weight in in_ncnn_order(network, graph.weights):
             file.write(weight.tobytes())
     names = {
         "mean": network.mean,

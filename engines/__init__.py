@@ -40,10 +40,10 @@ def open_engine(
         device: cpu, cuda or cuda:N. None: the CPU for an ONNX file, the first GPU for a plan. The engine never runs on
             a device that was not asked for.
         threads: compute threads on the CPU. None: one for each core that this process may use.
-        requests: calls of `run` that are computed side by side on the CPU; they share the threads. 1 makes each call as
-            fast as possible. More is faster for many calls at once, as `predict` and `evaluate` make them. None: what
-            suits those two.
-        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then change within the thresholds of
+        requests: how many calls of `run` are computed at once on the CPU; they share the threads. 1 gives the lowest
+            latency. More give a higher throughput when many calls come at once, as from `predict` and `evaluate`. None:
+            the number that suits these two.
+        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then differ, within the thresholds of
             FP16.
         labels: text of a labels file, for a model without our manifest or in place of its class names.
         cuda_api: which library handles a plan's GPU memory, cuda-python or pycuda.
@@ -74,9 +74,7 @@ def open_with(path: str | Path, options: EngineOptions) -> Engine:
     path = Path(path)
     kind = kind_of(path)
     if kind == CHECKPOINT:
-        raise UsageError(
-            f"{path} is a checkpoint, not a model to run: vgg-deploy export --weights {path} --dynamic makes one"
-        )
+        raise UsageError(f"{path} is a checkpoint; export it first: vgg-deploy export --weights {path} --dynamic")
     return _open_plan(path, options) if kind == PLAN else _open_onnx(path, options)
 
 
@@ -85,20 +83,20 @@ def _open_onnx(path: Path, options: EngineOptions) -> Engine:
     file = OnnxFile(path)
     manifest = file.effective_manifest(options.labels)
     automatic = options.runtime == "auto"
-    unable: dict[str, str] = {}  # runtime -> why it cannot run this file
+    unusable: dict[str, str] = {}  # runtime -> why it cannot run this file
     notices: tuple[str, ...] = ()
     while True:
-        choice = choose_runtime(options, manifest, unable)
+        choice = choose_runtime(options, manifest, unusable)
         try:
-            home = importlib.import_module(RUNTIMES[choice.runtime].home)
+            adapter = importlib.import_module(RUNTIMES[choice.runtime].adapter)
         except (ImportError, OSError) as error:
             if _interrupted(error):
                 raise KeyboardInterrupt from error
             if not automatic:
                 raise EngineError(f"{choice.runtime} is installed but cannot be loaded: {error}") from error
-            unable[choice.runtime] = f"it is installed but cannot be loaded: {error}"
+            unusable[choice.runtime] = f"it is installed but cannot be loaded: {error}"
             continue
-        if automatic and options.allow_bf16 and not home.computes_bf16():
+        if automatic and options.allow_bf16 and not adapter.computes_bf16():
             # Another runtime may be faster in the precision that this CPU falls back to.
             options, notices = replace(options, allow_bf16=False), (NO_BF16,)
             continue
@@ -106,17 +104,17 @@ def _open_onnx(path: Path, options: EngineOptions) -> Engine:
         pairing = pairing_notices(choice.runtime, options, manifest)
         model = OnnxModel(file=file, manifest=manifest, options=options, notices=(*reason, *notices, *pairing))
         try:
-            engine: Engine = home.open_model(model)
+            engine: Engine = adapter.open_model(model)
         except UnsupportedModelError as error:
             if not automatic:
                 raise
-            unable[choice.runtime] = error.reason
+            unusable[choice.runtime] = error.reason
         else:
             return engine
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C ended an import. It arrives as an ImportError if it stops a runtime's native initialization."""
+    """Whether Ctrl-C ended an import. During a runtime's native initialization it surfaces as an ImportError."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -137,6 +135,6 @@ def _open_plan(path: Path, options: EngineOptions) -> Engine:
             "the CPU, run the ONNX file from which the plan was built"
         )
     if options.threads is not None:
-        raise UsageError(f"{path} runs on a GPU; --threads applies to CPUs only, leave it out")
+        raise UsageError(f"{path} runs on a GPU, and --threads applies to CPUs only; leave it out")
     engine: Engine = importlib.import_module("engines.trt.engine").open_plan(path, options)
     return engine

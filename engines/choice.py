@@ -23,7 +23,7 @@ class Runtime:
     """A runtime for ONNX files.
 
     Attributes:
-        home: our module for it. Its `open_model(OnnxModel)` opens an ONNX file.
+        adapter: our module for it. Its `open_model(OnnxModel)` opens an ONNX file.
         module: the vendor's module.
         extra: the extra that installs it.
         devices: the kinds of device on which it runs.
@@ -31,7 +31,7 @@ class Runtime:
         bf16: whether it computes in bfloat16 if the CPU can.
     """
 
-    home: str
+    adapter: str
     module: str
     extra: str
     devices: tuple[str, ...] = ("cpu",)
@@ -59,14 +59,14 @@ class Choice:
 
 
 def choose_runtime(
-    options: EngineOptions, manifest: Manifest | None = None, unable: Mapping[str, str] = MappingProxyType({})
+    options: EngineOptions, manifest: Manifest | None = None, unusable: Mapping[str, str] = MappingProxyType({})
 ) -> Choice:
     """The runtime that the options name, or, for `auto`, the fastest that is installed.
 
     Args:
         options: `runtime`, `device` and `allow_bf16` matter here.
         manifest: the file's manifest; None: any FP32 file of ours.
-        unable: runtimes that cannot run this file, with the reason; `auto` skips them.
+        unusable: runtimes that cannot run this file, with the reason; `auto` skips them.
 
     Raises:
         UsageError: the runtime is unknown, is not installed, or does not support the device or the precision.
@@ -74,7 +74,7 @@ def choose_runtime(
     """
     runtime = options.runtime
     if runtime == "auto":
-        return _fastest(options, manifest, unable)
+        return _fastest(options, manifest, unusable)
     if runtime in BACKENDS:
         raise UsageError(
             f"{runtime} runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend {runtime} makes one"
@@ -106,19 +106,19 @@ def _extra(runtime: Runtime, options: EngineOptions) -> str:
     return "gpu" if options.device_kind == "cuda" else runtime.extra
 
 
-def _fastest(options: EngineOptions, manifest: Manifest | None, unable: Mapping[str, str]) -> Choice:
+def _fastest(options: EngineOptions, manifest: Manifest | None, unusable: Mapping[str, str]) -> Choice:
     ranked = _by_speed(options, manifest)
     first = next(iter(ranked))
     for name, reason in ranked.items():
-        if not RUNTIMES[name].installed or name in unable:
+        if not RUNTIMES[name].installed or name in unusable:
             continue
-        if first in unable:
-            reason = f"{first} would be faster, but cannot run this file: {unable[first]}"
+        if first in unusable:
+            reason = f"{first} would be faster, but cannot run this file: {unusable[first]}"
         elif name != first:
             reason = f"{first} would be faster for this file, but is not installed"
         return Choice(name, reason)
-    if unable:
-        tried = [f"{name}: {unable.get(name, 'not installed')}" for name in ranked]
+    if unusable:
+        tried = [f"{name}: {unusable.get(name, 'not installed')}" for name in ranked]
         raise EngineError(f"no runtime can run this file: {'; '.join(tried)}")
     if options.allow_bf16:
         raise MissingDependencyError("openvino", "cpu", "--allow-bf16")
@@ -146,20 +146,20 @@ def _by_speed(options: EngineOptions, manifest: Manifest | None) -> dict[str, st
             "onnxruntime": f"the file was made for it; {_AS_FAST}",
             "openvino": None,
         }
-    others: dict[str, str | None] = {
+    any_graph: dict[str, str | None] = {
         "onnxruntime": f"in floating point {_AS_FAST}",
         "openvino": None,
     }
     if manifest is not None and manifest.spec is None:  # another exporter's graph
-        return others
+        return any_graph
     return {
         "ncnn": "its Winograd convolutions were the fastest in floating point on the CPUs that we measured",
-        **others,
+        **any_graph,
     }
 
 
 def pairing_notices(runtime: str, options: EngineOptions, manifest: Manifest | None) -> tuple[str, ...]:
-    """Notices for an INT8 file in a runtime for which it was not made."""
+    """Notices for an INT8 file in a runtime that it was not made for."""
     quantization = _quantization(manifest)
     if (
         quantization is None

@@ -1,4 +1,4 @@
-"""An ONNX file on its way into a runtime."""
+"""An ONNX file with all that a runtime needs to open it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vgg_deploy.network.manifest import Manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxModel:
-    """An ONNX file and how to run it.
+    """An ONNX file, its manifest, and the options to run it.
 
     Attributes:
         file: the file, opened.
@@ -38,12 +38,12 @@ class OnnxModel:
 
         Args:
             runtime: name and version.
-            precision: the types in which it really computes, in words.
+            precision: the types in which it actually computes, in words.
             outputs: names of the outputs.
             bf16: whether floating point is computed in bfloat16.
             notice: one more notice.
         """
-        assert self.manifest.shapes is not None  # read_manifest sets them
+        assert self.manifest.shapes is not None  # `OnnxFile.effective_manifest` sets them
         options = self.options
         return EngineInfo(
             runtime=runtime,

@@ -23,7 +23,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 if not hasattr(onnxruntime, "InferenceSession"):
-    # This is left over if both packages were installed and one of them was removed.
+    # If both packages were installed and one was removed, an incomplete module is left.
     raise ImportError(
         "its package is incomplete: pip uninstall onnxruntime onnxruntime-gpu, "
         f"then {install_command('cpu')} or {install_command('gpu')}"
@@ -58,10 +58,10 @@ class OnnxRuntimeEngine(BaseEngine[onnxruntime.InferenceSession]):
                 providers=providers,
                 disabled_optimizers=_DISABLED_OPTIMIZERS,
             )
-        except Exception as error:  # the vendor raises many kinds, without a common root
+        except Exception as error:  # the vendor's exceptions have no common base class
             raise EngineError(f"onnxruntime refused {model.path}: {reason_of(error)}") from error
         if cuda and _CUDA not in session.get_providers():
-            # It falls back to the CPU without a word.
+            # onnxruntime falls back to the CPU without an error.
             raise EngineError(
                 f"onnxruntime could not start CUDA on {options.device}: its CUDA or cuDNN libraries are missing or do "
                 f"not match the driver. nvidia-smi shows the driver; to install the libraries: {install_command('gpu')}"
@@ -80,7 +80,7 @@ class OnnxRuntimeEngine(BaseEngine[onnxruntime.InferenceSession]):
 def _session_options(options: EngineOptions) -> onnxruntime.SessionOptions:
     session_options = onnxruntime.SessionOptions()
     session_options.log_severity_level = _QUIET
-    # Each caller brings one thread of its own. The others form a pool that all calls share; they spin while they wait.
+    # Each caller computes in its own thread too. The others form a pool that all calls share. They spin while waiting.
     callers = options.request_count if options.device_kind == "cpu" else 1
     session_options.intra_op_num_threads = options.total_threads - callers + 1
     # Memory patterns are planned for one shape. Our shapes change from image to image, and every plan would be kept.
@@ -94,10 +94,10 @@ def open_model(model: OnnxModel) -> OnnxRuntimeEngine:
 
 
 def availability(device: str) -> str:
-    """In a few words, how ONNX Runtime can use `device` (cpu or cuda) on this machine.
+    """Name and version of ONNX Runtime, if it can use `device` (cpu or cuda) on this machine.
 
     Raises:
-        EngineError: it cannot; the message says why.
+        EngineError: it cannot use the device; the message gives the reason.
     """
     if device == "cuda" and _CUDA not in onnxruntime.get_available_providers():
         raise EngineError(
@@ -109,7 +109,10 @@ def availability(device: str) -> str:
 
 
 def _load_cuda_libraries() -> None:
-    """Loads CUDA and cuDNN from their Python packages, where no loader looks. Only from onnxruntime-gpu 1.21 on."""
+    """Loads CUDA and cuDNN from their Python packages, which the system's loader does not search.
+
+    onnxruntime-gpu can do so from version 1.21 on.
+    """
     preload = getattr(onnxruntime, "preload_dlls", None)
     if preload is not None:
         preload()
@@ -138,7 +141,7 @@ def layer_times(path: Path, options: EngineOptions, images: Images, repetitions:
             for _ in range(1 + repetitions):  # the first call does not count
                 session.run(None, {session.get_inputs()[0].name: images})
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        except Exception as error:  # the vendor raises many kinds, without a common root
+        except Exception as error:  # the vendor's exceptions have no common base class
             raise EngineError(f"onnxruntime could not profile {path}: {reason_of(error)}") from error
     begins = sorted(event["ts"] for event in events if event.get("name") == "model_run")
     calls: list[dict[str, float]] = [{} for _ in begins]

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: in the file's own precision, or in bfloat16 if that is allowed."""
+"""OpenVINO on the CPU, in the file's own precision, or in bfloat16 if the user allows it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ import openvino  # noqa: E402
 if _blocked:
     del sys.modules[_TELEMETRY]
 
-# If two threads make the first call of this at the same time, as the first two calls of `infer` do, both hang (2026.4).
+# Two threads that both make the first call of `to_dtype` hang (2026.4). The first two calls of `infer` would do so.
 openvino.Type.u8.to_dtype()
 
 
 _PRECISION = "INFERENCE_PRECISION_HINT"
 
-# INT8 convolutions with free image sizes are wrong on CPUs with AMX if they have fewer channels than this and signed
-# inputs: after a larger image, a smaller one gets another answer (by up to 0.97 in a posterior), without an error. Seen
-# with 2 to 8 channels and not with 16 or more (2026.4); openvinotoolkit/openvino#37577 reports crashes of the kind.
-_LEAST_AMX_CHANNELS = 16
+# On CPUs with AMX, INT8 convolutions with free image sizes are wrong if their inputs are signed and they have fewer
+# channels than this. After a larger image, a smaller one gets a wrong answer without an error: a posterior was off by
+# 0.97. Seen with 2 to 8 channels, not with 16 or more (2026.4). openvinotoolkit/openvino#37577 reports related crashes.
+_MIN_AMX_CHANNELS = 16
 _ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 
 
@@ -54,7 +54,7 @@ class OpenVINOEngine(BaseEngine[openvino.CompiledModel]):
             core = openvino.Core()
             properties = _properties(options)
             compiled = core.compile_model(core.read_model(model.path), "CPU", properties)
-        except Exception as error:  # the vendor raises many kinds, without a common root
+        except Exception as error:  # the vendor's exceptions have no common base class
             raise EngineError(f"openvino refused {model.path}: {self._reason(error)}") from error
         bf16 = properties[_PRECISION] == "bf16"
         precision = str(manifest.precision)
@@ -66,7 +66,7 @@ class OpenVINOEngine(BaseEngine[openvino.CompiledModel]):
         outputs = tuple(
             next(name for name in manifest.outputs if name in output.get_names()) for output in compiled.outputs
         )
-        # A request runs one batch at a time. There are as many as there were calls under way at once.
+        # A request runs one batch at a time. Each call takes an idle one, or makes one if all are in use.
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         info = model.info(
             f"openvino {_version()}",
@@ -127,19 +127,19 @@ def open_model(model: OnnxModel) -> OpenVINOEngine:
         raise UnsupportedModelError(
             "openvino",
             model.path,
-            f"INT8 layers with fewer than {_LEAST_AMX_CHANNELS} channels get wrong answers in OpenVINO on CPUs with "
+            f"INT8 layers with fewer than {_MIN_AMX_CHANNELS} channels give wrong answers in OpenVINO on CPUs with "
             f"AMX; use --runtime onnxruntime, or set {_ISA_VARIABLE}=AVX512_CORE_BF16, which turns AMX off",
         )
     return OpenVINOEngine(model)
 
 
 def _wrong_with_amx(manifest: Manifest) -> bool:
-    """Whether a file has what OpenVINO computes wrongly with AMX; see `_LEAST_AMX_CHANNELS`."""
+    """Whether a file has layers that OpenVINO computes wrongly with AMX; see `_MIN_AMX_CHANNELS`."""
     quantization, spec, shapes = manifest.precision.quantization, manifest.spec, manifest.shapes
     if quantization is None or quantization.target != "tensorrt" or spec is None:  # other targets have unsigned inputs
         return False
     narrow = any(
-        layer.name in quantization.layers and layer.out_channels < _LEAST_AMX_CHANNELS
+        layer.name in quantization.layers and layer.out_channels < _MIN_AMX_CHANNELS
         for layer in spec.weight_layers
         if layer.name != "fc8"
     )
@@ -147,7 +147,7 @@ def _wrong_with_amx(manifest: Manifest) -> bool:
 
 
 def amx_in_use() -> bool:
-    """Whether OpenVINO may compute INT8 with AMX on this machine. Windows does not list what a CPU has: True."""
+    """Whether OpenVINO may compute INT8 with AMX on this machine. On Windows, which lists no CPU features: True."""
     limit = os.environ.get(_ISA_VARIABLE, "DEFAULT").upper()
     if limit not in ("ALL", "DEFAULT") and "AMX" not in limit:
         return False
@@ -158,10 +158,10 @@ def amx_in_use() -> bool:
 
 
 def availability(device: str) -> str:
-    """In a few words, how OpenVINO can use `device` (always cpu) on this machine.
+    """Name and version of OpenVINO, if it can use `device` (always cpu) on this machine.
 
     Raises:
-        EngineError: it cannot; the message says why.
+        EngineError: it cannot use the device; the message gives the reason.
     """
     if "CPU" not in openvino.Core().available_devices:
         raise EngineError("openvino has no CPU plugin here")
@@ -174,7 +174,7 @@ def layer_times(path: Path, options: EngineOptions, images: Images, repetitions:
         core = openvino.Core()
         properties = {**_properties(replace(options, requests=1)), "PERF_COUNT": True}
         request = core.compile_model(core.read_model(path), "CPU", properties).create_infer_request()
-        request.infer([np.ascontiguousarray(images)])  # the first run of a shape costs more
+        request.infer([np.ascontiguousarray(images)])  # the first run of a shape is slower
         calls = []
         for _ in range(repetitions):
             request.infer([np.ascontiguousarray(images)])
@@ -182,6 +182,6 @@ def layer_times(path: Path, options: EngineOptions, images: Images, repetitions:
             for node in request.profiling_info:
                 times[node.node_name] = times.get(node.node_name, 0.0) + 1000 * node.real_time.total_seconds()
             calls.append(times)
-    except Exception as error:  # the vendor raises many kinds, without a common root
+    except Exception as error:  # the vendor's exceptions have no common base class
         raise EngineError(f"openvino could not profile {path}: {OpenVINOEngine._reason(error)}") from error
     return calls

@@ -93,7 +93,7 @@ class Histogram(Extremes):
         self.counts += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
 
     def edge(self, bins: int) -> float:
-        """The end of the first `bins` bins, but at most the largest value so far."""
+        """The upper edge of the first `bins` bins, but at most the largest value so far."""
         return min(bins * self.limit / BINS, max(self.largest))
 
 
@@ -117,9 +117,7 @@ def entropy(histogram: Histogram) -> float:
 
 
 def _divergence_at(counts: npt.NDArray[np.int64], bins: int) -> float:
-    """Divergence of the first `bins` bins, with all values beyond in the last, from their approximation by 128
-    levels.
-    """
+    """Divergence of the first `bins` bins, the last of which counts all values beyond, from 128 levels."""
     inside = counts[:bins].astype(np.float64)  # [bins]
     clipped = inside.copy()
     clipped[-1] += counts[bins:].sum()

@@ -145,7 +145,7 @@ def export_with(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> E
 
 
 def exported_manifest(manifest: Manifest, options: GraphOptions, precision: Precision, *, fine: bool) -> Manifest:
-    """A checkpoint's manifest as that of the ONNX file with this graph."""
+    """The manifest of the ONNX file that `export` makes of a checkpoint with this manifest."""
     assert manifest.spec is not None
     spec = dataclasses.replace(manifest.spec, fine=fine)
     edge = AxisRange(spec.crop) if options.dynamic else AxisRange(spec.crop, spec.crop)
@@ -175,7 +175,7 @@ def _half_precision(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Pre
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     float32_layers = set(unrepresentable_layers(weights))
     notices = [
-        f"{layers}: weights beyond FP16's range"
+        f"{layers} (weights beyond FP16's range)"
         for layers in _not_in_float16(sorted(float32_layers), options.quantization)
     ]
     largest = options.largest
@@ -183,13 +183,13 @@ def _half_precision(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Pre
         with Reference(checkpoint, keep_activations=True) as reference:
             largest = measure_activations(reference.run, options.calibration, spec)
     if largest is None:
-        notices.append("range unmeasured: activations may overflow FP16 (--calibration DIR measures them)")
+        notices.append("activations were not measured and may overflow FP16 (--calibration DIR measures them)")
     else:
         overflowing = overflowing_layers(spec, largest)
         peak = max(largest, key=largest.__getitem__)
         notices.append(f"largest activation {largest[peak]:,.0f} in {peak}; FP16 ends at {LARGEST_FLOAT16:,.0f}")
         notices.extend(
-            f"{layers}: their outputs or inputs pass FP16's range / {HEADROOM:.0f} on the calibration images"
+            f"{layers} (outputs or inputs exceed 1/{HEADROOM:.0f} of FP16's range on the calibration images)"
             for layers in _not_in_float16(overflowing, options.quantization)
         )
         float32_layers |= set(overflowing)
@@ -198,19 +198,20 @@ def _half_precision(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Pre
 
 
 def _not_in_float16(layers: Sequence[str], quantization: Quantization | None) -> Iterator[str]:
-    """Says which layers that cannot be FP16 stay in FP32, and which are in INT8 and return FP32."""
+    """Texts that list which of these layers stay in FP32, and which are in INT8 and return FP32."""
     quantized = () if quantization is None else quantization.layers
     for outcome, names in (
-        ("stay FP32", [layer for layer in layers if layer not in quantized]),
-        ("are INT8 and give FP32", [layer for layer in layers if layer in quantized]),
+        ("kept in FP32", [layer for layer in layers if layer not in quantized]),
+        ("in INT8, returning FP32", [layer for layer in layers if layer in quantized]),
     ):
         if names:
-            yield f"{', '.join(names)} {outcome}"
+            yield f"{outcome}: {', '.join(names)}"
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Writes what onnx.save would write, weights last, and empties the model. onnx.save would hold the weights three
-    times.
+    """Writes what onnx.save would write, weights last, and empties the model.
+
+    onnx.save would hold the weights in memory three times.
     """
     tensors = list(model.graph.initializer)
     del model.graph.initializer[:]
@@ -231,8 +232,8 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
 
 def _check(path: Path, manifest: Manifest, external_data: bool) -> None:
     """Compares the written file with what was requested: valid ONNX, the manifest, free or fixed axes, and types."""
-    # Given a path, or asked for a full check, onnx (1.23) would hold the weights three times. Shape inference on the
-    # header is the rest of the full check.
+    # With a path, or for a full check, onnx (1.23) would hold the weights three times. The full check adds only shape
+    # inference, which runs on the header below.
     onnx.checker.check_model(path if external_data else path.read_bytes())
     file = OnnxFile(path)
     onnx.shape_inference.infer_shapes(file.header, check_type=True, strict_mode=True)
@@ -245,5 +246,5 @@ def _check(path: Path, manifest: Manifest, external_data: bool) -> None:
     for layer, layer_type in layer_types(file.header).items():
         if layer_type != manifest.precision.of(layer):
             raise ModelFileError(
-                f"{layer} of the written file is {layer_type}; expected {manifest.precision.of(layer)}"
+                f"layer {layer} of the written file is {layer_type}; expected {manifest.precision.of(layer)}"
             )

@@ -23,8 +23,8 @@ _SMALLEST = 4096  # bytes; smaller tensors stay in the ONNX file
 def externalized_weights(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
     """Moves a model's weights to a file beside `path` and yields its path.
 
-    The file is named by its digest, so the weights of an older model at `path` are not overwritten. If the block ends
-    without an error they are removed, otherwise the new ones are.
+    The file is named by its digest, so the weights of an older model at `path` are not overwritten. If the block
+    succeeds, the older weights are removed. If it fails, the new ones are.
 
     Raises:
         OutputError: the file cannot be written.

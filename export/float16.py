@@ -1,7 +1,7 @@
 """FP16: which layers would overflow, and what rounding costs.
 
 CPU runtimes compute FP16 files in FP32 between casts, so agreement on a CPU does not prove that FP16 arithmetic works.
-Overflow is therefore judged from measured activations, and rounding from a copy of the graph that rounds every one.
+Overflow is therefore judged from measured activations, and rounding from a copy of the graph that rounds all of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def measure_activations(
             value = float(np.abs(activations[name]).max())
             if not np.isfinite(value):
                 raise VGGDeployError(
-                    f"{name} gives {value} on a calibration image even in float32: the weights are damaged"
+                    f"{name} returns {value} on a calibration image even in float32: the weights are damaged"
                 )
             largest[name] = max(largest[name], value)
     return largest
@@ -68,7 +68,7 @@ def unrepresentable_layers(weights: Mapping[str, Floats]) -> tuple[str, ...]:
 def rounding_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` with FP32 instead of FP16, which rounds weights and activations to FP16 wherever `model` does.
 
-    What is INT8 stays INT8. ONNX Runtime keeps the pairs of casts that round; OpenVINO removes them.
+    INT8 layers stay INT8. ONNX Runtime keeps the pairs of casts that round; OpenVINO removes them.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -57,8 +57,8 @@ class GraphOptions:
     def __post_init__(self) -> None:
         if self.half and self.quantization is not None and self.quantization.target == "onnxruntime":
             raise UsageError(
-                "a quantization for onnxruntime is for CPU kernels, which have no FP16; leave FP16 out, or quantize "
-                "for tensorrt"
+                "INT8 files for onnxruntime use CPU kernels, which have no FP16; leave FP16 out, or quantize for "
+                "tensorrt"
             )
 
     @property
@@ -125,7 +125,7 @@ def _layer(
         if layer.dilation > 1:
             shape["dilations"] = [layer.dilation] * 2
         graph.add("Conv", layer.name, *constants, **shape)
-        if layer.has_relu and layer.name in quantizers.in_danger:
+        if layer.has_relu and layer.name in quantizers.at_risk:
             name = relu_name(layer.name)  # a ReLU that ONNX Runtime does not recognize
             graph.add("Max", name, graph.constant(f"{name}.zero", np.zeros((), NUMPY_TYPES[graph.type])))
         elif layer.has_relu:
@@ -138,10 +138,9 @@ def relu_name(layer: str) -> str:
 
 
 def _spatial_mean(graph: GraphWriter, options: GraphOptions) -> None:
-    """The mean over positions [n, fc_width, 1, 1]. It commutes with fc8, so it comes first and fc8 runs on one
-    position.
+    """The mean over positions: [n, fc_width, 1, 1]. It commutes with fc8, so it comes first: fc8 runs on one position.
 
-    In FP32, because a sum over some hundred positions may pass FP16's range.
+    It is computed in FP32, because a sum over hundreds of positions may exceed FP16's range.
     """
     graph.cast(FLOAT, "spatial_mean_to_float32")
     graph.add("GlobalAveragePool", SPATIAL_MEAN)

@@ -25,12 +25,12 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 class Variants:
-    """The network of a checkpoint with different layers in INT8, written to a temporary folder and opened there.
+    """The network of a checkpoint with any choice of layers in INT8, written to a temporary folder and opened there.
 
     Args:
         checkpoint: its weights are not changed.
         open_engine: opens an ONNX file.
-        score_map, fine: the options of the later export, on which ranges depend.
+        score_map, fine: the options of the later export; the ranges depend on them.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Variants:
     def open(
         self, quantization: Quantization | None = None, *, observed: bool = False, largest: bool = False
     ) -> Engine:
-        """The network in FP32 and INT8; with `observed`, its engine gives what `export.calibrate.measure` reads."""
+        """Opens the network in FP32 and INT8. `observed` adds the outputs that `export.calibrate.measure` reads."""
         options = GraphOptions(dynamic=True, quantization=quantization, score_map=self._score_map)
         precision = Precision(quantization=quantization)
         manifest = exported_manifest(self._checkpoint.manifest, options, precision, fine=self._fine)
@@ -94,7 +94,7 @@ class Calibration:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The layers that may be INT8. For ONNX Runtime fc8 is none of them: it would quantize the scores as well."""
+        """The layers that may be INT8. For ONNX Runtime, fc8 may not: it would quantize the scores as well."""
         names = tuple(layer.name for layer in self.spec.weight_layers)
         return names if self.target == "tensorrt" else names[:-1]
 

@@ -41,7 +41,7 @@ def quantized_inputs(spec: NetworkSpec, quantization: Quantization, score_map: b
     return range_sources
 
 
-def layers_in_danger(spec: NetworkSpec, quantization: Quantization, quantized: Collection[str]) -> frozenset[str]:
+def layers_at_risk(spec: NetworkSpec, quantization: Quantization, quantized: Collection[str]) -> frozenset[str]:
     """Layers kept in floating point that ONNX Runtime (1.32) would quantize nevertheless, against the budget.
 
     Its WeightBiasQuantization looks for a convolution between a DequantizeLinear and a Relu with a QuantizeLinear, and
@@ -51,27 +51,25 @@ def layers_in_danger(spec: NetworkSpec, quantization: Quantization, quantized: C
         return frozenset()
     names = [layer.name for layer in spec.layers]
     pools = {layer.name for layer in spec.layers if layer.kind == "pool"}
-    in_danger = set()
+    at_risk = set()
     for before, layer, after in zip(names, names[1:], names[2:], strict=False):
         quantized_input = layer in quantized or (before in pools and before in quantized)
         if layer in quantization.kept and quantized_input and after in quantized:
-            in_danger.add(layer)
-    return frozenset(in_danger)
+            at_risk.add(layer)
+    return frozenset(at_risk)
 
 
 class Quantizers:
     """Writes the Q/DQ nodes of a network into its graph, or none if `quantization` is None.
 
     Attributes:
-        in_danger: see `layers_in_danger`. No Relu may follow such a layer.
+        at_risk: see `layers_at_risk`. No Relu may follow such a layer.
     """
 
     def __init__(self, spec: NetworkSpec, quantization: Quantization | None, score_map: bool) -> None:
         self._quantization = quantization
         self._range_sources = {} if quantization is None else quantized_inputs(spec, quantization, score_map)
-        self.in_danger = (
-            frozenset() if quantization is None else layers_in_danger(spec, quantization, self._range_sources)
-        )
+        self.at_risk = frozenset() if quantization is None else layers_at_risk(spec, quantization, self._range_sources)
 
     def quantizes_output(self, layer: str) -> bool:
         """Whether readers of a layer must read its Q/DQ, because ONNX Runtime's kernels only return the integers."""

@@ -40,7 +40,7 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What quantization may cost. One of the two is set.
+    """What quantization may cost. Exactly one of the limits is set.
 
     Attributes:
         max_drop: largest drop of top-1 accuracy, in percentage points.
@@ -134,13 +134,12 @@ class Judge:
             for layer in layers:
                 received = self._posteriors(self._calibration.quantization({layer}), count, advance)
                 if not np.isfinite(received).all():
-                    raise VGGDeployError(f"{layer} alone in INT8 gives NaN; it cannot be ranked")
+                    raise VGGDeployError(f"with {layer} alone in INT8, posteriors are NaN, so it cannot be ranked")
                 sensitivities.append(Sensitivity(layer, divergence(expected, received), agreement(expected, received)))
         return tuple(sensitivities)
 
     def fewest_kept(self, ranked: Sequence[Sensitivity], budget: Budget) -> Quantization:
-        """The quantization that keeps the fewest layers in floating point, the most sensitive first, and meets the
-        budget.
+        """The quantization that meets the budget with the fewest layers in floating point, the most sensitive first.
 
         Raises:
             VGGDeployError: even a single layer in INT8 exceeds the budget.

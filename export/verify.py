@@ -33,8 +33,8 @@ from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.tensors import ACTIVATION, Floats
 from vgg_deploy.views.images import centre_box, decode, rescale
 
-# Short sides at which images are compared, in pixels above the crop: not multiples of 32, and never a size used at
-# export.
+# Short sides at which images are compared, in pixels above the crop. All but the crop itself are no multiples of 32,
+# and no sizes used at export.
 SIZES_ABOVE_CROP = (0, 37, 101)
 TRIMMED_COLUMNS = 13  # cut from the long side of the largest view, so square images give views that are not square
 
@@ -108,7 +108,7 @@ class Verification:
     """Compares files with one reference on the same views. The posteriors of the reference are computed once.
 
     Args:
-        reference: the engine that is right by definition.
+        reference: the engine whose answers count as correct.
         name: its name in reports.
         views: the views on which files are compared.
         open_engine: opens an ONNX file or a plan.
@@ -149,9 +149,7 @@ class Verification:
         return Stage(self._name, name, "float32", parity, parity.failures(THRESHOLDS["float32"]))
 
     def file(self, path: Path) -> Iterator[Stage]:
-        """Compares an exported file or a plan. An FP16 file is compared a second time with all activations rounded to
-        FP16.
-        """
+        """Compares an exported file or a plan. It compares an FP16 file again with all activations rounded to FP16."""
         with self._open(path) as engine:
             manifest = engine.info.manifest
             name = f"{path.name}, computed in bfloat16" if engine.info.bf16 else path.name
@@ -215,17 +213,15 @@ class Verification:
 
 
 def check_same_network(path: Path, manifest: Manifest, reference: Manifest) -> None:
-    """Raises UsageError if a file has another network than its reference. Files without our manifest are not
-    checked.
-    """
+    """Raises UsageError if a file has another network than its reference. It skips files without our manifest."""
     if manifest.spec is not None and reference.spec is not None and manifest.spec != reference.spec:
         raise UsageError(
             f"{path} is {manifest.spec}, but the reference is {reference.spec}: they are different networks"
         )
 
 
-def grid_of(manifests: Mapping[Path, Manifest]) -> bool:
-    """Whether all files use the fine grid, so that a reference in PyTorch has to use it too.
+def all_use_fine_grid(manifests: Mapping[Path, Manifest]) -> bool:
+    """Whether all files use the fine grid. If so, a reference in PyTorch has to use it too.
 
     Raises:
         UsageError: only some of them do, so no single reference gives the same posteriors.
@@ -238,9 +234,7 @@ def grid_of(manifests: Mapping[Path, Manifest]) -> bool:
 
 
 def with_activations(model: onnx.ModelProto, spec: NetworkSpec) -> onnx.ModelProto:
-    """A copy of a graph with an output float32 `activation/LAYER` for each layer of the spec that is one of its
-    nodes.
-    """
+    """A copy of a graph with an output float32 `activation/LAYER` for each layer of the spec that is a node of it."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     tensors = {node.name: node.output[0] for node in copy.graph.node}

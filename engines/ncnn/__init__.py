@@ -1,1 +1,1 @@
-"""ncnn: a network's convolutions by Winograd's minimal filtering, on CPUs."""
+"""ncnn, which computes convolutions by Winograd's minimal filtering, on CPUs."""

@@ -42,13 +42,11 @@ class NcnnEngine(BaseEngine[ncnn.Net]):
         extractor.input(self._network.image, _normalized(image, self._network))
         # In the order of computation: ncnn drops a blob once the layers that read it have run.
         outputs = {name: _extracted(extractor, blob) for name, blob in self._network.outputs.items()}
-        return {
-            name: array[:, None, None] if _lost_its_position(name, array) else array for name, array in outputs.items()
-        }
+        return {name: array[:, None, None] if _is_flattened(name, array) else array for name, array in outputs.items()}
 
 
-def _lost_its_position(name: str, array: Floats) -> bool:
-    """Whether ncnn gave an activation without rows and columns: it drops them after the spatial mean."""
+def _is_flattened(name: str, array: Floats) -> bool:
+    """Whether an activation lacks rows and columns, which ncnn drops after the spatial mean."""
     return name.startswith(ACTIVATION) and array.ndim == 1
 
 
@@ -62,7 +60,7 @@ def _normalized(image: Images, network: Network) -> ncnn.Mat:
 def _extracted(extractor: ncnn.Extractor, blob: str) -> Floats:
     status, array = extractor.extract(blob)
     if status != 0:
-        raise EngineError(f"ncnn gave status {status}: is there enough memory?")
+        raise EngineError(f"ncnn failed with status {status}; usually memory has run out: try smaller --scales")
     return np.array(array, dtype=np.float32)
 
 
@@ -92,24 +90,24 @@ def _load(file: OnnxFile, options: EngineOptions) -> tuple[Network, ncnn.Net]:
         net = ncnn.Net()
         _configure(net.opt, options)
         if net.load_param_mem(network.text) != 0:
-            raise UntranslatedError("it does not accept these layers")
-        if net.load_model(_WeightReader(in_ncnns_order(network, file.graph.weights))) != 0:
-            raise EngineError(f"ncnn could not load the weights of {file.path}: is there enough memory?")
+            raise UntranslatedError("ncnn rejects the translated layers")
+        if net.load_model(_WeightReader(in_ncnn_order(network, file.graph.weights))) != 0:
+            raise EngineError(f"ncnn could not load the weights of {file.path}; usually memory has run out")
     except UntranslatedError as error:
         raise UnsupportedModelError("ncnn", file.path, str(error)) from error
     return network, net
 
 
 def _configure(option: ncnn.Option, options: EngineOptions) -> None:
-    option.num_threads = options.total_threads // options.request_count  # a remainder is left to decoding
+    option.num_threads = options.total_threads // options.request_count  # a remainder is left for decoding
     option.use_vulkan_compute = False
     # By default ncnn stores activations in half precision on CPUs that support it.
     option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = False
     option.use_bf16_packed = option.use_bf16_storage = False
 
 
-def in_ncnns_order(network: Network, weights: Weights) -> Iterator[Floats]:
-    """The parts of ncnn's weight file: for each layer a tag for the type of the weight, the weight, and the bias.
+def in_ncnn_order(network: Network, weights: Weights) -> Iterator[Floats]:
+    """The arrays of ncnn's weight file, in order: for each layer the tag of the weight's type, the weight, the bias.
 
     Raises:
         UntranslatedError: a weight is NaN or infinite.
@@ -118,7 +116,7 @@ def in_ncnns_order(network: Network, weights: Weights) -> Iterator[Floats]:
         yield _FLOAT32
         for name in (weight, bias):
             array = weights[name].astype(np.float32, copy=False)
-            # ncnn's ReLU turns NaN into 0, so the answers would look sound.
+            # ncnn's ReLU turns NaN into 0, so wrong answers would look valid.
             if not (np.isfinite(array.min()) and np.isfinite(array.max())):
                 raise UntranslatedError(f"{name} has values that are not finite: the weights are damaged")
             yield array
@@ -130,15 +128,15 @@ def open_model(model: OnnxModel) -> NcnnEngine:
 
 
 def availability(device: str) -> str:
-    """In a few words, how ncnn can use `device` (always cpu) on this machine."""
+    """Name and version of ncnn, which can use `device` (always cpu) on every machine."""
     return f"ncnn {ncnn.__version__}"
 
 
 def layer_times(path: Path, options: EngineOptions, images: Images, repetitions: int) -> list[dict[str, float]]:
     """Milliseconds by node name for each of `repetitions` separate calls.
 
-    ncnn has no profiler, so each layer's output is extracted twice in turn. The second time it is already computed, so
-    that time is only the copy, and is subtracted.
+    ncnn has no profiler, so each layer's output is extracted twice in turn. The second extraction only copies it, so
+    its time is subtracted from the first.
     """
     network, net = _load(OnnxFile(path), replace(options, requests=1))
     calls: list[dict[str, float]] = []

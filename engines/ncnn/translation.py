@@ -1,4 +1,4 @@
-"""Translates an ONNX file of `export` to ncnn's form: a list of layers as text, and the weights in that order."""
+"""Translates an ONNX file written by `export` to ncnn's form: a list of layers as text, and weights in that order."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _VALID = 1  # `pad_mode` of a pooling: no window extends past the edge
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 _LRN = {"size": 0, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}  # ONNX's defaults, in the order of ncnn's parameters
 
-_FLOAT, _FLOAT16 = 1, 10  # of TensorProto.DataType
+_FLOAT, _FLOAT16 = 1, 10  # values of TensorProto.DataType
 
 
 class UntranslatedError(Exception):
-    """ncnn cannot compute this network; the text says why."""
+    """ncnn cannot compute this network; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def translate(graph: Graph) -> Network:
         if not node.inputs or not node.outputs or node.domain not in ("", "ai.onnx"):
             raise _unknown(node)
     if len(graph.inputs) != 1:
-        raise UntranslatedError(f"it has {len(graph.inputs)} inputs")
+        raise UntranslatedError(f"it has {len(graph.inputs)} inputs; expected one")
     mean, std, count = _normalization(graph)
     layers, alias = _layers(graph.nodes[count:], graph.weights)
     image = graph.nodes[count - 1].outputs[0]
@@ -251,7 +251,7 @@ def _fused(layers: list[_Layer], outputs: set[str]) -> list[_Layer]:
 
 
 def _text(image: str, layers: list[_Layer], blobs: dict[str, str]) -> str:
-    """The layers in ncnn's text format. If several layers read a blob, it is split into one copy for each."""
+    """The layers in ncnn's text format. If several layers read a blob, it is split into one copy for each reader."""
     readers = Counter(layer.source for layer in layers)
     used: Counter[str] = Counter()  # copies of a blob that have a reader already
     lines, count = [f"Input image 0 1 {blobs[image]}"], 1

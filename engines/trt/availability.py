@@ -1,4 +1,4 @@
-"""Whether this machine can build and run plans, in words."""
+"""Whether this machine can build and run plans, as a line for `doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vgg_deploy.install import install_command
 
 
 def availability(name: str) -> tuple[bool, str]:
-    """Whether a backend's plans can run here, and a text: on which GPU, or why not, and whether plans can be built.
+    """Whether a backend's plans can run here, and one line: the GPU or the reason, and whether plans can be built.
 
     Args:
         name: tensorrt or tensorrt-rtx.
@@ -33,8 +33,8 @@ def availability(name: str) -> tuple[bool, str]:
     except VGGDeployError as error:
         return False, f"{builds}; running them: {' '.join(str(error).split())}"
     if name == TENSORRT_RTX and not rtx_runs_on(gpu.capability):
-        return False, f"{builds}; it runs them on compute capability {RTX_GPUS}, not on {gpu}; use tensorrt there"
+        return False, f"{builds}; it runs plans only on compute capability {RTX_GPUS}, not on {gpu}: use tensorrt"
     if name == TENSORRT and gpu.capability < backends.OLDEST_GPU:
-        return False, f"{builds}; it builds and runs plans on compute capability 7.5 and later, not on {gpu}"
+        return False, f"{builds}; it builds and runs plans only on compute capability 7.5 and later, not on {gpu}"
     targeted = ", with build --compute-capability 7.5" if name == TENSORRT_RTX and gpu.capability == TURING else ""
     return True, f"{backend} builds and runs plans on {gpu}{targeted}"

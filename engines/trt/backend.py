@@ -73,7 +73,8 @@ def choose(name: str | None, gpu: tuple[int, int] | None) -> Backend:
     """The backend to build with.
 
     Args:
-        name: the backend that the user named. None: the installed one; of both, TensorRT if it supports the GPU.
+        name: the backend that the user named. None: the installed one; if both are installed, TensorRT if it supports
+            the GPU, otherwise TensorRT-RTX.
         gpu: compute capability of this machine's GPU, if there is one.
 
     Raises:
@@ -100,13 +101,13 @@ class Messages:
     @property
     def reason(self) -> str:
         """The last error, in one line."""
-        # TensorRT-RTX adds to other errors that there is no driver; that one is the last choice.
+        # After another error, TensorRT-RTX often reports a missing driver. That is the reason only if it stands alone.
         errors = [error for error in self.errors if "catchCudaError" not in error] or self.errors
         return errors[-1] if errors else "TensorRT gives no reason"
 
 
 class _Sink:
-    """Passes a backend's log to every current listener: a message does not say which call it is about."""
+    """Passes a backend's log to every current listener, because a message does not say which call caused it."""
 
     def __init__(self) -> None:
         self.listeners: dict[int, tuple[Messages, Callable[[str], None] | None]] = {}

@@ -41,7 +41,7 @@ class Built:
     Attributes:
         path: the plan.
         manifest: its manifest, which `NAME.plan.json` beside it contains.
-        notices: what the user should know: defaults that were not used, TensorRT's warnings, types without proof.
+        notices: what the user should know: defaults that were not used, TensorRT's warnings, types that are not proved.
     """
 
     path: Path
@@ -69,7 +69,7 @@ def build(
     Raises:
         UsageError: no such file; options that contradict each other, the model or the backend; no backend is installed.
         ModelFileError, ManifestError: the file is damaged or unsuitable.
-        PreflightError: TensorRT would refuse or misread the file; found before the build.
+        PreflightError: TensorRT would refuse or misread the file. Raised before the build starts.
         BuildError: TensorRT failed, or the plan does not have the precision that the model declares.
         EngineError: the backend is installed but cannot be loaded.
         OutputError: the plan cannot be written; an older plan is left as it was.
@@ -100,7 +100,7 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A checked build.
+    """A build whose model and options have been checked.
 
     Attributes:
         options: the options, with the defaults for this model and backend filled in.
@@ -119,7 +119,7 @@ class _Job:
 
     @property
     def declared(self) -> dict[str, str]:
-        """The type of each layer, by the model's manifest; without one, by its nodes, if float32, float16 or int8."""
+        """Each layer's type in the model's manifest. For a foreign model: its float32, float16 and int8 nodes."""
         spec = self.manifest.spec
         if spec is not None:
             return {layer.name: self.manifest.precision.of(layer.name) for layer in spec.weight_layers}
@@ -127,7 +127,7 @@ class _Job:
         return {layer: kind for layer, kind in types.items() if kind in (FLOAT32, FLOAT16, INT8)}
 
     def check_types(self, types: Mapping[str, str], owner: str) -> None:
-        """Raises BuildError if a layer's type differs from the declared one. `owner`: what has the types, in words."""
+        """Raises BuildError if a layer's type differs from the declared one. `owner` names what has the types."""
         declared = self.declared
         different = differences(declared, {layer: types.get(layer, kind) for layer, kind in declared.items()})
         if different is not None:
@@ -162,12 +162,12 @@ def _prepare(model: Path, plan: Path, options: BuildOptions | None) -> tuple[_Jo
 
 
 def _check_output(model: Path, plan: Path, timing_cache: Path | None) -> None:
-    """Finds problems with the output now, not after a build of several minutes."""
+    """Raises an error about the outputs now, not after a build of several minutes."""
     if plan.suffix in (".onnx", ".json") or (plan.exists() and plan.samefile(model)):
         raise UsageError(f"--output {plan} would overwrite a model or its manifest; give a file that ends in .plan")
     if plan.suffix not in PLAN_SUFFIXES and not plan.is_dir():
         raise UsageError(
-            f"--output {plan}: other commands know a plan by its ending; give a file that ends in "
+            f"--output {plan}: other commands recognize a plan by its extension; give a file that ends in "
             f"{' or '.join(PLAN_SUFFIXES)}"
         )
     require_writable(plan)
@@ -206,7 +206,7 @@ def _compile(job: _Job, messages: Messages, phases: Phases | None, stop: threadi
     if memory is None:
         reason = messages.reason + _memory_remedy(messages.reason, job.options)
         raise BuildError(f"{job.backend} failed to build {job.model}: {reason}")
-    # TensorRT only warns of profiles that cannot run, and builds the plan all the same.
+    # TensorRT only warns about profiles that cannot run, and builds the plan anyway.
     impossible = [warning for warning in messages.warnings if "not self-consistent" in warning]
     if impossible:
         raise BuildError(
@@ -252,7 +252,7 @@ def _type_notices(job: _Job, manifest: PlanManifest, unproved: list[str]) -> tup
     if job.gpu is not None and unproved:
         layers = ", ".join(unproved[:3]) + (" and others" if unproved[3:] else "")
         notices.append(
-            f"the engine does not report the type in which it computes {layers}: the manifest lists the declared types"
+            f"the engine does not report in which type it computes {layers}; the manifest lists the declared types"
         )
     if job.backend.is_rtx and INT8 in manifest.layers.values():
         notices.append(

@@ -21,13 +21,14 @@ class BuildOptions:
     """How to build a plan. None stands for a default of the model or the backend.
 
     Attributes:
-        backend: tensorrt or tensorrt-rtx. None: the one that is installed; of both, TensorRT if it supports the GPU.
+        backend: tensorrt or tensorrt-rtx. None: the installed one; if both are installed, TensorRT if it supports the
+            GPU.
         scales: the test scales Q that the plan serves; None: the paper's, for the model's training S.
         max_batch: the largest batch; None: 8.
         max_aspect: the largest ratio of an image's long side to its short side; None: 2.
         one_profile: one profile for all scales instead of one for each.
         workspace: bytes of GPU memory that one layer may use; None: TensorRT's own limit.
-        compute_capabilities: the GPUs for a TensorRT-RTX plan, such as "8.9"; empty: 8.0 and later, without 9.0.
+        compute_capabilities: the GPUs for a TensorRT-RTX plan, such as "8.9"; empty: 8.0 and later, except 9.0.
         timing_cache: a file of TensorRT's measurements; read if it exists, and written after the build.
         hardware_compatibility: none, ampere+ (GPUs of 8.0 and later) or same (GPUs of one compute capability). TensorRT
             only.
@@ -69,7 +70,7 @@ class BuildOptions:
         """Raises UsageError for an option that the backend does not have."""
         if backend == TENSORRT and self.compute_capabilities:
             raise UsageError(
-                "--compute-capability requires tensorrt-rtx: a plan of tensorrt runs on the kind of GPU that built it. "
+                "--compute-capability requires tensorrt-rtx: a tensorrt plan runs on the kind of GPU that built it. "
                 "--hardware-compatibility ampere+ lets it run on others"
             )
         if backend == TENSORRT_RTX and self.timing_cache is not None:

@@ -1,4 +1,4 @@
-"""Whether a plan runs on a GPU, by its manifest and the rules of its backend, and the command for one that does."""
+"""Whether a plan runs on a GPU, by its manifest and the rules of its backend, and how to build one that does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _rtx_problem(plan: PlanManifest, gpu: Gpu) -> str | None:
     if not rtx_runs_on(gpu.capability):
         options = {"--backend": TENSORRT, "--compute-capability": None}
         return (
-            f"{name} is a plan of tensorrt-rtx, which runs on compute capability {RTX_GPUS}; this GPU is {gpu}. Build "
+            f"{name} is a tensorrt-rtx plan, which runs on compute capability {RTX_GPUS}; this GPU is {gpu}. Build "
             f"it for tensorrt on this machine: {with_changed_options(plan.command, options)}"
         )
     targets = plan.compute_capabilities
@@ -36,7 +36,7 @@ def _rtx_problem(plan: PlanManifest, gpu: Gpu) -> str | None:
     # Kernels for 12.0 run on every 12.x.
     if wanted in targets or (gpu.capability[0] == 12 and "12.0" in targets):
         return None
-    built = f"compute capability {', '.join(targets)}" if targets else "compute capability 8.0 and later, without 9.0"
+    built = f"compute capability {', '.join(targets)}" if targets else "compute capability 8.0 and later, except 9.0"
     remedy = with_changed_options(plan.command, {"--compute-capability": ",".join((*targets, wanted))})
     return f"{name} was built for {built}; this GPU is {gpu}. Build it for both: {remedy}"
 

@@ -91,7 +91,7 @@ class Examination:
             self.plan = plan = replace(plan, plan=replace(plan.plan, name=path.name), command=command)
             backend = plan.backend
             if self.options.runtime not in ("auto", backend):
-                raise UsageError(f"{path} is a plan of {backend}, and only {backend} runs it; leave --runtime out")
+                raise UsageError(f"{path} is a {backend} plan, and only {backend} runs it; leave --runtime out")
             different = _differences(plan)
             if different is not None:
                 raise PlanError(
@@ -109,7 +109,7 @@ class Examination:
             raise UsageError(
                 f"{path} has no usable manifest ({reason}), so its classes have no names: give --labels FILE"
             )
-        self.notices.append(f"trusted without a manifest ({reason}): its version and its GPU were not checked")
+        self.notices.append(f"trusted without a manifest ({reason}): its version and GPU were not checked")
         return f"none ({reason}); trusted"
 
     def _contents(self) -> str:
@@ -209,7 +209,7 @@ class Examination:
             )
         kinds = self.backend.trt.EngineInvalidityDiagnostics
         meanings = (
-            (kinds.MALFORMED_ENGINE, f"it is damaged, or not a plan of tensorrt-rtx; {again}"),
+            (kinds.MALFORMED_ENGINE, f"it is damaged, or not a tensorrt-rtx plan; {again}"),
             (kinds.VERSION_MISMATCH, f"another version built it; {again}"),
             (kinds.UNSUPPORTED_CC, f"it was not built for {self.cuda.gpu}; {targeted}"),
             (

@@ -51,7 +51,7 @@ class Memory:
 
 @dataclass(slots=True, eq=False)
 class Pinned:
-    """Pinned host memory, which the GPU can copy while the host goes on: uint8 [size]."""
+    """Pinned host memory, which the GPU can copy while the host continues: uint8 [size]."""
 
     array: Bytes
     owner: Any
@@ -85,7 +85,7 @@ Resource = Memory | Pinned | Stream | Event | Graph
 class Cuda(Protocol):
     """One device. Make every call except `active` inside an `active` block of the same thread.
 
-    Each raises EngineError, with the name of the failed CUDA call and CUDA's reason.
+    Each call may raise EngineError, with the name of the failed CUDA call and CUDA's reason.
     """
 
     @property
@@ -151,11 +151,11 @@ def open_cuda(api: str, index: int, extra: str) -> Cuda:
     """
     if api not in CUDA_APIS:
         raise UsageError(f"cuda_api is {api!r}; expected {' or '.join(CUDA_APIS)}")
-    home, module, own_extra = CUDA_APIS[api]
+    adapter, module, own_extra = CUDA_APIS[api]
     if not _installed(module):
         raise MissingDependencyError(api, own_extra or extra, "--cuda-api pycuda" if own_extra else "running a plan")
     try:
-        opened: Cuda = importlib.import_module(home).open_device(index)
+        opened: Cuda = importlib.import_module(adapter).open_device(index)
     except (ImportError, OSError) as error:
         raise EngineError(f"{api} is installed but cannot be loaded: {error}") from error
     return opened

@@ -80,7 +80,7 @@ class CudaPython:
         _call(runtime.cudaEventSynchronize, event.owner)
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
-        # Thread-local: calls that a capture forbids are forbidden in this thread only. The other lane may allocate.
+        # Thread-local: a capture forbids some calls, such as allocation, in this thread only and not in the other lane.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call(runtime.cudaStreamBeginCapture, stream.owner, mode)
         try:

@@ -66,7 +66,7 @@ class TrtEngine(BaseEngine[Lane]):
         super().__init__(path, info, None)  # a call takes its lane from the queue
 
     def _make_lanes(self) -> list[str]:
-        """Makes the lanes, one if the GPU's memory does not hold two; gives notices about them."""
+        """Makes two lanes, or one if the GPU's memory does not hold two. Returns notices about them."""
         cuda, notices = self._cuda, []
         with cuda.active():
             stream = cuda.stream()
@@ -117,7 +117,7 @@ class TrtEngine(BaseEngine[Lane]):
             for _ in self._lanes:
                 self._idle.get()
             self._idle.put(None)
-            # After a failure of the GPU nothing can be freed any more. That failure was reported before.
+            # After a failure of the GPU nothing can be freed. The failure has already been reported.
             with suppress(EngineError), self._cuda.active():
                 for lane in self._lanes:
                     with suppress(EngineError):
@@ -142,7 +142,7 @@ def open_plan(path: Path, options: EngineOptions) -> TrtEngine:
         sha256 = None if examined.plan is None or examined.changed else examined.plan.plan.sha256
         loaded = LoadedPlan(examined.backend, path, sha256)
         try:
-            plan = _described(examined, loaded)
+            plan = _completed_manifest(examined, loaded)
             return TrtEngine(path, plan, loaded, examined.cuda, examined.notices)
         except BaseException:
             loaded.close()
@@ -157,16 +157,16 @@ def best_profile(profiles: Sequence[Profile], shape: tuple[int, int, int]) -> in
 
 def _shapes(profiles: tuple[Profile, ...]) -> ShapeRange:
     """The heights and widths of all profiles, and the batches that every profile accepts, if there are any."""
-    together = shapes_of(profiles)
+    overall = shapes_of(profiles)
     least, most = max(profile.minimum[0] for profile in profiles), min(profile.maximum[0] for profile in profiles)
-    return dataclasses.replace(together, batch=AxisRange(least, most)) if least <= most else together
+    return dataclasses.replace(overall, batch=AxisRange(least, most)) if least <= most else overall
 
 
-def _described(examined: Examination, loaded: LoadedPlan) -> PlanManifest:
+def _completed_manifest(examined: Examination, loaded: LoadedPlan) -> PlanManifest:
     """The plan's manifest, with the profiles and outputs of the plan itself."""
     path, tensors, labels = examined.path, loaded.tensors, examined.options.labels
-    plan = examined.plan or _undescribed(path, loaded)
-    if examined.plan is not None and _ends(plan.profiles) != _ends(tensors.profiles):
+    plan = examined.plan or _substitute_manifest(path, loaded)
+    if examined.plan is not None and _limits(plan.profiles) != _limits(tensors.profiles):
         if not examined.changed:
             raise PlanError(
                 f"{sidecar_of(path)} was edited: its profiles are not those of {path}. Build the plan again: "
@@ -185,8 +185,8 @@ def _described(examined: Examination, loaded: LoadedPlan) -> PlanManifest:
     return dataclasses.replace(plan, manifest=plan.manifest.with_(**changes))
 
 
-def _undescribed(path: Path, loaded: LoadedPlan) -> PlanManifest:
-    """A manifest for a plan that is trusted without one. `_described` adds the classes."""
+def _substitute_manifest(path: Path, loaded: LoadedPlan) -> PlanManifest:
+    """A manifest for a plan that is trusted without one. `_completed_manifest` adds the classes."""
     shapes = shapes_of(loaded.tensors.profiles)
     crop = max(shapes.height.minimum, shapes.width.minimum)
     return PlanManifest(
@@ -205,5 +205,5 @@ def _undescribed(path: Path, loaded: LoadedPlan) -> PlanManifest:
     )
 
 
-def _ends(profiles: Sequence[Profile]) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+def _limits(profiles: Sequence[Profile]) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
     return [(profile.minimum, profile.maximum) for profile in profiles]

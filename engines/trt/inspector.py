@@ -39,7 +39,7 @@ def built_types(backend: Backend, plan: Any, layers: Iterable[str]) -> dict[str,
 
 
 def types_of(information: str, layers: Iterable[str]) -> dict[str, str]:
-    """The same, from the inspector's JSON. Layers without a certain type are left out."""
+    """The same, from the inspector's JSON. A layer whose type is not certain is left out."""
     try:
         kernels = [kernel for kernel in json.loads(information)["Layers"] if isinstance(kernel, dict)]
     except (ValueError, KeyError, TypeError):
@@ -49,9 +49,9 @@ def types_of(information: str, layers: Iterable[str]) -> dict[str, str]:
 
 
 def _type(layer: str, kernels: Sequence[Mapping[str, Any]]) -> str | None:
-    """The type of a layer's products: the wider of its data's type and, if they are an input, its weights' type."""
+    """The type in which a layer multiplies: the widest type of its inputs, which may include its weights."""
     named = [kernel for kernel in kernels if layer in _onnx_layers(kernel)]
-    computing = [kernel for kernel in named if not _moves(kernel)]
+    computing = [kernel for kernel in named if not _moves_data(kernel)]
     convolving = [kernel for kernel in computing if "conv" in _kind(kernel)]
     types = {_widest(kernel.get("Inputs")) for kernel in convolving or computing}
     return types.pop() if len(types) == 1 else None
@@ -67,7 +67,7 @@ def _kind(kernel: Mapping[str, Any]) -> str:
     return f"{kernel.get('LayerType', '')} {kernel.get('ParameterType', '')}".lower()
 
 
-def _moves(kernel: Mapping[str, Any]) -> bool:
+def _moves_data(kernel: Mapping[str, Any]) -> bool:
     return any(word in _kind(kernel) for word in _MOVES)
 
 
@@ -77,11 +77,11 @@ def _widest(inputs: Any) -> str | None:
     for item in inputs if isinstance(inputs, list) else ():
         axes = item.get("Dimensions") if isinstance(item, dict) else None
         if isinstance(axes, list) and len(axes) == 4:
-            types.add(_named(str(item.get("Format/Datatype", ""))))
+            types.add(_type_named(str(item.get("Format/Datatype", ""))))
     if not types or None in types:
         return None
     return next(kind for _, kind in _TYPES if kind in types)
 
 
-def _named(text: str) -> str | None:
+def _type_named(text: str) -> str | None:
     return next((kind for pattern, kind in _TYPES if re.search(rf"\b({pattern})\b", text, re.IGNORECASE)), None)

@@ -16,14 +16,14 @@ from vgg_deploy.errors import EngineError
 from vgg_deploy.network.tensors import Floats, Images
 
 SHAPES = 16  # how many shapes keep their context and graph: enough for three scales, upright and flat
-_LEAST_BYTES = 256  # TensorRT's alignment; used for a network that needs no scratch memory
+_MIN_BYTES = 256  # TensorRT's alignment; allocated for a network that needs no scratch memory
 
 
 class Lane:
     """Runs one request at a time. Use it only while its device is active.
 
     Its contexts never run at the same time, so they share one block of scratch memory. The first run of a shape is
-    eager. The second is recorded as a CUDA graph, and later ones replay that.
+    eager. The second is recorded as a CUDA graph, and later ones replay it.
 
     Args:
         loaded: the plan.
@@ -47,7 +47,7 @@ class Lane:
                 stack.callback(cuda.free, self._host[name])
                 self._device[name] = cuda.allocate(size, f"the largest {name}")
                 stack.callback(cuda.free, self._device[name])
-            scratch = max(loaded.scratch_bytes(), _LEAST_BYTES)
+            scratch = max(loaded.scratch_bytes(), _MIN_BYTES)
             self._scratch = cuda.allocate(scratch, "the network's scratch memory")
             stack.callback(cuda.free, self._scratch)
             self._owned = stack.pop_all()
@@ -68,7 +68,7 @@ class Lane:
             for output, shape in context.outputs.items():
                 cuda.download(self._host[output], self._device[output], FLOAT_BYTES * product(shape), stream)
             cuda.record(self._event, stream)
-            cuda.wait(self._event)  # for this lane only; the other goes on
+            cuda.wait(self._event)  # for this lane only; the other continues
         except EngineError:
             self._drop(images.shape)
             raise
@@ -91,7 +91,7 @@ class Lane:
         except EngineError:
             if not self._shapes:
                 raise
-            # The kept contexts may be what fills the GPU's memory.
+            # The contexts of other shapes may fill the GPU's memory.
             for other in list(self._shapes):
                 self._release(other)
             context = self._new_context(shape, profile)
@@ -119,7 +119,7 @@ class Lane:
         return copy
 
     def _drop(self, shape: tuple[int, ...]) -> None:
-        """After a failure: waits for work under way, then drops the shape's context. Reports no further failure."""
+        """After a failure: waits for work under way, then drops the shape's context. Further errors are ignored."""
         with suppress(EngineError):
             self._cuda.record(self._event, self._stream)
             self._cuda.wait(self._event)

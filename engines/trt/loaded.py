@@ -42,7 +42,7 @@ class LoadedPlan:
     Args:
         backend: the backend that runs the plan.
         path: the plan.
-        sha256: the hash that the file must have, as it may have been replaced since it was checked. None: any.
+        sha256: the hash that the file must have, because it may have been replaced since the check. None: any.
     """
 
     def __init__(self, backend: Backend, path: Path, sha256: str | None = None) -> None:
@@ -62,8 +62,8 @@ class LoadedPlan:
         if engine is None:
             raise PlanError(
                 f"{backend} cannot load {path}: {messages.reason}. If the GPU's memory is too small for its "
-                f"{len(data) / 1e6:,.0f} MB, build a plan from an FP16 or INT8 file. Otherwise it is damaged or of "
-                "another version: build it again"
+                f"{len(data) / 1e6:,.0f} MB, build a plan from an FP16 or INT8 file. Otherwise the plan is damaged or "
+                "of another version: build it again"
             )
         self._runtime, self._engine, self._lock = runtime, engine, threading.Lock()
         self._runtime_config: Any = None
@@ -154,7 +154,7 @@ def _tensors(trt: Any, engine: Any, path: Path) -> Tensors:
     """The inputs and outputs of a plan.
 
     Raises:
-        PlanError: they are not images in and posteriors out.
+        PlanError: the plan does not take images and return posteriors.
     """
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]

@@ -1,7 +1,7 @@
-"""Finds what prevents a plan for an ONNX file before the build, with what to do about it.
+"""Finds what would make the build of an ONNX file fail, before the build, and says what to do about it.
 
 TensorRT's parser stops at the first fault of most kinds. It also reads unsigned 8 bit as signed and accepts profiles
-that are too small, without an error. So the graph is examined first, then the parser's errors.
+that are too small, without an error. So these checks examine the graph first, then the parser's errors.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def of_graph(model: onnx.ModelProto, manifest: Manifest) -> list[Finding]:
             biases.append(node_name(node))
         elif _unsigned(node, data, zero):
             unsigned.append(node_name(node))
-        elif zero is not None and _any_set(zero):
+        elif zero is not None and _is_nonzero(zero):
             asymmetric.append(node_name(node))
     faults = (
         (unsigned, "unsigned 8 bit at {}, which TensorRT reads as signed", symmetric),
@@ -72,7 +72,7 @@ def of_graph(model: onnx.ModelProto, manifest: Manifest) -> list[Finding]:
         for nodes, fault, remedy in faults
         if nodes
     ]
-    users = tuple(_bytes_used_raw(model))
+    users = tuple(_raw_uint8_readers(model))
     if users:
         fault = f"uint8 used directly at {_named(users)}; TensorRT accepts only Cast on it"
         findings.append(Finding(users, f"{fault}: {'export it again' if ours else 'cast it to float first'}"))
@@ -82,20 +82,20 @@ def of_graph(model: onnx.ModelProto, manifest: Manifest) -> list[Finding]:
 def of_profiles(model: onnx.ModelProto, profiles: Sequence[Profile]) -> list[Finding]:
     """A profile whose smallest image is too small for the network. TensorRT would build it, but it would not run."""
     batch, side, _ = min(profile.minimum for profile in profiles)
-    starved = _starved(model, (batch, side, side))
-    if starved is None:
+    empty_node = _first_empty_node(model, (batch, side, side))
+    if empty_node is None:
         return []
     low, high = side, LARGEST_SIDE
-    if _starved(model, (batch, high, high)):
-        return [Finding((starved,), f"{starved} has no output for images of any size: the model is damaged")]
+    if _first_empty_node(model, (batch, high, high)):
+        return [Finding((empty_node,), f"{empty_node} has no output for images of any size: the model is damaged")]
     while low + 1 < high:  # `low` is too small, `high` is large enough
         middle = (low + high) // 2
-        low, high = (middle, high) if _starved(model, (batch, middle, middle)) else (low, middle)
+        low, high = (middle, high) if _first_empty_node(model, (batch, middle, middle)) else (low, middle)
     text = (
-        f"{starved} has no output for images of {side} x {side}, the smallest of the profiles: give --scales of {high} "
-        "or more"
+        f"{empty_node} has no output for images of {side} x {side}, the smallest of the profiles: give --scales of "
+        f"{high} or more"
     )
-    return [Finding((starved,), text)]
+    return [Finding((empty_node,), text)]
 
 
 def of_parser(parser: Any, model: onnx.ModelProto, backend: Backend) -> list[Finding]:
@@ -107,13 +107,13 @@ def of_parser(parser: Any, model: onnx.ModelProto, backend: Backend) -> list[Fin
     """
     remedy = "replace it in the model, or run the ONNX file itself (vgg-deploy infer --runtime onnxruntime)"
     functions = {function.name for function in model.functions}
-    lacking: dict[str, list[str]] = {}
+    unsupported: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type not in functions and not parser.supports_operator(node.op_type):
-            lacking.setdefault(node.op_type, []).append(node_name(node))
+            unsupported.setdefault(node.op_type, []).append(node_name(node))
     findings = [
         Finding(tuple(nodes), f"operator {operator} at {_named(nodes)}, which {backend} does not support: {remedy}")
-        for operator, nodes in lacking.items()
+        for operator, nodes in unsupported.items()
     ]
     named = {name for finding in findings for name in finding.nodes}
     for index in range(parser.num_errors):
@@ -139,7 +139,7 @@ def _reason(description: str) -> str:
 
 
 def texts(graph: list[Finding], parser: list[Finding]) -> tuple[str, ...]:
-    """The texts of all findings. A finding of the parser is left out if the graph's findings name its node already."""
+    """The texts of all findings. A finding of the parser is left out if the graph's findings already name its node."""
     known = {name for finding in graph for name in finding.nodes}
     return tuple(finding.text for finding in (*graph, *(item for item in parser if not known.intersection(item.nodes))))
 
@@ -163,8 +163,8 @@ def _unsigned(node: onnx.NodeProto, data: TensorProto | None, zero: TensorProto 
     return len(node.input) < 3 and (output_type or TensorProto.UINT8) in _UNSIGNED
 
 
-def _any_set(zero: TensorProto) -> bool:
-    """Whether a zero-point is not 0. A zero-point in external data is left to the parser."""
+def _is_nonzero(zero: TensorProto) -> bool:
+    """Whether a zero-point is not 0. The parser checks zero-points in external data."""
     if zero.data_location == TensorProto.EXTERNAL:
         return False
     try:
@@ -173,8 +173,8 @@ def _any_set(zero: TensorProto) -> bool:
         return False
 
 
-def _bytes_used_raw(model: onnx.ModelProto) -> Iterator[str]:
-    """Nodes that read uint8 and are not Cast. Q/DQ nodes are left out, as they have findings of their own."""
+def _raw_uint8_readers(model: onnx.ModelProto) -> Iterator[str]:
+    """Nodes other than Cast that read uint8. Q/DQ nodes are left out, because they have findings of their own."""
     values = (*model.graph.input, *_inferred(model).graph.value_info)
     raw = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.UINT8}
     for node in model.graph.node:
@@ -182,7 +182,7 @@ def _bytes_used_raw(model: onnx.ModelProto) -> Iterator[str]:
             yield node_name(node)
 
 
-def _starved(model: onnx.ModelProto, shape: Shape) -> str | None:
+def _first_empty_node(model: onnx.ModelProto, shape: Shape) -> str | None:
     """The first node whose output has no rows or columns left for a batch of this shape."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)

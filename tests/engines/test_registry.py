@@ -159,7 +159,7 @@ def test_cuda_that_fails_to_start_is_an_error_though_onnxruntime_goes_on_with_th
     [
         ("none.onnx", "no such model"),
         ("none.plan", "none.plan: no such plan"),
-        ("model.safetensors", "is a checkpoint, not a model to run: vgg-deploy export --weights"),
+        ("model.safetensors", "is a checkpoint; export it first: vgg-deploy export --weights"),
     ],
 )
 def test_files_that_are_no_models_are_refused_with_what_to_do(name: str, reason: str, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_files_that_are_no_models_are_refused_with_what_to_do(name: str, reason:
         ({"runtime": "onnxruntime"}, "is a TensorRT plan, and onnxruntime runs ONNX files: leave the runtime out"),
         ({"runtime": "tflite"}, "runtime is 'tflite'; expected auto, onnxruntime, openvino, ncnn, tensorrt, "),
         ({"device": "cpu"}, "runs on NVIDIA GPUs: leave the device out, or give cuda or cuda:N. On the CPU, run the"),
-        ({"threads": 2}, "runs on a GPU; --threads applies to CPUs only, leave it out"),
+        ({"threads": 2}, "runs on a GPU, and --threads applies to CPUs only; leave it out"),
         ({}, "has no usable manifest .* --trust"),
     ],
 )
@@ -266,7 +266,7 @@ def test_auto_skips_a_runtime_that_cannot_be_loaded_and_says_why(
     importer = importlib.import_module
 
     def import_module(name: str) -> Any:
-        if name == RUNTIMES["ncnn"].home:
+        if name == RUNTIMES["ncnn"].adapter:
             raise ImportError("libgomp")
         return importer(name)
 

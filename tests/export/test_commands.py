@@ -77,7 +77,7 @@ def test_options_reach_the_file(narrow_checkpoint: Checkpoints, vgg_deploy_comma
     assert str(manifest.shapes) == "1.. x 64.. x 64.. x 3"
     assert "1.. x 64.. x 64.. x 3" in done.out
     assert done.err.count("\n") == 1
-    assert "unmeasured" in done.err
+    assert "not measured" in done.err
 
 
 def test_output_goes_into_folders_that_are_made(

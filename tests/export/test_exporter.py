@@ -186,7 +186,7 @@ def test_without_calibration_fp16_says_that_the_range_is_unmeasured(exported: Ex
     assert '"range": "unmeasured"' in made.manifest.to_json()
     assert made.manifest.precision.largest_activations is None
     assert made.manifest.precision.float32_layers == ()
-    assert any("unmeasured" in text and "--calibration" in text for text in made.notices)
+    assert any("not measured" in text and "--calibration" in text for text in made.notices)
 
 
 def test_fp32_has_nothing_to_notice(exported: Exported) -> None:
@@ -220,7 +220,7 @@ def test_with_calibration_layers_that_overflow_and_their_readers_stay_fp32_and_a
     images = [batch(1, 80, 96)]
     made = exported(configuration, enlarged=(1e6, *layers), half=True, dynamic=True, calibration=images)
     assert made.manifest.precision.float32_layers == kept
-    assert any(text.startswith(f"{', '.join(kept)} stay FP32") for text in made.notices)
+    assert any(text.startswith(f"kept in FP32: {', '.join(kept)} (") for text in made.notices)
     stored = {tensor.name: tensor.data_type for tensor in onnx.load(made.path).graph.initializer}
     for layer in made.manifest.spec.weight_layers:
         expected = TensorProto.FLOAT if layer.name in kept else TensorProto.FLOAT16
@@ -233,7 +233,7 @@ def test_weights_beyond_fp16_stay_fp32_without_calibration_too(exported: Exporte
 
     made = exported(change=change, half=True)
     assert made.manifest.precision.float32_layers == ("conv4_2",)
-    assert "conv4_2 stay FP32: weights beyond FP16's range" in made.notices
+    assert "kept in FP32: conv4_2 (weights beyond FP16's range)" in made.notices
 
 
 def test_a_network_that_overflows_fp32_cannot_be_calibrated(
@@ -242,7 +242,7 @@ def test_a_network_that_overflows_fp32_cannot_be_calibrated(
     def change(weights: dict[str, Any]) -> None:
         weights["conv2_1.weight"] *= 1e37
 
-    with pytest.raises(VGGDeployError, match="conv2_1 gives inf on a calibration image even in float32"):
+    with pytest.raises(VGGDeployError, match="conv2_1 returns inf on a calibration image even in float32"):
         exported(change=change, half=True, calibration=[batch(1, 64, 64)])
     assert not list(tmp_path.glob("*.onnx"))
 

@@ -160,7 +160,7 @@ def test_an_int8_layer_whose_output_would_overflow_fp16_gives_fp32(
     precision = read_manifest(here / "made.onnx").precision
     assert precision.float32_layers == ("conv3_1", "conv3_2")
     assert precision.of("conv3_1") == precision.of("conv3_2") == "int8"
-    assert "conv3_1, conv3_2 are INT8 and give FP32: their outputs or inputs pass FP16's range" in done.err
+    assert "in INT8, returning FP32: conv3_1, conv3_2 (outputs or inputs exceed 1/2 of FP16's range" in done.err
     assert "int8 (the rest in float16)" in done.out
     with open_engine(here / "made.onnx", runtime="onnxruntime", threads=1) as engine:
         scores = engine.run(np.asarray(picture(2).resize((64, 64)))[None])

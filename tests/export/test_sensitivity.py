@@ -166,7 +166,7 @@ def test_a_layer_that_gives_nan_in_int8_is_named(scripted: Callable[..., Any]) -
         return make(quantization)
 
     variants.open = broken
-    with pytest.raises(VGGDeployError, match="conv4_2 alone in INT8 gives NaN"):
+    with pytest.raises(VGGDeployError, match="with conv4_2 alone in INT8, posteriors are NaN"):
         judge.sensitivities()
 
 

@@ -215,7 +215,7 @@ def test_fp16_that_overflows_fails_on_the_rounding_line_though_cpus_compute_it_w
     reference, path = enlarged_checkpoint(factor, layer), tmp_path / "half.onnx"
     made = vgg_deploy_command("export", "--weights", str(reference), "--dynamic", "--fp16", "-o", str(path))
     assert made.code == 0, made.err
-    assert "unmeasured" in made.err
+    assert "not measured" in made.err
     done = verify(path, "--runtime", runtime, reference=reference)
     assert done.code == 1
     assert [line for line in done.out.splitlines() if line.startswith("half.onnx  ") and line.endswith(" ok")]
@@ -240,7 +240,7 @@ def test_with_calibration_the_same_network_keeps_those_layers_in_fp32_and_passes
     made = vgg_deploy_command(*map(str, words))
     assert made.code == 0, made.err
     assert f"{layer}, " in made.err
-    assert "stay FP32" in made.err
+    assert "kept in FP32" in made.err
     done = verify(path, reference=reference)
     assert done.code == 0, done.out
 

@@ -99,7 +99,7 @@ def test_openvino_refuses_what_it_computes_wrongly_with_amx_and_auto_takes_anoth
     pytest.importorskip("onnxruntime")
     narrow = int8_model("tensorrt")
     monkeypatch.setattr("engines.ov.amx_in_use", lambda: True)
-    with pytest.raises(UnsupportedModelError, match="fewer than 16 channels get wrong answers in OpenVINO"):
+    with pytest.raises(UnsupportedModelError, match="fewer than 16 channels give wrong answers in OpenVINO"):
         open_engine(narrow, runtime="openvino")
     with open_engine(narrow) as engine:
         assert engine.info.runtime.startswith("onnxruntime")

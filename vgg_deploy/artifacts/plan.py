@@ -31,7 +31,7 @@ class PlanManifest:
         backend: tensorrt or tensorrt-rtx.
         version: the version of the backend that built the plan. No other version can run it.
         compute_capabilities: for TensorRT, that of the GPU on which the plan was built. For TensorRT-RTX, those for
-            which it was built; none if RTX chose (8.0 and later, without 9.0).
+            which it was built; none if RTX chose (8.0 and later, except 9.0).
         hardware_compatibility: none, ampere+ or same; TensorRT only.
         profiles: in the plan's order.
         layers: the type of each layer with weights: float32, float16 or int8.

@@ -70,7 +70,7 @@ build_options = gathered(
         "compute_capabilities",
         callback=_capabilities,
         metavar="X.Y,...",
-        help="tensorrt-rtx: GPUs that the plan is for, such as 8.9,12.0.  [default: 8.0 and later, without 9.0]",
+        help="tensorrt-rtx: GPUs that the plan is for, such as 8.9,12.0.  [default: 8.0 and later, except 9.0]",
     ),
     click.option(
         "--timing-cache",
@@ -119,7 +119,7 @@ def command(model: Path, output: Path | None, options: BuildOptions, verbose: bo
 
 def _print(built: Built) -> None:
     manifest = built.manifest
-    targets = ", ".join(manifest.compute_capabilities) or "8.0 and later, without 9.0"
+    targets = ", ".join(manifest.compute_capabilities) or "8.0 and later, except 9.0"
     proof = "as the parsed network declares" if manifest.layers_from == DECLARED else "as the built engine states"
     click.echo(
         f"{built.path}: {manifest.backend} {manifest.version} for compute capability {targets}, "

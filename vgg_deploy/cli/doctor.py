@@ -103,7 +103,7 @@ def _engines() -> list[tuple[str, str, str, str]]:
                 rows.append((name, device, "no", f"not installed: {install_command(extra)}"))
                 continue
             try:
-                why = importlib.import_module(runtime.home).availability(device)
+                why = importlib.import_module(runtime.adapter).availability(device)
                 rows.append((name, device, "yes", why))
             except (VGGDeployError, ImportError, OSError) as error:
                 rows.append((name, device, "no", " ".join(str(error).split())))

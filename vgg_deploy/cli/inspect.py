@@ -83,7 +83,7 @@ def _facts(description: Description) -> Iterator[tuple[str, str]]:
 
 
 def _plan_facts(plan: PlanManifest) -> Iterator[tuple[str, str]]:
-    targets = ", ".join(plan.compute_capabilities) or "8.0 and later, without 9.0"
+    targets = ", ".join(plan.compute_capabilities) or "8.0 and later, except 9.0"
     widened = {"ampere+": ", and any from 8.0", "same": ", and other GPUs of the same"}
     yield "runs on", f"compute capability {targets}{widened.get(plan.hardware_compatibility, '')}"
     for profile in plan.profiles:

@@ -170,13 +170,13 @@ def _stages_from_onnx(comparison: _Comparison, advance: Callable[[], None]) -> I
 def _stages_from_checkpoint(
     comparison: _Comparison, facts: WeightFacts, advance: Callable[[], None]
 ) -> Iterator[Stage]:
-    from export.verify import grid_of
+    from export.verify import all_use_fine_grid
 
     reference, manifests = comparison.reference, comparison.manifests
     if not describes_itself(reference):
         facts = known_facts(facts, next(iter(manifests.values())))
     checkpoint = read_weights(reference, facts)
-    fine = grid_of(manifests)
+    fine = all_use_fine_grid(manifests)
     from train.network.reference import Reference
 
     with ExitStack() as stack:

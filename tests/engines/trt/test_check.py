@@ -42,7 +42,7 @@ def test_rtx_runs_on_its_gpus_unless_it_is_built_for_others(
 @pytest.mark.parametrize(
     ("targets", "capability", "reason", "remedy"),
     [
-        ((), (7, 5), "was built for compute capability 8.0 and later, without 9.0", "--compute-capability 7.5"),
+        ((), (7, 5), "was built for compute capability 8.0 and later, except 9.0", "--compute-capability 7.5"),
         (("8.9",), (8, 6), "was built for compute capability 8.9;", "--compute-capability 8.9,8.6"),
         (("7.5", "12.0"), (8, 9), "was built for compute capability 7.5, 12.0;", "--compute-capability 7.5,12.0,8.9"),
     ],
@@ -230,7 +230,7 @@ def test_another_gpu_is_refused_with_the_command(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("bits", "reason"),
     [
-        (32, f"it is damaged, or not a plan of tensorrt-rtx; build it again: {RTX}"),
+        (32, f"it is damaged, or not a tensorrt-rtx plan; build it again: {RTX}"),
         (1, f"another version built it; build it again: {RTX}"),
         (
             2,
@@ -264,7 +264,7 @@ def test_a_plan_that_may_be_slow_here_runs_with_a_notice(machine: Machine) -> No
 
 def test_a_runtime_that_is_not_the_plans_is_refused(machine: Machine) -> None:
     machine.describe()
-    expected = f"{machine.path} is a plan of tensorrt-rtx, and only tensorrt-rtx runs it; leave --runtime out"
+    expected = f"{machine.path} is a tensorrt-rtx plan, and only tensorrt-rtx runs it; leave --runtime out"
     assert str(machine.problem(runtime="tensorrt")) == expected
     assert all(each.passed for each in machine.checks(runtime="tensorrt-rtx").values())
 

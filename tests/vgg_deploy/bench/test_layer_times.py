@@ -80,9 +80,9 @@ def test_layers_of_a_foreign_model_have_times_without_work() -> None:
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 def test_each_runtime_profiles_the_layers_of_a_real_model(runtime: str) -> None:
     pytest.importorskip(runtime)
-    home = importlib.import_module(RUNTIMES[runtime].home)
+    adapter = importlib.import_module(RUNTIMES[runtime].adapter)
     images = np.zeros((2, 40, 48, 3), np.uint8)
-    runs = home.layer_times(TINY, EngineOptions(threads=1), images, 3)
+    runs = adapter.layer_times(TINY, EngineOptions(threads=1), images, 3)
     assert len(runs) == 3
     times = {time.layer: time for time in by_layer(runs, read_manifest(TINY).spec, BatchShape(2, 40, 48))}
     assert {"input", "conv1_1", "conv5_2", "pool1", "fc6", "fc8"} <= set(times)

@@ -109,7 +109,7 @@ def test_a_runtime_that_does_not_load_says_why_on_its_line(
     real = importlib.import_module
 
     def broken(name: str, package: str | None = None) -> Any:
-        if name == engines.RUNTIMES["openvino"].home:
+        if name == engines.RUNTIMES["openvino"].adapter:
             raise error
         return real(name, package)
 
@@ -197,14 +197,14 @@ def test_without_a_gpu_rtx_builds_and_tensorrt_does_not(
         ),
         (
             (9, 0),
-            "no tensorrt-rtx 1.7.1 builds plans here; it runs them on compute capability 8.0, 8.6, 8.9 and 12.x, "
-            "and 7.5 if built for it, not on NVIDIA Test (compute capability 9.0); use tensorrt there",
+            "no tensorrt-rtx 1.7.1 builds plans here; it runs plans only on compute capability 8.0, 8.6, 8.9 and 12.x, "
+            "and 7.5 if built for it, not on NVIDIA Test (compute capability 9.0): use tensorrt",
             "yes tensorrt 1.7.1 builds and runs",
         ),
         (
             (7, 0),
             "no tensorrt-rtx 1.7.1 builds plans here; it runs",
-            "no tensorrt 1.7.1 is installed; it builds and runs plans on",
+            "no tensorrt 1.7.1 is installed; it builds and runs plans only on",
         ),
     ],
 )

@@ -258,7 +258,7 @@ def test_json_and_csv_in_one_file_exit_2(
 @pytest.mark.parametrize(
     ("name", "code", "reason"),
     [
-        ("model.pt", 2, "is a checkpoint, not a model to run: vgg-deploy export --weights"),
+        ("model.pt", 2, "is a checkpoint; export it first: vgg-deploy export --weights"),
         ("model.onnx", 1, "is not an ONNX file"),
     ],
 )

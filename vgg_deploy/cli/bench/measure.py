@@ -177,11 +177,11 @@ class Measurement:
         from vgg_deploy.bench.layer_times import by_layer
         from vgg_deploy.network.tensors import SCORE_MAP
 
-        home = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].home)
+        adapter = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].adapter)
         options = EngineOptions(threads=self.options.threads, allow_bf16=info.bf16)
         batch = batches_of(pictures[: shape.images], shape, info.manifest.rescaling)[0]
         with progress(f"layers of {entry.name}", None):
-            runs = home.layer_times(entry.path, options, batch.images, PROFILED_CALLS)
+            runs = adapter.layer_times(entry.path, options, batch.images, PROFILED_CALLS)
         return Layers(entry.name, shape, by_layer(runs, info.manifest.spec, shape, score_map=SCORE_MAP in info.outputs))
 
     def _time_batches(
