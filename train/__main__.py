@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 BUILT_IN = "digits"
 CHANCE_MARGIN = 1.2  # times the share of the largest class; a validation top-1 up to there may be luck
 
-_NO_DATA = """--data is missing. A data folder has a folder of images for each class, for training and for validation:
+_NO_DATA = """--data is missing. A data folder has one folder of images for each class, for training and for validation:
 
     DIR/train/cat/001.jpg ...
     DIR/train/dog/001.jpg ...
     DIR/val/cat/901.jpg ...
     DIR/val/dog/901.jpg ...
 
-The names of the folders are the names of the classes, the same in train/ and val/. Then give: --data DIR
+The folders are named after the classes, and are the same in train/ and val/. Then give: --data DIR
 To try training now, with 1,797 scanned digits, give: --data digits"""
 
 
@@ -55,9 +55,10 @@ def _required(ctx: click.Context, _parameter: click.Parameter, data: str | None)
 @click.option(
     "--schedule",
     type=click.Choice(["paper"]),
-    help="paper: train at S = 256, then S = 384, then S from [256, 512], each from the weights of the one before.",
+    help="paper: train at S = 256, then S = 384, then S from [256, 512]. Each stage starts from the weights of the "
+    "one before.",
 )
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files into the run too.")
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard files into the folder of the run.")
 @recipe_options
 @execution_options
 def command(
@@ -71,9 +72,9 @@ def command(
     """Train a network by the paper's recipe (section 3.1).
 
     Writes a folder under runs/: the checkpoints best.safetensors and last.safetensors, which the other commands read,
-    and run.json, recipe.toml, metrics.jsonl and curves.png. After an interruption, the same command continues.
+    and run.json, recipe.toml, metrics.jsonl and curves.png. After an interruption, the same command continues the run.
 
-    "digits" in a default is for --data digits, which trains a narrow A on 64-pixel crops.
+    Defaults marked "digits" apply to --data digits, which trains a narrow A on 64-pixel crops.
 
     Several GPUs or machines: torchrun --nproc-per-node N -m train ...
     """
@@ -94,7 +95,9 @@ def command(
         with execution.console.status(f"listing the images of {folder}"):
             images = read_folder(folder)
         if processes.agreed(lambda: images.fingerprint) != images.fingerprint:
-            raise UsageError(f"{folder} holds other images on this machine than on the first; copy them again")
+            raise UsageError(
+                f"the images in {folder} differ between this machine and the first one; copy the folder again"
+            )
         recipe = replace(recipe, spec=replace(recipe.spec, classes=len(images.classes)))
         campaign = Campaign(
             data=images,
@@ -114,7 +117,7 @@ def _digits_folder(*, warn: bool) -> Path:
 
     if warn and Path(BUILT_IN).is_dir():
         click.echo(
-            "--data digits takes the built-in digits; for the folder of this name, give --data ./digits", err=True
+            "--data digits selects the built-in digits; to use the folder of that name, give --data ./digits", err=True
         )
     folder = ROOT / "digits-data"
     write_digits(folder)
@@ -136,6 +139,6 @@ def _print_result(result: TrainingResult, data: DataFolder) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # under torchrun, one process a machine prints what is wrong
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # under torchrun, only one process a machine prints errors
         sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
     run_command(command, "python -m train")

@@ -45,9 +45,9 @@ class _Plan:
     """What is left to do for a training.
 
     Attributes:
-        result: of a finished training, which needs nothing more.
+        result: the result of a finished training, for which nothing is left to do.
         resumed: the folder of an unfinished run. None: a new run.
-        initialisation: of the run. None: an A has to be trained first.
+        initialisation: the initial weights of the run. None: an A has to be trained first.
     """
 
     result: TrainingResult | None = None
@@ -64,8 +64,8 @@ class Campaign:
         execution: where it computes.
         facts: further entries of each run.json, as plain JSON.
         root: the folder of runs.
-        suffix: of the runs' names, such as "-digits".
-        tensorboard: write TensorBoard's files too.
+        suffix: the end of the runs' names, such as "-digits".
+        tensorboard: also write TensorBoard files.
     """
 
     data: DataFolder
@@ -96,7 +96,7 @@ class Campaign:
 
         Args:
             out: the folder of the run. None: a new one under `root`.
-            name: of the new folder, without its date.
+            name: the name of the new folder, without its date.
             again: train again if a run of the same recipe and data is finished.
 
         Raises:
@@ -129,7 +129,7 @@ class Campaign:
             try:
                 best = train(resolved, self.data, run, self.execution, surveys=self.root / SURVEYS)
             except KeyboardInterrupt:
-                self._print(f"the same command continues the run in {folder}")
+                self._print(f"interrupted; give the same command again to continue the run in {folder}")
                 raise
         return TrainingResult(folder / BEST, best)
 
@@ -207,7 +207,7 @@ class Campaign:
 
 def _where_it_stopped(run: TrainingRun) -> str:
     if run.state is None:
-        return "it had stopped before its first checkpoint"
+        return "it stopped before its first checkpoint"
     position = run.state.position
     epochs = len(position.history)
     return f"after batch {position.batches} of epoch {epochs + 1}" if position.batches else f"after epoch {epochs}"

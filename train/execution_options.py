@@ -40,7 +40,7 @@ _OPTIONS = {
     "channels_last": click.option(
         "--channels-last/--no-channels-last",
         default=None,
-        help="Store activations with channels last, as tensor cores take them.  [default: on a GPU]",
+        help="Store activations with channels last, the layout of tensor cores.  [default: on a GPU]",
     ),
     "compiled": click.option(
         "--compile/--no-compile", "compiled", default=None, help="Use torch.compile.  [default: on a GPU]"
@@ -70,14 +70,14 @@ def execution_options(command: Function) -> Function:
 
 
 def prepare_torch() -> None:
-    """Sets what torch reads from the environment when it is loaded.
+    """Sets the environment variables that torch reads when it is loaded.
 
     Raises:
         MissingDependencyError: torch or safetensors is not installed.
     """
-    # By default, the threads of a step wait for each other by spinning. If other programs compute on the same cores,
-    # that made training on the digits 3 to 10 times slower (two cores, 27-157 instead of 293-429 images/s). Alone,
-    # sleeping costs a fifth.
+    # By default, the threads of a step wait for each other by spinning. While other programs used the same cores,
+    # spinning made training on the digits 3 to 10 times slower (two cores, 27-157 instead of 293-429 images/s). On idle
+    # cores, sleeping costs a fifth of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "RANK" in os.environ:  # torch's C++ logs pages if torchrun ends before its processes; we print one line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -27,10 +27,10 @@ class InitialWeights:
     """Weights to start from.
 
     Attributes:
-        weights: of all layers, in FC form.
-        normalization: of the checkpoint's training. None: all weights are random.
+        weights: the weights of all layers, in FC form.
+        normalization: the normalization with which the checkpoint was trained. None: all weights are random.
         source: the checkpoint.
-        taken: the layers that come from it.
+        taken: the layers that come from the checkpoint.
     """
 
     weights: dict[str, Tensor]
@@ -98,7 +98,7 @@ def _taken(recipe: Recipe, how: str, classes: tuple[ClassName, ...]) -> tuple[Ch
         raise UsageError(
             f"{path} does not fit: it has {len(their_classes)} classes, crop {theirs.crop} and FC width "
             f"{theirs.fc_width}; this network has {len(classes)} classes, crop {ours.crop} and FC width "
-            f"{ours.fc_width}, and they must be the same"
+            f"{ours.fc_width}. All three must be the same"
         )
     if from_a:
         return checkpoint, FROM_A_LAYERS

@@ -25,8 +25,8 @@ class Learner:
 
     Args:
         recipe: gives the network, the optimizer and the dropout.
-        weights: of all layers, in FC form. All processes take those of the first.
-        normalization: of pixels.
+        weights: the weights of all layers, in FC form. All processes use those of the first process.
+        normalization: how pixels are normalized.
         execution: where it computes.
     """
 
@@ -56,8 +56,8 @@ class Learner:
     def step(self, batch: Batch, epoch: int, learning_rate: float) -> Tensor:
         """One step of SGD over the batch of all processes.
 
-        Returns float64 [3] on the device, over this process's images: the sum of cross-entropies, the number of classes
-        with the highest score, and the number among the five highest.
+        Returns float64 [3] on the device, over this process's images: the sum of cross-entropies, the number of images
+        whose class has the highest score, and the number whose class is among the five highest.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
@@ -125,7 +125,7 @@ class Learner:
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
     def restore(self, momentum: Mapping[str, Tensor]) -> None:
-        """Restores the momentum by name, in all processes that of the first."""
+        """Restores the momentum by name. All processes use that of the first process."""
         processes = self._execution.processes
         if not processes.agreed(lambda: bool(momentum)):
             return
@@ -138,7 +138,7 @@ class Learner:
 
 
 def _hits(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """How many targets have the highest score, and how many one of the five highest. [n, classes], [n]."""
+    """The number of targets with the highest score, and with one of the five highest. [n, classes], [n]."""
     hits = scores.topk(min(5, scores.shape[1])).indices == targets[:, None]  # [n, 5]
     return hits[:, 0].sum().double(), hits.sum().double()
 

@@ -52,7 +52,7 @@ def train(
 
     Raises:
         UsageError: the initial weights are missing or do not fit.
-        ImageError: an image is broken; names its file.
+        ImageError: an image is broken; the message names its file.
         TrainingError: the loss became NaN or infinite, memory ran out, or a data worker died.
         OutputError: a checkpoint or run.json cannot be written.
     """
@@ -108,7 +108,7 @@ def _start(
 
 @dataclass(slots=True)
 class _Loop:
-    """One training while it goes on."""
+    """A training in progress."""
 
     recipe: Recipe
     data: DataFolder
@@ -125,7 +125,7 @@ class _Loop:
         """Trains until the learning rate has been divided often enough, or all epochs are done."""
         self.saved = self.drawn = time.monotonic()
         if position.history and not position.batches:
-            self.publish(position)  # a kill may have come between state and checkpoints
+            self.publish(position)  # the run may have been killed between saving the state and the checkpoints
         while True:
             learning_rate = self.recipe.next_learning_rate([epoch.val.top1 for epoch in position.history])
             if learning_rate is None:
@@ -170,7 +170,7 @@ class _Loop:
         """The sums of an epoch after more steps, over all processes.
 
         Args:
-            position: before these steps.
+            position: the position before these steps.
             steps: the images of each step in all processes, and this process's sums, float64 [3].
 
         Raises:
@@ -205,7 +205,7 @@ class _Loop:
             self.saved = time.monotonic()
 
     def publish(self, position: Position) -> None:
-        """Writes what follows from the state at the end of an epoch: checkpoints, record and curves."""
+        """Writes the checkpoints, the record and the curves at the end of an epoch."""
         run, epoch, data = self.run, position.history[-1], self.data
         if run is None:
             return

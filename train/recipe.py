@@ -20,7 +20,7 @@ RGB_SHIFT = 0.1  # Krizhevsky et al. 2012, section 4.1
 
 FROM_A = "a:"  # in an initialisation, before a checkpoint of configuration A
 INITIALISATIONS = f"{GAUSSIAN}, {GLOROT}, {FROM_A}CHECKPOINT or CHECKPOINT ({CHECKPOINT_ENDINGS})"
-# Configurations that start from random weights; the others from a trained A (section 3.1).
+# Configurations that start from random weights; the others start from a trained A (section 3.1).
 SHALLOW = ("A", "A-LRN")
 
 
@@ -35,10 +35,10 @@ class Recipe:
         rgb_shift: std of the random shift of RGB along the principal components of pixels. 0: none.
         batch: images in each step.
         epochs: maximum number of passes over the training set. 74 are the paper's 370,000 steps on ILSVRC-2012.
-        learning_rate: at the start.
+        learning_rate: the learning rate at the start.
         patience: epochs without a better validation top-1 until the learning rate is divided by ten.
-        learning_rate_drops: maximum number of divisions. Training ends instead of one more.
-        momentum: of SGD.
+        learning_rate_drops: maximum number of divisions. Training ends when one more is due.
+        momentum: momentum of SGD.
         weight_decay: multiplier of the L2 penalty.
         dropout: fraction of the outputs of fc6 and fc7 that are dropped.
         initialisation: gaussian; glorot; a:CHECKPOINT (the first four convolutions and the FC layers of a trained A,
@@ -48,10 +48,10 @@ class Recipe:
         mean: mean RGB to subtract, in units of 0..255. None: that of the initial weights, or else that of the training
             set.
         std: divisor after that, in units of 0..255. None: 1, as in the paper.
-        seed: of weights, order, crops, mirrors and dropout.
+        seed: the seed of weights, order, crops, mirrors and dropout.
 
     Raises:
-        UsageError: a field is out of its range; names the field, its value and the range.
+        UsageError: a field is out of its range; the message names the field, its value and the range.
     """
 
     spec: NetworkSpec
@@ -73,17 +73,17 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("epochs", 1), ("patience", 1), ("learning_rate_drops", 0)):
+        for name, minimum in (("batch", 1), ("epochs", 1), ("patience", 1), ("learning_rate_drops", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UsageError(f"{name} is {value!r}; expected a whole number of at least {least}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise UsageError(f"{name} is {value!r}; expected a whole number of at least {minimum}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UsageError(f"learning_rate is {self.learning_rate}; expected a number above 0, such as 0.01")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise UsageError(f"weight_decay is {self.weight_decay}; expected a number of at least 0, such as 0.0005")
         for name in ("momentum", "dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; expected a number from 0 to below 1")
+                raise UsageError(f"{name} is {getattr(self, name)}; expected a number of at least 0 and below 1")
         if not (math.isfinite(self.rgb_shift) and self.rgb_shift >= 0):
             raise UsageError(f"rgb_shift is {self.rgb_shift}; expected a number of at least 0, such as {RGB_SHIFT}")
         checkpoint = None if self.initialisation in (None, GAUSSIAN, GLOROT) else self.initialisation
@@ -92,7 +92,7 @@ class Recipe:
         whole = checkpoint is not None and not checkpoint.startswith(FROM_A)
         if self.freeze_features and not whole:
             raise UsageError(
-                "freeze_features is True, which keeps the convolutions of trained weights; give the weights too: "
+                "freeze_features is True, which keeps the convolutions of trained weights; also give the weights: "
                 "--weights CKPT"
             )
         if self.mean is not None and not all(0 <= value <= 255 for value in self.mean):
@@ -111,14 +111,17 @@ class Recipe:
 
     @property
     def chosen_initialisation(self) -> str | None:
-        """The given one, or gaussian or glorot for A and A-LRN. None: from a trained A, not yet found or trained."""
+        """`initialisation`, or by default gaussian or glorot for A and A-LRN.
+
+        None: a trained A, which has not been found or trained yet.
+        """
         if self.initialisation is None and self.spec.configuration in SHALLOW:
             return random_initialisation(self.spec)
         return self.initialisation
 
     @property
     def normalization(self) -> Normalization | None:
-        """The given one. None: that of the initial weights, or the mean of the training set."""
+        """`mean` and `std`. None: the normalization of the initial weights, or else the mean of the training set."""
         return None if self.mean is None else Normalization(self.mean, self.std or (1.0, 1.0, 1.0))
 
     def next_learning_rate(self, accuracies: Sequence[float]) -> float | None:
@@ -159,8 +162,8 @@ class Recipe:
 
 
 # A narrow A to try training anywhere. Expected: validation top-1 of 97 to 100 % (best epoch, seeds 0 to 3), above 94 %
-# by the eighth epoch. Cost: 40 s on two cores, shared with other work. The paper's learning rate of 1e-2 is faster with
-# one seed, and with another never gets above 20 % at this batch, because the ReLUs die.
+# by the eighth epoch. Cost: 40 s on two cores, shared with other work. At the paper's learning rate of 1e-2, one seed
+# learns faster, but another stays below 20 % at this batch size, because its ReLUs die.
 DIGITS = Recipe(
     NetworkSpec("A", width_divisor=8, crop=64, fc_width=256, classes=10),
     train_scale=TrainScale(72, 72),

@@ -75,7 +75,7 @@ _OPTIONS = {
         "--lr-drops",
         "learning_rate_drops",
         type=int,
-        help="Number of such divisions; training ends instead of one more.  [default: 3]",
+        help="Maximum number of such divisions; training ends when one more is due.  [default: 3]",
     ),
     "momentum": click.option("--momentum", type=float, help="Momentum of SGD.  [default: 0.9]"),
     "weight_decay": click.option("--weight-decay", type=float, help="Multiplier of the L2 penalty.  [default: 0.0005]"),
@@ -141,10 +141,10 @@ def recipe_options(command: Function) -> Function:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeChoices:
-    """What a user chose of a recipe.
+    """The parts of a recipe that the user chose.
 
     Attributes:
-        options: values of the command line, by name, without those that were not given.
+        options: the command-line options that were given, by name.
         file: a recipe file.
     """
 
@@ -156,7 +156,7 @@ class RecipeChoices:
 
         Args:
             digits: start from the digits' recipe instead of the paper's.
-            fixed_scales: refuse a training scale.
+            fixed_scales: raise an error if the user chose a training scale.
 
         Raises:
             UsageError: the choices contradict each other, are out of range, or the file or the weights cannot be read.
@@ -176,7 +176,7 @@ class RecipeChoices:
             base = Recipe(NetworkSpec("D", fc_width=4096 // max(1, sizes.get("width_divisor", 1))))
         if weights is not None:
             if "initialisation" in chosen:
-                raise UsageError("--weights and --init both give the initial weights; give one of them")
+                raise UsageError("--weights and --init both set the initial weights; give only one of them")
             path, spec, their_normalization = _weights(weights, sizes.get("configuration"), normalization)
             base = replace(base.with_crop(spec.crop), spec=spec, learning_rate=FINE_TUNING_RATE)
             chosen["initialisation"] = path

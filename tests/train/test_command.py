@@ -58,7 +58,7 @@ def test_without_freezing_the_convolutions_learn_too(run: RunCommand, data_folde
     [
         ("--freeze-features", "freeze_features is True, which keeps the convolutions of trained weights"),
         ("--weights nowhere.pth", "nowhere.pth: no such checkpoint"),
-        ("--weights a.pth --init b.pth", "--weights and --init both give the initial weights"),
+        ("--weights a.pth --init b.pth", "--weights and --init both set the initial weights"),
         ("--init a:nowhere.pth", "nowhere.pth: no such checkpoint"),
         ("--schedule paper --train-scale 256", "leave out the training scale"),
         ("--schedule paper --out here", "leave out --out"),

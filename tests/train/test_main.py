@@ -148,7 +148,7 @@ def test_ctrl_c_ends_training_and_leaves_complete_files(tmp_path: Path, data_fol
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command continues the run in here" in err
+    assert "give the same command again to continue the run in here" in err
     assert err.endswith("Interrupted.\n")
     assert "Traceback" not in err
     assert json.loads((tmp_path / "here" / "run.json").read_text())["status"] == "interrupted"

@@ -1,1 +1,1 @@
-"""Where and with whom a training computes: device and settings, processes, progress."""
+"""How a training is executed: device and settings, processes, progress."""

@@ -1,4 +1,4 @@
-"""Where a training computes, with which processes, and where it reports its progress."""
+"""How a training is executed: its device, its processes, and where it reports progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAVE_MINUTES = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """How a training is carried out. It decides the speed. It does not change the result, up to rounding.
+    """How a training is executed. This changes the speed, and the result only by rounding.
 
     Attributes:
         device: a torch device, cpu or cuda.
@@ -53,7 +53,7 @@ class Execution:
         return torch.device(self.device).type == "cuda"
 
     def among(self, processes: Processes) -> Execution:
-        """The same in one of several processes: on its own device, and silent in all but the first."""
+        """This execution in one of several processes: on its own device, and silent in all but the first."""
         device = processes.device if processes.size > 1 else self.device
         console = self.console if processes.first else Console(stderr=True, quiet=True)
         return replace(self, device=device, processes=processes, console=console)

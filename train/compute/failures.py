@@ -1,4 +1,4 @@
-"""How the processes of one training hear of each other's failures.
+"""Reports a failure of one process to all processes of a training.
 
 torch's own error recording (`torch.distributed.elastic.multiprocessing.errors.record`) does not replace this. It writes
 a traceback for each process, into a file that only the torchrun of the same machine reads, after the process has ended.
@@ -24,11 +24,10 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from vgg_deploy.errors import TrainingError, VGGDeployError
 
-POLL_S = 0.25  # between looks for a failure in another process
-GRACE_S = 1.0  # a process with a more exact cause of the same failure may report it within this time
-REPORT_S = (
-    5.0  # a failed process waits this long: torchrun ends all when one ends, and the first has to print the cause
-)
+POLL_S = 0.25  # between checks for a failure of another process
+GRACE_S = 1.0  # a process that knows the cause of the same failure better may report it within this time
+# A failed process waits this long. When one process ends, torchrun ends all, but the first has to print the cause.
+REPORT_S = 5.0
 CONTINUES = "the same command continues from the last checkpoint"
 
 # Parts of torch's messages after another process has ended (gloo and NCCL, torch 2.4 to 2.15).
@@ -41,8 +40,8 @@ class Failures:
     The report goes through torchrun's own store. The collective operations hang or break when a process is gone.
 
     Args:
-        rank: of this process.
-        timeout: for answers of the store.
+        rank: the rank of this process.
+        timeout: how long to wait for an answer of the store.
 
     Attributes:
         record: called with the cause before another process's failure ends this one.
@@ -59,11 +58,11 @@ class Failures:
         self._listener.start()
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         self._over.set()
 
     def end(self, error: BaseException) -> NoReturn:
-        """Reports this process's failure, and ends it: in the first with the error, in the others by exiting."""
+        """Reports this process's failure and ends the process: the first raises the error, the others exit."""
         if isinstance(error, RuntimeError) and any(part in str(error) for part in _BROKEN):
             time.sleep(GRACE_S)
             error = TrainingError(f"another process of this training ended (killed, or out of memory?); {CONTINUES}")
@@ -72,9 +71,9 @@ class Failures:
             self._report(error)
             raise error
         if not isinstance(error, KeyboardInterrupt):
-            time.sleep(GRACE_S)  # if all fail, the first one reports: it knows the most
+            time.sleep(GRACE_S)  # if all processes fail, the first one reports, because it knows the most
             self._report(error)
-            self._listener.join()  # it hears the report as those of other machines do, and ends this process
+            self._listener.join()  # it receives the report as every process does, and ends this one
         os._exit(_exit_code(error))  # torch's process group would wait for the others in a normal exit
 
     def _report(self, error: BaseException) -> None:
@@ -82,7 +81,7 @@ class Failures:
         machine = f" on {platform.node()}" if os.environ.get("GROUP_RANK", "0") != "0" else ""
         process = f" (rank {self._rank}{machine})" if self._rank else ""
         failure = json.dumps({"cause": _one_line(error) + process, "code": _exit_code(error)})
-        with contextlib.suppress(RuntimeError):  # the store has gone with its machine; the listener sees that too
+        with contextlib.suppress(RuntimeError):  # the store ended with its machine; the listener notices that too
             self._store.compare_set("failure", "", failure)
 
     def _listen(self) -> None:
@@ -90,8 +89,8 @@ class Failures:
             try:
                 failure = json.loads(self._store.get("failure")) if self._store.check(["failure"]) else None
             except RuntimeError:  # the store ends with the torchrun that keeps it
-                whose = "torchrun" if self._rank == 0 else "the first machine's torchrun"
-                failure = {"cause": f"{whose} ended before its processes; {CONTINUES}", "code": 1}
+                owner = "torchrun" if self._rank == 0 else "the first machine's torchrun"
+                failure = {"cause": f"{owner} ended before its processes; {CONTINUES}", "code": 1}
             if failure is not None and not self._over.is_set():
                 self._stop(**failure)
 

@@ -1,4 +1,4 @@
-"""Several training processes as one: torchrun's, on one machine or several (gloo on CPUs, NCCL on GPUs)."""
+"""Training in several processes that torchrun starts, on one machine or several (gloo on CPUs, NCCL on GPUs)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 from train.compute.failures import Failures
 from vgg_deploy.errors import UsageError
 
-TIMEOUT = timedelta(hours=6)  # of one wait for the other processes; their failures are heard of in another way
+TIMEOUT = timedelta(hours=6)  # of one wait for the other processes; `Failures` reports their failures sooner
 
 Value = TypeVar("Value")
 
@@ -28,7 +28,7 @@ class Processes:
         rank: 0 ... size - 1. Only rank 0 writes files and prints.
         size: the number of processes.
         device: the torch device of this process, cpu or cuda:N. Exchanged tensors lie on it.
-        failures: how they hear of each other's failures. None: this is the only process.
+        failures: reports failures among the processes. None: this is the only process.
     """
 
     rank: int = 0
@@ -48,7 +48,7 @@ class Processes:
         return made[0]  # type: ignore[return-value]
 
     def summed(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, on the CPU. It is bit for bit the same in each."""
+        """The sum of a tensor over the processes, on the CPU. It is bit for bit the same in each process."""
         if self.size > 1:
             values = values.to(self.device)
             distributed.all_reduce(values)
@@ -61,7 +61,7 @@ class Processes:
                 distributed.broadcast(tensor, 0)
 
     def on_failure(self, record: Callable[[str], None]) -> None:
-        """Has `record` called with the cause if another process fails, before this one ends."""
+        """If another process fails, `record` is called with the cause before this process ends."""
         if self.failures is not None:
             self.failures.record = record
 
@@ -95,7 +95,7 @@ def joined_processes(device: str) -> Iterator[Processes]:
     try:
         yield Processes(rank, size, f"cuda:{local}" if device == "cuda" else "cpu", failures)
         distributed.barrier()
-    except BaseException as error:  # noqa: BLE001 - the other processes must hear of any error
+    except BaseException as error:  # noqa: BLE001 - any error must be reported to the other processes
         failures.end(error)
     failures.close()
     distributed.destroy_process_group()

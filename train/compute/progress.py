@@ -22,9 +22,9 @@ def progress(console: Console, task: str, images: int, done: int = 0) -> Iterato
     """Yields advance(count, text=""), which shows the images done and the speed in images/s.
 
     Args:
-        task: the name of what is going on.
-        images: of the whole task.
-        done: images that were done before.
+        task: the name of the task.
+        images: the number of images of the whole task.
+        done: the number of images that were done before.
     """
     started, before = time.perf_counter(), done
     next_line = started + LOG_INTERVAL_S

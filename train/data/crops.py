@@ -56,8 +56,8 @@ class Colours:
     def shift(self, alphas: npt.NDArray[np.float64]) -> Triple:
         """The sum over components of alpha * eigenvalue * component, in units of 0..255, to add to an image's RGB.
 
-        Krizhevsky et al. 2012, section 4.1. The sum is not linear in the unit of pixels. Their unit is 0..1, in which
-        ImageNet's eigenvalues are 0.2175, 0.0188 and 0.0045. In 0..255, shifts would be hundreds of grey levels.
+        Krizhevsky et al. 2012, section 4.1. Eigenvalues grow with the square of the unit of pixels. The paper's unit is
+        0..1, in which ImageNet's are 0.2175, 0.0188 and 0.0045. In 0..255, shifts would be hundreds of grey levels.
         """
         red, green, blue = 255 * (alphas * np.array(self.eigenvalues)) @ np.array(self.components)  # [3] @ [3, 3]
         return float(red), float(green), float(blue)
@@ -90,7 +90,7 @@ class ImageDataset(Dataset[Any]):
 class TrainCrops(ImageDataset):
     """uint8 [crop, crop, 3]: a random crop of the image rescaled to S, mirrored half of the time (section 3.1).
 
-    The colour shift is separate from the crop. Added to bytes it would be rounded and clipped.
+    The colour shift is kept apart from the crop, because adding it to bytes would round and clip it.
     """
 
     def __init__(self, images: ImageSet, recipe: Recipe, colours: Colours | None = None) -> None:

@@ -42,7 +42,7 @@ def write_digits(folder: Path) -> None:
             except OSError:
                 if not folder.exists():
                     raise
-                _check(folder)  # another process was faster
+                _check(folder)  # another process wrote it first
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -47,7 +47,7 @@ class DataFolder:
 
     Attributes:
         fingerprint: SHA-256 of the images' paths within the folder and their sizes in bytes, in hexadecimal. A copy of
-            the folder has the same. Reading every byte of a large set would take longer than an epoch.
+            the folder has the same fingerprint. Reading every byte of a large set would take longer than an epoch.
     """
 
     classes: tuple[ClassName, ...]

@@ -1,4 +1,4 @@
-"""The batches of an epoch. Each process gets its share. They are the same for any number of data workers."""
+"""The batches of an epoch, the same for any number of data workers. Each process gets its share."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Batch(NamedTuple):
         indices: int64 [n], the images' places in their set.
         shifts: float32 [n, 3], what training adds to RGB, in units of 0..255.
         total: images of the batch in all processes.
-        counts: False for a process that has no image of this batch. It computes another's, since all take part in each
-            step, and the result does not count.
+        counts: False for a process that has no image of this batch. All processes take part in each step, so it
+            computes an image of another process, and the result does not count.
     """
 
     values: Tensor
@@ -77,9 +77,9 @@ class BatchLoader:
     """Loads the batches of a dataset, an epoch at a time.
 
     Args:
-        dataset: what is made of each image.
+        dataset: makes a sample of each image.
         batch: images of each batch but the last, in all processes.
-        execution: its data workers and processes. On a GPU, batches lie in page-locked memory, from which they copy
+        execution: gives the data workers and processes. For a GPU, batches lie in page-locked memory, which copies
             faster.
         shuffle_seed: None: in order.
     """
@@ -109,7 +109,7 @@ class BatchLoader:
         """This process's share of the batches of an epoch, from batch `first` on.
 
         Raises:
-            ImageError: an image is broken; names its file.
+            ImageError: an image is broken; the message names its file.
             TrainingError: a worker died.
         """
         order = self._order

@@ -1,4 +1,4 @@
-"""A look at every image before training. It finds broken images early, and measures the colours of the training set."""
+"""Reads every image before training, to find broken images early and to measure the colours of the training set."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def survey(
         advance: called with the number of images done since its last call.
 
     Raises:
-        ImageError: an image is broken; names its file.
+        ImageError: an image is broken; the message names its file.
         TrainingError: a worker died.
     """
     total = torch.zeros(10, dtype=torch.int64)
@@ -71,10 +71,8 @@ def _colours(sums: list[int]) -> Colours:
     eigenvalues, columns = np.linalg.eigh(covariance / 255**2)  # ascending; [3], [3, 3]
     components = []
     for vector in columns.T[::-1]:
-        vector = vector * np.sign(
-            vector[np.abs(vector).argmax()]
-        )  # the sign of an eigenvector is free; ours is positive
-        components.append(_triple(vector))
+        # The sign of an eigenvector is arbitrary. Here its largest component is positive.
+        components.append(_triple(vector * np.sign(vector[np.abs(vector).argmax()])))
     first, second, third = components
     return Colours(_triple(mean), _triple(np.maximum(eigenvalues[::-1], 0)), (first, second, third))
 
@@ -113,7 +111,7 @@ def surveyed(recipe: Recipe, data: DataFolder, execution: Execution, surveys: Pa
 
 
 def _read(path: Path, fingerprint: str) -> Colours | None:
-    """An earlier survey. None: there is none that can be used."""
+    """The colours from an earlier survey. None: there is no usable one."""
     try:
         record = json.loads(path.read_text("utf-8"))
         if record["fingerprint"] != fingerprint:

@@ -78,8 +78,8 @@ def read(path: Path, facts: WeightFacts = NOTHING_STATED) -> Checkpoint:
     float16.
 
     Raises:
-        CheckpointError: the file is unreadable, cut off, holds code, is not of a VGG, or has missing, extra, misshapen
-            or non-finite tensors.
+        CheckpointError: the file is unreadable, cut off, holds code, is not a VGG, or has missing, extra, misshapen or
+            non-finite tensors.
         UsageError: no such file; a foreign checkpoint without `facts.normalization`; or facts that contradict the file.
     """
     if not path.is_file():
@@ -129,7 +129,7 @@ def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: WeightFacts, sou
     spec = manifest.spec
     if spec is None or manifest.normalization is None:
         raise CheckpointError(
-            f"{where}: its manifest has no network or no normalization, so it is not the manifest of a checkpoint"
+            f"{where}: its manifest lacks the network or the normalization, so it is not the manifest of a checkpoint"
         )
     if facts.configuration not in (None, spec.configuration):
         raise UsageError(
@@ -175,7 +175,7 @@ def _checked(spec: NetworkSpec, tensors: Mapping[str, Tensor], where: str) -> di
         checked[name] = tensor.to(torch.float32).contiguous()
         if not torch.isfinite(checked[name]).all():
             raise CheckpointError(
-                f"{where}: {name} holds NaN or infinity: its training diverged; take an earlier checkpoint"
+                f"{where}: {name} holds NaN or infinity: its training diverged; use an earlier checkpoint"
             )
     return checked
 

@@ -19,16 +19,16 @@ from vgg_deploy.errors import EngineError
 from vgg_deploy.network.tensors import PROBABILITIES, Floats, Images
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
-_RECOMPILE_LIMIT = 8  # compiled forms of a function that torch keeps (2.4 to 2.15; formerly cache_size_limit)
+_RECOMPILE_LIMIT = 8  # compiled versions of a function that torch keeps (2.4 to 2.15; formerly cache_size_limit)
 
 
 class Compiled(Reference):
-    """Runs a checkpoint in PyTorch, float32, compiled. The first call of each shape takes long.
+    """Runs a checkpoint in PyTorch, float32, compiled. The first call of each shape takes longer, to compile.
 
     Args:
         checkpoint, device, fine: see `Reference`.
-        any_size: True, the default of torch: compile a form for the first shape, and a slower one for all other shapes.
-            False: compile a form for each shape.
+        any_size: True, torch's default: compile one version for the first shape, and a slower one for all other shapes.
+            False: compile one version for each shape.
 
     Raises:
         EngineError: there is no C++ compiler, which torch.compile needs on the CPU.
@@ -37,15 +37,15 @@ class Compiled(Reference):
     def __init__(
         self, checkpoint: Checkpoint, *, device: str = "cpu", fine: bool = False, any_size: bool = False
     ) -> None:
-        wanted = [os.environ["CXX"]] if os.environ.get("CXX") else list(_COMPILERS)
-        if device == "cpu" and not any(map(shutil.which, wanted)):
+        compilers = [os.environ["CXX"]] if os.environ.get("CXX") else list(_COMPILERS)
+        if device == "cpu" and not any(map(shutil.which, compilers)):
             raise EngineError(
-                f"torch.compile needs a C++ compiler, and none was found (looked for {', '.join(wanted)}); "
+                f"torch.compile needs a C++ compiler, and none was found (looked for {', '.join(compilers)}); "
                 "install one, such as g++, or leave out torch-compile"
             )
         super().__init__(checkpoint, device=device, fine=fine)
         self.info = dataclasses.replace(self.info, runtime=f"{self.info.runtime} compiled", outputs=(PROBABILITIES,))
-        torch.compiler.reset()  # the forms of other engines would count towards the limit
+        torch.compiler.reset()  # the compiled versions of other engines would count towards the limit
         self._any_size, self._shapes = any_size, set[tuple[int, ...]]()
         self._compiled = torch.compile(self._posteriors, dynamic=None if any_size else False)
 
@@ -64,7 +64,7 @@ class Compiled(Reference):
         try:
             with torch.inference_mode():
                 probabilities = self._compiled(pixels)
-        except Exception as error:  # the compiler and what it calls raise many kinds
+        except Exception as error:  # the compiler's exceptions have no common base class
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise EngineError(
                 f"torch.compile failed: {reason}; without a working C++ compiler, leave out torch-compile"

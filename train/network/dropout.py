@@ -1,5 +1,4 @@
-"""Dropout whose masks depend on seed, epoch and image only, and not on the process or micro-batch that computes the
-image.
+"""Dropout whose masks depend only on seed, epoch and image, not on the process or the micro-batch.
 
 torch's dropout draws from one stream for a batch, so its masks depend on how a batch is divided. Here the random number
 of each unit is a hash of a counter (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), with the mixing
@@ -44,7 +43,7 @@ def masks(seed: int, epoch: int, indices: Tensor, units: int, dropped: float) ->
 
     Args:
         indices: int64 [n], the images' places in the training set.
-        units: of each layer.
+        units: the number of units of each layer.
         dropped: the probability of a zero, from 0 to below 1. For 0 there are no masks.
     """
     if not dropped:

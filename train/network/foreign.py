@@ -31,7 +31,7 @@ def identify(
     shapes.
 
     Args:
-        configuration: as stated by the user. Only A-LRN needs it: its tensors are the same as those of A.
+        configuration: the user's statement. Only A-LRN needs it: its tensors are the same as those of A.
         where: names the file in messages.
 
     Raises:
@@ -93,7 +93,7 @@ def _from_features(tensors: dict[str, Tensor], where: str) -> tuple[dict[str, Te
 def _check_layout(spec: NetworkSpec, convolutions: list[str], tensors: Mapping[str, Tensor], where: str) -> None:
     """Raises CheckpointError unless the convolutions have their positions without batch norm, or with one after each.
 
-    The numbers N of `features.N` tell the two apart if all tensors of the batch norms are missing.
+    The numbers N of `features.N` distinguish the two even if all tensors of the batch norms are missing.
     """
     positions = [int(name.partition(".")[2]) for name in convolutions]
     for modules in (2, 3):  # a convolution and its ReLU, with batch norm between them or not

@@ -55,8 +55,8 @@ class VGG(nn.Module):
 
         Args:
             images: float32 [n, 3, h, w], normalized.
-            masks: of dropout, float32 [n, fc_width] for fc6 and fc7 in the FC form; see `train.network.dropout`. Empty:
-                no dropout.
+            masks: dropout masks, float32 [n, fc_width] for fc6 and fc7 in the FC form; see `train.network.dropout`.
+                Empty: no dropout.
         """
         x, dropout = images, iter(masks)
         for layer in self.spec.layers:
@@ -99,7 +99,7 @@ class VGG(nn.Module):
 def folded(spec: NetworkSpec, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the FC form in convolutional form: fc6 [fc, c*k*k] -> [fc, c, k, k], fc7 and fc8 -> 1x1.
 
-    It reshapes the same memory: pool5 is flattened by channel, row and column, the order of a convolution's weights.
+    It only reshapes the memory: pool5 is flattened by channel, row and column, the order of a convolution's weights.
     """
     result = dict(weights)
     for layer in spec.weight_layers:

@@ -1,4 +1,4 @@
-"""PyTorch as an engine: the reference to which every other engine is compared."""
+"""PyTorch as an engine: the reference with which every other engine is compared."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ LOCK = ".lock"
 
 
 class Lock:
-    """Locks a folder as soon as it is made.
+    """Locks a folder from the construction of this object on.
 
-    It is a record lock (lockf): data workers, which outlive a killed training by seconds, do not inherit it. Windows
+    It is a record lock (lockf), which data workers do not inherit; they outlive a killed training by seconds. Windows
     and some network file systems have no such locks. There, nothing prevents two trainings of one run.
 
     Raises:
         BlockingIOError: another process holds the lock.
-        OSError: the file of the lock cannot be made.
+        OSError: the lock file cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Lock:
                     raise BlockingIOError(str(error)) from error
 
     def release(self) -> None:
-        """Unlocks the folder and removes the file of the lock."""
+        """Unlocks the folder and removes the lock file."""
         if sys.platform != "win32":
             self._path.unlink(missing_ok=True)
         os.close(self._file)

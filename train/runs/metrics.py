@@ -24,12 +24,12 @@ class Epoch:
     """One entry of a run's history.
 
     Attributes:
-        number: from 1.
-        steps: since the start of the training.
-        train: on the random crops, with dropout, while the weights changed.
-        val: on the central crops, after the epoch.
-        seconds: of training and validation.
-        images_per_s: of training.
+        number: the epoch's number, from 1.
+        steps: the number of steps since the start of the training.
+        train: metrics on the random crops, with dropout, while the weights changed.
+        val: metrics on the central crops, after the epoch.
+        seconds: duration of training and validation.
+        images_per_s: speed of training.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""metrics.jsonl of a run: lines of JSON for steps and epochs. The same goes to TensorBoard if asked for."""
+"""metrics.jsonl of a run: lines of JSON for steps and epochs. On request, TensorBoard gets the same metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vgg_deploy.errors import UsageError
 from vgg_deploy.files import output_errors, whole_file
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
-STEPS_A_LINE = 50
+STEPS_PER_LINE = 50
 
 
 def check_tensorboard() -> None:
@@ -25,17 +25,17 @@ def check_tensorboard() -> None:
 
 
 class MetricsLog:
-    """Writes the metrics of a run as they come.
+    """Writes the metrics of a run as they arrive.
 
     The line of a step has `epoch`, `step`, `learning_rate` and the mean `loss` of its batch. The line of an epoch has
     the fields of `train.runs.metrics.Epoch`, with `epoch` and `step` for its number and steps. Lines that a killed run
     wrote after its last checkpoint are removed, since the resumed run writes them again.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         step: the number of finished steps.
         history: the finished epochs.
-        tensorboard: write TensorBoard's files too.
+        tensorboard: also write TensorBoard files.
     """
 
     def __init__(self, folder: Path, step: int, history: Iterable[Epoch], *, tensorboard: bool = False) -> None:
@@ -59,17 +59,17 @@ class MetricsLog:
                     line = json.loads(text)
                     if "val" not in line and line["step"] <= step:
                         lines.append(line)
-                except (ValueError, KeyError, TypeError):  # cut off by a kill
+                except (ValueError, KeyError, TypeError):  # cut off when the run was killed
                     continue
         return lines
 
     def step(self, epoch: int, step: int, learning_rate: float, loss: float) -> None:
-        """Writes a line at every fiftieth step."""
-        if step % STEPS_A_LINE == 0:
+        """Writes a line if `step` is a multiple of `STEPS_PER_LINE`."""
+        if step % STEPS_PER_LINE == 0:
             self._write({"epoch": epoch, "step": step, "learning_rate": learning_rate, "loss": loss})
 
     def epoch(self, epoch: Epoch) -> None:
-        """Writes a line."""
+        """Writes the line of an epoch."""
         self._write(_line(epoch))
 
     def _write(self, line: Mapping[str, Any]) -> None:

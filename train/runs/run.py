@@ -28,17 +28,17 @@ RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "
 
 
 class TrainingRun:
-    """A run in progress. It makes its folder, and keeps run.json up to date until the end of its `with` block.
+    """A run in progress. It makes its folder and keeps run.json up to date until the end of its `with` block.
 
-    run.json has `status` (running, finished, interrupted or failed), `started` and `ended` (ISO 8601, UTC), `reason`
-    (of a failure), `history` (the metrics of each epoch) and the given facts. It is replaced as a whole, so a reader
-    never sees half of it. A killed run stays "running".
+    run.json has `status` (running, finished, interrupted or failed), `started` and `ended` (ISO 8601, UTC), after a
+    failure its `reason`, `history` (the metrics of each epoch) and the given facts. It is replaced as a whole, so a
+    reader never sees half of it. A killed run stays "running".
 
     Args:
         folder: for this run only; made with its parents.
         facts: further entries of run.json, as plain JSON: recipe, data and so on.
         resumed: continue the run that the folder holds.
-        tensorboard: write TensorBoard's files too.
+        tensorboard: also write TensorBoard files.
 
     Attributes:
         best, last: checkpoints of the best and of the last epoch.
@@ -70,7 +70,7 @@ class TrainingRun:
         self.state: State | None = None
         before: dict[str, Any] = {}
         if resumed:
-            for partial in folder.glob(".*.partial"):  # what a kill left behind
+            for partial in folder.glob(".*.partial"):  # left behind if the run was killed
                 partial.unlink(missing_ok=True)
             before = record_of(folder / RECORD) or {}
             if (folder / STATE).exists():
@@ -129,7 +129,7 @@ class TrainingRun:
         if error is None:
             self._record["status"] = FINISHED
             self._write()
-            (self.folder / STATE).unlink(missing_ok=True)  # twice as large as the weights, and not needed any more
+            (self.folder / STATE).unlink(missing_ok=True)  # twice as large as the weights, and no longer needed
             return
         interrupted = isinstance(error, KeyboardInterrupt)
         self._record |= {"status": INTERRUPTED if interrupted else FAILED, "reason": str(error)}

@@ -26,8 +26,8 @@ class Position:
     It holds no state of a random generator: order, crops, colours and dropout follow from seed, epoch and image.
 
     Attributes:
-        normalization: of pixels.
-        colours: of the training set. None: the recipe needs none.
+        normalization: how pixels are normalized.
+        colours: the colours of the training set. None: the recipe needs none.
         history: the finished epochs.
         batches: the number of finished batches of the next epoch.
         total: the metrics of these batches.

@@ -32,7 +32,7 @@ def test_the_plan_its_precision_and_its_profiles_are_printed(
     assert done.code == 0, done.err
     first, *rest = done.out.splitlines()
     assert re.fullmatch(
-        r".*model\.plan: tensorrt-rtx [\d.]+ for compute capability 8\.0 and later, without 9\.0, "
+        r".*model\.plan: tensorrt-rtx [\d.]+ for compute capability 8\.0 and later, except 9\.0, "
         r"\d+\.\d MB, built in \d+\.\d s",
         first,
     )
