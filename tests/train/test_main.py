@@ -84,7 +84,7 @@ def test_a_folder_named_digits_is_mentioned_when_the_built_in_digits_are_taken(r
     Path("digits").mkdir()
     Path("runs/digits-data").mkdir(parents=True)
     _code, _out, err = run("--data", "digits")
-    assert "for the folder of this name, give --data ./digits" in err
+    assert "to use the folder of that name, give --data ./digits" in err
 
 
 def test_a_network_that_learned_nothing_gets_a_warning(run: RunCommand, data_folder: MakeFolder):
