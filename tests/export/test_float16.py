@@ -239,7 +239,7 @@ def test_calibration_stops_on_activations_that_are_no_numbers_in_fp32_already(
         outputs["conv3_2"][0, 1, 2, 3] = value
         return Scores(np.ones((1, 5), np.float32), activations=outputs)
 
-    with pytest.raises(VGGDeployError, match=r"conv3_2 gives (nan|inf) on a calibration image"):
+    with pytest.raises(VGGDeployError, match=r"conv3_2 returns (nan|inf) on a calibration image"):
         measure_activations(run, [np.zeros((1, 64, 64, 3), np.uint8)], spec)
 
 
