@@ -66,7 +66,7 @@ def test_the_program_ours_and_the_bare_loop_follow_each_other_and_every_other_ti
     assert turns == ["PyTorch eager FP32", *trio, *single, *reversed(trio)]
 
 
-def test_slow_programs_play_less_often_and_ratios_are_of_common_repetitions(turns: list[str]) -> None:
+def test_slow_programs_run_less_often_and_ratios_use_common_repetitions(turns: list[str]) -> None:
     contest = held(turns, 9)
     names = [program.name for program in PROGRAMS[:4]]
     assert [sorted(contest[name].turns) for name in names[:3]] == [[0, 4, 8], list(range(9)), [0, 2, 4, 6, 8]]

@@ -84,7 +84,7 @@ def test_a_single_image_also_calibrates_and_the_text_says_so() -> None:
     assert drawn.name == "1 photograph (INT8 was calibrated on the same images, since there are no others)"
 
 
-def test_images_of_different_sizes_come_before_others_of_a_size(tmp_path: Path) -> None:
+def test_images_of_new_sizes_come_before_others_of_the_same_size(tmp_path: Path) -> None:
     for index, size in enumerate([(4, 3), (4, 3), (4, 3), (3, 4), (3, 4), (5, 5)]):
         Image.new("RGB", size).save(tmp_path / f"{index}.png")
     photos = Pictures(sorted(tmp_path.iterdir()), "photographs")

@@ -52,14 +52,14 @@ def test_probabilities_are_the_soft_max_of_the_averaged_score_map(engine: Engine
     )
 
 
-def test_an_image_is_answered_alike_alone_and_in_a_batch(engine: Engine, images: Images) -> None:
+def test_an_image_gets_the_same_answer_alone_and_in_a_batch(engine: Engine, images: Images) -> None:
     together = arrays(engine.run(images))
     for index in range(len(images)):
         for name, value in arrays(engine.run(images[index : index + 1])).items():
             np.testing.assert_allclose(value[0], together[name][index], rtol=1e-4, atol=1e-4)
 
 
-def test_several_threads_get_the_answers_that_one_gets(engine: Engine, images: Images) -> None:
+def test_several_threads_get_the_same_answers_as_one(engine: Engine, images: Images) -> None:
     # Several shapes at the same time, as for a folder with images of different sizes.
     batches = [images[index % 4 :, : 32 + 2 * (index % 6)] for index in range(48)]
     alone = [arrays(engine.run(batch)) for batch in batches]
@@ -96,7 +96,7 @@ def test_answers_outlive_the_engine(engine: Engine, images: Images) -> None:
         np.testing.assert_array_equal(value, copies[name])
 
 
-def test_images_are_read_and_never_written(engine: Engine, images: Images) -> None:
+def test_images_are_never_written(engine: Engine, images: Images) -> None:
     frozen = images.copy()
     frozen.flags.writeable = False
     expected = engine.run(images).probabilities
@@ -104,7 +104,7 @@ def test_images_are_read_and_never_written(engine: Engine, images: Images) -> No
     np.testing.assert_array_equal(frozen, images)
 
 
-def test_images_need_not_lie_in_one_piece_in_memory(engine: Engine, images: Images) -> None:
+def test_images_need_not_be_contiguous(engine: Engine, images: Images) -> None:
     for view in (images[:, :, ::-1], images[..., ::-1], images[::2, 3:40], np.asfortranarray(images)):
         expected = engine.run(np.ascontiguousarray(view)).probabilities
         np.testing.assert_array_equal(engine.run(view).probabilities, expected)
@@ -122,7 +122,7 @@ def test_other_types_and_sizes_are_refused(wrong: Images, reason: str, engine: E
         engine.run(wrong)
 
 
-def test_an_engine_that_was_closed_says_so(tiny_model: Path, images: Images, engine: Engine) -> None:
+def test_a_closed_engine_says_so(tiny_model: Path, images: Images, engine: Engine) -> None:
     with engine as entered:
         assert entered is engine
         engine.run(images)
@@ -131,7 +131,7 @@ def test_an_engine_that_was_closed_says_so(tiny_model: Path, images: Images, eng
     engine.close()  # a second time does nothing
 
 
-def test_it_says_what_it_is(engine: Engine) -> None:
+def test_its_info_describes_it(engine: Engine) -> None:
     info = engine.info
     name, _, version = info.runtime.partition(" ")
     assert name in RUNTIMES

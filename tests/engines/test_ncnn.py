@@ -120,7 +120,7 @@ def test_auto_gives_files_that_ncnn_cannot_run_to_another_runtime_and_says_why(c
     assert notice == f"runtime onnxruntime: ncnn would be faster, but cannot run this file: {reason}"
 
 
-def test_any_names_of_tensors_can_be_translated(changed: Callable[..., Path], images: Images) -> None:
+def test_tensors_may_have_any_names(changed: Callable[..., Path], images: Images) -> None:
     def rename(model: onnx.ModelProto) -> None:
         for reader in model.graph.node:
             names = [f"a b\n{name}" if name.startswith("relu") else name for name in reader.input]
@@ -132,7 +132,7 @@ def test_any_names_of_tensors_can_be_translated(changed: Callable[..., Path], im
         np.testing.assert_allclose(ours.run(images).probabilities, theirs.run(images).probabilities, atol=1e-6)
 
 
-def test_unread_constants_and_defaults_written_out_change_nothing(
+def test_unused_constants_and_explicit_defaults_change_nothing(
     changed: Callable[..., Path], images: Images, tiny_model: Path
 ) -> None:
     def resave(model: onnx.ModelProto) -> None:
@@ -173,7 +173,7 @@ def test_a_std_divides(changed: Callable[..., Path], images: Images) -> None:
         np.testing.assert_allclose(ours.run(images).probabilities, expected.probabilities, atol=1e-6)
 
 
-def test_each_layer_with_a_cost_is_timed_by_its_nodes_name(tiny_model: Path, images: Images) -> None:
+def test_each_computed_layer_is_timed_under_its_nodes_name(tiny_model: Path, images: Images) -> None:
     from engines.ncnn.engine import layer_times
 
     runs = layer_times(tiny_model, EngineOptions(threads=1), images, 2)

@@ -18,7 +18,7 @@ from engines import open_engine  # noqa: E402
 from engines.ort import availability  # noqa: E402
 
 
-def test_it_gives_what_a_plain_session_gives(tiny_model: Path, images: Images) -> None:
+def test_it_gives_the_answers_of_a_plain_session(tiny_model: Path, images: Images) -> None:
     session = onnxruntime.InferenceSession(str(tiny_model), providers=["CPUExecutionProvider"])
     expected = dict(zip(("probabilities", "score_map", "features"), session.run(None, {"images": images}), strict=True))
     with open_engine(tiny_model, runtime="onnxruntime") as engine:
@@ -28,7 +28,7 @@ def test_it_gives_what_a_plain_session_gives(tiny_model: Path, images: Images) -
 
 
 @pytest.mark.parametrize("threads", [1, None])
-def test_the_number_of_threads_is_the_one_asked_for(
+def test_the_requested_number_of_threads_is_used(
     threads: int | None, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options_seen, session = [], onnxruntime.InferenceSession
@@ -46,7 +46,7 @@ def test_the_number_of_threads_is_the_one_asked_for(
         assert engine.info.concurrency == 3
 
 
-def test_a_failure_while_it_runs_is_an_engine_error_of_one_line(
+def test_a_failed_run_is_an_engine_error_of_one_line(
     tiny_model: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_arguments: object) -> None:

@@ -47,7 +47,7 @@ def test_it_computes_in_fp32_though_its_default_may_be_bf16(tiny_model: Path, se
         assert settings[0]["precision"] in ("f32", "float32")
 
 
-def test_its_posteriors_are_onnx_runtimes(tiny_model: Path, images: Images) -> None:
+def test_its_posteriors_are_those_of_onnx_runtime(tiny_model: Path, images: Images) -> None:
     pytest.importorskip("onnxruntime")
     with open_engine(tiny_model, runtime="openvino") as ov, open_engine(tiny_model, runtime="onnxruntime") as ort:
         for batch in (images, images[:1, :32, :32], images[:3, :, :33]):
@@ -84,7 +84,7 @@ def test_bfloat16_is_used_only_if_it_is_allowed_and_is_reported(
     assert bool(np.abs(lower - full).max() > 0) is able
 
 
-def test_without_bfloat16_in_the_cpu_fp32_is_computed_and_the_notice_says_so(
+def test_on_a_cpu_without_bfloat16_it_computes_fp32_and_says_so(
     tiny_model: Path, settings: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_names: ["FP32", "INT8"])
@@ -98,7 +98,7 @@ def test_without_bfloat16_in_the_cpu_fp32_is_computed_and_the_notice_says_so(
         )
 
 
-def test_after_a_failure_it_goes_on(tiny_model: Path, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_answers_again_after_a_failure(tiny_model: Path, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_engine(tiny_model, runtime="openvino") as engine:
         expected = engine.run(images).probabilities
         with monkeypatch.context() as patch:
@@ -112,7 +112,7 @@ def test_availability_names_the_version() -> None:
     assert openvino.__version__.startswith(availability("cpu").removeprefix("openvino "))
 
 
-def test_nothing_is_sent_and_nothing_is_written_at_home(tiny_model: Path, tmp_path: Path) -> None:
+def test_nothing_is_sent_and_nothing_is_written_to_the_home_folder(tiny_model: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from engines import open_engine; open_engine(sys.argv[1], runtime='openvino').close();"
         "telemetry = [name for name in sys.modules if 'telemetry' in name.partition('.')[0]];"

@@ -70,7 +70,7 @@ def test_the_tiny_model_and_its_script_need_no_torch(tiny_model: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_auto_takes_what_is_installed_and_says_why(without: Callable[..., None], tiny_model: Path) -> None:
+def test_auto_chooses_an_installed_runtime_and_says_why(without: Callable[..., None], tiny_model: Path) -> None:
     assert choose_runtime(EngineOptions()).runtime in RUNTIMES
     assert choose_runtime(EngineOptions(runtime="openvino")) == Choice("openvino")
     without("onnxruntime", "ncnn")
@@ -106,7 +106,7 @@ def test_answers_do_not_depend_on_how_many_requests_share_the_threads(
                 np.testing.assert_allclose(scores.probabilities, expected, atol=1e-6)
 
 
-def test_nothing_installed_names_the_extra(without: Callable[..., None], tiny_model: Path) -> None:
+def test_without_any_runtime_the_error_names_the_extra(without: Callable[..., None], tiny_model: Path) -> None:
     without(*RUNTIMES)
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[cpu\]'"):
         open_engine(tiny_model)
@@ -115,7 +115,7 @@ def test_nothing_installed_names_the_extra(without: Callable[..., None], tiny_mo
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
-def test_a_runtime_asked_for_and_not_installed_names_the_extra(
+def test_a_requested_runtime_that_is_not_installed_names_the_extra(
     runtime: str, without: Callable[..., None], tiny_model: Path
 ) -> None:
     without(runtime)
@@ -124,13 +124,13 @@ def test_a_runtime_asked_for_and_not_installed_names_the_extra(
         open_engine(tiny_model, runtime=runtime)
 
 
-def test_openvino_does_not_pretend_to_run_on_cuda(tiny_model: Path) -> None:
+def test_openvino_refuses_cuda(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match="openvino supports cpu only, and device is cuda:1; use --runtime onnxruntime"):
         open_engine(tiny_model, runtime="openvino", device="cuda:1")
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
-def test_cuda_that_is_not_there_is_an_error_and_never_the_cpu_in_silence(runtime: str, tiny_model: Path) -> None:
+def test_missing_cuda_is_an_error_and_never_a_silent_fallback_to_the_cpu(runtime: str, tiny_model: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime is built for CUDA")
@@ -138,7 +138,7 @@ def test_cuda_that_is_not_there_is_an_error_and_never_the_cpu_in_silence(runtime
         open_engine(tiny_model, runtime=runtime, device="cuda:0")
 
 
-def test_cuda_that_fails_to_start_is_an_error_though_onnxruntime_goes_on_with_the_cpu(
+def test_cuda_that_fails_to_start_is_an_error_although_onnxruntime_falls_back_to_the_cpu(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -162,7 +162,7 @@ def test_cuda_that_fails_to_start_is_an_error_though_onnxruntime_goes_on_with_th
         ("model.safetensors", "is a checkpoint; export it first: vgg-deploy export --weights"),
     ],
 )
-def test_files_that_are_no_models_are_refused_with_what_to_do(name: str, reason: str, tmp_path: Path) -> None:
+def test_files_that_are_not_models_are_refused_with_advice(name: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=reason):
         open_engine(tmp_path / name)
     with pytest.raises(UsageError, match="is not a file"):
@@ -193,7 +193,7 @@ def test_each_kind_of_file_refuses_the_options_of_the_other(tiny_model: Path, tm
         open_engine(tmp_path / "a.plan", allow_bf16=True)
 
 
-def test_a_backend_of_plans_or_an_unknown_runtime_is_refused_for_an_onnx_file(tiny_model: Path) -> None:
+def test_a_plan_backend_or_an_unknown_runtime_is_refused_for_an_onnx_file(tiny_model: Path) -> None:
     expected = "tensorrt runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend tensorrt makes one"
     with pytest.raises(UsageError, match=expected):
         open_engine(tiny_model, runtime="tensorrt")
@@ -202,7 +202,7 @@ def test_a_backend_of_plans_or_an_unknown_runtime_is_refused_for_an_onnx_file(ti
 
 
 @pytest.mark.parametrize(("device", "index"), [(None, 0), ("cuda", 0), ("cuda:3", 3)])
-def test_a_plan_is_opened_on_the_device_that_was_asked_for(
+def test_a_plan_is_opened_on_the_requested_device(
     device: str | None, index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engines.trt import engine as run
@@ -294,13 +294,13 @@ def test_ctrl_c_while_a_runtime_is_imported_is_raised(
         open_engine(tiny_model, runtime=runtime)
 
 
-def test_auto_gives_a_graph_of_another_exporter_to_a_runtime_that_takes_any(tiny_model: Path) -> None:
+def test_auto_runs_the_graph_of_another_exporter_in_a_runtime_that_accepts_any(tiny_model: Path) -> None:
     foreign = replace(read_manifest(tiny_model), spec=None)
     assert choose_runtime(EngineOptions(), foreign).runtime == "onnxruntime"
 
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
-def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
+def test_a_slow_pairing_runs_with_a_notice_of_its_cost_and_the_remedy(
     runtime: str, quantized: Callable[..., Path], without: Callable[..., None], images: Images
 ) -> None:
     path = quantized("tensorrt")
@@ -321,7 +321,7 @@ def test_a_pairing_that_is_slow_runs_with_its_measured_reason_and_what_to_do(
     assert "export the file with --target onnxruntime" in notice
 
 
-def test_an_int8_file_is_refused_by_ncnn_with_what_runs_it(quantized: Callable[..., Path]) -> None:
+def test_ncnn_refuses_an_int8_file_and_names_a_runtime_for_it(quantized: Callable[..., Path]) -> None:
     pytest.importorskip("ncnn")
     with pytest.raises(UsageError, match="ncnn does not support INT8 files; use --runtime openvino"):
         open_engine(quantized("tensorrt"), runtime="ncnn")
@@ -333,7 +333,7 @@ def test_an_int8_file_on_cuda_has_no_notice(quantized: Callable[..., Path]) -> N
     assert choose_runtime(EngineOptions(device="cuda:0"), manifest) == Choice("onnxruntime")
 
 
-def test_a_cut_off_file_is_refused_at_every_length(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_at_every_length(tiny_model: Path, tmp_path: Path) -> None:
     whole, path = tiny_model.read_bytes(), tmp_path / "cut.onnx"
     for length in (0, 1, 100, 1000, 5000, len(whole) - 1):
         path.write_bytes(whole[:length])

@@ -88,15 +88,13 @@ def test_a_tensor_of_zeros_has_an_empty_range(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_zeros_move_no_range(method: str, long_tail: np.ndarray) -> None:
+def test_zeros_do_not_change_the_range(method: str, long_tail: np.ndarray) -> None:
     crowded = np.concatenate([long_tail, np.zeros(10 * long_tail.size, np.float32)])
     assert spans_of(method, long_tail) == spans_of(method, crowded) == spans_of(method, long_tail[long_tail > 0])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_range_never_passes_what_was_met_and_has_a_side_of_its_own_for_each_sign(
-    method: str, long_tail: np.ndarray
-) -> None:
+def test_the_range_stays_within_the_values_and_has_one_end_for_each_sign(method: str, long_tail: np.ndarray) -> None:
     low, high = spans_of(method, long_tail - 0.25)
     assert low == -0.25
     assert 0.25 < high <= long_tail.max() - 0.25
@@ -171,9 +169,7 @@ def test_values_that_are_spread_evenly_are_hardly_clipped(method: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("conv3_2.input", np.nan), ("conv3_2.input", -np.inf), ("conv3_2", np.nan), ("conv3_2", np.inf)]
 )
-def test_what_is_no_number_stops_the_calibration_and_is_named_with_its_layer(
-    name: str, value: float, method: str
-) -> None:
+def test_nan_and_infinity_stop_the_calibration_and_their_layer_is_named(name: str, value: float, method: str) -> None:
     broken = np.ones((1, 4, 6, 6), np.float32)
     broken[0, 1, 2, 3] = value
     run = replay(np.ones(3), broken, name=name)

@@ -51,7 +51,7 @@ def foreign_checkpoint(random_weights: Callable[..., Any], narrow_spec: Callable
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_the_default_name_is_the_configurations(
+def test_the_default_name_is_that_of_the_configuration(
     configuration: str, narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
     done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint(configuration)))
@@ -80,7 +80,7 @@ def test_options_reach_the_file(narrow_checkpoint: Checkpoints, vgg_deploy_comma
     assert "not measured" in done.err
 
 
-def test_output_goes_into_folders_that_are_made(
+def test_the_folders_of_the_output_are_made(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
     done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), "-o", "new/models/a.onnx")
@@ -123,7 +123,7 @@ def test_the_checkpoint_itself_is_not_overwritten(narrow_checkpoint: Checkpoints
         (("--labels", "none.txt"), "cannot read the labels file none.txt"),
     ],
 )
-def test_what_cannot_be_done_as_it_was_put_exits_with_2_and_writes_nothing(
+def test_bad_use_exits_with_2_and_writes_nothing(
     words: tuple[str, ...],
     reason: str,
     narrow_checkpoint: Checkpoints,
@@ -138,7 +138,7 @@ def test_what_cannot_be_done_as_it_was_put_exits_with_2_and_writes_nothing(
     assert not list(in_a_new_folder.iterdir())
 
 
-def test_a_foreign_checkpoint_must_be_told_its_normalization(
+def test_a_foreign_checkpoint_needs_a_normalization(
     foreign_checkpoint: Path, vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
     done = vgg_deploy_command("export", "--weights", str(foreign_checkpoint))
@@ -149,7 +149,7 @@ def test_a_foreign_checkpoint_must_be_told_its_normalization(
     assert not list(in_a_new_folder.iterdir())
 
 
-def test_a_foreign_checkpoint_that_is_told_everything_needs_no_notice(
+def test_a_foreign_checkpoint_with_all_its_facts_has_no_notice(
     foreign_checkpoint: Path, vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
     (in_a_new_folder / "labels.txt").write_text("cat\ndog\nn3\thorse\ncow\nfish\n")
@@ -166,7 +166,7 @@ def test_a_foreign_checkpoint_that_is_told_everything_needs_no_notice(
     assert ["training scale" in line or "class names" in line for line in done.err.splitlines()] == [True, True]
 
 
-def test_a_damaged_checkpoint_is_failed_work(vgg_deploy_command: Command, narrow_checkpoint: Checkpoints) -> None:
+def test_a_damaged_checkpoint_exits_with_1(vgg_deploy_command: Command, narrow_checkpoint: Checkpoints) -> None:
     path = narrow_checkpoint("A")
     path.write_bytes(path.read_bytes()[:2000])
     done = vgg_deploy_command("export", "--weights", str(path))
@@ -204,7 +204,7 @@ def test_the_newest_finished_run_is_the_default_and_is_printed(
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_configuration_that_is_asked_for_is_the_newest_run_of_that_configuration(
+def test_arch_selects_the_newest_run_of_that_configuration(
     finished_run: Callable[..., Path], vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
     older = finished_run("older", "A")
@@ -219,7 +219,7 @@ def test_a_configuration_that_is_asked_for_is_the_newest_run_of_that_configurati
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("words", [(), ("--weights", "imagenet"), ("--arch", "A")])
-def test_without_a_run_torchvisions_weights_are_taken_and_offline_that_is_one_error(
+def test_without_a_run_torchvisions_weights_are_used_and_offline_the_error_is_one_line(
     words: tuple[str, ...], vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
     pytest.importorskip("torchvision")
@@ -248,7 +248,7 @@ def test_torchvision_has_no_weights_for_c_and_a_lrn(vgg_deploy_command: Command)
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("words", [("--normalization", "paper"), ("--mean", "120"), ("--train-scale", "384")])
-def test_what_torchvisions_weights_say_themselves_is_not_passed_over_in_silence(
+def test_facts_that_torchvisions_weights_state_cannot_be_changed(
     words: tuple[str, str], vgg_deploy_command: Command
 ) -> None:
     pytest.importorskip("torchvision")
@@ -257,7 +257,7 @@ def test_what_torchvisions_weights_say_themselves_is_not_passed_over_in_silence(
     assert "have their own normalization and S" in done.err
 
 
-def test_calibration_says_what_it_measured_and_passes_over_what_it_cannot_read(
+def test_calibration_reports_what_it_measured_and_skips_unreadable_images(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, pictures: Path, in_a_new_folder: Path
 ) -> None:
     (pictures / "broken.jpg").write_bytes(b"no picture")

@@ -78,14 +78,14 @@ def test_the_file_holds_the_graph_as_it_was_built(
     assert made.path.stat().st_size == expected.ByteSize()
 
 
-def test_a_file_is_of_one_fixed_crop_unless_dynamic_is_asked_for(exported: Exported) -> None:
+def test_a_file_takes_one_fixed_crop_unless_dynamic_is_requested(exported: Exported) -> None:
     one, crop = AxisRange(1, 1), AxisRange(64, 64)
     assert exported().manifest.shapes == ShapeRange(one, crop, crop)
     assert exported(dynamic=True).manifest.shapes == ShapeRange(AxisRange(1), AxisRange(64), AxisRange(64))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_axis_that_came_out_fixed_is_found_on_the_written_file_and_nothing_is_left(
+def test_an_axis_that_became_fixed_is_found_in_the_written_file_and_nothing_is_left(
     axis: int, exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     build = export.exporter.build_graph
@@ -157,7 +157,7 @@ def files_end_at(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_an_older_file_survives_an_export_that_finds_no_room(exported: Exported, tmp_path: Path) -> None:
+def test_an_older_file_survives_an_export_to_a_full_disk(exported: Exported, tmp_path: Path) -> None:
     path = exported().path
     before, names = path.read_bytes(), sorted(tmp_path.iterdir())
     from train.network.checkpoint import read
@@ -189,7 +189,7 @@ def test_without_calibration_fp16_says_that_the_range_is_unmeasured(exported: Ex
     assert any("not measured" in text and "--calibration" in text for text in made.notices)
 
 
-def test_fp32_has_nothing_to_notice(exported: Exported) -> None:
+def test_an_fp32_export_has_no_notices(exported: Exported) -> None:
     assert exported().notices == ()
 
 

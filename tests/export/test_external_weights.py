@@ -43,7 +43,7 @@ def test_answers_are_those_of_one_file(precision: tuple[str, ...], runtime: str,
         np.testing.assert_array_equal(one.run(images).probabilities, other.run(images).probabilities)
 
 
-def test_a_new_export_takes_the_place_of_both_files(export: Command, tmp_path: Path) -> None:
+def test_a_new_export_replaces_both_files(export: Command, tmp_path: Path) -> None:
     (first,) = OnnxFile(export("--external-data")).external_files
     (same,) = OnnxFile(export("--external-data")).external_files
     assert same == first
@@ -57,7 +57,7 @@ def test_a_new_export_takes_the_place_of_both_files(export: Command, tmp_path: P
     }  # only files with such a name are removed
 
 
-def test_what_stops_an_export_leaves_the_older_pair(
+def test_a_failed_export_leaves_the_older_pair(
     export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images_of_both: Callable[[Path], np.ndarray]
 ) -> None:
     path = export("--external-data")

@@ -126,7 +126,7 @@ def in_eight_bits(x: Any, span: tuple[float, float], half: bool) -> Any:
 
 @pytest.mark.parametrize("kept", [(), ("conv2_1", "fc6")])
 @pytest.mark.parametrize("configuration", ["A-LRN", "C", "E"])
-def test_the_rounding_copy_of_int8_and_fp16_is_what_pytorch_gives_that_rounds_to_both(
+def test_the_rounding_copy_of_int8_with_fp16_equals_pytorch_rounding_to_both(
     configuration: str,
     kept: tuple[str, ...],
     narrow_checkpoint: Callable[..., Path],
@@ -154,7 +154,7 @@ def test_the_rounding_copy_of_an_int8_graph_without_fp16_is_that_graph(
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_the_rounding_copy_gives_what_pytorch_gives_when_it_rounds_weights_and_every_activation(
+def test_the_rounding_copy_equals_pytorch_with_rounded_weights_and_activations(
     configuration: str,
     narrow_checkpoint: Callable[..., Path],
     exported: Callable[..., Any],
@@ -196,7 +196,7 @@ def test_the_rounding_copy_of_an_fp32_graph_is_that_graph(graph: Callable[..., o
     assert rounding_copy(model) == model
 
 
-def test_the_rounding_copy_is_fp32_but_for_its_rounding_and_leaves_the_original_as_it_was(
+def test_the_rounding_copy_is_fp32_except_for_its_rounding_and_the_original_is_unchanged(
     graph: Callable[..., onnx.ModelProto],
 ) -> None:
     model = graph("A-LRN", half=True, dynamic=True, score_map=True, features=True)
@@ -229,7 +229,7 @@ def test_the_largest_activation_of_each_layer_over_all_batches_is_measured(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_calibration_stops_on_activations_that_are_no_numbers_in_fp32_already(
+def test_calibration_stops_on_activations_that_are_not_finite_in_fp32(
     value: float, narrow_spec: Callable[..., NetworkSpec]
 ) -> None:
     spec = narrow_spec("A")

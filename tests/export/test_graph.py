@@ -142,7 +142,7 @@ def test_no_weight_is_stored_twice(
     assert graph(configuration, half=True, **outputs).ByteSize() < 2 * spec.parameters + 16_384
 
 
-def test_weights_are_taken_over_as_they_are_built_in(
+def test_weights_are_stored_unchanged_and_consumed(
     narrow_spec: Callable[..., NetworkSpec], numpy_weights: Callable[..., dict[str, np.ndarray]]
 ) -> None:
     spec = narrow_spec("B")

@@ -150,7 +150,7 @@ def test_without_fp16_no_range_of_fp16_is_recorded(exports: Callable[..., Any]) 
     assert (precision.arithmetic, precision.range, precision.largest_activations) == ("float32", "not limited", None)
 
 
-def test_an_int8_layer_whose_output_would_overflow_fp16_gives_fp32(
+def test_an_int8_layer_whose_output_would_overflow_fp16_returns_fp32(
     enlarged_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
 ) -> None:
     weights = str(enlarged_checkpoint(1e6, "conv3_1"))
@@ -186,7 +186,7 @@ def test_a_file_of_one_size_is_calibrated_on_central_crops(
         ({"train_scale": TrainScale(73, 73), "rescaling": Rescaling("lanczos", "nearest")}, (73, 105), True),
     ],
 )
-def test_calibration_sees_the_pyramid_that_inference_takes_for_this_network(
+def test_calibration_uses_the_scales_that_inference_uses_for_this_network(
     fields: dict[str, Any], scales: tuple[int, ...], mirror: bool, exports: Callable[..., Any]
 ) -> None:
     done, manifest = exports("--dynamic", "--calibration-images", "2", **fields)
@@ -198,7 +198,7 @@ def test_calibration_sees_the_pyramid_that_inference_takes_for_this_network(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_further_outputs_are_there_and_right(
+def test_further_outputs_are_present_and_right(
     target: str, exports: Callable[..., Any], here: Path, narrow_checkpoint: Checkpoints
 ) -> None:
     from train.network.checkpoint import read
@@ -247,7 +247,7 @@ def spy_on_held_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, ...]]:
         ("onnxruntime", ("--max-drop", "60")),
     ],
 )
-def test_a_budget_prints_why_each_layer_became_what_it_is_and_the_manifest_what_was_reached(
+def test_a_budget_prints_the_reason_for_each_layer_and_the_manifest_records_the_result(
     target: str, budget: tuple[str, str], exports: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = spy_on_held_out(monkeypatch)
@@ -284,7 +284,7 @@ def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports
     assert set(types.values()) <= {"int8", "float16"}
 
 
-def test_too_few_images_for_both_are_shared_and_that_is_said(exports: Callable[..., Any], album: Path) -> None:
+def test_too_few_images_for_both_are_shared_with_a_notice(exports: Callable[..., Any], album: Path) -> None:
     words = ("--target", "onnxruntime", "--min-agreement", "2")
     done, manifest = exports(*words)
     assert done.err.splitlines()[0] == f"{album} has 30 readable images: 15 calibrate and 15 judge"
@@ -293,7 +293,7 @@ def test_too_few_images_for_both_are_shared_and_that_is_said(exports: Callable[.
     assert done.err.splitlines()[0] == f"{album} has 30 readable images: 4 calibrate and 26 judge"
 
 
-def test_exactly_as_many_images_as_were_asked_for_are_enough(exports: Callable[..., Any]) -> None:
+def test_exactly_the_requested_number_of_images_is_enough(exports: Callable[..., Any]) -> None:
     words = ("--target", "onnxruntime", "--min-agreement", "2", "--calibration-images", "25", "--held-out", "5")
     done, manifest = exports(*words)
     assert len(quantization_of(manifest).images) == 25
@@ -392,7 +392,7 @@ def test_options_that_contradict_each_other_exit_with_2_before_anything_is_read(
     assert not list(here.iterdir())
 
 
-def test_broken_images_among_others_are_passed_over_and_named(
+def test_broken_images_among_others_are_skipped_and_named(
     folders: Callable[[str], Path], exports: Callable[..., Any]
 ) -> None:
     folder = folders("three")
@@ -424,7 +424,7 @@ def test_folders_must_name_classes_for_max_drop_and_need_not_for_min_agreement(
     exports("--target", "onnxruntime", "--min-agreement", "5", calibration=folder)
 
 
-def test_too_few_images_for_what_was_asked_for_is_bad_use_and_says_what_would_do(
+def test_too_few_images_are_bad_use_and_the_error_says_what_would_be_enough(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
 ) -> None:
     words = ("--int8", "--calibration", str(album), "--calibration-images", "20", *BUDGET, "-o", "made.onnx")
@@ -435,7 +435,7 @@ def test_too_few_images_for_what_was_asked_for_is_bad_use_and_says_what_would_do
     assert not list(here.iterdir())
 
 
-def test_a_budget_that_cannot_be_met_is_failed_work_and_writes_nothing(
+def test_a_budget_that_cannot_be_met_exits_with_1_and_writes_nothing(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(export.sensitivity.Budget, "judge", lambda *_arguments: (False, "agreement 12.00 %"))
@@ -470,7 +470,7 @@ def test_the_sensitivity_table_has_every_layer_the_worst_first(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_sensitivity_as_json_is_json_alone_in_the_networks_order(
+def test_sensitivity_as_json_prints_only_json_in_the_networks_order(
     target: str, narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path
 ) -> None:
     common = ("--weights", str(narrow_checkpoint("A")), "--calibration", str(album), "--calibration-images", "4")
@@ -491,7 +491,7 @@ def test_sensitivity_as_json_is_json_alone_in_the_networks_order(
     assert again.out == done.out
 
 
-def test_an_int8_file_is_smaller_than_fp16_and_that_than_fp32(
+def test_an_int8_file_is_smaller_than_an_fp16_file_and_that_is_smaller_than_an_fp32_file(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
 ) -> None:
     weights = str(narrow_checkpoint("A", width_divisor=4, fc_width=256))
@@ -503,7 +503,7 @@ def test_an_int8_file_is_smaller_than_fp16_and_that_than_fp32(
     assert sizes[2] < 0.55 * sizes[1]
 
 
-def test_verify_holds_an_int8_file_against_the_int8_row_of_the_thresholds(
+def test_verify_judges_an_int8_file_by_the_thresholds_of_int8(
     exports: Callable[..., Any], vgg_deploy_command: Command, narrow_checkpoint: Checkpoints, album: Path, here: Path
 ) -> None:
     exports("--dynamic", "--fp16", "--calibration-images", "8", configuration="C")

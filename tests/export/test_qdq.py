@@ -111,7 +111,7 @@ class Reader:
 
 @pytest.mark.parametrize(("target", "half"), [("tensorrt", False), ("tensorrt", True), ("onnxruntime", False)])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_every_quantized_graph_is_valid_and_its_types_are_what_was_asked_for(
+def test_every_quantized_graph_is_valid_and_its_types_are_as_requested(
     configuration: str, target: str, half: bool, quantized: Graphs
 ) -> None:
     for kept, options in zip(KEPT, itertools.cycle(OUTPUTS), strict=False):
@@ -126,14 +126,14 @@ def test_every_quantized_graph_is_valid_and_its_types_are_what_was_asked_for(
         assert len(set(names)) == len(names)
 
 
-def test_onnxruntimes_int8_kernels_have_no_fp16_beside_them(quantized: Graphs) -> None:
+def test_int8_for_onnxruntime_cannot_be_combined_with_fp16(quantized: Graphs) -> None:
     with pytest.raises(UsageError, match="CPU kernels, which have no FP16"):
         quantized("A", "onnxruntime", half=True)
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda kept: "+".join(kept) or "none")
 @pytest.mark.parametrize("configuration", ["A-LRN", "C"])
-def test_for_tensorrt_q_and_dq_stand_on_the_inputs_of_int8_layers_and_of_poolings_before_them_and_nowhere_else(
+def test_for_tensorrt_only_the_inputs_of_int8_layers_and_of_poolings_before_them_have_q_and_dq(
     configuration: str, kept: tuple[str, ...], quantized: Graphs, narrow_spec: Callable[..., NetworkSpec]
 ) -> None:
     spec = narrow_spec(configuration)
@@ -181,7 +181,7 @@ def test_for_tensorrt_weights_are_int8_by_channel_and_the_bias_is_floating_point
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda kept: "+".join(kept) or "none")
 @pytest.mark.parametrize("configuration", ["A-LRN", "C"])
-def test_for_onnxruntime_whatever_reads_an_int8_layer_reads_it_through_one_pair_of_q_and_dq(
+def test_for_onnxruntime_every_reader_of_an_int8_layer_reads_it_through_one_pair_of_q_and_dq(
     configuration: str, kept: tuple[str, ...], quantized: Graphs
 ) -> None:
     for options in OUTPUTS:

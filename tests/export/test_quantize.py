@@ -28,7 +28,9 @@ def read_back(integers: np.ndarray, levels: Levels) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("span", SPANS)
-def test_every_value_in_range_is_read_back_to_half_a_step(span: tuple[float, float], target: str, dtype: Any) -> None:
+def test_every_value_in_range_is_read_back_within_half_a_step(
+    span: tuple[float, float], target: str, dtype: Any
+) -> None:
     span = (span[0], min(span[1], float(np.finfo(dtype).max)))
     levels = activation_levels(span, target, dtype)
     assert levels.scale.dtype == dtype
@@ -44,7 +46,7 @@ def test_every_value_in_range_is_read_back_to_half_a_step(span: tuple[float, flo
 
 
 @pytest.mark.parametrize(("span", "zero_point"), [((0, 6), 0), ((-6, 0), 255), ((-1, 3), 64), ((-1, 2), 85)])
-def test_onnxruntimes_zero_point_is_of_uint8_and_0_after_a_relu(span: tuple[float, float], zero_point: int) -> None:
+def test_onnxruntimes_zero_point_is_uint8_and_0_after_a_relu(span: tuple[float, float], zero_point: int) -> None:
     levels = activation_levels(span, "onnxruntime")
     assert (levels.zero_point.dtype, int(levels.zero_point)) == (np.uint8, zero_point)
 
@@ -149,7 +151,7 @@ def test_a_bias_is_in_units_of_the_sum_that_it_is_added_to() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 1e-12, 1e-7])
 @pytest.mark.parametrize("size", [0.05, -800.0])
-def test_a_channel_whose_weights_have_all_but_died_keeps_its_bias(weight: float, size: float) -> None:
+def test_a_channel_with_near_zero_weights_keeps_its_bias(weight: float, size: float) -> None:
     """In units of its weights of 1e-12 the bias would exceed int32; with a scale of 1 it would be 0."""
     levels = activation_levels((0.0, 18_000.0), "onnxruntime")
     weights, bias = channels([weight, -weight], [0.5, 0.25]), np.array([size, 1.0], np.float32)
@@ -166,7 +168,7 @@ def test_a_channel_whose_weights_have_all_but_died_keeps_its_bias(weight: float,
     assert scales[1] == np.float32(0.5 / 127)
 
 
-def test_without_a_bias_to_hold_the_scales_are_those_of_the_weights_alone() -> None:
+def test_without_a_bias_the_scales_depend_on_the_weights_alone() -> None:
     weights = np.random.default_rng(2).normal(0, 0.1, (8, 4, 3, 3)).astype(np.float32)
     levels = activation_levels((0.0, 6.0), "onnxruntime")
     bias = np.random.default_rng(3).normal(0, 1, 8).astype(np.float32)

@@ -58,7 +58,7 @@ def test_the_sample_does_not_depend_on_the_order_of_the_images_and_a_larger_one_
     assert set(drawn(twelve, 128).paths) == set(twelve)
 
 
-def test_the_sample_does_not_depend_on_where_the_folder_lies(twelve: list[Path], tmp_path: Path) -> None:
+def test_the_sample_does_not_depend_on_the_location_of_the_folder(twelve: list[Path], tmp_path: Path) -> None:
     elsewhere = tmp_path / "a" / "deeper" / "place"
     for folder in ("even", "odd"):
         shutil.copytree(tmp_path / folder, elsewhere / folder)
@@ -110,7 +110,7 @@ def test_progress_moves_once_for_each_image(twelve: list[Path]) -> None:
 @pytest.mark.parametrize(
     "protocol", [PYRAMID, DENSE, Protocol("center", (73,), 64, False), Protocol("multiscale", (64, 96), None, False)]
 )
-def test_an_engine_is_calibrated_on_the_very_pixels_that_inference_gives_it(
+def test_calibration_uses_the_same_pixels_as_inference(
     protocol: Protocol,
     rescaling: Rescaling,
     pictures: Path,
@@ -136,7 +136,7 @@ def test_an_engine_is_calibrated_on_the_very_pixels_that_inference_gives_it(
     assert sorted((view.shape[1:], view.tobytes()) for view in given) == sorted(seen)
 
 
-def test_mirrors_come_as_inference_makes_them(pictures: Path) -> None:
+def test_mirrors_are_those_of_inference(pictures: Path) -> None:
     sample = Sample((pictures / "0.png",), Protocol("dense", (90,), None, True), Rescaling())
     plain, flipped = sample.views()
     np.testing.assert_array_equal(plain[0], decode(pictures / "0.png"))

@@ -96,7 +96,7 @@ def test_each_layer_is_judged_alone_and_in_the_networks_order(scripted: Callable
     assert all(engine.closed for _layers, engine in variants.opened)
 
 
-def test_for_onnxruntime_fc8_is_no_candidate_since_its_scores_would_be_quantized_too(
+def test_for_onnxruntime_fc8_is_not_a_candidate_because_its_scores_would_be_quantized_too(
     scripted: Callable[..., Any],
 ) -> None:
     judge, _variants = scripted(4, target="onnxruntime")
@@ -109,7 +109,7 @@ def test_for_onnxruntime_fc8_is_no_candidate_since_its_scores_would_be_quantized
     [(49, ()), (50, ()), (50.1, ("fc7",)), (75, ("fc7",)), (75.1, ("conv3_1", "fc7")), (100, ("conv3_1", "fc7"))],
 )
 @pytest.mark.parametrize("unit", ["agreement", "drop"])
-def test_the_fewest_layers_are_kept_that_meet_the_budget_the_worst_first(
+def test_the_fewest_layers_that_meet_the_budget_are_kept_the_worst_first(
     unit: str, percent: float, kept: tuple[str, ...], scripted: Callable[..., Any]
 ) -> None:
     judge, _variants = scripted(20, conv3_1=5, fc7=10)
@@ -145,7 +145,7 @@ def test_layers_are_ranked_on_some_images_and_the_budget_is_judged_on_all(script
     assert quantization.budget.endswith("on 50 images")
 
 
-def test_a_budget_that_not_even_one_layer_meets_is_failed_work_and_says_what_was_reached(
+def test_a_budget_that_no_single_layer_meets_fails_and_says_what_was_reached(
     scripted: Callable[..., Any],
 ) -> None:
     spec_layers = scripted(1)[1]._manifest.spec.weight_layers
@@ -178,7 +178,7 @@ def posteriors(*classes: int) -> Floats:
 
 
 @pytest.mark.parametrize("images", [3, 29, 393])
-def test_a_budget_of_exactly_what_is_reached_is_met_and_one_image_more_is_not(images: int) -> None:
+def test_a_budget_that_is_reached_exactly_is_met_and_one_more_image_exceeds_it(images: int) -> None:
     reference, truth = posteriors(*[0] * images), np.zeros(images, np.int64)
     for wrong in range(images // 2):
         candidate = posteriors(*[1] * wrong, *[0] * (images - wrong))
@@ -191,7 +191,7 @@ def test_a_budget_of_exactly_what_is_reached_is_met_and_one_image_more_is_not(im
         assert wrong == 0 or not Budget(max_drop=drop - 1 / images).judge(reference, candidate, truth)[0]
 
 
-def test_percentages_that_floating_point_does_not_hit_are_met() -> None:
+def test_budgets_are_met_despite_rounding_of_percentages() -> None:
     reference = posteriors(*[0] * 100)
     candidate = posteriors(*[0] * 29, *[1] * 71)
     assert 100 * 0.29 < 29  # a plain comparison would fail
@@ -207,7 +207,7 @@ def test_a_candidate_that_is_better_than_fp32_has_a_negative_drop_and_meets_a_bu
     assert (met, words) == (True, "top-1 drop -25.00 points (at most 0) on 4 images")
 
 
-def test_other_mistakes_are_no_drop_but_no_agreement_either() -> None:
+def test_other_mistakes_are_neither_a_drop_nor_agreement() -> None:
     truth, reference, candidate = np.array([1, 1]), posteriors(1, 0), posteriors(1, 2)
     assert Budget(max_drop=0).judge(reference, candidate, truth)[0]
     assert not Budget(min_agreement=51).judge(reference, candidate, None)[0]
@@ -294,7 +294,7 @@ def judge_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) ->
     ("configuration", "layer", "reader"),
     [("A-LRN", "conv2_1", "conv3_1"), ("D", "conv4_3", "conv5_1"), ("A", "conv5_2", "fc6")],
 )
-def test_a_layer_made_sensitive_on_purpose_is_ranked_first_and_is_the_one_that_is_kept(
+def test_a_layer_made_sensitive_on_purpose_is_ranked_first_and_kept(
     configuration: str, layer: str, reader: str, judge_of: Callable[..., Judge]
 ) -> None:
     judge = judge_of(configuration, "tensorrt", lambda weights: loud_channel(weights, layer, reader))
@@ -305,7 +305,7 @@ def test_a_layer_made_sensitive_on_purpose_is_ranked_first_and_is_the_one_that_i
     assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == (reader,)
 
 
-def test_for_onnxruntime_the_layer_that_gives_the_loud_channel_is_as_sensitive_as_the_one_that_reads_it(
+def test_for_onnxruntime_the_layer_that_returns_the_loud_channel_is_as_sensitive_as_its_reader(
     judge_of: Callable[..., Judge],
 ) -> None:
     judge = judge_of("A", "onnxruntime", lambda weights: loud_channel(weights, "conv3_1", "conv3_2"))
@@ -316,14 +316,16 @@ def test_for_onnxruntime_the_layer_that_gives_the_loud_channel_is_as_sensitive_a
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_network_that_quantizes_well_keeps_what_its_target_must(target: str, judge_of: Callable[..., Judge]) -> None:
+def test_a_network_that_quantizes_well_keeps_only_what_its_target_requires(
+    target: str, judge_of: Callable[..., Judge]
+) -> None:
     judge = judge_of("A", target)
     rows = judge.sensitivities()
     assert all(isinstance(row, Sensitivity) and 0 < row.divergence < 0.01 for row in rows)
     assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == (() if target == "tensorrt" else ("fc8",))
 
 
-def test_every_progress_bar_is_announced_and_comes_to_its_end(
+def test_every_progress_bar_is_announced_and_completed(
     narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]
 ) -> None:
     from train.network.checkpoint import read

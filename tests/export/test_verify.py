@@ -152,7 +152,7 @@ def test_nan_fails_and_the_layer_where_it_begins_is_named(layer: str, exported: 
     assert f"first layer that diverges: {layer}, by nan" in done.out
 
 
-def test_a_runtime_in_which_nan_would_be_lost_names_the_weight(exported: Exported, verify: Command) -> None:
+def test_a_runtime_that_would_lose_nan_names_the_weight(exported: Exported, verify: Command) -> None:
     pytest.importorskip("ncnn")
     path = exported(dynamic=True).path
     alter(path, "conv4_1.weight", lambda weight: weight * np.nan)
@@ -203,7 +203,7 @@ OVERFLOWING = [("conv3_1", 1e3), ("fc6", 1e5)]  # the output of fc6 has the size
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("layer", "factor"), OVERFLOWING)
-def test_fp16_that_overflows_fails_on_the_rounding_line_though_cpus_compute_it_well(
+def test_overflowing_fp16_fails_on_the_rounding_line_although_cpus_compute_it_correctly(
     layer: str,
     factor: float,
     runtime: str,
@@ -317,7 +317,7 @@ def test_verify_refuses_another_network_with_either_kind_of_reference(exported: 
         assert len(done.err.splitlines()) <= 2
 
 
-def test_unreadable_images_are_passed_over_with_a_notice(exported: Exported, verify: Command, pictures: Path) -> None:
+def test_unreadable_images_are_skipped_with_a_notice(exported: Exported, verify: Command, pictures: Path) -> None:
     (pictures / "broken.png").write_bytes((pictures / "0.png").read_bytes()[:500])
     (pictures / "empty.jpg").write_bytes(b"")
     done = verify(exported(dynamic=True).path)
@@ -390,7 +390,7 @@ def test_a_sample_of_the_images_is_the_same_each_time(exported: Exported, verify
     assert "'--limit': 0" in done.err
 
 
-def test_a_foreign_checkpoint_is_read_by_what_the_file_knows_of_it(
+def test_a_foreign_checkpoint_is_read_with_the_facts_of_the_file(
     vgg_deploy_command: Command, verify: Command, random_weights: Callable[..., Any], narrow_spec: Any, tmp_path: Path
 ) -> None:
     from safetensors.torch import save_file
@@ -494,7 +494,7 @@ def test_activations_are_fp32_arrays_whatever_the_graph_computes_in(
         assert {value.type.tensor_type.elem_type for value in added} == {onnx.TensorProto.FLOAT}
 
 
-def test_layers_whose_node_has_another_name_are_passed_over(
+def test_layers_whose_node_has_another_name_are_skipped(
     graph: Callable[..., onnx.ModelProto], narrow_spec: Callable[..., NetworkSpec]
 ) -> None:
     model = graph("A")

@@ -95,7 +95,7 @@ def images(height: int, width: int) -> np.ndarray:
 
 @GRIDS
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_every_engine_answers_as_every_window_on_its_own(
+def test_every_engine_equals_the_windows_scored_one_by_one(
     configuration: str, fine: bool, narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     checkpoint = read(narrow_checkpoint(configuration))
@@ -115,7 +115,7 @@ def test_every_engine_answers_as_every_window_on_its_own(
                     assert np.abs(received - right).max() <= LIMIT.layer * np.abs(right).max(), (name, size)
 
 
-def test_on_a_crop_the_fine_grid_and_the_coarse_one_are_the_network_as_it_was_trained(
+def test_on_a_crop_both_grids_give_the_answers_of_the_trained_form(
     narrow_checkpoint: Callable[..., Path],
 ) -> None:
     checkpoint = read(narrow_checkpoint("D"))
@@ -138,7 +138,7 @@ def of_the_protocol(checkpoint: Checkpoint, path: Path, protocol: Protocol, *, f
 
 
 @GRIDS
-def test_the_dense_protocol_from_the_file_to_the_answer_is_the_slow_way(
+def test_the_dense_protocol_equals_the_slow_computation_from_file_to_answer(
     fine: bool, narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     checkpoint = read(narrow_checkpoint("B"))
@@ -157,7 +157,9 @@ def test_the_dense_protocol_from_the_file_to_the_answer_is_the_slow_way(
 
 @pytest.mark.slow
 @GRIDS
-def test_the_real_networks_dense_answers_are_the_slow_ways(fine: bool, test_data: Path, tmp_path: Path) -> None:
+def test_the_real_networks_dense_answers_equal_the_slow_computation(
+    fine: bool, test_data: Path, tmp_path: Path
+) -> None:
     """A trained VGG-16, and photos at their natural sizes, rescaled to no multiple of 32."""
     labels = (test_data / "imagenette_labels.txt").read_text()
     checkpoint = read(

@@ -186,7 +186,7 @@ def test_a_fixed_file_answers_as_pytorch_does(
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_fp16_holds_with_every_activation_rounded_to_half(
+def test_fp16_agrees_with_every_activation_rounded_to_half(
     configuration: str, models: Any, references: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "rounded.onnx"
@@ -207,7 +207,7 @@ def test_the_answers_compared_are_not_all_the_same(references: Any) -> None:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])  # ncnn refuses such weights
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_nan_holds_no_threshold(precision: str, runtime: str, models: Any, references: Any, tmp_path: Path) -> None:
+def test_nan_meets_no_threshold(precision: str, runtime: str, models: Any, references: Any, tmp_path: Path) -> None:
     pytest.importorskip(RUNTIMES[runtime].module)
     one_nan = np.array([0, 0, np.nan, 0, 0])
     path = altered(models("A", precision, "plain"), "fc8.bias", lambda bias: bias + one_nan, tmp_path)
@@ -340,7 +340,7 @@ def test_a_fixed_int8_file_answers_as_pytorch_does(
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_int8_with_fp16_holds_with_every_activation_rounded_to_half(
+def test_int8_with_fp16_agrees_with_every_activation_rounded_to_half(
     configuration: str, quantized_models: Any, references: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "rounded.onnx"
@@ -353,7 +353,7 @@ def test_int8_with_fp16_holds_with_every_activation_rounded_to_half(
 @pytest.mark.parametrize("runtime", QUANTIZED)
 @pytest.mark.parametrize(("target", "rest"), INT8)
 @pytest.mark.parametrize("weight", [0.0, 1e-12])
-def test_channels_whose_weights_have_died_keep_their_bias_in_int8(
+def test_channels_with_near_zero_weights_keep_their_bias_in_int8(
     weight: float, target: str, rest: str, runtime: str, checkpoints: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Regularization leaves such channels: their output is constant, and later layers depend on it."""
@@ -393,7 +393,7 @@ def test_a_wrong_range_of_one_layer_fails_the_int8_thresholds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
-def test_a_real_vgg16_holds_on_photos(
+def test_a_real_vgg16_agrees_on_photos(
     runtime: str, test_data: Path, vgg_deploy_command: Callable[..., Any], tmp_path: Path
 ) -> None:
     pytest.importorskip(RUNTIMES[runtime].module)

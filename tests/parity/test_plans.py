@@ -99,7 +99,7 @@ def differences(reference: Engine, engine: Engine, precision: str) -> tuple[str,
     return compare(*rows, names, engine.info.manifest.classes).failures(THRESHOLDS[precision])
 
 
-def test_a_plan_answers_as_pytorch_does_at_every_shape_and_each_time(
+def test_a_plan_answers_as_pytorch_does_at_every_shape_every_time(
     precision: str, narrow: Callable[..., tuple[Path, Path]]
 ) -> None:
     checkpoint, plan = narrow(precision)
@@ -120,7 +120,7 @@ def test_all_outputs_are_those_of_the_onnx_file(precision: str, narrow: Callable
                 assert error <= THRESHOLDS[precision].layer, (name, shape)
 
 
-def test_threads_get_the_answers_that_one_gets_of_more_shapes_than_are_kept(
+def test_threads_get_the_same_answers_as_one_for_more_shapes_than_are_kept(
     narrow: Callable[..., tuple[Path, Path]],
 ) -> None:
     _, plan = narrow("float16")
@@ -133,7 +133,7 @@ def test_threads_get_the_answers_that_one_gets_of_more_shapes_than_are_kept(
                     np.testing.assert_allclose(received.probabilities, expected, atol=1e-5)
 
 
-def test_one_profile_for_all_scales_answers_alike(narrow: Callable[..., tuple[Path, Path]]) -> None:
+def test_one_profile_for_all_scales_gives_the_same_answers(narrow: Callable[..., tuple[Path, Path]]) -> None:
     checkpoint, plan = narrow("float16", one_profile=True)
     with Reference(read(checkpoint)) as reference, open_engine(plan) as engine:
         assert len(engine.info.plan.profiles) == 1  # type: ignore[union-attr]
@@ -141,16 +141,14 @@ def test_one_profile_for_all_scales_answers_alike(narrow: Callable[..., tuple[Pa
 
 
 @pytest.mark.parametrize("cuda_api", ["cuda-python", "pycuda"])
-def test_both_ways_to_cuda_give_the_same_answers(cuda_api: str, narrow: Callable[..., tuple[Path, Path]]) -> None:
+def test_both_cuda_apis_give_the_same_answers(cuda_api: str, narrow: Callable[..., tuple[Path, Path]]) -> None:
     pytest.importorskip("pycuda" if cuda_api == "pycuda" else "cuda.bindings.runtime")
     checkpoint, plan = narrow("float16")
     with Reference(read(checkpoint)) as reference, open_engine(plan, cuda_api=cuda_api) as engine:
         assert differences(reference, engine, "float16") == ()
 
 
-def test_rtx_s_compiled_kernels_are_kept_and_serve_again(
-    backend: str, narrow: Callable[..., tuple[Path, Path]]
-) -> None:
+def test_rtx_s_compiled_kernels_are_kept_and_reused(backend: str, narrow: Callable[..., tuple[Path, Path]]) -> None:
     if backend != "tensorrt-rtx":
         pytest.skip("tensorrt compiles its kernels when it builds")
     checkpoint, plan = narrow("float16")
@@ -162,7 +160,7 @@ def test_rtx_s_compiled_kernels_are_kept_and_serve_again(
         assert cache.stat().st_size > 0
 
 
-def test_closing_gives_the_memory_back(narrow: Callable[..., tuple[Path, Path]]) -> None:
+def test_closing_frees_the_memory(narrow: Callable[..., tuple[Path, Path]]) -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime")
     _, plan = narrow("float16")
     free = []
@@ -174,7 +172,7 @@ def test_closing_gives_the_memory_back(narrow: Callable[..., tuple[Path, Path]])
     assert free[-1] >= free[0] - (16 << 20)
 
 
-def test_a_plan_can_run_says_doctor(
+def test_doctor_says_that_a_plan_can_run(
     narrow: Callable[..., tuple[Path, Path]], vgg_deploy_command: Callable[..., Any]
 ) -> None:
     _, plan = narrow("float32")
@@ -191,7 +189,7 @@ def real(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.mark.slow
-def test_a_real_vgg16_holds_on_photos(
+def test_a_real_vgg16_agrees_on_photos(
     precision: str, backend: str, real: tuple[Path, Path], test_data: Path, vgg_deploy_command: Callable[..., Any]
 ) -> None:
     (folder, weights), labels = real, test_data / "imagenette_labels.txt"

@@ -92,7 +92,7 @@ def test_with_amx_an_int8_answer_of_a_wider_network_is_the_same_after_larger_ima
     assert float(done.stdout) < 1e-5
 
 
-def test_openvino_refuses_what_it_computes_wrongly_with_amx_and_auto_takes_another_runtime(
+def test_openvino_refuses_files_that_it_computes_wrongly_with_amx_and_auto_chooses_another_runtime(
     int8_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
@@ -106,7 +106,7 @@ def test_openvino_refuses_what_it_computes_wrongly_with_amx_and_auto_takes_anoth
         assert any("CPUs with AMX" in notice for notice in engine.info.notices)
 
 
-def test_openvino_takes_int8_files_that_amx_computes_rightly(
+def test_openvino_accepts_int8_files_that_amx_computes_correctly(
     int8_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")

@@ -68,7 +68,7 @@ def test_a_deeper_network_trains_an_a_first_in_a_separate_run(run: RunCommand, d
     assert newest_finished(Path("runs")) == b / "best.safetensors"
 
 
-def test_a_finished_a_of_the_same_classes_and_sizes_is_taken(run: RunCommand, data_folder: MakeFolder):
+def test_a_finished_a_of_the_same_classes_and_sizes_is_used(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, "--seed 5")[0] == 0
     [a] = folders("vgg11-")
@@ -79,14 +79,14 @@ def test_a_finished_a_of_the_same_classes_and_sizes_is_taken(run: RunCommand, da
 
 
 @pytest.mark.parametrize("other", ["--fc-width 8", "--crop 64"])
-def test_an_a_of_other_sizes_is_not_taken(run: RunCommand, data_folder: MakeFolder, other: str):
+def test_an_a_of_other_sizes_is_not_used(run: RunCommand, data_folder: MakeFolder, other: str):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, other)[0] == 0
     assert run("--arch B --data", folder, NARROW)[0] == 0
     assert len(folders("vgg11-")) == 2
 
 
-def test_an_a_of_other_classes_is_not_taken(run: RunCommand, data_folder: MakeFolder):
+def test_an_a_of_other_classes_is_not_used(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW)[0] == 0
     for split in ("train", "val"):
@@ -102,7 +102,7 @@ def test_a_deeper_network_starts_from_random_weights_if_asked(run: RunCommand, d
     assert record(folders()[0])["recipe"]["initialisation"] == how
 
 
-def test_an_a_that_the_user_names_is_taken(run: RunCommand, data_folder: MakeFolder):
+def test_an_a_that_the_user_names_is_used(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, "--out here")[0] == 0
     assert run("--arch B --data", folder, NARROW, "--init a:here/best.safetensors")[0] == 0

@@ -66,9 +66,7 @@ def test_without_freezing_the_convolutions_learn_too(run: RunCommand, data_folde
         ("--micro-batch 0", "micro_batch is 0"),
     ],
 )
-def test_options_that_cannot_be_carried_out_are_refused_in_a_line(
-    run: RunCommand, data_folder: MakeFolder, options: str, message: str
-):
+def test_invalid_options_are_refused_in_one_line(run: RunCommand, data_folder: MakeFolder, options: str, message: str):
     code, out, err = run("--arch A --data", data_folder(), NARROW, options)
     assert (code, out) == (2, "")
     assert message in err

@@ -86,7 +86,7 @@ def test_another_configuration_is_not_an_a(recipe: MakeRecipe, trained: Checkpoi
         initial_weights(recipe("E", f"a:{trained('D')}"), NAMES)
 
 
-def test_another_width_is_refused_with_the_option(recipe: MakeRecipe, trained: Checkpoints):
+def test_another_width_is_refused_and_the_option_is_named(recipe: MakeRecipe, trained: Checkpoints):
     with pytest.raises(UsageError, match=r"width divisor 16 and this network 8.*--width-divisor 16"):
         initial_weights(recipe("A", trained("A"), width_divisor=8), NAMES)
 

@@ -80,7 +80,7 @@ def test_the_digits_are_written_once_and_have_their_own_recipe(run: RunCommand):
     assert not read(best).manifest.mirror
 
 
-def test_a_folder_named_digits_is_mentioned_when_the_built_in_digits_are_taken(run: RunCommand):
+def test_a_folder_named_digits_is_mentioned_when_the_built_in_digits_are_used(run: RunCommand):
     Path("digits").mkdir()
     Path("runs/digits-data").mkdir(parents=True)
     _code, _out, err = run("--data", "digits")

@@ -190,7 +190,7 @@ def all_bindings() -> list[Bindings]:
     return [Bindings.read(path) for path in sorted(CONTRACT.glob("*.json"))]
 
 
-def test_the_lists_are_of_both_packages_and_of_two_major_versions(all_bindings: list[Bindings]) -> None:
+def test_the_lists_cover_both_packages_and_two_major_versions(all_bindings: list[Bindings]) -> None:
     packages = [bindings.package for bindings in all_bindings]
     assert packages == ["tensorrt-10.16.1.11", "tensorrt-11.4.0.106", RTX]
     assert all(len(bindings.classes) > 150 for bindings in all_bindings)
@@ -201,7 +201,7 @@ def test_every_member_that_our_code_names_exists(path: Path, all_bindings: list[
     assert missing(path.read_text(encoding="utf-8"), all_bindings, path.name) == []
 
 
-def test_the_check_sees_what_the_build_is_made_of() -> None:
+def test_the_check_sees_the_members_that_a_build_uses() -> None:
     seen = {named for path in SOURCES for named in members_of(path)}
     assert seen >= {
         (MODULE, "Builder"),
@@ -242,12 +242,12 @@ def test_a_member_that_does_not_exist_is_noticed(source: str, absent: str, all_b
     assert all(absent in problem for problem in problems)
 
 
-def test_objects_of_ours_with_such_names_are_passed_over(all_bindings: list[Bindings]) -> None:
+def test_our_own_objects_with_such_names_are_ignored(all_bindings: list[Bindings]) -> None:
     source = "def f(profile: Profile, profiles):\n    profile.ours\n    for profile in profiles:\n        profile.ours"
     assert missing(source, all_bindings) == []
 
 
-def test_what_is_listed_as_rtx_s_own_is_there_alone_and_is_used(all_bindings: list[Bindings]) -> None:
+def test_members_listed_as_rtx_only_exist_only_there_and_are_used(all_bindings: list[Bindings]) -> None:
     seen = {named for path in SOURCES for named in members_of(path)}
     used = {owner for owner, _ in seen}
     for owner, member in RTX_MEMBERS:
@@ -258,7 +258,7 @@ def test_what_is_listed_as_rtx_s_own_is_there_alone_and_is_used(all_bindings: li
         assert [bindings.package for bindings in all_bindings if owner in bindings.classes] == [RTX]
 
 
-def test_the_list_of_the_installed_tensorrt_rtx_is_what_it_has(all_bindings: list[Bindings]) -> None:
+def test_the_list_matches_the_installed_tensorrt_rtx(all_bindings: list[Bindings]) -> None:
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt-rtx is not installed")
     script = runpy.run_path(str(CONTRACT / "make_members.py"))

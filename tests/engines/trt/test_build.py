@@ -55,13 +55,13 @@ def test_models_with_further_outputs_build(dynamic: bool, model: Models) -> None
     assert set(built.manifest.manifest.outputs) == {"probabilities", "score_map", "features"}
 
 
-def test_layers_kept_in_floating_point_are_so_in_the_plan(model: Models) -> None:
+def test_layers_kept_in_floating_point_stay_so_in_the_plan(model: Models) -> None:
     built = build(model("B", half=True, int8=("conv1_2", "conv2_1", "fc7")), options=SMALL)
     expected = {"conv1_2": INT8, "conv2_1": INT8, "fc7": INT8}
     assert {layer: expected.get(layer, FLOAT16) for layer in built.manifest.layers} == dict(built.manifest.layers)
 
 
-def test_the_plan_and_its_manifest_lie_beside_the_model_and_fit_each_other(model: Models, rtx: Backend) -> None:
+def test_the_plan_and_its_manifest_lie_beside_the_model_and_match(model: Models, rtx: Backend) -> None:
     path = model()
     built = vgg_deploy.build(path)
     plan = path.with_suffix(".plan")
@@ -113,7 +113,7 @@ def test_the_command_in_the_manifest_builds_the_same_plan_again(
 
 
 @pytest.mark.parametrize("capabilities", [("7.5",), ("8.9", "12.0")])
-def test_gpus_that_are_named_are_in_the_manifest(capabilities: tuple[str, ...], model: Models) -> None:
+def test_the_manifest_lists_the_named_gpus(capabilities: tuple[str, ...], model: Models) -> None:
     built = build(model(), options=BuildOptions(scales=(64,), compute_capabilities=capabilities))
     assert built.manifest.compute_capabilities == capabilities
 
@@ -173,7 +173,7 @@ def test_with_a_gpu_the_types_are_those_that_the_engine_reports(
     assert all("the manifest lists the declared types" in text for text in built.notices)
 
 
-def test_a_loaded_plan_without_a_gpu_for_it_tells_nothing(
+def test_without_a_gpu_a_built_plan_reports_no_types(
     model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -185,7 +185,7 @@ def test_a_loaded_plan_without_a_gpu_for_it_tells_nothing(
     assert any("deserializeCudaEngine" in text for text in messages.errors)  # it was tried
 
 
-def test_int8_on_rtx_is_said_to_be_unproven(model: Models) -> None:
+def test_a_notice_says_that_int8_on_rtx_is_unproven(model: Models) -> None:
     notices = build(model(int8=True), options=SMALL).notices
     assert sum(text.startswith("INT8 convolutions may not be faster than FP16") for text in notices) == 1
 

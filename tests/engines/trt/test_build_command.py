@@ -95,7 +95,7 @@ def test_verbose_shows_tensorrt_s_log_on_stderr(model: Callable[..., Path], vgg_
         (("-o", "model.onnx"), 2, "would overwrite a model or its manifest"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_leaves_no_file(
+def test_a_failed_build_is_one_line_and_leaves_no_file(
     arguments: tuple[str, ...],
     code: int,
     message: str,
@@ -114,7 +114,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_file(
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_one_finding_is_one_line_and_several_stand_above_it(
+def test_one_finding_is_one_line_and_several_are_listed_above_it(
     foreign: Any, vgg_deploy_command: Command, tmp_path: Path
 ) -> None:
     arguments = ("--scales", "32", "--labels", str(tmp_path / "labels.txt"))

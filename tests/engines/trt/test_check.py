@@ -59,7 +59,7 @@ def test_rtx_on_a_gpu_that_it_was_not_built_for_names_the_target_to_add(
 
 
 @pytest.mark.parametrize(("targets", "capability"), [((), (9, 0)), (("9.0",), (9, 0)), (("8.9",), (7, 0))])
-def test_rtx_never_runs_on_these_and_names_the_other_backend(
+def test_rtx_never_runs_on_these_gpus_and_names_the_other_backend(
     targets: tuple[str, ...], capability: tuple[int, int]
 ) -> None:
     plan = described("tensorrt-rtx", compute_capabilities=targets, command=f"{RTX} --compute-capability 8.9")
@@ -81,7 +81,7 @@ def test_rtx_never_runs_on_these_and_names_the_other_backend(
         ((), "none", (7, 5)),  # unknown here; TensorRT will report it
     ],
 )
-def test_tensorrt_runs_where_it_was_built_and_where_it_was_made_to_run(
+def test_a_tensorrt_plan_runs_where_it_was_built_and_where_its_compatibility_allows(
     built: tuple[str, ...], compatibility: str, capability: tuple[int, int]
 ) -> None:
     plan = described("tensorrt", compute_capabilities=built, hardware_compatibility=compatibility)
@@ -96,7 +96,7 @@ def test_tensorrt_runs_where_it_was_built_and_where_it_was_made_to_run(
         (("8.9",), "ampere+", (7, 5), f"this GPU is G (compute capability 7.5). Build it on this machine: {COMMAND}"),
     ],
 )
-def test_tensorrt_elsewhere_says_so_and_names_the_command(
+def test_a_tensorrt_plan_on_another_gpu_names_the_build_command(
     built: tuple[str, ...], compatibility: str, capability: tuple[int, int], ending: str
 ) -> None:
     plan = described("tensorrt", compute_capabilities=built, hardware_compatibility=compatibility)
@@ -196,7 +196,7 @@ def test_without_a_gpu_the_other_checks_are_made(machine: Machine) -> None:
     assert machine.asked == []  # cuda-python need not be installed
 
 
-def test_cuda_that_does_not_open_says_why(machine: Machine) -> None:
+def test_cuda_that_cannot_be_opened_says_why(machine: Machine) -> None:
     machine.describe()
     machine.cuda = MissingDependencyError("cuda-python", "rtx", "running a plan")
     assert "running a plan needs cuda-python" in str(machine.problem())
@@ -262,7 +262,7 @@ def test_a_plan_that_may_be_slow_here_runs_with_a_notice(machine: Machine) -> No
         )
 
 
-def test_a_runtime_that_is_not_the_plans_is_refused(machine: Machine) -> None:
+def test_another_runtime_than_the_plans_is_refused(machine: Machine) -> None:
     machine.describe()
     expected = f"{machine.path} is a tensorrt-rtx plan, and only tensorrt-rtx runs it; leave --runtime out"
     assert str(machine.problem(runtime="tensorrt")) == expected
@@ -272,7 +272,7 @@ def test_a_runtime_that_is_not_the_plans_is_refused(machine: Machine) -> None:
 # ---- opening ----
 
 
-def test_a_plan_opens_with_what_its_manifest_says(machine: Machine) -> None:
+def test_a_plan_opens_with_the_facts_of_its_manifest(machine: Machine) -> None:
     plan = machine.describe()
     with open_plan(machine.path, EngineOptions()) as engine:
         info, images = engine.info, noise(2, 40, 40)
@@ -312,7 +312,7 @@ def test_a_plan_that_is_replaced_while_it_is_opened_is_not_loaded(
 
 
 @pytest.mark.parametrize("command", ["vgg-deploy build 'x", "vgg-deploy build a.onnx; rm -r b"])
-def test_a_manifest_whose_command_is_no_build_is_refused(command: str, machine: Machine) -> None:
+def test_a_manifest_whose_command_is_not_a_build_is_refused(command: str, machine: Machine) -> None:
     machine.describe()
     sidecar = sidecar_of(machine.path)
     sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "command": command}))
@@ -327,7 +327,7 @@ def test_a_manifest_whose_layers_were_edited_is_refused(
     assert "contradicts itself: conv1_1 is int8 instead of float32" in str(machine.problem())
 
 
-def test_labels_replace_the_names_and_if_they_do_not_fit_nothing_stays_open(machine: Machine) -> None:
+def test_labels_replace_the_class_names_and_if_they_do_not_match_nothing_stays_open(machine: Machine) -> None:
     machine.describe()
     with open_plan(machine.path, EngineOptions(labels="a\nb\nc\nd\ne\n")) as engine:
         assert [name.label for name in engine.info.manifest.classes] == ["a", "b", "c", "d", "e"]
@@ -337,7 +337,7 @@ def test_labels_replace_the_names_and_if_they_do_not_fit_nothing_stays_open(mach
     assert machine.cuda.live == set()
 
 
-def test_an_edited_manifest_whose_hash_still_fits_is_found_out(machine: Machine) -> None:
+def test_an_edited_manifest_whose_hash_still_matches_is_refused(machine: Machine) -> None:
     wide = Profile((32,), (1, 32, 32), (2, 40, 48), (64, 512, 512))
     machine.describe(profiles=(wide,))
     with pytest.raises(
@@ -387,7 +387,7 @@ def test_trust_without_manifest_and_two_backends_asks_which(machine: Machine) ->
         assert engine.info.runtime == "tensorrt 1.7.1"
 
 
-def test_a_changed_plan_that_is_trusted_goes_by_its_own_profiles(machine: Machine) -> None:
+def test_a_changed_plan_that_is_trusted_uses_its_own_profiles(machine: Machine) -> None:
     wide = Profile((32,), (1, 32, 32), (2, 40, 48), (64, 512, 512))
     plan = machine.describe(profiles=(wide,))
     machine.path.write_bytes(b"another plan")

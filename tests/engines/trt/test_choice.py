@@ -35,7 +35,7 @@ def test_tensorrt_needs_a_gpu(model: Models, rtx: Backend, monkeypatch: pytest.M
         build(model())
 
 
-def test_tensorrt_that_is_asked_for_and_not_installed_is_named_with_its_extra(model: Models) -> None:
+def test_a_requested_backend_that_is_not_installed_names_its_extra(model: Models) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("tensorrt is installed")
     with pytest.raises(MissingDependencyError, match=r"'\.\[gpu\]'"):
@@ -52,7 +52,7 @@ def test_tensorrt_that_is_asked_for_and_not_installed_is_named_with_its_extra(mo
         (("tensorrt-rtx",), (8, 9), "tensorrt-rtx"),
     ],
 )
-def test_of_both_tensorrt_is_chosen_if_it_supports_the_gpu(
+def test_if_both_are_installed_tensorrt_is_chosen_if_it_supports_the_gpu(
     installed: tuple[str, ...], gpu: tuple[int, int] | None, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "installed", lambda: installed)
@@ -61,7 +61,7 @@ def test_of_both_tensorrt_is_chosen_if_it_supports_the_gpu(
     assert backends.choose("tensorrt", gpu).name == "tensorrt"
 
 
-def test_a_builder_that_tensorrt_does_not_give_is_one_line(
+def test_if_tensorrt_returns_no_builder_the_error_is_one_line(
     model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(_logger: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_builder_that_tensorrt_does_not_give_is_one_line(
         build(model())
 
 
-def test_the_reason_is_not_that_there_is_no_driver() -> None:
+def test_a_missing_driver_is_the_reason_only_if_it_is_the_only_error() -> None:
     noise = "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime"
     assert Messages(["profile 1 is bad", noise]).reason == "profile 1 is bad"
     assert Messages([noise]).reason == noise

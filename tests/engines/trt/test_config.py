@@ -67,7 +67,9 @@ class Config:
 @pytest.mark.parametrize(
     ("asked", "level"), [("ampere+", "AMPERE_PLUS"), ("same", "SAME_COMPUTE_CAPABILITY"), ("none", None), (None, None)]
 )
-def test_hardware_compatibility(asked: str | None, level: str | None, tensorrt: Backend, parsed: Parsed) -> None:
+def test_hardware_compatibility_is_set_if_requested(
+    asked: str | None, level: str | None, tensorrt: Backend, parsed: Parsed
+) -> None:
     recording = dataclasses.replace(parsed, builder=Recording(parsed.builder))
     config = configured(tensorrt, recording, BuildOptions(hardware_compatibility=asked), [PROFILE], Messages())
     level_set = config.calls.get("hardware_compatibility_level")

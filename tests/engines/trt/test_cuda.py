@@ -187,7 +187,7 @@ def test_a_device_knows_its_name_and_capability(recorder: Recorder) -> None:
         cuda_python.open_device(2)
 
 
-def test_each_thread_makes_the_device_its_own(recorder: Recorder) -> None:
+def test_each_thread_makes_the_device_current(recorder: Recorder) -> None:
     opened = cuda_python.open_device(1)
     recorder.calls.clear()
 
@@ -202,7 +202,7 @@ def test_each_thread_makes_the_device_its_own(recorder: Recorder) -> None:
     assert recorder.calls == [("cudaSetDevice", 1)] * 2
 
 
-def test_a_request_in_calls(recorder: Recorder) -> None:
+def test_a_request_makes_these_calls(recorder: Recorder) -> None:
     cuda = cuda_python.open_device(0)
     recorder.calls.clear()
     memory, pinned, stream, event = cuda.allocate(16, "a test"), cuda.pin(64, "a test"), cuda.stream(), cuda.event()
@@ -226,7 +226,7 @@ def test_a_request_in_calls(recorder: Recorder) -> None:
     ]
 
 
-def test_what_is_freed_is_freed_once(recorder: Recorder) -> None:
+def test_each_resource_is_freed_once(recorder: Recorder) -> None:
     cuda = cuda_python.open_device(0)
     things = (cuda.allocate(16, "a test"), cuda.pin(64, "a test"), cuda.stream(), cuda.event())
     graph = cuda.capture(things[2], lambda: None)
@@ -239,7 +239,7 @@ def test_what_is_freed_is_freed_once(recorder: Recorder) -> None:
     assert recorder.calls == list(zip(names, owners, strict=True))
 
 
-def test_a_capture_begins_ends_is_made_executable_and_its_template_goes(recorder: Recorder) -> None:
+def test_a_capture_becomes_an_executable_graph_and_its_template_is_destroyed(recorder: Recorder) -> None:
     cuda = cuda_python.open_device(0)
     stream = cuda.stream()
     recorder.calls.clear()
@@ -256,7 +256,7 @@ def test_a_capture_begins_ends_is_made_executable_and_its_template_goes(recorder
     ]
 
 
-def test_a_capture_whose_work_fails_is_ended_all_the_same(recorder: Recorder) -> None:
+def test_a_capture_whose_work_fails_is_still_ended(recorder: Recorder) -> None:
     cuda = cuda_python.open_device(0)
     stream = cuda.stream()
     recorder.calls.clear()

@@ -155,7 +155,7 @@ def test_pycuda_runs_a_request_in_the_primary_context(driver: Any) -> None:
     ]
 
 
-def test_pycuda_frees_where_the_context_is_active(driver: Any) -> None:
+def test_pycuda_frees_while_the_context_is_active(driver: Any) -> None:
     cuda = open_cuda("pycuda", 0, "rtx")
     with cuda.active():
         memory, pinned, stream, event = cuda.allocate(16, "a test"), cuda.pin(64, "a test"), cuda.stream(), cuda.event()
@@ -170,14 +170,14 @@ def test_pycuda_frees_where_the_context_is_active(driver: Any) -> None:
         ]
 
 
-def test_pycuda_lets_go_of_the_context_after_a_failure_too(driver: Any) -> None:
+def test_pycuda_releases_the_context_after_a_failure_too(driver: Any) -> None:
     cuda = open_cuda("pycuda", 0, "rtx")
     with pytest.raises(KeyError), cuda.active():
         raise KeyError
     assert driver.contexts == []
 
 
-def test_pycudas_errors_are_ours_in_one_line(driver: Any) -> None:
+def test_pycudas_errors_become_engine_errors_of_one_line(driver: Any) -> None:
     cuda = open_cuda("pycuda", 0, "rtx")
     driver.failing = {
         "mem_alloc": driver.MemoryError("cuMemAlloc failed: out of memory"),

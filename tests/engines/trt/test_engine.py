@@ -77,7 +77,7 @@ def test_each_run_of_a_shape_gives_its_answer(shape: tuple[int, ...], backend: s
     np.testing.assert_array_equal(first.probabilities, copy)  # answers belong to the caller
 
 
-def test_images_need_not_lie_in_one_piece_and_are_never_written(bench: Bench) -> None:
+def test_images_need_not_be_contiguous_and_are_never_written(bench: Bench) -> None:
     engine, images = bench.open(), noise(4, 64, 64)
     images.flags.writeable = False
     for view in (images[:, :, ::-1], images[..., ::-1], images[::2, 3:40], np.asfortranarray(images)):
@@ -101,7 +101,7 @@ def test_threads_get_the_answers_of_their_own_images(backend: str, bench: Bench)
     assert len(bench.cuda.streams) == 1 + 2  # one to measure, two lanes
 
 
-def test_it_says_what_it_is(bench: Bench) -> None:
+def test_its_info_describes_it(bench: Bench) -> None:
     info = bench.open("tensorrt-rtx").info
     assert (info.runtime, info.device, info.concurrency) == ("tensorrt-rtx 1.7.1", "cuda:0", 2)
     assert info.precision == "1/1 convolutions INT8, fc8 FP16, as declared"
@@ -127,7 +127,7 @@ def test_a_shape_runs_in_the_profile_that_was_made_for_it(shape: tuple[int, int,
         ((9, 20, 60), "-o vgg11.plan --max-batch 9 --scales 20,32,64 --max-aspect 3"),
     ],
 )
-def test_a_shape_in_no_profile_is_refused_with_those_there_are_and_the_command_that_helps(
+def test_a_shape_in_no_profile_is_refused_with_the_profiles_and_the_build_command(
     shape: tuple[int, ...], remedy: str, bench: Bench
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -232,7 +232,7 @@ def test_only_the_latest_shapes_are_kept_and_a_graph_goes_before_its_context(ben
     assert f"context {first} destroyed" in bench.trt.events
 
 
-def test_what_is_freed_is_freed_in_the_order_that_tensorrt_needs(bench: Bench) -> None:
+def test_resources_are_freed_in_the_order_that_tensorrt_needs(bench: Bench) -> None:
     engine = bench.open()
     for _ in range(2):
         hold_other_lane(engine, lambda: engine.run(noise(1, 40, 40)))
@@ -243,7 +243,7 @@ def test_what_is_freed_is_freed_in_the_order_that_tensorrt_needs(bench: Bench) -
     assert order in ([*used, *unused, *unused, "engine"], [*unused, *used, *unused, "engine"])
 
 
-def test_a_recording_that_fails_is_not_tried_again_and_the_answer_comes_all_the_same(bench: Bench) -> None:
+def test_a_failed_recording_is_not_tried_again_and_the_request_still_succeeds(bench: Bench) -> None:
     engine = bench.open()
     bench.cuda.broken.add("capture")
     for seed in range(5):
@@ -325,7 +325,7 @@ def test_out_of_memory_says_for_what_how_much_and_what_to_lower(bench: Bench) ->
     assert bench.cuda.live == set()
 
 
-def test_a_context_for_which_there_is_no_memory_is_made_once_the_kept_ones_are_gone(bench: Bench) -> None:
+def test_if_memory_for_a_context_is_lacking_the_kept_ones_are_dropped_first(bench: Bench) -> None:
     engine = bench.open()
 
     def run(shape: tuple[int, ...]) -> None:
@@ -419,7 +419,7 @@ def test_a_plan_that_cannot_be_opened_says_why(call: str, kind: type[Exception],
         ("probabilities", ("OUTPUT", "FLOAT", (-1, 5, 1))),
     ],
 )
-def test_a_plan_of_other_tensors_is_refused_with_them(name: str, tensor: Any, bench: Bench) -> None:
+def test_a_plan_with_other_tensors_is_refused_and_they_are_named(name: str, tensor: Any, bench: Bench) -> None:
     bench.trt.tensors[name] = tensor
     with pytest.raises(
         PlanError, match=r"has the tensors .*; expected one input, uint8 \[n, h, w, 3\], and float32 outputs"
@@ -446,7 +446,7 @@ def test_closing_frees_everything_and_may_be_repeated(backend: str, bench: Bench
             engine.run(noise(1, 40, 40))
 
 
-def test_closing_waits_for_requests_under_way_and_refuses_those_that_wait(bench: Bench) -> None:
+def test_closing_waits_for_requests_under_way_and_refuses_waiting_ones(bench: Bench) -> None:
     engine, images = bench.open(), noise(1, 40, 40)
     inside, go_on = threading.Semaphore(0), threading.Event()
 
@@ -474,7 +474,7 @@ def test_closing_waits_for_requests_under_way_and_refuses_those_that_wait(bench:
     assert bench.cuda.live == set()
 
 
-def test_a_gpu_that_has_failed_for_good_does_not_stop_the_closing(bench: Bench) -> None:
+def test_an_engine_closes_although_its_gpu_has_failed_for_good(bench: Bench) -> None:
     engine = bench.open()
     engine.run(noise(1, 40, 40))
     bench.cuda.broken.update({"free", "wait", "record"})
@@ -500,7 +500,7 @@ def test_compiled_kernels_are_kept_beside_the_plan_and_used_again(bench: Bench) 
     assert sorted(path.name for path in bench.path.parent.iterdir()) == ["vgg11.plan", "vgg11.plan.cache"]
 
 
-def test_a_cache_to_which_nothing_was_added_is_not_written_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_cache_is_not_written_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = bench.path.with_name("vgg11.plan.cache")
     cache.write_bytes(b"kernels")
     monkeypatch.setattr("tests.engines.trt.fake_gpu.FakeRuntimeCache.serialize", lambda self: b"kernels")
@@ -523,7 +523,7 @@ def test_an_unusable_cache_is_a_notice_and_is_replaced(stored: bytes, bench: Ben
     assert cache.read_bytes().startswith(b"kernels")
 
 
-def test_a_cache_that_cannot_be_read_or_written_is_no_error(bench: Bench) -> None:
+def test_a_cache_that_cannot_be_read_or_written_is_not_an_error(bench: Bench) -> None:
     cache = bench.path.with_name("vgg11.plan.cache")
     cache.mkdir()  # even root cannot write over a folder
     with bench.open("tensorrt-rtx") as engine:

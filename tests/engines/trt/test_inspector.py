@@ -89,7 +89,7 @@ def test_kernels_that_disagree_give_no_type() -> None:
     assert types(compiled("a", ["conv1_1"], tensor("Half")), compiled("b", ["conv1_1"], tensor("Float"))) is None
 
 
-def test_weights_in_int8_alone_are_no_int8_arithmetic() -> None:
+def test_int8_weights_alone_are_not_int8_arithmetic() -> None:
     assert types(compiled("a", ["conv1_1"], tensor("Half"), tensor("Int8", name="w"))) == "float16"
 
 

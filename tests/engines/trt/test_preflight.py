@@ -80,7 +80,7 @@ def test_files_exported_for_onnx_runtime_must_be_exported_again(model: Callable[
 
 
 @pytest.mark.parametrize("name", ["zero", "zeros"])
-def test_zero_points_other_than_0(name: str, foreign: Any, findings: Any) -> None:
+def test_zero_points_other_than_0_are_found(name: str, foreign: Any, findings: Any) -> None:
     foreign.constants[name] = np.int8(3) if name == "zero" else np.int8([0, 0, 0, 0, -1])
     nodes = "quantize, dequantize" if name == "zero" else "weight"
     (text,) = findings(foreign)
@@ -115,7 +115,9 @@ def test_without_a_zero_point_onnx_quantizes_to_unsigned(foreign: Any, findings:
     assert findings(foreign) == []
 
 
-def test_biases_stored_as_int32(foreign: Any, findings: Any, rtx: Backend, others: Manifest, tmp_path: Path) -> None:
+def test_biases_stored_as_int32_are_found(
+    foreign: Any, findings: Any, rtx: Backend, others: Manifest, tmp_path: Path
+) -> None:
     foreign.constants |= {"bias_integers": np.arange(5, dtype=np.int32), "bias_scales": np.full(5, 0.01, np.float32)}
     foreign.add("DequantizeLinear", "bias_read", "bias_integers", "bias_scales", axis=0)
     foreign.nodes.insert(0, foreign.nodes.pop())
@@ -129,7 +131,7 @@ def test_biases_stored_as_int32(foreign: Any, findings: Any, rtx: Backend, other
 
 
 @pytest.mark.parametrize("operator", ["Identity", "Transpose"])
-def test_uint8_used_by_anything_but_cast(
+def test_uint8_used_by_another_node_than_cast_is_found(
     operator: str, foreign: Any, findings: Any, rtx: Backend, others: Manifest, tmp_path: Path
 ) -> None:
     attributes = {"perm": [0, 1, 2, 3]} if operator == "Transpose" else {}
@@ -140,7 +142,7 @@ def test_uint8_used_by_anything_but_cast(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_all_operators_that_the_parser_lacks_are_named_with_their_nodes(
+def test_all_unsupported_operators_are_named_with_their_nodes(
     named: bool, foreign: Any, rtx: Backend, others: Manifest, tmp_path: Path
 ) -> None:
     foreign.insert("Det", "determinant", before="scores")

@@ -29,7 +29,7 @@ def made(manifest: Manifest, **options: Any) -> tuple[Profile, ...]:
     return profiles_of(manifest, resolve(manifest, BuildOptions(**options))[0])
 
 
-def test_a_profile_takes_both_ways_up_from_square_to_the_largest_aspect(manifest: Callable[..., Manifest]) -> None:
+def test_a_profile_accepts_upright_and_flat_images_up_to_the_largest_aspect(manifest: Callable[..., Manifest]) -> None:
     (profile,) = made(manifest(), scales=(96,), max_batch=6)
     assert profile == Profile((96,), minimum=(1, 96, 96), optimum=(4, 96, 128), maximum=(6, 192, 192))
     assert profile.accepts((6, 96, 192))
@@ -38,7 +38,7 @@ def test_a_profile_takes_both_ways_up_from_square_to_the_largest_aspect(manifest
     assert not profile.accepts((7, 96, 96))
 
 
-def test_without_scales_they_are_those_of_inference(manifest: Callable[..., Manifest]) -> None:
+def test_the_default_scales_are_those_of_inference(manifest: Callable[..., Manifest]) -> None:
     for scale in (TrainScale(96, 96), TrainScale(70, 70), TrainScale(64, 200)):
         known = manifest(train_scale=scale)
         options, notices = resolve(known, BuildOptions())

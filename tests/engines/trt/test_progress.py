@@ -77,7 +77,7 @@ def test_ctrl_c_leaves_an_older_plan(model: Callable[..., Path]) -> None:
 
 
 @pytest.mark.usefixtures("rtx", "without_gpu")
-def test_what_phases_raise_ends_the_build_and_is_raised(model: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_error_of_phases_ends_the_build_and_is_raised(model: Callable[..., Path], tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("the terminal has gone")
 

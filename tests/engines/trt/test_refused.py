@@ -25,7 +25,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["absent.onnx", "."])
-def test_a_model_that_does_not_exist(name: str, tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no such model|is not a file"):
         build(tmp_path / name, tmp_path / "x.plan")
 
@@ -87,19 +87,19 @@ def test_a_plan_is_not_written_over_a_model(model: Models) -> None:
 
 
 @pytest.mark.parametrize("name", ["x", "best.safetensors"])
-def test_an_ending_that_no_plan_has_is_refused(name: str, model: Models, tmp_path: Path) -> None:
+def test_an_extension_that_no_plan_has_is_refused(name: str, model: Models, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"give a file that ends in \.plan or \.engine"):
         build(model(), tmp_path / name, SMALL)
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_profiles_of_which_tensorrt_only_warns_are_refused(model: Models, tmp_path: Path) -> None:
+def test_profiles_that_tensorrt_only_warns_about_are_refused(model: Models, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"finds the profiles too large .*: give a smaller --max-batch"):
         build(model(), options=BuildOptions(scales=(64,), max_batch=100_000_000))
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_folder_is_no_plan(model: Models, tmp_path: Path) -> None:
+def test_a_folder_is_not_a_plan(model: Models, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="it is a folder"):
         build(model(), tmp_path)
     with pytest.raises(OutputError, match="is a file, not a folder"):

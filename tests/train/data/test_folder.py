@@ -65,13 +65,13 @@ def test_hidden_folders_and_files_that_are_not_images_are_skipped(data_folder: M
     assert len(read_folder(folder).train) == 16
 
 
-def test_file_names_may_go_beyond_ascii(data_folder: MakeFolder):
+def test_file_names_may_contain_non_ascii_characters(data_folder: MakeFolder):
     folder = data_folder(train=1)
     (folder / "train" / "dark" / "00.png").rename(folder / "train" / "dark" / "Übung 猫.png")
     assert decode(read_folder(folder).train.path(0)).shape == (40, 48, 3)
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path):
+def test_a_missing_folder_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="no such folder; expected a folder of images for each class"):
         read_folder(tmp_path / "nowhere")
 

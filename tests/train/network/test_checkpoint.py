@@ -400,7 +400,7 @@ def test_a_truncated_checkpoint_is_refused(
     ],
     ids=["empty", "zeros", "web page", "lfs pointer", "random", "bad header"],
 )
-def test_a_file_that_is_no_checkpoint_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"cannot be read.*damaged, cut off, or"):
         read(tmp_path / name, PAPER)

@@ -18,7 +18,7 @@ from vgg_deploy.errors import EngineError
 
 
 @pytest.mark.parametrize(("any_size", "dynamic"), [(False, False), (True, None)])
-def test_each_shape_has_a_compiled_form_unless_any_size_is_asked_for(
+def test_each_shape_has_a_compiled_version_unless_any_size_is_requested(
     any_size: bool, dynamic: bool | None, narrow_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
