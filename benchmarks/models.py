@@ -71,7 +71,7 @@ def _export(folder: Path, setup: Setup, calibration: list[Path]) -> Models:
     count = 2 if setup.quick else CALIBRATION_IMAGES
     sample = draw(calibration, count, protocol, manifest.rescaling, lambda path, reason: None)
     with Variants(read(path), open_engine) as variants:
-        ranges = calibrate(variants, manifest.spec, sample, "minmax", TARGETS[0], largest=False, progress=_silent)
+        ranges = calibrate(variants, sample, "minmax", TARGETS[0], _silent)
     for target in TARGETS:
         of_target = dataclasses.replace(ranges, target=target)
         models.int8[target] = folder / f"int8-{target}.onnx"

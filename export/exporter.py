@@ -15,9 +15,10 @@ import torch
 
 from export.external_weights import externalized_weights
 from export.float16 import HEADROOM, LARGEST_FLOAT16, measure_activations, overflowing_layers, unrepresentable_layers
-from export.graph import INPUT, GraphOptions, build_graph
+from export.graph import INPUT, build_graph
 from train.network.checkpoint import Checkpoint
 from train.network.reference import Reference
+from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.onnx_format import GraphField, ModelField, TensorField
 from vgg_deploy.artifacts.onnx_layers import layer_types
@@ -46,21 +47,6 @@ class ExportResult:
     notices: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportOptions:
-    """The options of `export`, which describes them."""
-
-    dynamic: bool = False
-    half: bool = False
-    score_map: bool = False
-    features: bool = False
-    fine: bool = False
-    calibration: Iterable[Images] | None = None
-    quantization: Quantization | None = None
-    largest: Mapping[str, float] | None = None
-    external_data: bool = False
-
-
 def export(
     checkpoint: Checkpoint,
     path: Path,
@@ -80,56 +66,36 @@ def export(
     Args:
         checkpoint: from `train.network.checkpoint.read`. Its weights are consumed; to use it further, read it again.
         path: the file to write.
-        dynamic: free batch, height and width. Otherwise they are fixed to 1 x crop x crop.
-        half: FP16 weights and arithmetic from conv1_1 to fc8.
-        score_map, features: further outputs, see `export.graph.GraphOptions`.
-        fine: class scores on OverFeat's finer grid, see `NetworkSpec.fine`.
-        calibration: with `half`, batches uint8 [n, h, w, 3] on which the largest activation of each layer is measured.
-            Layers that would overflow FP16 stay in FP32.
-        quantization: the layers in INT8 and their ranges, from `export.int8.Calibration`. With `half`, the rest is
-            FP16.
-        largest: with `half`, the largest activations if they are known. They make `calibration` unnecessary.
-        external_data: keep the weights in a file of their own beside the ONNX file, which runtimes map.
+        dynamic, half, quantization, score_map, features: see `GraphOptions`.
+        fine, calibration, largest, external_data: see `ExportOptions`.
 
     Raises:
         OutputError: the file cannot be written.
         ModelFileError: the written file is not what was requested.
+        UsageError: `half` with a quantization for ONNX Runtime.
     """
+    graph = GraphOptions(dynamic=dynamic, half=half, quantization=quantization, score_map=score_map, features=features)
     options = ExportOptions(
-        dynamic=dynamic,
-        half=half,
-        score_map=score_map,
-        features=features,
-        fine=fine,
-        calibration=calibration,
-        quantization=quantization,
-        largest=largest,
-        external_data=external_data,
+        graph=graph, fine=fine, external_data=external_data, calibration=calibration, largest=largest
     )
     return export_with(checkpoint, path, options)
 
 
 def export_with(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> ExportResult:
     """`export` with its options as one object."""
-    precision, notices = _half_precision(checkpoint, options) if options.half else (Precision(), [])
-    if options.quantization is not None:
-        precision = dataclasses.replace(precision, quantization=options.quantization)
-    graph_options = GraphOptions(
-        dynamic=options.dynamic,
-        half=options.half,
-        float32_layers=frozenset(precision.float32_layers),
-        quantization=options.quantization,
-        score_map=options.score_map,
-        features=options.features,
-    )
-    manifest = exported_manifest(checkpoint.manifest, graph_options, precision, fine=options.fine).with_(
+    graph = options.graph
+    precision, notices = _half_precision(checkpoint, options) if graph.half else (Precision(), [])
+    if graph.quantization is not None:
+        precision = dataclasses.replace(precision, quantization=graph.quantization)
+    graph = dataclasses.replace(graph, float32_layers=frozenset(precision.float32_layers))
+    manifest = exported_manifest(checkpoint.manifest, graph, precision, fine=options.fine).with_(
         source=checkpoint.source, tools=tool_versions()
     )
     assert manifest.spec is not None
     assert manifest.normalization is not None
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     checkpoint.weights.clear()
-    model = build_graph(manifest.spec, weights, manifest.normalization, graph_options)
+    model = build_graph(manifest.spec, weights, manifest.normalization, graph)
     model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
     try:
         with ExitStack() as stack:
@@ -173,11 +139,12 @@ def _half_precision(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Pre
     spec = checkpoint.manifest.spec
     assert spec is not None
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
-    float32_layers = set(unrepresentable_layers(weights))
+    unrepresentable = unrepresentable_layers(weights)
     notices = [
         f"{layers} (weights beyond FP16's range)"
-        for layers in _not_in_float16(sorted(float32_layers), options.quantization)
+        for layers in _not_in_float16(sorted(unrepresentable), options.graph.quantization)
     ]
+    float32_layers = options.graph.float32_layers.union(unrepresentable)
     largest = options.largest
     if largest is None and options.calibration is not None:
         with Reference(checkpoint, keep_activations=True) as reference:
@@ -190,7 +157,7 @@ def _half_precision(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Pre
         notices.append(f"largest activation {largest[peak]:,.0f} in {peak}; FP16 ends at {LARGEST_FLOAT16:,.0f}")
         notices.extend(
             f"{layers} (outputs or inputs exceed 1/{HEADROOM:.0f} of FP16's range on the calibration images)"
-            for layers in _not_in_float16(overflowing, options.quantization)
+            for layers in _not_in_float16(overflowing, options.graph.quantization)
         )
         float32_layers |= set(overflowing)
     ordered = tuple(layer.name for layer in spec.weight_layers if layer.name in float32_layers)

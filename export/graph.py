@@ -7,7 +7,6 @@ exact types, and no second copy of the weights. It is trusted because `verify` c
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from onnx import TensorProto, helper
 
 from export.graph_writer import FLOAT, HALF, NUMPY_TYPES, GraphWriter
 from export.qdq import SPATIAL_MEAN, Quantizers
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.artifacts.onnx_format import IR_VERSION, OPSET, PRODUCER
-from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import Normalization
-from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import Layer, NetworkSpec
 from vgg_deploy.network.tensors import FEATURES, PROBABILITIES, SCORE_MAP, Floats
 from vgg_deploy.version import __version__
@@ -29,43 +27,6 @@ INPUT = "images"
 # Krizhevsky et al. 2012: n=5, k=2, alpha=1e-4, beta=0.75, over the plain sum. ONNX divides the sum by n, so alpha is
 # 5e-4 here.
 _LRN: dict[str, Any] = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
-
-
-@dataclass(frozen=True, slots=True)
-class GraphOptions:
-    """Precision, axes and outputs of a graph.
-
-    Attributes:
-        dynamic: free batch, height and width. Otherwise they are fixed to 1 x crop x crop.
-        half: FP16 weights and arithmetic from conv1_1 to fc8.
-        float32_layers: with `half`, layers with weights that stay in FP32.
-        quantization: layers that compute in INT8, and their ranges. `half` decides the type of the rest.
-        score_map: add the output `score_map`, float32 [n, classes, rows, columns]. fc8 then runs on the map.
-        features: add the output `features`, float32 [n, fc_width], the spatial mean of fc7.
-
-    Raises:
-        UsageError: `half` with a quantization for ONNX Runtime.
-    """
-
-    dynamic: bool = False
-    half: bool = False
-    float32_layers: frozenset[str] = frozenset()
-    quantization: Quantization | None = None
-    score_map: bool = False
-    features: bool = False
-
-    def __post_init__(self) -> None:
-        if self.half and self.quantization is not None and self.quantization.target == "onnxruntime":
-            raise UsageError(
-                "INT8 files for onnxruntime use CPU kernels, which have no FP16; leave FP16 out, or quantize for "
-                "tensorrt"
-            )
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs."""
-        requested = ((PROBABILITIES, True), (SCORE_MAP, self.score_map), (FEATURES, self.features))
-        return tuple(name for name, present in requested if present)
 
 
 def build_graph(

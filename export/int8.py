@@ -7,16 +7,15 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from export.calibrate import Measured, measure, observe
 from export.exporter import exported_manifest, write_model
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
 from export.sample import Sample
 from train.network.checkpoint import Checkpoint
+from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.files import Source
-from vgg_deploy.inference.engine import Engine
+from vgg_deploy.inference.engine import ContextManaged, Engine
 from vgg_deploy.network.manifest import MANIFEST_KEY
 from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.network.spec import NetworkSpec
@@ -24,47 +23,42 @@ from vgg_deploy.network.spec import NetworkSpec
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
-class Variants:
+class Variants(ContextManaged):
     """The network of a checkpoint with any choice of layers in INT8, written to a temporary folder and opened there.
 
     Args:
         checkpoint: its weights are not changed.
         open_engine: opens an ONNX file.
-        score_map, fine: the options of the later export; the ranges depend on them.
+        options: of the later export; the ranges depend on them. Axes are always free here.
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        open_engine: Callable[[Path], Engine],
-        *,
-        score_map: bool = False,
-        fine: bool = False,
+        self, checkpoint: Checkpoint, open_engine: Callable[[Path], Engine], options: ExportOptions | None = None
     ) -> None:
-        self._checkpoint, self._open, self._score_map, self._fine = checkpoint, open_engine, score_map, fine
+        assert checkpoint.manifest.spec is not None
+        self.spec: NetworkSpec = checkpoint.manifest.spec
+        self._checkpoint, self._open, self._options = checkpoint, open_engine, options or ExportOptions()
         self._folder = tempfile.TemporaryDirectory()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._folder.cleanup()
 
-    def open(
-        self, quantization: Quantization | None = None, *, observed: bool = False, largest: bool = False
-    ) -> Engine:
-        """Opens the network in FP32 and INT8. `observed` adds the outputs that `export.calibrate.measure` reads."""
-        options = GraphOptions(dynamic=True, quantization=quantization, score_map=self._score_map)
+    def open(self, quantization: Quantization | None = None, *, observed: bool = False) -> Engine:
+        """Opens the network in FP32 and INT8.
+
+        `observed` adds the outputs that `export.calibrate.measure` reads: the values whose ranges INT8 needs and, if
+        the export is in FP16, the largest activations.
+        """
+        exported = self._options.graph
+        graph = GraphOptions(dynamic=True, quantization=quantization, score_map=exported.score_map)
         precision = Precision(quantization=quantization)
-        manifest = exported_manifest(self._checkpoint.manifest, options, precision, fine=self._fine)
+        manifest = exported_manifest(self._checkpoint.manifest, graph, precision, fine=self._options.fine)
         assert manifest.spec is not None
         assert manifest.normalization is not None
         weights = {name: tensor.numpy() for name, tensor in self._checkpoint.weights.items()}
-        model = build_graph(manifest.spec, weights, manifest.normalization, options)
+        model = build_graph(manifest.spec, weights, manifest.normalization, graph)
         if observed:
-            observe(model, manifest.spec, self._score_map, largest=largest)
+            observe(model, manifest.spec, exported.score_map, largest=exported.half)
         model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
         path = Path(self._folder.name) / "model.onnx"
         path.unlink(missing_ok=True)  # a runtime may have mapped the previous file, so it must not be overwritten
@@ -114,27 +108,17 @@ class Calibration:
         )
 
 
-def calibrate(
-    variants: Variants,
-    spec: NetworkSpec,
-    sample: Sample,
-    method: str,
-    target: str,
-    *,
-    largest: bool,
-    progress: Progress,
-) -> Calibration:
+def calibrate(variants: Variants, sample: Sample, method: str, target: str, progress: Progress) -> Calibration:
     """Measures the ranges of a checkpoint on real images.
 
     Args:
         method: minmax, entropy or percentile.
         target: tensorrt or onnxruntime.
-        largest: also measure the largest activations, which FP16 needs.
         progress: opens a progress bar, given a description and the number of images.
 
     Raises:
         VGGDeployError: an activation is NaN or infinite.
     """
-    with variants.open(observed=True, largest=largest) as engine, progress("calibrating", len(sample.paths)) as advance:
+    with variants.open(observed=True) as engine, progress("calibrating", len(sample.paths)) as advance:
         measured = measure(engine.run, sample.views(advance), method)
-    return Calibration(spec, measured, sample, sample.sources, method, target)
+    return Calibration(variants.spec, measured, sample, sample.sources, method, target)

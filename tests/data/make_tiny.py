@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.files import Source
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest, TrainScale

@@ -13,7 +13,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Normalization
 from vgg_deploy.network.spec import NetworkSpec
 

@@ -14,6 +14,7 @@ import pytest
 from engines import RUNTIMES, open_engine
 from export.calibrate import BINS, LEVELS, Extremes, Histogram, entropy, measure, percentile
 from export.int8 import Variants
+from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.errors import VGGDeployError
 from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.precision import METHODS
@@ -217,13 +218,14 @@ def opened(narrow_checkpoint: Callable[..., Path]) -> Iterator[Callable[..., Any
 
     def make(configuration: str, runtime: str, *, score_map: bool = False, largest: bool = False) -> Any:
         checkpoint = read(narrow_checkpoint(configuration))
-        variants = Variants(checkpoint, lambda path: open_engine(path, runtime=runtime, threads=1), score_map=score_map)
+        exported = ExportOptions(graph=GraphOptions(half=largest, score_map=score_map))
+        variants = Variants(checkpoint, lambda path: open_engine(path, runtime=runtime, threads=1), exported)
         entered.append(variants)
-        return variants.open(observed=True, largest=largest)
+        return variants.open(observed=True)
 
     yield make
     for variants in entered:
-        variants.__exit__(None, None, None)
+        variants.close()
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])  # ncnn has no ReduceMax

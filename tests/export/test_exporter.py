@@ -21,7 +21,8 @@ import export.exporter
 import vgg_deploy
 from engines import open_engine
 from export import export as export_checkpoint
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.errors import ModelFileError, OutputError, VGGDeployError
 from vgg_deploy.files import sha256_of

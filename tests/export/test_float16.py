@@ -20,9 +20,10 @@ from export.float16 import (
     rounding_copy,
     unrepresentable_layers,
 )
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
 from export.quantize import quantized_weights
 from export.verify import with_activations
+from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.errors import VGGDeployError
 from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION
@@ -102,10 +103,9 @@ def measured_quantization(checkpoint: Path, images: np.ndarray, kept: tuple[str,
     weights = read(checkpoint)
     assert weights.manifest.spec is not None
     names = tuple(layer.name for layer in weights.manifest.spec.weight_layers)
+    exported = ExportOptions(graph=GraphOptions(score_map=score_map))
     with (
-        Variants(
-            weights, lambda path: open_engine(path, runtime="onnxruntime", threads=1), score_map=score_map
-        ) as made,
+        Variants(weights, lambda path: open_engine(path, runtime="onnxruntime", threads=1), exported) as made,
         made.open(observed=True) as engine,
     ):
         spans = measure(engine.run, [images], "minmax").spans

@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from export.graph import GraphOptions, build_graph, relu_name
+from export.graph import build_graph, relu_name
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 

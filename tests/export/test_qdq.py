@@ -12,8 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import GraphOptions, build_graph, relu_name
+from export.graph import build_graph, relu_name
 from export.qdq import observed_inputs
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION

@@ -19,6 +19,7 @@ from export.int8 import Calibration, Variants, calibrate
 from export.qdq import observed_inputs
 from export.sample import Sample
 from export.sensitivity import RANKING_IMAGES, Budget, HeldOut, Judge, Sensitivity
+from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.errors import UsageError, VGGDeployError
 from vgg_deploy.evaluation.parity import NamedView
 from vgg_deploy.inference.engine import Engine
@@ -276,18 +277,16 @@ def judge_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) ->
         if change is not None:
             change(weights)
         checkpoint = dataclasses.replace(checkpoint, weights=weights)
-        spec = checkpoint.manifest.spec
-        assert spec is not None
         variants = Variants(checkpoint, lambda path: open_engine(path, threads=1))
         folders.append(variants)
         sample = Sample(album[:8], Protocol("multiscale", (64, 73), None, True), Rescaling())
-        calibration = calibrate(variants, spec, sample, "minmax", target, largest=False, progress=unseen)
+        calibration = calibrate(variants, sample, "minmax", target, unseen)
         held_out = HeldOut.of(Sample(album[8:], DENSE, Rescaling()), checkpoint.manifest, labelled=False)
         return Judge(variants, calibration, held_out, unseen)
 
     yield make
     for variants in folders:
-        variants.__exit__(None, None, None)
+        variants.close()
 
 
 @pytest.mark.parametrize(
@@ -342,11 +341,9 @@ def test_every_progress_bar_is_announced_and_completed(
         yield advance
 
     checkpoint = read(narrow_checkpoint("A"))
-    spec = checkpoint.manifest.spec
-    assert spec is not None
     with Variants(checkpoint, lambda path: open_engine(path, threads=1)) as variants:
         sample = Sample(album[:3], Protocol("multiscale", (64, 73), None, True), Rescaling())
-        calibration = calibrate(variants, spec, sample, "minmax", "onnxruntime", largest=False, progress=watched)
+        calibration = calibrate(variants, sample, "minmax", "onnxruntime", watched)
         held_out = HeldOut.of(Sample(album[3:8], DENSE, Rescaling()), checkpoint.manifest, labelled=False)
         judge = Judge(variants, calibration, held_out, watched)
         judge.fewest_kept(judge.sensitivities(), Budget(min_agreement=2))
@@ -363,11 +360,10 @@ def test_the_checkpoint_is_left_as_it_was(narrow_checkpoint: Callable[..., Path]
 
     checkpoint = read(narrow_checkpoint("A"))
     before = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
-    with Variants(checkpoint, lambda path: open_engine(path, threads=1)) as variants:
-        spec = checkpoint.manifest.spec
-        assert spec is not None
+    half = ExportOptions(graph=GraphOptions(half=True))  # it observes the largest activations too
+    with Variants(checkpoint, lambda path: open_engine(path, threads=1), half) as variants:
         sample = Sample(album[:2], DENSE, Rescaling())
-        calibrated = calibrate(variants, spec, sample, "minmax", "tensorrt", largest=True, progress=unseen)
+        calibrated = calibrate(variants, sample, "minmax", "tensorrt", unseen)
         variants.open(calibrated.quantization(calibrated.candidates)).close()
         folder = Path(variants._folder.name)
         assert [path.name for path in folder.iterdir()] == ["model.onnx"]

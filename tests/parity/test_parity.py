@@ -16,6 +16,7 @@ import pytest
 from onnx import numpy_helper
 
 from engines import RUNTIMES, open_engine
+from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.cli import cli
 from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, compare
@@ -250,8 +251,9 @@ def quantized_models(
 
     def measured(configuration: str, score_map: bool) -> Mapping[str, tuple[float, float]]:
         if (configuration, score_map) not in known:
+            exported = ExportOptions(graph=GraphOptions(score_map=score_map))
             with (
-                Variants(read(checkpoints(configuration)), open_engine, score_map=score_map) as variants,
+                Variants(read(checkpoints(configuration)), open_engine, exported) as variants,
                 variants.open(observed=True) as engine,
             ):
                 views = (image[None] for shape in SHAPES for image in bright_and_dark(*shape))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.cli.parameters import Decorator, gathered
 from vgg_deploy.cli.tables import notice, print_table, progress
 from vgg_deploy.errors import UsageError
@@ -29,13 +30,13 @@ HELD_OUT = 200  # default of --held-out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationOptions:
-    """How ranges are measured; None stands for a default.
+    """How ranges are measured.
 
     Attributes:
         folder: real images.
-        images: how many of them calibrate.
-        method, target: see `vgg_deploy.network.precision.Quantization`.
-        held_out: how many others the quantized network is judged on.
+        images: how many of them calibrate. None: `INT8_IMAGES` or `HALF_IMAGES`, or as many as there are.
+        method, target: see `vgg_deploy.network.precision.Quantization`. None: minmax, tensorrt.
+        held_out: how many others the quantized network is judged on. None: the default of the command.
     """
 
     folder: Path | None
@@ -43,18 +44,6 @@ class CalibrationOptions:
     method: str | None
     target: str | None
     held_out: int | None
-
-    def int8(self, held_out: int, network: NetworkOptions) -> Int8Request:
-        """The request for INT8 ranges. `held_out` is the number of other images to judge the result on."""
-        assert self.folder is not None
-        return Int8Request(
-            folder=self.folder,
-            images=self.images,
-            held_out=held_out,
-            method=self.method or "minmax",
-            target=self.target or "tensorrt",
-            network=network,
-        )
 
 
 def calibration_options(help: str, *, required: bool) -> Decorator:
@@ -100,36 +89,6 @@ def calibration_options(help: str, *, required: bool) -> Decorator:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkOptions:
-    """Which network is exported; see `export.export`."""
-
-    dynamic: bool = True
-    half: bool = False
-    score_map: bool = False
-    fine: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Int8Request:
-    """A request for INT8 ranges.
-
-    Attributes:
-        folder: real images.
-        images: how many of them calibrate. None: `INT8_IMAGES`, or as many as there are.
-        held_out: how many others the result is judged on. 0: it is not judged.
-        method, target: see `vgg_deploy.network.precision.Quantization`.
-        network: the network that is exported.
-    """
-
-    folder: Path
-    images: int | None
-    held_out: int
-    method: str
-    target: str
-    network: NetworkOptions
-
-
 def draw_sample(folder: Path, count: int, manifest: Manifest, *, dynamic: bool) -> Sample:
     """Draws images for calibration. Their views are those of inference: whole images at each Q, or the central crop."""
     from export.sample import draw
@@ -147,71 +106,70 @@ def _say_skipped(path: Path, reason: str) -> None:
 
 
 def quantize(
-    checkpoint: Checkpoint, request: Int8Request, budget: Budget | None
+    checkpoint: Checkpoint, options: CalibrationOptions, exported: ExportOptions, budget: Budget | None
 ) -> tuple[Quantization, dict[str, float] | None]:
     """The quantization, and the largest activations if FP16 needs them. With a budget, prints what each layer costs."""
     from engines import open_engine
     from export.int8 import Variants
 
-    network, labelled = request.network, budget is not None and budget.max_drop is not None
-    with Variants(checkpoint, open_engine, score_map=network.score_map, fine=network.fine) as variants:
-        calibration, judge = _calibrated(checkpoint, request, variants, labelled=labelled)
+    labelled = budget is not None and budget.max_drop is not None
+    with Variants(checkpoint, open_engine, exported) as variants:
+        calibration, judge = _calibrated(checkpoint.manifest, options, exported, variants, labelled=labelled)
         if judge is None or budget is None:
             quantization = calibration.quantization(calibration.candidates)
         else:
             rows = judge.sensitivities()
             quantization = judge.fewest_kept(rows, budget)
-            print_sensitivities(rows, calibration, quantization, half=network.half)
+            print_sensitivities(rows, calibration, quantization, half=exported.graph.half)
     sample = calibration.sample
     reached = "" if quantization.budget is None else f"; {quantization.budget}"
-    notice(f"INT8 ranges: {request.method} of {len(sample.paths)} images, {sample.protocol}{reached}")
+    notice(f"INT8 ranges: {calibration.method} of {len(sample.paths)} images, {sample.protocol}{reached}")
     return quantization, dict(calibration.measured.largest) or None
 
 
-def sensitivities(checkpoint: Checkpoint, request: Int8Request) -> tuple[Calibration, tuple[Sensitivity, ...]]:
-    """What quantizing each layer alone does to the answers."""
+def sensitivities(
+    checkpoint: Checkpoint, options: CalibrationOptions, images: int
+) -> tuple[Calibration, tuple[Sensitivity, ...]]:
+    """What quantizing each layer alone does to the answers on that many other images."""
     from engines import open_engine
     from export.int8 import Variants
 
-    network = request.network
-    with Variants(checkpoint, open_engine, score_map=network.score_map, fine=network.fine) as variants:
-        calibration, judge = _calibrated(checkpoint, request, variants, labelled=False)
+    exported, options = ExportOptions(graph=GraphOptions(dynamic=True)), dataclasses.replace(options, held_out=images)
+    with Variants(checkpoint, open_engine, exported) as variants:
+        calibration, judge = _calibrated(checkpoint.manifest, options, exported, variants, labelled=False)
         assert judge is not None
-        return calibration, judge.sensitivities(request.held_out)
+        return calibration, judge.sensitivities(images)
 
 
 def _calibrated(
-    checkpoint: Checkpoint, request: Int8Request, variants: Variants, *, labelled: bool
+    manifest: Manifest, options: CalibrationOptions, exported: ExportOptions, variants: Variants, *, labelled: bool
 ) -> tuple[Calibration, Judge | None]:
     from export.int8 import calibrate
     from export.sensitivity import HeldOut, Judge
 
-    manifest = checkpoint.manifest
-    assert manifest.spec is not None
-    sample, others = _split(request, manifest)
+    sample, others = _split(options, manifest, dynamic=exported.graph.dynamic)
     held_out = None if others is None else HeldOut.of(others, manifest, labelled=labelled)
-    calibration = calibrate(
-        variants, manifest.spec, sample, request.method, request.target, largest=request.network.half, progress=progress
-    )
+    calibration = calibrate(variants, sample, options.method or "minmax", options.target or "tensorrt", progress)
     return calibration, None if held_out is None else Judge(variants, calibration, held_out, progress)
 
 
-def _split(request: Int8Request, manifest: Manifest) -> tuple[Sample, Sample | None]:
+def _split(options: CalibrationOptions, manifest: Manifest, *, dynamic: bool) -> tuple[Sample, Sample | None]:
     """Images that calibrate, and others that judge. If there are too few for both, at most half of them calibrate."""
     from vgg_deploy.views.protocols import choose_protocol
 
-    wanted, dynamic = request.images or INT8_IMAGES, request.network.dynamic
+    assert options.folder is not None
+    wanted, held_out = options.images or INT8_IMAGES, options.held_out or 0
     if wanted < LEAST_IMAGES:
         raise UsageError(
             f"--calibration-images is {wanted}. INT8 ranges need at least {LEAST_IMAGES} images; a hundred are better"
         )
-    drawn = draw_sample(request.folder, wanted + request.held_out, manifest, dynamic=dynamic)
+    drawn = draw_sample(options.folder, wanted + held_out, manifest, dynamic=dynamic)
     readable = len(drawn.paths)
-    count = _calibrating(request, readable, wanted)
-    if not request.held_out:
+    count = _calibrating(options, readable, wanted)
+    if not held_out:
         return drawn, None
-    if readable < wanted + request.held_out:
-        notice(f"{request.folder} has {readable} readable images: {count} calibrate and {readable - count} judge")
+    if readable < wanted + held_out:
+        notice(f"{options.folder} has {readable} readable images: {count} calibrate and {readable - count} judge")
     single = choose_protocol(
         manifest, "dense" if dynamic else "center", mirror=False, free_size=dynamic
     ).protocol  # one view per image
@@ -219,25 +177,25 @@ def _split(request: Int8Request, manifest: Manifest) -> tuple[Sample, Sample | N
     return calibrating, dataclasses.replace(drawn, paths=drawn.paths[count:], protocol=single)
 
 
-def _calibrating(request: Int8Request, readable: int, wanted: int) -> int:
+def _calibrating(options: CalibrationOptions, readable: int, wanted: int) -> int:
     """How many of the readable images calibrate.
 
     Raises:
         UsageError: there are too few.
     """
-    folder, judged = request.folder, request.held_out > 0
-    if readable == wanted + request.held_out:
+    folder, held_out = options.folder, options.held_out or 0
+    if readable == wanted + held_out:
         return wanted
-    count = min(wanted, readable // 2 if judged else readable)
+    count = min(wanted, readable // 2 if held_out else readable)
     if count < LEAST_IMAGES:
-        others = " and as many others to judge them" if judged else ""
+        others = " and as many others to judge them" if held_out else ""
         raise UsageError(
             f"{folder} has {readable} readable image{'s' if readable > 1 else ''}. INT8 ranges need at least "
             f"{LEAST_IMAGES}{others}; a hundred are better"
         )
-    if request.images is None or count == wanted:
+    if options.images is None or count == wanted:
         return count
-    if judged:
+    if held_out:
         raise UsageError(
             f"{folder} has {readable} readable images, too few for {wanted} that calibrate and as many that judge; "
             f"give more images, or --calibration-images {count}"

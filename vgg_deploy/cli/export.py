@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.artifacts.kinds import CHECKPOINT, kind_of
 from vgg_deploy.cli.calibration import (
     HALF_IMAGES,
     HELD_OUT,
     CalibrationOptions,
-    NetworkOptions,
     calibration_options,
     draw_sample,
     quantize,
@@ -33,27 +33,14 @@ if TYPE_CHECKING:
     from vgg_deploy.network.tensors import Images
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportOptions:
-    """What the file holds; see `export.export`."""
-
-    dynamic: bool
-    fp16: bool
-    int8: bool
-    score_map: bool
-    features: bool
-    fine: bool
-    external_data: bool
-
-    @property
-    def network(self) -> NetworkOptions:
-        """The part that calibration needs."""
-        return NetworkOptions(dynamic=self.dynamic, half=self.fp16, score_map=self.score_map, fine=self.fine)
+def _export_options(*, fine: bool, external_data: bool, **graph: Any) -> ExportOptions:
+    return ExportOptions(graph=GraphOptions(**graph), fine=fine, external_data=external_data)
 
 
+# The command receives `options`, an `ExportOptions`. Its ranges are measured later.
 export_options = gathered(
     "options",
-    ExportOptions,
+    _export_options,
     click.option(
         "--dynamic",
         is_flag=True,
@@ -61,10 +48,10 @@ export_options = gathered(
     ),
     click.option(
         "--fp16",
+        "half",
         is_flag=True,
         help="FP16 weights and arithmetic from conv1_1 to fc8. With --int8, for the layers that are not INT8.",
     ),
-    click.option("--int8", is_flag=True, help="INT8 weights and arithmetic, as Q/DQ nodes. Requires --calibration."),
     click.option("--score-map", is_flag=True, help="Add the output score_map, which infer --heatmaps needs."),
     click.option("--features", is_flag=True, help="Add the output features, the spatial mean of fc7."),
     click.option(
@@ -127,6 +114,7 @@ budget_options = gathered(
 @source_options
 @weight_options
 @export_options
+@click.option("--int8", is_flag=True, help="INT8 weights and arithmetic, as Q/DQ nodes. Requires --calibration.")
 @calibration_options(
     "Folder of real images. They give the INT8 ranges, and show which layers would overflow FP16.", required=False
 )
@@ -142,47 +130,39 @@ def command(
     source: WeightSource,
     facts: WeightFacts,
     options: ExportOptions,
+    int8: bool,
     calibration: CalibrationOptions,
     limits: BudgetOptions,
     output: Path | None,
 ) -> None:
     """Write a network as fully convolutional ONNX: the FC layers become convolutions. The file holds a manifest."""
-    _check_precision(options, calibration, limits)
-    if options.fine and not options.dynamic:
+    _check_precision(calibration, limits, half=options.graph.half, int8=int8)
+    if options.fine and not options.graph.dynamic:
         raise click.UsageError("--fine requires --dynamic: a single crop has one position either way")
     require_torch("exporting a checkpoint")
-    from export import export
+    from export.exporter import export_with
 
     budget = limits.budget()
     if calibration.held_out is not None and budget is None:
         raise click.UsageError("--held-out requires --max-drop or --min-agreement")
     checkpoint = source.read(facts)
     path = _output_path(output, source.weights, checkpoint.manifest)
-    result = export(
-        checkpoint,
-        path,
-        dynamic=options.dynamic,
-        half=options.fp16,
-        score_map=options.score_map,
-        features=options.features,
-        fine=options.fine,
-        external_data=options.external_data,
-        **_ranges(checkpoint, options, calibration, budget),
-    )
+    options = _with_ranges(options, checkpoint, calibration, budget, int8=int8)
+    result = export_with(checkpoint, path, options)
     for text in result.notices:
         notice(text)
     _print(path, result)
 
 
-def _check_precision(options: ExportOptions, calibration: CalibrationOptions, limits: BudgetOptions) -> None:
+def _check_precision(calibration: CalibrationOptions, limits: BudgetOptions, *, half: bool, int8: bool) -> None:
     """Raises click.UsageError for options that contradict each other."""
-    if calibration.folder is not None and not (options.fp16 or options.int8):
+    if calibration.folder is not None and not (half or int8):
         raise click.UsageError("--calibration requires --fp16 or --int8")
-    if options.int8 and calibration.folder is None:
+    if int8 and calibration.folder is None:
         raise click.UsageError(
             "--int8 requires --calibration DIR, a folder of real images like those that the network will see"
         )
-    if options.int8 and options.fp16 and calibration.target == "onnxruntime":
+    if int8 and half and calibration.target == "onnxruntime":
         raise click.UsageError(
             "--target onnxruntime excludes --fp16: ONNX Runtime's CPU kernels have no FP16; leave out one of them"
         )
@@ -194,7 +174,7 @@ def _check_precision(options: ExportOptions, calibration: CalibrationOptions, li
         "--min-agreement": limits.min_agreement,
     }
     for option, value in only_int8.items():
-        if value is not None and not options.int8:
+        if value is not None and not int8:
             raise click.UsageError(f"{option} requires --int8")
 
 
@@ -208,18 +188,23 @@ def _output_path(output: Path | None, weights: str | None, manifest: Manifest) -
     return path
 
 
-def _ranges(
-    checkpoint: Checkpoint, options: ExportOptions, calibration: CalibrationOptions, budget: Budget | None
-) -> dict[str, Any]:
-    """The arguments of `export` that calibration gives."""
-    if options.int8:
+def _with_ranges(
+    options: ExportOptions,
+    checkpoint: Checkpoint,
+    calibration: CalibrationOptions,
+    budget: Budget | None,
+    *,
+    int8: bool,
+) -> ExportOptions:
+    """The options, with what calibration measures."""
+    if int8:
         held_out = 0 if budget is None else calibration.held_out or HELD_OUT
-        quantization, largest = quantize(checkpoint, calibration.int8(held_out, options.network), budget)
-        return {"quantization": quantization, "largest": largest}
+        quantization, largest = quantize(checkpoint, replace(calibration, held_out=held_out), options, budget)
+        return replace(options, graph=replace(options.graph, quantization=quantization), largest=largest)
     if calibration.folder is None:
-        return {}
+        return options
     count = calibration.images or HALF_IMAGES
-    return {"calibration": _views(calibration.folder, count, checkpoint.manifest)}
+    return replace(options, calibration=_views(calibration.folder, count, checkpoint.manifest))
 
 
 def _views(folder: Path, count: int, manifest: Manifest) -> Iterator[Images]:

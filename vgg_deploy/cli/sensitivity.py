@@ -8,7 +8,6 @@ import click
 
 from vgg_deploy.cli.calibration import (
     CalibrationOptions,
-    NetworkOptions,
     calibration_options,
     print_sensitivities,
     sensitivities,
@@ -28,8 +27,7 @@ def command(source: WeightSource, facts: WeightFacts, calibration: CalibrationOp
     from export.sensitivity import RANKING_IMAGES
 
     checkpoint = source.read(facts)
-    request = calibration.int8(calibration.held_out or RANKING_IMAGES, NetworkOptions())
-    measured, rows = sensitivities(checkpoint, request)
+    measured, rows = sensitivities(checkpoint, calibration, calibration.held_out or RANKING_IMAGES)
     if not as_json:
         print_sensitivities(rows, measured)
         return
@@ -42,4 +40,4 @@ def command(source: WeightSource, facts: WeightFacts, calibration: CalibrationOp
         }
         for row in rows
     ]
-    click.echo(json.dumps({"method": request.method, "target": request.target, "layers": layers}, indent=2))
+    click.echo(json.dumps({"method": measured.method, "target": measured.target, "layers": layers}, indent=2))

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines.trt import backend as backends
 from engines.trt.backend import TENSORRT_RTX, Backend
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.artifacts.onnx_format import IR_VERSION, OPSET
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, Manifest
 from vgg_deploy.network.precision import Precision, Quantization

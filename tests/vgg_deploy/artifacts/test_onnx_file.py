@@ -17,8 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engines import open_engine
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
 from vgg_deploy.artifacts.description import describe
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.artifacts.onnx_file import OnnxFile, read_manifest
 from vgg_deploy.artifacts.protobuf import encoded_key
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError

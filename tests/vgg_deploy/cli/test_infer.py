@@ -22,7 +22,8 @@ from PIL import Image
 
 import engines
 import vgg_deploy
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.errors import EngineError
 from vgg_deploy.inference.prediction import Prediction, predict
 from vgg_deploy.network.classes import ClassName

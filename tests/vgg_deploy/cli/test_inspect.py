@@ -17,8 +17,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import GraphOptions, build_graph
+from export.graph import build_graph
 from vgg_deploy.artifacts.description import describe
+from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.artifacts.plan import PlanManifest, sidecar_of, write_plan
 from vgg_deploy.errors import ManifestError, ModelFileError, PlanError, UsageError
 from vgg_deploy.files import Source
@@ -62,7 +63,9 @@ def model(spec: NetworkSpec, manifest_for: Callable[..., Manifest], tmp_path: Pa
         for layer in spec.weight_layers:
             weights[f"{layer.name}.weight"] = np.ones(layer.weight_shape, np.float32)
             weights[f"{layer.name}.bias"] = np.zeros(layer.out_channels, np.float32)
-        built = build_graph(spec, weights, PAPER_NORMALIZATION, GraphOptions(True, half, quantization=quantization))
+        built = build_graph(
+            spec, weights, PAPER_NORMALIZATION, GraphOptions(dynamic=True, half=half, quantization=quantization)
+        )
         largest = {"conv1_1": 1234.5} if half else None
         precision = (
             Precision("float16", (), "measured", largest, quantization)
