@@ -6,15 +6,15 @@ import math
 import os
 from pathlib import Path
 
-# Linux control groups. Version 2 has one file with quota ("max": none) and period in microseconds, version 1 has two
-# (a quota of -1: none).
+# Linux control groups. Version 2 has one file with quota and period in microseconds; a quota of "max" means no limit.
+# Version 1 has a file for each; a quota of -1 means no limit.
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
     """Cores that this process may keep busy, at least 1.
 
-    Runtimes count the cores of the machine. In a container that may use 2 of 64 cores they would start 64 threads.
+    Runtimes count the cores of the machine: in a container that may use 2 of 64 cores, they would start 64 threads.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)

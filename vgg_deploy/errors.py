@@ -1,4 +1,4 @@
-"""Every error that vgg_deploy raises on purpose.
+"""Every error that vgg_deploy raises deliberately.
 
     VGGDeployError                 exit 1
     |-- UsageError                 exit 2: the request cannot be carried out as given
@@ -6,7 +6,7 @@
     |-- ImageError                 an image file cannot be read or turned into views
     |-- ManifestError              a manifest is missing, has another version, or does not fit its file
     |-- CheckpointError            weights are damaged, contain code, or do not belong to a VGG network
-    |-- ModelFileError             an ONNX file is damaged, unsafe, or does not take images as we give them
+    |-- ModelFileError             an ONNX file is damaged, unsafe, or does not accept our input images
     |-- BuildError                 an ONNX file cannot become the requested plan
     |   `-- PreflightError                found before the build; lists all the reasons
     |-- PlanError                  a TensorRT plan is damaged, does not match its manifest, or is for another machine
@@ -15,8 +15,8 @@
     |-- TrainingError              training cannot start or continue
     `-- OutputError                a result cannot be written
 
-A message says what was received, what was expected and what to do. Errors of a vendor's library are translated where
-that library is called, and nowhere else.
+A message says what was received, what was expected and what to do. Errors of a vendor's library are translated only
+where that library is called.
 """
 
 from vgg_deploy.install import install_command
@@ -54,7 +54,7 @@ class CheckpointError(VGGDeployError):
 
 
 class ModelFileError(VGGDeployError):
-    """An ONNX file is damaged, unsafe, or does not take images as we give them."""
+    """An ONNX file is damaged, unsafe, or does not accept our input images."""
 
 
 class BuildError(VGGDeployError):
@@ -62,7 +62,7 @@ class BuildError(VGGDeployError):
 
 
 class PreflightError(BuildError):
-    """Reasons against a build, found before it. `findings` has one line for each, with what to do."""
+    """A build cannot succeed, found before it starts. `findings` has one line per reason, with what to do."""
 
     def __init__(self, where: str, findings: tuple[str, ...]) -> None:
         super().__init__(f"{where} cannot become a plan: " + "\n".join(findings))

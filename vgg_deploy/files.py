@@ -83,7 +83,7 @@ def require_writable(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.parent / f".{uuid.uuid4().hex}.partial"  # short enough wherever `path` is
+    return path.parent / f".{uuid.uuid4().hex}.partial"  # short, however long the name of `path` is
 
 
 def _refuse_special_file(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An engine for tests of programs that use vgg_deploy. It needs no runtime and no weights."""
+"""A fake engine, to test programs that use vgg_deploy without a runtime or weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vgg_deploy.network.tensors import PROBABILITIES, SCORE_MAP, Floats, Images
 
 
 class FakeEngine(ContextManaged):
-    """An engine without runtime and weights. It notes the shape of each call in `batches`, and `close` in `closed`.
+    """An engine without a runtime or weights. It records the shape of each call in `batches`, and `close` in `closed`.
 
     Args:
-        manifest: names the classes. Its `shapes` are accepted; None: every size from the crop up.
+        manifest: names the classes. The engine accepts its `shapes`; if they are None, every size from the crop up.
         answer: maps uint8 [n, h, w, 3] to float32 posteriors [n, classes]. By default: the soft-max over the brightness
-            of as many vertical strips as there are classes, so that answers depend on the content and mirrors differ.
-        score_map: whether to give a score map too, with one row and one column for every 32 pixels.
+            of one vertical strip per class, so that posteriors depend on the content, and mirrored images give others.
+        score_map: whether to give a score map too, with a row and a column per 32 pixels.
         latency_s: how long each call takes, in seconds.
         concurrency: see `EngineInfo`.
     """

@@ -185,7 +185,7 @@ class OnnxFile:
         else:
             raise UsageError(
                 f"{self.path} has no vgg_deploy manifest, so its {classes} classes have no names: give --labels FILE, "
-                "one label a line"
+                "one label per line"
             )
         smallest = 1 if stated is None else stated.crop
         batch, height, width = (

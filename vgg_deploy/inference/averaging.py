@@ -21,7 +21,7 @@ class ScoreMap:
 
 @dataclass(frozen=True, slots=True)
 class ViewScores:
-    """What an engine gave for one view.
+    """An engine's outputs for one view.
 
     Attributes:
         probabilities: float32 [classes].
@@ -36,12 +36,12 @@ class ViewScores:
 
 @dataclass(frozen=True, slots=True)
 class MeanScores:
-    """What all views of an image gave together.
+    """An engine's outputs for all views of an image, averaged.
 
     Attributes:
         probabilities: float32 [classes], the weighted mean of the views' posteriors.
         features: float32 [fc_width], the weighted mean of the views' features, if the model gives them.
-        score_maps: those that were kept, in the order of the views.
+        score_maps: the score maps that were kept, in the order of the views.
     """
 
     probabilities: Floats
@@ -50,9 +50,9 @@ class MeanScores:
 
 
 def mean_scores(views: Sequence[View], scores: Sequence[ViewScores]) -> MeanScores:
-    """The mean over at least one view, by the views' weights.
+    """The mean over at least one view, weighted by the views' weights.
 
-    It is summed in the order of the views, so that its bits are the same each time.
+    The sum runs in the order of the views, so the result is bit-identical each time.
     """
     weights = [view.weight for view in views]
     features = [view_scores.features for view_scores in scores if view_scores.features is not None]

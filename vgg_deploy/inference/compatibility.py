@@ -1,4 +1,4 @@
-"""Which views an engine takes. A plan takes what lies in one of its profiles, which may leave gaps between them."""
+"""Which views an engine accepts. A plan accepts shapes inside its profiles; there may be gaps between profiles."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from vgg_deploy.views.protocols import PROTOCOL_KINDS, Protocol
 
 
 def check_compatible(info: EngineInfo, protocol: Protocol) -> None:
-    """Checks that an engine takes views of a protocol, for some image.
+    """Checks that an engine accepts a protocol's views of at least some images.
 
     Raises:
-        UsageError: it does not take the protocol's crop, or whole images of any aspect ratio at one of the Q's.
+        UsageError: it does not accept the protocol's crop. Or, at one of the Q's, it accepts no whole image, whatever
+            its aspect ratio.
     """
     ranges = [info.shapes] if info.plan is None else [profile.shapes for profile in info.plan.profiles]
     if protocol.crop is not None and not any(_takes_crop(shapes, protocol.crop) for shapes in ranges):
@@ -36,13 +37,12 @@ def _takes_whole(shapes: ShapeRange, short_side: int) -> bool:
 
 
 def view_refusal(info: EngineInfo, height: int, width: int) -> str | None:
-    """Why an engine does not take views of this size, as a sentence; None if it takes them."""
+    """Why an engine does not accept views of this size; None if it does."""
     shapes = info.shapes
     if info.plan is not None:
         reason = refusal(info.plan, (shapes.batch.minimum, height, width))
-        return None if reason is None else f"a view of {width}x{height} pixels, as a batch {reason}"
+        return None if reason is None else f"a view of {width}x{height} pixels does not fit: a batch of {reason}"
     if shapes.height.accepts(height) and shapes.width.accepts(width):
         return None
-    return (
-        f"a view of {width}x{height} pixels is outside what the model takes: {shapes.width} wide, {shapes.height} high"
-    )
+    takes = f"widths {shapes.width}, heights {shapes.height}"
+    return f"a view of {width}x{height} pixels does not fit: the model takes {takes}"

@@ -16,8 +16,8 @@ from vgg_deploy.network.shapes import PlanProfiles, ShapeRange
 from vgg_deploy.network.tensors import ACTIVATION, FEATURES, PROBABILITIES, SCORE_MAP, Floats, Images
 
 # Views in a batch: one and its mirror. Larger batches did not make networks faster on CPUs, and each view of 384x512
-# takes about 120 MB. If few images share a shape, batches of many sizes also mean more shapes, and OpenVINO pays once
-# for each.
+# takes about 120 MB. If few images share a shape, batches would also have many sizes. Each is a new shape, and OpenVINO
+# is slow on the first run of a shape.
 CPU_BATCH = 2
 DEVICE_BATCH = 4
 
@@ -54,16 +54,16 @@ class EngineInfo:
 
     Attributes:
         runtime: name and version of the runtime, such as "onnxruntime 1.20.1".
-        device: where it runs, such as "cpu" or "cuda:0".
-        precision: the types in which it really computes, in words.
+        device: the device that it runs on, such as "cpu" or "cuda:0".
+        precision: describes the types in which it really computes.
         outputs: names of the outputs.
-        shapes: the batches it accepts. For a plan: the range that holds all profiles; some shapes in it may be in no
+        shapes: the batches it accepts. For a plan: the range that contains all profiles; some shapes in it may be in no
             profile.
-        concurrency: how many calls of `run` at once are still faster than fewer. More are safe.
+        concurrency: the number of concurrent calls of `run` with the highest throughput. More are safe.
         manifest: the manifest of the artifact.
         notices: what the user should know about this file in this runtime.
         plan: the profiles of a TensorRT plan; None for all other engines.
-        threads: compute threads on the CPU; None if the engine does not decide that.
+        threads: compute threads on the CPU; None if the engine does not set them.
         bf16: whether the file's floating-point layers are computed in bfloat16.
     """
 
@@ -93,13 +93,13 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """Runs a network. Safe from several threads; closed by `close` or at the end of a `with` block."""
+    """Runs a network. Thread-safe; closed by `close` or at the end of a `with` block."""
 
     @property
     def info(self) -> EngineInfo: ...
 
     def run(self, images: Images) -> Scores:
-        """Scores for uint8 [n, height, width, 3], RGB, as a decoder gives them.
+        """Scores for uint8 [n, height, width, 3], RGB, as decoded.
 
         Raises:
             UsageError: another dtype, or a shape outside `info.shapes`.
@@ -151,10 +151,10 @@ Worker = TypeVar("Worker")
 
 
 class BaseEngine(ContextManaged, Generic[Worker]):
-    """All of an engine except its runtime: `run` checks the images, translates failures, and sorts the outputs.
+    """Base class of engines: `run` checks the images, translates failures, and sorts the outputs.
 
-    A subclass computes in `_infer`, with a worker: a session, a network, or one lane of a GPU. `close` lets go of the
-    worker; calls under way keep theirs until they end.
+    A subclass computes in `_infer`, with a worker: a session, a network, or one lane of a GPU. `close` releases the
+    worker; calls in progress keep theirs until they end.
 
     Args:
         name: what runs, for messages; usually the path of its file.
@@ -189,7 +189,7 @@ class BaseEngine(ContextManaged, Generic[Worker]):
         raise NotImplementedError
 
     def _check(self, images: Images) -> None:
-        """Raises UsageError for a batch that the engine does not take."""
+        """Raises UsageError for a batch that the engine does not accept."""
         check_images(images, self.info.shapes)
 
     def _take(self) -> Worker | None:
@@ -197,7 +197,7 @@ class BaseEngine(ContextManaged, Generic[Worker]):
         return self._worker
 
     def _give_back(self, worker: Worker) -> None:
-        """Ends the use of what `_take` gave."""
+        """Returns the worker that `_take` gave."""
 
     @staticmethod
     def _reason(error: Exception) -> str:

@@ -11,9 +11,8 @@ from vgg_deploy.errors import UsageError
 
 DEFAULT_CUDA_API = "cuda-python"
 
-# Two requests keep the cores busy while one of them waits: between layers, and for its slowest thread, which image
-# decoding delays. VGG-16 on two cores: as fast as one call with two threads on an idle machine, 20 % faster on a busy
-# one.
+# Two requests keep the cores busy while one of them waits between layers, or for a thread that image decoding delays.
+# VGG-16 on two cores: as fast as one call with two threads on an idle machine, 20 % faster on a busy one.
 STREAMING_REQUESTS = 2
 
 
@@ -22,18 +21,18 @@ class EngineOptions:
     """How to open an ONNX file, a TensorRT plan or a checkpoint.
 
     Attributes:
-        runtime: onnxruntime, openvino or ncnn. auto: the fastest that is installed for this file on this machine;
+        runtime: onnxruntime, openvino or ncnn. auto: the fastest one installed for this file on this machine;
             `info.notices` gives the reason. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
         device: cpu, cuda or cuda:N. None: the CPU for an ONNX file or a checkpoint, the first GPU for a plan. An engine
-            never runs on a device that was not asked for.
+            never runs on another device.
         threads: compute threads on the CPU. None: one for each core that this process may use.
-        requests: calls of `run` that are computed side by side on the CPU; they share the threads. 1 makes each call as
-            fast as possible. More is faster for many calls at once, as `predict` and `evaluate` make them. None: what
-            suits those two.
-        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then change within the thresholds of
-            FP16.
-        labels: text of a labels file, for a model without our manifest or in place of its class names.
-        cuda_api: which library handles a plan's GPU memory, cuda-python or pycuda.
+        requests: calls of `run` that are computed in parallel on the CPU, sharing the threads. 1 gives each call the
+            lowest latency. More give a higher throughput of concurrent calls, such as those of `predict` and
+            `evaluate`. None: the number that suits those two.
+        allow_bf16: compute floating point in bfloat16 if the CPU supports it. Predictions then change within the
+            thresholds of FP16.
+        labels: the text of a labels file, for a model without our manifest or to replace its class names.
+        cuda_api: the library that manages a plan's GPU memory, cuda-python or pycuda.
         trust: open a plan that has no manifest beside it (then `labels` is required), or whose manifest describes
             another file.
 
@@ -63,7 +62,7 @@ class EngineOptions:
                 "expected at most one request per thread"
             )
         if self.allow_bf16 and self.device_kind != "cpu":
-            raise UsageError(f"bfloat16 is available on CPUs only, and device is {self.device}: leave --allow-bf16 out")
+            raise UsageError(f"bfloat16 is available only on CPUs, but device is {self.device}: leave out --allow-bf16")
 
     @property
     def device_kind(self) -> str:
@@ -88,15 +87,15 @@ class EngineOptions:
         return min(STREAMING_REQUESTS, self.total_threads) if self.device_kind == "cpu" else 1
 
     def for_images(self, count: int) -> EngineOptions:
-        """These options. For one or two images, which may be a single view, None requests become one."""
+        """These options. For one or two images, which may be a single view, `requests` of None becomes 1."""
         return replace(self, requests=1) if self.requests is None and count < 3 else self
 
     def check_plan_options(self, path: Path) -> None:
-        """Raises UsageError if options are set that only a TensorRT plan takes. `path`: a file that is not a plan."""
+        """Raises UsageError if options are set that apply only to TensorRT plans. `path` is another file."""
         if self.trust or self.cuda_api != DEFAULT_CUDA_API:
-            raise UsageError(f"{path} is not a TensorRT plan; --trust and --cuda-api apply to plans only")
+            raise UsageError(f"{path} is not a TensorRT plan; --trust and --cuda-api apply only to plans")
 
     def check_onnx_options(self, path: Path, kind: str) -> None:
-        """Raises UsageError if options are set that only an ONNX file takes. `kind`: what `path` is instead."""
+        """Raises UsageError if options are set that apply only to ONNX files. `kind` says what `path` is instead."""
         if self.allow_bf16 or (self.requests or 1) > 1:
-            raise UsageError(f"{path} is {kind}; --requests and --allow-bf16 apply to ONNX files only")
+            raise UsageError(f"{path} is {kind}; --requests and --allow-bf16 apply only to ONNX files")

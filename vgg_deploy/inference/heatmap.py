@@ -1,4 +1,4 @@
-"""Where in an image a class was seen: its score map, drawn over the picture."""
+"""Heatmaps: a class's score map, drawn over the image."""
 
 from __future__ import annotations
 

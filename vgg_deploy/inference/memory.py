@@ -13,10 +13,10 @@ _INTERVAL_S = 1.0
 
 
 def with_memory_trimmed(items: Iterable[Item], clock: Callable[[], float] = time.monotonic) -> Iterator[Item]:
-    """The items as they come. Once a second, between two items, freed memory goes back to the system.
+    """Yields the items. Once a second, between two items, it returns freed memory to the system.
 
-    glibc keeps freed memory in an arena for each thread. Batches of many shapes break it into pieces, and the process
-    grows through its first thousands of images. Other C libraries need nothing, and nothing is done with them.
+    glibc keeps freed memory in an arena per thread. Batches of many shapes fragment it, and the process grows during
+    its first thousands of images. Other C libraries do not need this.
     """
     trim, last = _trim(), clock()
     for item in items:
@@ -27,7 +27,7 @@ def with_memory_trimmed(items: Iterable[Item], clock: Callable[[], float] = time
 
 
 def _trim() -> Callable[[int], object]:
-    """glibc's malloc_trim, or nothing: musl, macOS and Windows have none."""
+    """glibc's malloc_trim. Elsewhere (musl, macOS, Windows) a function that does nothing."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
         trim.argtypes = [ctypes.c_size_t]

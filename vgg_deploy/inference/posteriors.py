@@ -50,7 +50,7 @@ def divergence(reference: Floats, candidate: Floats) -> float:
 
 
 def margins(probabilities: Floats) -> Floats:
-    """By how much the most probable class leads the next, in 0..1: [n, classes] -> [n]."""
+    """The lead of the most probable class over the second, in 0..1: [n, classes] -> [n]."""
     first_two = -np.sort(-probabilities, axis=1)[:, :2]  # [n, 2], or [n, 1] if there is one class
     lead: Floats = first_two[:, 0] - (first_two[:, 1] if first_two.shape[1] > 1 else 0)
     return lead

@@ -1,7 +1,7 @@
-"""From image files to averaged posteriors (section 3.2), as a stream.
+"""Classifies a stream of image files by averaged posteriors (section 3.2).
 
 Threads decode and rescale images ahead of the engine. Views of one shape share a batch, also across images. Results
-come in the order of the paths. What is held at once is bounded, however many images there are.
+come in the order of the paths. Memory is bounded, however many images there are.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.images import MAX_VIEW_PIXELS
 from vgg_deploy.views.protocols import Protocol, choose_protocol
 
-MOST_DECODERS = 8  # the most threads that decode if `decoders` is not given
+MOST_DECODERS = 8  # limits the decoding threads if `decoders` is not given
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An image's answer.
+    """The prediction for an image.
 
     Attributes:
         path: the image file.
         size: its height and width, upright.
         probabilities: float32 [classes], the mean of the views' posteriors.
         classes: their names.
-        score_maps: one for each view, if they were asked for.
+        score_maps: one per view, if requested.
         features: float32 [fc_width], the spatial mean of fc7, averaged over the views, if the model gives it.
     """
 
@@ -58,7 +58,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An image that has no answer, and why."""
+    """An image without a prediction, and the reason."""
 
     path: Path
     reason: str
@@ -75,23 +75,23 @@ def predict(
     reduced_decoding: bool = False,
     decoders: int | None = None,
 ) -> Iterator[Prediction | Failure]:
-    """Classifies images. Gives each image's result or failure, in the order of the paths.
+    """Classifies images. Yields a prediction or a failure for each image, in the order of the paths.
 
     Args:
         engine: any. Its manifest names the classes, the rescaling and the training scale.
-        paths: image files. They are taken a few images ahead of the results.
+        paths: image files. They are consumed a few images ahead of the results.
         protocol: which views are averaged; None: the paper's default for this network.
-        batch: views of one shape in one call, at most; fewer if the engine takes fewer. None: `CPU_BATCH` or
-            `DEVICE_BATCH`.
-        keep_score_maps: give `Prediction.score_maps`. The engine must have this output.
+        batch: the largest number of views of one shape in one call; fewer if the engine takes fewer. None: `CPU_BATCH`
+            or `DEVICE_BATCH`.
+        keep_score_maps: fill `Prediction.score_maps`. The engine must have this output.
         max_view_pixels: an image that would be rescaled to more pixels is a failure.
         reduced_decoding: decode large JPEGs at a reduced size, which changes posteriors: see
             `vgg_deploy.views.images.decode_reduced`.
-        decoders: threads that decode and rescale. None: as many as compute, at most `MOST_DECODERS`.
+        decoders: threads that decode and rescale. None: as many as there are compute threads, at most `MOST_DECODERS`.
 
-    Raises, when the first result is asked for or later:
-        UsageError: `batch` is below 1, or the engine takes no view that the protocol makes.
-        EngineError: the engine failed. Results of earlier images have been given.
+    Raises, when the first result is requested or later:
+        UsageError: `batch` is below 1, or the engine accepts no view of the protocol.
+        EngineError: the engine failed. The results of earlier images have been yielded.
     """
     info = engine.info
     manifest = info.manifest

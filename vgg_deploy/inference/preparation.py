@@ -1,4 +1,4 @@
-"""From an image file to the pixels of its views, in threads ahead of the engine."""
+"""Decodes image files into the pixels of their views, in threads that run ahead of the engine."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """How image files become views. Call it with a path; it is safe from several threads.
+    """How image files become views. Call it with a path; it is thread-safe.
 
     Attributes:
         protocol: which views.
         rescaling: filter and rounding.
         max_view_pixels: an image that would be rescaled to more pixels is a failure.
         reduced_decoding: whether large JPEGs are decoded at a reduced size.
-        info: states which views the engine takes. An image with any other view is a failure.
+        info: states which views the engine accepts. An image with any other view is a failure.
     """
 
     protocol: Protocol
@@ -75,7 +75,7 @@ class Preparation:
 def prepare_ahead(
     pool: Executor, prepare: Callable[[Path], PreparedImage], paths: Iterator[Path], ahead: int
 ) -> Iterator[PreparedImage]:
-    """Prepared images in the order of their paths. Up to `ahead` more are in preparation, or ready and waiting."""
+    """Yields prepared images in the order of their paths. Up to `ahead` more are in preparation or ready."""
     queued: deque[Future[PreparedImage]] = deque()
     for path in paths:
         queued.append(pool.submit(prepare, path))

@@ -1,6 +1,6 @@
 """Results as streams: JSON Lines, CSV and text.
 
-They are flushed image by image, so that the file is always a valid beginning.
+Each line is flushed at once, so an interrupted file is valid up to its last line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LineStream:
         target: path of the file; '-' is stdout.
 
     Raises:
-        OutputError: it cannot be opened or written. A line of which only a part was written is removed.
+        OutputError: it cannot be opened or written. A partly written line is removed.
     """
 
     def __init__(self, target: str) -> None:
@@ -42,7 +42,7 @@ class LineStream:
 
     def write(self, line: str) -> None:
         """Writes one line, which ends with a line break."""
-        # If a file's name is not UTF-8, Python has lone surrogates in it; written as \udcXX they are valid in JSON too.
+        # If a file's name is not UTF-8, Python's string has lone surrogates; written as \udcXX they are valid JSON too.
         encoded = line.encode(errors="backslashreplace")
         if self._file is None or self._path is None:
             click.echo(encoded, nl=False)  # UTF-8, whatever the terminal's encoding
@@ -74,7 +74,7 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """One object for each image: path, and id, label and posterior of its k first classes; or path and error."""
+    """One object per image: path, and id, label and posterior of the k most probable classes; or path and error."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -92,7 +92,7 @@ class JsonLines:
 
 
 class Csv:
-    """One row for each image: path, error, then id, label and posterior of each of the k most probable classes."""
+    """One row per image: path, error, then id, label and posterior of each of the k most probable classes."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -112,7 +112,7 @@ class Csv:
 
 
 class Text:
-    """For people: path, and label and posterior in per cent of the k most probable classes. A failure has no line."""
+    """For people: path, then label and percentage of the k most probable classes. A failure has no line."""
 
     def __init__(self, k: int) -> None:
         self._k = k

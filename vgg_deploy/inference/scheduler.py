@@ -1,4 +1,4 @@
-"""Which views share a batch, and which batches an engine computes at the same time."""
+"""Decides which views share a batch, and which batches an engine computes at the same time."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vgg_deploy.inference.preparation import PreparedImage
 from vgg_deploy.network.tensors import Images
 from vgg_deploy.views.images import MAX_VIEW_PIXELS, mirrored
 
-# Pixels of views that are held for each request of the engine, in batches that run or wait: those of the largest view
-# that is allowed, or of six batches of a photo and its mirror at Q=512. So a request finds work while another computes
-# a much larger batch. They take 12 MiB. A full-width VGG that computes them takes 200 times as much.
+# Pixels of views to hold per request of the engine, in batches that run or wait. This is one view of the largest
+# allowed size, or six batches of a photo and its mirror at Q=512. So a request finds work while another computes a much
+# larger batch. These pixels take 12 MiB; a full-width VGG that computes them takes 200 times as much.
 PIXELS_PER_REQUEST = MAX_VIEW_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """An image that is done.
+    """An image whose views are all scored.
 
     Attributes:
         path: the image file.
         size: its height and width, upright.
-        failure: why it was not scored; None if it was.
+        failure: the reason why it was not scored; None if it was.
         scores: the mean over its views; None if it has no views.
     """
 
@@ -59,7 +59,7 @@ class _PendingImage:
         return len(self._scores) == len(self._views)
 
     def add_scores(self, index: int, scores: ViewScores) -> None:
-        """The scores of the view number `index`."""
+        """Adds the scores of view number `index`."""
         self._scores[index] = scores
 
     def scored(self) -> ScoredImage:
@@ -81,16 +81,16 @@ _Shape = tuple[int, ...]  # of a view's pixels: height, width, 3
 
 
 class Scheduler:
-    """Groups views by shape into batches, runs the batches, and gives the images back in the order in which they came.
+    """Groups views by shape into batches, runs the batches, and returns the images in the order of `add`.
 
-    Which views share a batch depends on the order of the images alone, never on timing. A runtime may compute a view
-    differently in another batch, and answers must not change from run to run. `add`, `flush` and `wait` change state;
-    only `drain` yields.
+    Which views share a batch depends only on the order of the images, never on timing. A runtime may compute a view
+    differently in another batch, and predictions must not change from run to run. `add`, `flush` and `wait` change
+    state; only `drain` yields.
 
     Args:
         engine: any.
         pool: runs the engine; it has as many threads as the engine takes requests.
-        batch: views in one batch, at most.
+        batch: the largest number of views in one batch.
         keep_score_maps: whether `MeanScores.score_maps` are kept.
     """
 
@@ -100,7 +100,8 @@ class Scheduler:
         self._requests = engine.info.concurrency
         self._batch = max(sizes.minimum, batch if sizes.maximum is None else min(batch, sizes.maximum))
         self._smallest_batch = sizes.minimum
-        # While a view waits for others of its shape, so many images may be added, and so many pixels of views may wait.
+        # How many images may be added, and how many pixels of views may wait, while a view waits for others of its
+        # shape.
         self._patience, self._patience_pixels = 2 * self._batch, self._batch * MAX_VIEW_PIXELS
         self._added = 0
         self._pending: deque[_PendingImage] = deque()
@@ -132,7 +133,7 @@ class Scheduler:
         self._added += 1
         self._pending.append(pending)
         self._unsubmitted.append(pending)
-        # The largest first: if little else is left to do, the requests then end at nearly the same time.
+        # The largest first, so that at the end of the stream the requests finish at nearly the same time.
         slots = [_Slot(pending, index, pixels, view.mirror) for index, (view, pixels) in enumerate(image.views)]
         for slot in sorted(slots, key=lambda slot: -slot.pixels.size):
             shape = slot.pixels.shape
@@ -144,7 +145,7 @@ class Scheduler:
         self._submit_overdue()
 
     def _submit_overdue(self) -> None:
-        """Submits the oldest waiting views if they have waited long enough: all later images wait for their image."""
+        """Submits the oldest waiting views if they have waited long enough: later results wait for their image."""
         while self._unsubmitted:
             oldest = self._unsubmitted[0]
             if not oldest.to_submit:
@@ -157,19 +158,19 @@ class Scheduler:
                 break
 
     def flush(self) -> None:
-        """Submits all views that wait for others, when no more images come."""
+        """Submits all waiting views. Call it after the last image."""
         for shape in sorted(self._groups, key=math.prod, reverse=True):
             self._submit(shape)
 
     def wait(self) -> None:
-        """Waits until any batch ends."""
+        """Waits until any batch finishes."""
         self._collect(self._finished.get())
 
     def drain(self) -> Iterator[ScoredImage]:
-        """The images that are done, in the order in which they came, up to the first that is not.
+        """Yields the scored images, in the order in which they were added, up to the first that is not yet scored.
 
         Raises:
-            Exception: what a batch raised. The images that earlier batches completed are given first.
+            Exception: what a batch raised. Images that earlier batches completed are yielded first.
         """
         while not self._finished.empty():
             self._collect(self._finished.get())
@@ -189,14 +190,14 @@ class Scheduler:
         future.add_done_callback(self._finished.put)
 
     def _run(self, slots: list[_Slot], shape: _Shape) -> Scores:
-        # A model of a fixed batch gets black images for the places that are left.
+        # A model with a fixed batch size gets black images in the unused places.
         images = np.zeros((max(len(slots), self._smallest_batch), *shape), np.uint8)  # [n, h, w, 3]
         for index, slot in enumerate(slots):
             images[index] = mirrored(slot.pixels) if slot.mirror else slot.pixels
         return self._engine.run(images)
 
     def _collect(self, future: Future[Scores]) -> None:
-        """Takes in a batch that has ended."""
+        """Stores the scores of a batch that has finished, or handles its failure."""
         if future not in self._in_flight:
             return
         if future.exception() is not None:
@@ -205,7 +206,7 @@ class Scheduler:
             self._store_scores(self._in_flight.pop(future), future.result())
 
     def _fail(self) -> None:
-        """Takes in the batches before the first one that failed, and forgets those after it."""
+        """Stores the scores of the batches before the first one that failed, and drops those after it."""
         for future, slots in self._in_flight.items():
             self._failure = future.exception()  # waits for the batch
             if self._failure is not None:

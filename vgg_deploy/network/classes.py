@@ -37,22 +37,24 @@ def read_labels(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text; expected a labels file, one label a line") from None
+        raise UsageError(f"{path} is not UTF-8 text; expected a labels file, one label per line") from None
     except OSError as error:
         raise UsageError(f"cannot read the labels file {path}: {error.strerror}") from None
 
 
 def classes_from_labels(text: str, count: int, where: str) -> tuple[ClassName, ...]:
-    """Reads a labels file: `label` or `id<TAB>label` a line, in the order of the outputs.
+    """Reads a labels file: `label` or `id<TAB>label` per line, in the order of the outputs.
 
-    A label without an id is its own id. If the label occurs twice, its line number makes the id unique.
+    A label without an id is its own id. If a label occurs twice, its line number makes the id unique.
 
     Raises:
         UsageError: the number of lines is not `count`, or an id occurs twice.
     """
     lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
     if len(lines) != count:
-        raise UsageError(f"{where} has {len(lines)} labels; the network has {count} classes; expected one label a line")
+        raise UsageError(
+            f"{where} has {len(lines)} labels; the network has {count} classes; expected one label per line"
+        )
     classes = []
     for number, line in enumerate(lines):
         name, tab, label = line.partition("\t")
@@ -71,8 +73,8 @@ def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:
     """Index of the class that a folder's name means.
 
     `n01440764`, `tench` and `n01440764_tench` all match a class whose id or label is any of the three. The whole name
-    is tried first, then the WordNet id, then the word. ImageNet has two classes called crane: a folder with the WordNet
-    id of one never matches the other.
+    is tried first, then the WordNet id, then the word after it. ImageNet has two classes called crane: a folder with
+    the WordNet id of one never matches the other.
 
     Raises:
         UsageError: no class or several classes match; names the nearest.
@@ -93,15 +95,14 @@ def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:
             )
     raise UsageError(
         f"folder {folder!r} is not a class of this network; the nearest are {', '.join(_nearest(folder, classes))} "
-        "(the folder of an image names its class)"
+        "(an image's folder names its class)"
     )
 
 
 def first_other_class(these: Sequence[ClassName], those: Sequence[ClassName]) -> int | None:
     """The first index at which the classes of two networks differ; None if all are the same.
 
-    One network may use the WordNet id and the other the word, as long as nothing contradicts that they are the same
-    class.
+    Two classes are the same if they share a spelling of id or label, and their WordNet ids do not differ.
     """
     for index, pair in enumerate(zip(these, those, strict=False)):
         if pair[0].id == pair[1].id:

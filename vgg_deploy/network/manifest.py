@@ -1,6 +1,6 @@
 """The manifest, which travels with every file that the toolchain makes: checkpoint, ONNX file, plan.
 
-Every stage reads the manifest of its input, so it never asks the user again for what an earlier stage knew.
+Every stage reads the manifest of its input, so it never asks the user for what an earlier stage knew.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ class Manifest:
 
     Attributes:
         classes: in the order of the outputs.
-        spec: the network; None for a foreign ONNX file, whose inputs and outputs are all that is known.
+        spec: the network; None for a foreign ONNX file, of which only the inputs and outputs are known.
         normalization: what the graph does to pixels; None if `spec` is None.
         train_scale: S.
-        mirror: whether a mirrored image has the same class, which is false for digits; inference takes it as its
-            default.
+        mirror: whether a mirrored image has the same class (false for digits). It decides whether inference scores
+            mirrors by default.
         rescaling: filter and rounding.
         precision: the types in which the file computes.
-        shapes: the batches that the file takes; None for a checkpoint.
+        shapes: the batches that the file accepts; None for a checkpoint.
         outputs: names of the outputs of an ONNX file.
         source: the file from which this one was made.
         tools: names and versions of the tools that made it.
@@ -133,7 +133,7 @@ class Manifest:
 
     @property
     def crop(self) -> int:
-        """Side of the smallest image that the network takes, in pixels."""
+        """Side of the smallest image that the network accepts, in pixels."""
         if self.spec is not None:
             return self.spec.crop
         if self.shapes is not None:

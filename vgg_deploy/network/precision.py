@@ -27,8 +27,8 @@ class Quantization:
         ranges: for every measured layer, the smallest and largest value of its input that INT8 represents.
         images: the calibration images.
         scales: the Q's to which each image was rescaled.
-        mirror: whether each image was also seen mirrored.
-        budget: the budget that decided `kept`, and what was reached, as text; None: no layer was to be kept.
+        mirror: whether each image was also used mirrored.
+        budget: the budget that decided `kept`, and the result, as text; None if there was no budget.
     """
 
     target: str
@@ -48,7 +48,7 @@ class Quantization:
             raise ManifestError(f"calibration method is {self.method!r}; expected {', '.join(METHODS)}")
         missing = [layer for layer in self.layers if layer not in self.ranges]
         if missing:
-            raise ManifestError(f"{', '.join(missing)} should be INT8, but have no ranges")
+            raise ManifestError(f"{', '.join(missing)} should be INT8, but calibration gave no ranges for them")
         for layer, (low, high) in self.ranges.items():
             if not low <= 0 <= high:
                 raise ManifestError(f"the range of {layer} is [{low}, {high}]; expected a range that includes 0")

@@ -1,7 +1,7 @@
 """Frozen dataclasses as strict JSON, and back: the format of manifests and of the sidecars of plans.
 
 Stricter than msgspec and cattrs, which fill in a missing field that has a default: a manifest without its `std` would
-then normalize wrongly without a word.
+then silently normalize wrongly.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def from_json(kind: type[Record], text: str, version: int, where: str, key: str 
     if stated != version:
         raise ManifestError(
             f"{where}: its manifest has version {stated!r}, this vgg_deploy reads {version}; "
-            f"{'export' if key == 'version' else 'build'} it again, or install the vgg_deploy that wrote it"
+            f"{'export' if key == 'version' else 'build'} it again, or install the version of vgg_deploy that wrote it"
         )
     try:
         record = _decode(kind, data, "manifest")
@@ -97,7 +97,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
-    """Ignores unknown keys. Only optional fields may be missing, and those whose metadata say so because they were
+    """Ignores unknown keys. A field may be missing only if it is optional, or if its metadata allow it because it was
     added later.
     """
     if not isinstance(value, dict):
@@ -114,7 +114,7 @@ def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
 
 
 def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    """A list as a tuple: of one type repeated if `kinds` ends in an ellipsis, else of one type for each item."""
+    """A list as a tuple. If `kinds` ends in an ellipsis, all items have its first type; else each item has its own."""
     repeated = kinds[-1] is Ellipsis
     if not isinstance(value, list) or (not repeated and len(value) != len(kinds)):
         raise ManifestError(f"{where} is {value!r:.80}; expected a list{'' if repeated else f' of {len(kinds)}'}")

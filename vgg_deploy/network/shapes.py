@@ -46,7 +46,7 @@ class ShapeRange:
 
     @property
     def free(self) -> bool:
-        """Whether height and width may change, so that whole images fit (dense evaluation)."""
+        """Whether height and width are dynamic, so that whole images fit (dense evaluation)."""
         return not (self.height.fixed or self.width.fixed)
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Profile:
     """The batches that one optimization profile of a plan accepts: N x H x W x 3, from `minimum` to `maximum`.
 
     Attributes:
-        scales: the test scales Q that it serves; empty if the model accepts one size only.
+        scales: the test scales Q that it serves; empty if the model accepts only one size.
         minimum, maximum: the smallest and largest batch, height and width, each separately.
         optimum: the shape for which TensorRT chooses kernels.
     """
@@ -82,7 +82,7 @@ class Profile:
 
 
 def shapes_of(profiles: tuple[Profile, ...]) -> ShapeRange:
-    """The smallest range that holds every profile. A shape in this range may still be in none of them."""
+    """The smallest range that contains every profile. A shape in this range may still be in no profile."""
     lows = (min(profile.minimum[axis] for profile in profiles) for axis in range(3))
     highs = (max(profile.maximum[axis] for profile in profiles) for axis in range(3))
     return ShapeRange(*(AxisRange(low, high) for low, high in zip(lows, highs, strict=True)))

@@ -1,4 +1,4 @@
-"""The six configurations of the paper's Table 1 as data, and the figures that follow from them.
+"""The six configurations of the paper's Table 1 as data, and their parameters, MACs and receptive fields.
 
 Simonyan & Zisserman, arXiv 1409.1556, sections 2.1 to 2.3.
 """
@@ -47,7 +47,7 @@ class Layer:
         stride: 2 for pool (1 for pool5 of a fine grid), 1 otherwise.
         padding: zeros added on each side: 1 for 3x3 convolutions, 0 otherwise.
         in_channels, out_channels: depth of its input and output.
-        dilation: positions of its input from one weight to the next: 2 for fc6 of a fine grid, 1 otherwise.
+        dilation: spacing of the kernel's weights, in positions of its input: 2 for fc6 of a fine grid, 1 otherwise.
     """
 
     name: str

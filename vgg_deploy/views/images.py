@@ -1,4 +1,4 @@
-"""From image files to upright uint8 RGB arrays [height, width, 3]; rescaling, crops and mirrors.
+"""Decodes image files to upright uint8 RGB arrays [height, width, 3]. Also rescaling, crops and mirrors.
 
 Training and inference share this file, so a network sees the same pixels in production as in training.
 """
@@ -18,7 +18,7 @@ from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.network.tensors import Images
 
-# Endings of files that a folder search takes for images. A file that the user names is read whatever its ending.
+# Endings that a folder search takes for images. A file that the user names is read whatever its ending.
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"}
@@ -26,7 +26,8 @@ SUFFIXES = frozenset(
 
 # A larger image is refused as a decompression bomb. Pillow warns from here on.
 MAX_DECODED_PIXELS = 89_478_485
-# A larger rescaled image is refused. A full-width VGG needs about 0.6 KB of memory for each pixel, so 4 Mi need 2.5 GB.
+# A larger rescaled image is refused. A full-width VGG needs about 0.6 KB of memory per pixel, so 4 Mi pixels need 2.5
+# GB.
 MAX_VIEW_PIXELS = 4_194_304
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -50,7 +51,8 @@ class Decoded:
 
     Attributes:
         pixels: uint8 [h, w, 3], RGB, upright.
-        size: upright height and width of the image in its file; those of `pixels` unless decoding reduced it.
+        size: upright height and width of the image in its file. They differ from those of `pixels` if decoding reduced
+            it.
     """
 
     pixels: Images
@@ -77,8 +79,8 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
             raise ImageError("it is a folder, not a file")
         if path.stat().st_size == 0:
             raise ImageError("the file is empty (0 bytes)")
-        # Not by its path: then Pillow 13.0 maps an uncompressed rotated TIFF into memory with its sides swapped, and
-        # gives noise (10.3 is right).
+        # Given a path, Pillow 13.0 maps an uncompressed rotated TIFF into memory with its sides swapped, and returns
+        # noise (10.3 does not). So it gets an open file.
         with path.open("rb") as file, Image.open(file) as image:
             width, height = image.size
             if width * height > MAX_DECODED_PIXELS:
@@ -86,7 +88,7 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
                     f"{width}x{height} pixels, over the limit of {MAX_DECODED_PIXELS:,} (decompression bomb?)"
                 )
             if short_side is not None:
-                # Picks the smallest size at which both sides are at least these. Affects JPEG only.
+                # Picks the smallest size with both sides at least this long. Affects only JPEG.
                 image.draft(None, _with_short_side(width, height, short_side))
             reduced = image.size != (width, height)
             image.load()
@@ -201,8 +203,8 @@ def mirrored(pixels: Images) -> Images:
 def find_images(paths: Iterable[str]) -> Iterator[Path]:
     """Image files named by paths, folders and glob patterns, in the order given.
 
-    A file is passed on whatever its ending. Folders are searched with all folders in them, in sorted order, for known
-    image endings; hidden files and folders are left out.
+    A file is passed on whatever its ending. Folders are searched recursively, in sorted order, for known image endings;
+    hidden files and folders are skipped.
 
     Raises:
         UsageError: a path does not exist, a pattern matches nothing, or a folder has no image or cannot be searched.
@@ -229,7 +231,7 @@ def find_images(paths: Iterable[str]) -> Iterator[Path]:
 
 
 def _images_under(folder: Path) -> Iterator[Path]:
-    """Follows links to folders, but searches each folder once, so that a circle of links ends."""
+    """Follows links to folders, but searches each folder once, so a cycle of links does no harm."""
 
     def refuse(error: OSError) -> None:
         raise UsageError(f"{error.filename}: this folder cannot be searched ({error.strerror})") from error

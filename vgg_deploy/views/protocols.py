@@ -49,8 +49,9 @@ class ProtocolKind:
     """What the name of a protocol means.
 
     Attributes:
-        scored: what is scored, in words; {crop} stands for the side of the crop.
-        parts: functions that cut a rescaled image, from its rows, its columns and the crop. All parts count the same.
+        scored: describes what is scored; {crop} stands for the side of the crop.
+        parts: functions that cut a rescaled image, from its rows, its columns and the crop. All parts have the same
+            weight.
         scales: "one" (section 4.1), "several" (section 4.2), or the Q's for crops of 224 pixels.
         mirror: whether mirrors are scored too, if the network was trained on mirrors.
     """
@@ -66,7 +67,7 @@ class ProtocolKind:
 
     @property
     def whole(self) -> bool:
-        """Whether whole images are scored. These need a model of free height and width."""
+        """Whether whole images are scored. They need a model with dynamic height and width."""
         return _whole in self.parts
 
     @property
@@ -83,7 +84,7 @@ PROTOCOL_KINDS = {
     "10-crop": ProtocolKind("corners and centre of the central square", (_ten_crops,), (256,)),
     # Szegedy et al. 2014 (GoogLeNet).
     "144-crop": ProtocolKind("corners, centre and whole of three squares", (_googlenet_crops,), (256, 288, 320, 352)),
-    # Section 3.2: 50 crops a scale, a 5x5 regular grid with mirrors; section 4.3.
+    # Section 3.2: 50 crops per scale, a 5x5 regular grid with mirrors; section 4.3.
     "50-crop": ProtocolKind("5x5 grid of {crop}x{crop} crops", (_grid,), "one"),
     "150-crop": ProtocolKind("5x5 grid of {crop}x{crop} crops", (_grid,), "several"),
     "multiscale+150-crop": ProtocolKind("whole image and 5x5 grid of {crop}x{crop} crops", (_whole, _grid), "several"),
@@ -126,7 +127,7 @@ class Protocol:
     def macs(self, spec: NetworkSpec, height: int, width: int, rescaling: Rescaling) -> int:
         """Multiply-accumulates of all views of an image of height x width pixels.
 
-        Views smaller than the network's crop are not scored, and do not count.
+        Views smaller than the network's crop are not scored and not counted.
         """
         total = 0
         for view in self.views(height, width, rescaling):
@@ -137,9 +138,9 @@ class Protocol:
 
     @property
     def parts(self) -> tuple[Protocol, ...]:
-        """The protocols whose mean posterior is this protocol's (section 4.3).
+        """The protocols whose posteriors are averaged to give this protocol's (section 4.3).
 
-        A protocol of one part has itself as its only part.
+        A simple protocol has itself as its only part.
         """
         return tuple(
             replace(self, name=name, crop=self.crop if PROTOCOL_KINDS[name].cropped else None)
@@ -168,7 +169,7 @@ def single_scale_default(train_scale: TrainScale) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ProtocolChoice:
-    """A protocol, and what the user should know about the choice."""
+    """A protocol, and notices for the user about the choice."""
 
     protocol: Protocol
     notices: tuple[str, ...]
@@ -183,19 +184,19 @@ def choose_protocol(
     free_size: bool,
     built_for: tuple[int, ...] = (),
 ) -> ProtocolChoice:
-    """The protocol that was asked for, with the paper's defaults for everything else.
+    """The requested protocol, with the paper's defaults for everything that is None.
 
     Args:
         manifest: of the model.
-        name: one of `PROTOCOLS`; None: multiscale (dense for one scale), or center if the model takes one size only.
-        scales: the Q's; None: those that the plan was built for, or else the paper's for the training S. Defaults below
-            the crop are dropped with a notice.
-        mirror: whether mirrors are scored; None: if the network was trained on mirrors, but never for center.
-        free_size: whether the model takes images of different heights and widths.
+        name: one of `PROTOCOLS`; None: multiscale (dense for one scale), or center if the model takes only one size.
+        scales: the Q's; None: those that the plan was built for, or the paper's for the training S. Defaults below the
+            crop are dropped with a notice.
+        mirror: whether mirrors are scored; None: yes if the network was trained on mirrors, except for center.
+        free_size: whether the model's height and width are dynamic.
         built_for: the Q's whose whole images a plan takes.
 
     Raises:
-        UsageError: the name is unknown; the protocol scores whole images and the model takes one size only; a given
+        UsageError: the name is unknown; the protocol scores whole images and the model takes only one size; a given
             scale is below the crop; several scales are given for a protocol of one scale; or a foreign model of free
             size has no scales, or would be tested on crops.
     """
@@ -204,7 +205,7 @@ def choose_protocol(
         if not free_size:
             name = "center"
             notices.append(
-                "the model takes one size only, so each image is scored by its central crop "
+                "the model takes only one size, so each image is scored by its central crop "
                 "(export with --dynamic to score whole images)"
             )
         else:
@@ -214,12 +215,12 @@ def choose_protocol(
     kind = PROTOCOL_KINDS[name]
     if kind.whole and not free_size:
         raise UsageError(
-            f"protocol {name} scores whole images, and this model takes one size only: export it with --dynamic, "
+            f"protocol {name} scores whole images, but this model takes only one size: export it with --dynamic, "
             "or use --protocol center"
         )
     if kind.cropped and free_size and manifest.spec is None:
         raise UsageError(
-            f"protocol {name} needs the network's crop, and a model without a manifest does not state it: "
+            f"protocol {name} needs the network's crop, which a model without a manifest does not state: "
             "use --protocol dense"
         )
     if scales is None:
@@ -266,4 +267,4 @@ def _check_scales(name: str, scales: tuple[int, ...], crop: int) -> None:
         raise UsageError(f"scales are {','.join(map(str, scales)) or 'empty'}; expected different whole numbers")
     if PROTOCOL_KINDS[name].one_scale and len(scales) > 1:
         several = {"50-crop": "150-crop"}.get(name, "multiscale")
-        raise UsageError(f"protocol {name} takes one scale and {len(scales)} were given; use --protocol {several}")
+        raise UsageError(f"protocol {name} takes one scale, but {len(scales)} were given; use --protocol {several}")

@@ -1,4 +1,4 @@
-"""A view of an image: a part of it, at a scale, mirrored or not. Also the boxes that the crop protocols cut."""
+"""A view: part of an image at one scale, mirrored or not. Also the boxes that the crop protocols cut."""
 
 from __future__ import annotations
 

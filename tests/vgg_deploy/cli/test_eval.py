@@ -273,7 +273,7 @@ def test_all_is_all_that_the_model_takes_and_says_what_is_left_out(
     assert len([line for line in done.err.splitlines() if line.startswith("left out: a.onnx: protocol ")]) == 3
     done = evaluated("--protocol", "all", "--scales", "40,48", "--json", "-", engine=fakes(a=FakeEngine(manifest)))
     assert {row["protocol"] for row in report(done)} == {"multiscale", "144-crop", "150-crop", "multiscale+150-crop"}
-    assert "left out: a.onnx: protocol dense takes one scale and 2 were given" in done.err
+    assert "left out: a.onnx: protocol dense takes one scale, but 2 were given" in done.err
     done = evaluated("--protocol", "all", "--scales", "31", engine=fakes(a=FakeEngine(manifest)))
     assert done.code == 2
     assert "scale 31 is below the network's crop of 32" in done.err.splitlines()[-1]
@@ -347,7 +347,7 @@ def test_crops_that_one_of_several_engines_does_not_take_exit_2_before_an_image_
     done = evaluated("--protocol", "dense", "10-crop", engine=fakes(a=first, b=second))
     assert done.code == 2
     assert "Error: b.onnx: protocol 10-crop: " in done.err
-    assert "a view of 32x32 pixels is outside what the model takes" in done.err
+    assert "a view of 32x32 pixels does not fit: the model takes" in done.err
     assert first.batches == []
 
 
@@ -920,7 +920,7 @@ def test_without_paper_its_figures_are_left_out(
     ("arguments", "message"),
     [
         (("--runtime", "onnxruntime"), "is a checkpoint, which PyTorch runs; leave out --runtime"),
-        (("--trust",), "--trust and --cuda-api apply to plans only"),
+        (("--trust",), "--trust and --cuda-api apply only to plans"),
         (("--device", "cuda:63"), "device is cuda:63; PyTorch sees"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

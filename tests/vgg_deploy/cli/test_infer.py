@@ -345,7 +345,7 @@ def test_a_model_of_one_size_is_scored_by_the_central_crop_with_a_notice(
     assert finished.code == 0, finished.err
     assert len(records(finished.out)) == 5
     assert (
-        "the model takes one size only, so each image is scored by its central crop (export with --dynamic"
+        "the model takes only one size, so each image is scored by its central crop (export with --dynamic"
         in finished.err
     )
     assert "center: central 32x32 crop at Q=36" in finished.err

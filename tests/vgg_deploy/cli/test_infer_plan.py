@@ -65,9 +65,8 @@ def test_a_plan_is_used_at_its_own_scales_and_an_image_that_does_not_fit_fails_a
     assert "multiscale: whole image at Q=32,64; tensorrt-rtx 1.7.1 on cuda:0, 1/1 convolutions INT8" in finished.err
     assert [name for name, record in results.items() if "error" in record] == ["wide"]
     (line,) = [line for line in finished.err.splitlines() if line.startswith("failed: ")]
-    assert (
-        "a view of 80x32 pixels, as a batch 1 x 32 x 80 x 3 is in no profile of vgg11.plan, which takes Q=32: " in line
-    )
+    assert "a view of 80x32 pixels does not fit: a batch of 1 x 32 x 80 x 3 is in no profile of vgg11.plan" in line
+    assert "vgg11.plan, which takes Q=32: " in line
     assert line.endswith("--scales 32,64 --max-batch 4 --backend tensorrt-rtx --max-aspect 2.5")
     assert "3 images classified, 1 failed" in finished.err
 

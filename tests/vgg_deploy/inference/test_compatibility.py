@@ -54,7 +54,7 @@ def test_a_plan_takes_what_lies_in_a_profile_and_not_what_lies_between(manifest:
         reason = view_refusal(info, height, width)
         assert reason is not None
         assert reason.startswith(
-            f"a view of {width}x{height} pixels, as a batch 1 x {height} x {width} x 3 is in no profile"
+            f"a view of {width}x{height} pixels does not fit: a batch of 1 x {height} x {width} x 3 is in no profile"
         )
 
 
@@ -88,7 +88,9 @@ def test_a_protocol_whose_views_fit_for_some_images_answers_for_those(
 def test_a_protocol_with_a_view_that_never_fits_is_refused_with_the_command(
     protocol: Protocol, side: int, manifest: Manifest
 ) -> None:
-    expected = rf"^protocol {protocol.name}: .* a view of {side}x{side} pixels, as a batch .* vgg-deploy build"
+    expected = (
+        rf"^protocol {protocol.name}: .* a view of {side}x{side} pixels does not fit: a batch of .* vgg-deploy build"
+    )
     with pytest.raises(UsageError, match=expected):
         check_compatible(information(manifest), protocol)
 
@@ -98,7 +100,7 @@ def test_a_range_takes_images_whose_other_side_is_long_enough(manifest: Manifest
     info = EngineInfo("fake", "cpu", "float32", (), wide, 1, manifest)
     check_compatible(info, whole(70))
     for scale in (63, 90):
-        with pytest.raises(UsageError, match=r"is outside what the model takes: 100\.\. wide, 64\.\.80 high"):
+        with pytest.raises(UsageError, match=r"the model takes widths 100\.\., heights 64\.\.80"):
             check_compatible(info, whole(scale))
 
 

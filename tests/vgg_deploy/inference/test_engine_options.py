@@ -21,7 +21,7 @@ from vgg_deploy.inference.engine_options import EngineOptions
         *(({"threads": threads}, f"threads is {threads}; expected 1 or more") for threads in (0, -1)),
         *(({"requests": requests}, f"requests is {requests}; expected 1 or more") for requests in (0, -1)),
         ({"threads": 2, "requests": 3}, "requests is 3, but there are 2 threads to share; expected at most one"),
-        ({"device": "cuda:0", "allow_bf16": True}, "bfloat16 is available on CPUs only, and device is cuda:0"),
+        ({"device": "cuda:0", "allow_bf16": True}, "bfloat16 is available only on CPUs, but device is cuda:0"),
     ],
 )
 def test_a_value_that_no_engine_accepts_is_refused(values: dict[str, Any], reason: str) -> None:
@@ -55,9 +55,9 @@ def test_options_for_another_kind_of_file_are_refused() -> None:
     EngineOptions(requests=None).check_onnx_options(Path("a.pt"), "a checkpoint")
     for options in (EngineOptions(trust=True), EngineOptions(cuda_api="pycuda")):
         with pytest.raises(
-            UsageError, match=r"a\.onnx is not a TensorRT plan; --trust and --cuda-api apply to plans only"
+            UsageError, match=r"a\.onnx is not a TensorRT plan; --trust and --cuda-api apply only to plans"
         ):
             options.check_plan_options(Path("a.onnx"))
     for options in (EngineOptions(allow_bf16=True), EngineOptions(threads=2, requests=2)):
-        with pytest.raises(UsageError, match=r"a\.pt is a checkpoint; --requests and --allow-bf16 apply to ONNX files"):
+        with pytest.raises(UsageError, match=r"a\.pt is a checkpoint; --requests and --allow-bf16 apply only to ONNX files"):
             options.check_onnx_options(Path("a.pt"), "a checkpoint")

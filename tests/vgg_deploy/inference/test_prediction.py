@@ -113,7 +113,7 @@ def test_views_beyond_the_limit_or_outside_what_the_model_takes_are_failures_wit
     assert isinstance(long, Failure)
     assert "become 19200x64 at a short side of 64: over the limit of 1,000,000" in long.reason
     assert isinstance(wide, Failure)
-    assert "300x64 pixels is outside what the model takes: 64..256 wide, 64..256 high" in wide.reason
+    assert "300x64 pixels does not fit: the model takes widths 64..256, heights 64..256" in wide.reason
     assert isinstance(square, Prediction)
 
 

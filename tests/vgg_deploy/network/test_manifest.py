@@ -222,7 +222,7 @@ def test_a_file_without_a_budget_has_none(quantized: Manifest) -> None:
         ("target", ..., "quantization.target is missing"),
         ("layers.0", 1, r"quantization.layers\[0\] is 1; expected str"),
         ("ranges", [], "quantization.ranges is .*expected an object"),
-        ("ranges.conv2_1", ..., "conv2_1 should be INT8, but have no ranges"),
+        ("ranges.conv2_1", ..., "conv2_1 should be INT8, but calibration gave no ranges"),
         ("ranges.conv2_1", [812.5], "quantization.ranges.conv2_1 is .*expected a list"),
         ("ranges.conv2_1.1", math.nan, "NaN"),
         ("ranges.conv2_1.1", "812", r"quantization.ranges.conv2_1\[1\] is '812'; expected float"),

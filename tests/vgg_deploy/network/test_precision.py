@@ -115,7 +115,10 @@ def test_a_range_is_measured_or_not_or_has_no_limit() -> None:
     [
         ({"target": "tflite"}, "quantization target is 'tflite'; expected tensorrt or onnxruntime"),
         ({"method": "mse"}, "calibration method is 'mse'; expected minmax, entropy, percentile"),
-        ({"ranges": {"conv1_1": (0.0, 1.0)}}, "conv1_2, conv2_1, fc6, fc7, fc8 should be INT8, but have no ranges"),
+        (
+            {"ranges": {"conv1_1": (0.0, 1.0)}},
+            "conv1_2, conv2_1, fc6, fc7, fc8 should be INT8, but calibration gave no ranges",
+        ),
         (
             {"ranges": dict.fromkeys(LAYERS, (0.1, 1.0))},
             r"the range of conv1_1 is \[0\.1, 1\.0\]; expected a range that includes 0",

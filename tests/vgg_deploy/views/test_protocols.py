@@ -178,7 +178,7 @@ def test_a_protocol_of_one_scale_refuses_several_and_names_the_one_that_takes_th
     manifest: Callable[..., Manifest], name: str
 ) -> None:
     other = "150-crop" if name == "50-crop" else "multiscale"
-    with pytest.raises(UsageError, match=f"protocol {name} takes one scale and 2 were given; use --protocol {other}"):
+    with pytest.raises(UsageError, match=f"protocol {name} takes one scale, but 2 were given; use --protocol {other}"):
         choose_protocol(manifest(256), name, (256, 288), free_size=True)
     assert choose_protocol(manifest(256), name, (288,), free_size=True).protocol.scales == (288,)
 
@@ -199,5 +199,5 @@ def test_crops_need_no_free_size_and_whole_images_with_them_do(manifest: Callabl
 
 def test_crops_of_a_foreign_model_of_free_size_are_refused(manifest: Callable[..., Manifest]) -> None:
     foreign = manifest(224).with_(spec=None, normalization=None, shapes=None)
-    with pytest.raises(UsageError, match="a model without a manifest does not state it: use --protocol dense"):
+    with pytest.raises(UsageError, match="a model without a manifest does not state: use --protocol dense"):
         choose_protocol(foreign, "10-crop", free_size=True)

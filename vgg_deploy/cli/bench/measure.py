@@ -241,7 +241,7 @@ def _check_shape(opened: OpenEntries, shape: BatchShape) -> None:
         if info.plan is not None:
             reason = refusal(info.plan, (shape.images, shape.height, shape.width))
             if reason is not None:
-                raise UsageError(f"{name} does not accept shape {shape}: a batch {reason}")
+                raise UsageError(f"{name} does not accept shape {shape}: a batch of {reason}")
         elif not info.shapes.accepts(shape.images, shape.height, shape.width):
             hint = "" if info.shapes.free else "; export with --dynamic for other sizes"
             raise UsageError(f"{name} does not accept shape {shape}; it accepts {info.shapes}{hint}")
