@@ -1,4 +1,4 @@
-"""Turns the `vgg-deploy build` command of an existing plan into the command for the plan that is needed."""
+"""Adapts the `vgg-deploy build` command of an existing plan to a plan for other shapes or in another place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FLAGS = frozenset({"--one-profile", "--verbose"})  # options of `build` without
 
 
 def with_changed_options(command: str, changes: Mapping[str, str | None]) -> str:
-    """A build command with other values for some options; None leaves an option out."""
+    """A build command with other values for some options. A value of None removes the option."""
     unchanged = [word for name, words in _parts(command) if name not in changes for word in words]
     changed = [word for name, value in changes.items() if value is not None for word in (name, value)]
     return shlex.join(unchanged + changed)
@@ -26,13 +26,13 @@ def model_named_in(command: str) -> str | None:
 
 
 def relocated_command(command: str, plan: Path, onnx: str) -> str:
-    """The build command of a plan that may have been renamed or moved since.
+    """The build command of a plan that may have been renamed or moved since it was built.
 
     Args:
         command: the command that built the plan.
         plan: the plan's path today.
-        onnx: the name of the ONNX file that the plan was built from. If the file only exists beside the plan, that one
-            is used.
+        onnx: the name of the ONNX file that the plan was built from. If it exists only beside the plan, the command
+            names that file.
     """
     model, model_beside_plan = model_named_in(command), plan.with_name(onnx)
     if model is not None and not Path(model).is_file() and model_beside_plan.is_file():
@@ -46,9 +46,9 @@ def relocated_command(command: str, plan: Path, onnx: str) -> str:
 
 
 def refusal(plan: PlanProfiles, shape: Shape) -> str | None:
-    """Why no profile of a plan takes a batch, which batches they take, and the command for a plan that takes it.
+    """Why no profile of a plan accepts a batch, which batches they accept, and the command for a plan that accepts it.
 
-    None if a profile takes it.
+    None if a profile accepts it.
     """
     if any(profile.accepts(shape) for profile in plan.profiles):
         return None
@@ -61,7 +61,7 @@ def _remedy(plan: PlanProfiles, shape: Shape) -> str:
     short, long = min(sides), max(sides)
     scales = {scale for profile in plan.profiles for scale in profile.scales}
     if batch < min(profile.minimum[0] for profile in plan.profiles):
-        return "fill the batch up"
+        return f"give at least {min(profile.minimum[0] for profile in plan.profiles)} images"
     if not scales:
         fixed = all(profile.minimum[1:] == profile.maximum[1:] for profile in plan.profiles)
         return "export the model with --dynamic and build that" if fixed else "build a plan that takes it"

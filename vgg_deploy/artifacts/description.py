@@ -1,4 +1,4 @@
-"""What an ONNX file or a plan is, and whether it is what its manifest states; needs no runtime."""
+"""Describes an ONNX file or a plan, and checks it against its manifest. Needs no runtime."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Description:
 
     Attributes:
         path: the file.
-        size: its bytes.
-        sha256: their fingerprint.
-        weight_bytes: bytes of the weights. For a plan, as many as its layers' types need.
+        size: in bytes.
+        sha256: the SHA-256 of the file.
+        weight_bytes: size of the weights in bytes. For a plan, computed from the types of its layers.
         layers: the type of each layer with weights, from the nodes of an ONNX file or the manifest of a plan.
-        inputs, outputs: type and shape by name; none for a plan.
+        inputs, outputs: type and shape by name; empty for a plan.
         made_by: the tool that wrote the file, and the opset of an ONNX file.
         manifest: None for a foreign file.
-        plan: a plan's own manifest, around that of its model.
+        plan: a plan's own manifest, which includes that of its model.
         contradictions: how the file differs from its manifest, one line each, with what to do.
     """
 
@@ -79,8 +79,8 @@ def describe(path: Path) -> Description:
     """Describes an ONNX file, or a plan and the `NAME.plan.json` beside it.
 
     Raises:
-        UsageError: no such file, or a checkpoint.
-        ModelFileError, PlanError: the file is empty, cut off, or not what its ending says.
+        UsageError: the file does not exist, or is a checkpoint.
+        ModelFileError, PlanError: the file is empty, truncated, or not what its ending says.
         ManifestError: the manifest is damaged, or a plan has none.
     """
     kind = kind_of(path)

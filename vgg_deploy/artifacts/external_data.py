@@ -1,4 +1,4 @@
-"""Weights that an ONNX file keeps in other files, wherever in the model they stand."""
+"""Weights that an ONNX file keeps in other files, anywhere in the model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vgg_deploy.errors import ModelFileError
 
 
 def external_locations(model: Message, path: Path) -> Iterator[str]:
-    """The files that hold weights of a model, relative to its folder.
+    """Yields the files that hold weights of a model, relative to its folder.
 
     Args:
         model: a ModelProto.
         path: the model's file.
 
     Raises:
-        ModelFileError: a file is missing, or outside the model's folder: a model from elsewhere must not read arbitrary
+        ModelFileError: a file is missing, or outside the model's folder: an untrusted model must not read arbitrary
             files.
         TruncatedError, NotProtobufError: the model is not a whole message.
     """
@@ -37,7 +37,7 @@ def external_locations(model: Message, path: Path) -> Iterator[str]:
         if not _is_external(tensor):
             continue
         entries = tensor.messages(TensorField.EXTERNAL_DATA)
-        # Check every location: if there are several, a runtime may not choose the one that we would.
+        # Check every location: if there are several, a runtime may choose another than we would.
         locations = [
             entry.text(EntryField.VALUE, "strict") for entry in entries if entry.text(EntryField.KEY) == "location"
         ]
@@ -45,7 +45,7 @@ def external_locations(model: Message, path: Path) -> Iterator[str]:
             try:
                 target = (folder / location).resolve()
                 inside, present = target.is_relative_to(folder), target.is_file()
-            except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
+            except (OSError, ValueError, RuntimeError):  # too long, a null byte, a cycle of links
                 inside = present = False
             if not location or Path(location).is_absolute() or not inside:
                 raise ModelFileError(
@@ -60,10 +60,10 @@ def external_locations(model: Message, path: Path) -> Iterator[str]:
 
 
 def external_range(tensor: Message) -> tuple[str, int, int | None] | None:
-    """Where a tensor's data is: the file, relative to the model's folder, the offset and the length in bytes (None: to
-    the end).
+    """The place of a tensor's external data; None if the tensor holds its data itself.
 
-    None if the tensor holds its data itself.
+    Returns:
+        The file, relative to the model's folder; the offset; and the length in bytes (None: to the end).
 
     Raises:
         NotProtobufError: the offset or the length is not a number.
@@ -80,7 +80,7 @@ def external_range(tensor: Message) -> tuple[str, int, int | None] | None:
 
 
 def _is_external(tensor: Message) -> bool:
-    # Check every number: if there are several, a runtime may not choose the one that we would.
+    # Check every number: if there are several, a runtime may choose another than we would.
     return any(number & 0xFFFF_FFFF == EXTERNAL for number in tensor.numbers(TensorField.LOCATION))
 
 

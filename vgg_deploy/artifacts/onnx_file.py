@@ -1,7 +1,7 @@
-"""What an ONNX file says about itself, read without its weights: a file of 550 MB takes milliseconds.
+"""Reads an ONNX file without its weights and without onnx: a file of 550 MB takes milliseconds.
 
-What every command needs is read here, from the mapped file. The onnx package, whose import takes longer than all of
-that, is only loaded for `OnnxFile.header`.
+It maps the file and reads what every command needs. Importing the onnx package would take longer than that, so only
+`OnnxFile.header` does it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ValueInfo:
     Attributes:
         name: its name.
         element: its type, a number of onnx.TensorProto.DataType.
-        shape: its sizes; a free axis is None.
+        shape: its sizes; None for a dynamic axis.
     """
 
     name: str
@@ -55,7 +55,7 @@ class ValueInfo:
         tensor = value.message(ValueField.TYPE).message(ValueField.TYPE_TENSOR)
         axes = tensor.message(ValueField.TENSOR_SHAPE).messages(ValueField.SHAPE_AXES)
         sizes = (axis.number(ValueField.AXIS_SIZE) for axis in axes)
-        # Some exporters write a free axis as -1 or 0.
+        # Some exporters write a dynamic axis as -1 or 0.
         shape = tuple(size if size > 0 else None for size in sizes)
         return ValueInfo(value.text(ValueField.NAME), tensor.number(ValueField.TENSOR_ELEMENT), shape)
 
@@ -80,8 +80,9 @@ class OnnxFile:
             exists.
 
     Raises:
-        UsageError: no such file.
-        ModelFileError: the file is empty, cut off or not ONNX; external data is missing, or outside the file's folder.
+        UsageError: the file does not exist.
+        ModelFileError: the file is empty, truncated or not ONNX; external data is missing, or outside the file's
+            folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +94,7 @@ class OnnxFile:
             if GraphField.NODES not in graph:
                 raise ModelFileError(f"{path} is not an ONNX file: it has no nodes")
             if ModelField.OPSET not in model:
-                raise ModelFileError(f"{path} is cut off or damaged: it names no opset; copy or export it again")
+                raise ModelFileError(f"{path} is truncated or damaged: it names no opset; copy or export it again")
             locations = set(external_locations(model, path))
             self.external_files = tuple(sorted(path.parent / location for location in locations))
             weights = {tensor.text(TensorField.NAME) for tensor in graph.messages(GraphField.INITIALIZERS)}
@@ -108,7 +109,7 @@ class OnnxFile:
 
     @cached_property
     def manifest(self) -> Manifest | None:
-        """The manifest as the file states it, or None.
+        """The manifest that the file holds, or None.
 
         Raises:
             ManifestError: it is damaged or of another version.
@@ -125,7 +126,7 @@ class OnnxFile:
         return self.header_with_small_tensors(0)
 
     def header_with_small_tensors(self, below: int) -> onnx.ModelProto:
-        """The header, in which tensors of less than `below` bytes, such as zero-points, keep their data."""
+        """The header. Tensors of less than `below` bytes, such as zero-points, keep their data."""
         from onnx import ModelProto
 
         with _model_errors(self.path):
@@ -152,7 +153,7 @@ class OnnxFile:
             )
 
     def effective_manifest(self, labels: str | None = None) -> Manifest:
-        """The manifest with the shapes and outputs of the graph itself: what an engine that runs the file does.
+        """The manifest with the shapes and outputs of the graph itself: those of an engine that runs the file.
 
         A file without our manifest needs an input uint8 [n, h, w, 3], an output `probabilities` float32 [n, classes],
         and `labels`. Its effective manifest has no spec and no normalization.
@@ -161,8 +162,8 @@ class OnnxFile:
             labels: text of a labels file; its names replace those of the manifest.
 
         Raises:
-            UsageError: labels that do not fit, or none for a file without our manifest.
-            ModelFileError: images cannot be fed to the graph; says why.
+            UsageError: the labels do not fit, or are missing for a file without our manifest.
+            ModelFileError: the graph does not accept our images; says why.
             ManifestError: the manifest is damaged, of another version, or does not fit the graph.
         """
         stated = self.manifest
@@ -170,7 +171,7 @@ class OnnxFile:
         outputs = tuple(output.name for output in self.outputs)
         if stated is not None and len(stated.classes) != classes:
             raise ManifestError(
-                f"{self.path}: its manifest names {len(stated.classes)} classes, its output has {classes}; "
+                f"{self.path}: its manifest names {len(stated.classes)} classes, but its output has {classes}; "
                 "export it again"
             )
         if labels is not None:
@@ -179,8 +180,8 @@ class OnnxFile:
             names = stated.classes
         elif self.producer == PRODUCER:
             raise ModelFileError(
-                f"{self.path} was written by vgg_deploy, but its manifest is missing: the file was cut off, or another "
-                "tool removed the manifest; export it again"
+                f"{self.path} was written by vgg_deploy, but its manifest is missing: the file was truncated, or "
+                "another tool removed the manifest; export it again"
             )
         else:
             raise UsageError(
@@ -199,8 +200,10 @@ class OnnxFile:
         return Manifest(names, None, None, TrainScale(crop, crop), shapes=shapes, outputs=outputs)
 
     def _axes_and_classes(self) -> tuple[tuple[int | None, ...], int]:
-        """Batch, height and width of the input (None: free), and the number of classes, if images can be fed to the
-        graph.
+        """Batch, height and width of the input (None: dynamic), and the number of classes.
+
+        Raises:
+            ModelFileError: the graph does not accept our images.
         """
         outputs = {value.name: value for value in self.outputs}
         foreign = self._manifest_json is None
@@ -230,7 +233,7 @@ class OnnxFile:
 
 
 def read_manifest(path: Path, labels: str | None = None) -> Manifest:
-    """The effective manifest of an ONNX file that is used for nothing else; see `OnnxFile`."""
+    """The effective manifest of an ONNX file; for callers that need nothing else of the file."""
     return OnnxFile(path).effective_manifest(labels)
 
 
@@ -250,7 +253,7 @@ def _model_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
     except TruncatedError as error:
-        raise ModelFileError(f"{path} is cut off or damaged: {error}; copy or export it again") from error
+        raise ModelFileError(f"{path} is truncated or damaged: {error}; copy or export it again") from error
     except NotProtobufError as error:
         raise ModelFileError(f"{path} is not an ONNX file, or it is damaged") from error
 

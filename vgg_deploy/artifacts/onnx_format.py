@@ -1,4 +1,4 @@
-"""The ONNX format: the version that our files have, and the field numbers of onnx.proto, one class a message."""
+"""The ONNX format: the version of our files, and the field numbers of onnx.proto, one class per message."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class EntryField:
 
 
 class ValueField:
-    """ValueInfoProto, and what it holds: TypeProto, TypeProto.Tensor, TensorShapeProto and its Dimension."""
+    """ValueInfoProto and the messages in it: TypeProto, TypeProto.Tensor, TensorShapeProto and its Dimension."""
 
     NAME, TYPE = 1, 2
     TYPE_TENSOR = 1

@@ -1,4 +1,4 @@
-"""The nodes and weights of an ONNX file, read without onnx: what a runtime that takes no ONNX files is built from."""
+"""The nodes and weights of an ONNX file, read without onnx, for runtimes that cannot read ONNX files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Attribute = float | int | str | tuple[int, ...] | None
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node. An attribute of a type that is not read here, such as a tensor, is None."""
+    """A node. An attribute of a type that we do not read, such as a tensor, is None."""
 
     name: str
     operator: str
@@ -46,10 +46,10 @@ class Graph:
     Attributes:
         inputs: names of the inputs that are not weights.
         outputs: names of the outputs.
-        nodes: in the order in which they are computed.
-        weights: by name, the float32 and float16 weights that lie in a file in one piece. They are views into the
-            mapped file, so nothing is read before it is used. They hold the file open; if another process cuts it short
-            meanwhile, the system ends this one.
+        nodes: in the order of computation.
+        weights: by name, the float32 and float16 weights that a file stores contiguously. They are views into the
+            mapped file, so nothing is read before it is used. They keep the file open. If another process truncates the
+            file meanwhile, the system kills this process.
     """
 
     inputs: tuple[str, ...]
@@ -103,7 +103,7 @@ def _attribute(attribute: Message) -> Attribute:
 
 
 def _values(tensor: Message, folder: Path, files: dict[str, memoryview]) -> npt.NDArray[np.floating[Any]] | None:
-    """A weight, or None if it is not floating point in one piece. `files` holds the mapped files of external data."""
+    """A weight, or None if it is not contiguous floating point. `files` holds the mapped files of external data."""
     dtype, shape = _DTYPES.get(tensor.number(TensorField.TYPE)), tensor.packed(TensorField.DIMENSIONS)
     if dtype is None:
         return None

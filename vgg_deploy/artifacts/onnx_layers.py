@@ -14,7 +14,7 @@ _SAME_TYPE = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatt
 
 
 def node_name(node: onnx.NodeProto) -> str:
-    """A node's name; if it has none, the name that TensorRT gives it, after its first output."""
+    """A node's name. If it has none, the name that TensorRT gives it, which is based on its first output."""
     return str(node.name or f"node_of_{node.output[0]}")
 
 
@@ -22,8 +22,8 @@ def layer_types(model: onnx.ModelProto) -> dict[str, str]:
     """The type of each convolution by its node's name, in the graph's order: float32, float16, int8, another or
     unknown.
 
-    A convolution computes in INT8 if both its data and its weights come from an 8-bit DequantizeLinear. A header
-    without weights is enough.
+    A convolution computes in INT8 if both its data and its weights come from an 8-bit DequantizeLinear. The model may
+    be a header without weights.
     """
     graph = model.graph
     constants = {tensor.name: tensor.data_type for tensor in graph.initializer}

@@ -35,10 +35,10 @@ class PlanManifest:
         hardware_compatibility: none, ampere+ or same; TensorRT only.
         profiles: in the plan's order.
         layers: the type of each layer with weights: float32, float16 or int8.
-        layers_from: where `layers` comes from. declared: from the parsed network; built: from the engine, on a GPU.
+        layers_from: the source of `layers`. declared: the parsed network; built: the engine, on a GPU.
         plan: name and fingerprint of the plan itself.
         onnx: name and fingerprint of the ONNX file from which the plan was built.
-        build_seconds: how long TensorRT took.
+        build_seconds: how long the build took.
         command: the command that builds the plan again.
         manifest: the manifest of the ONNX file, with the shapes of all profiles together.
     """
@@ -82,7 +82,7 @@ class PlanManifest:
 
 
 def _is_plain(command: str) -> bool:
-    """Whether a shell would run one build command and nothing else. Messages ask users to paste it."""
+    """Whether a shell would run one build command and nothing else. Users paste it from messages."""
     try:
         words = shlex.split(command)
     except ValueError:  # an unclosed quotation
@@ -96,7 +96,7 @@ def sidecar_of(plan: Path) -> Path:
 
 
 def write_plan(plan: Path, data: bytes | memoryview, manifest: PlanManifest) -> None:
-    """Writes a plan and its `NAME.plan.json`. If one of them cannot be written, an older pair stays as it was.
+    """Writes a plan and its `NAME.plan.json`. If one of them cannot be written, an older pair stays unchanged.
 
     Raises:
         OutputError: the disk is full, the folder is read-only, or `plan` is a folder.
@@ -111,7 +111,7 @@ def read_plan(plan: Path) -> PlanManifest | None:
     """The manifest of a plan, or None if it has none. Does not check that they belong together; see `mismatch`.
 
     Raises:
-        UsageError: no such plan, or it is a folder.
+        UsageError: the plan does not exist, or is a folder.
         PlanError: the plan is empty.
         ManifestError: another tool wrote the sidecar, or it is damaged.
     """
@@ -136,6 +136,6 @@ def mismatch(plan: Path, manifest: PlanManifest) -> str | None:
     if sha256_of(plan) == manifest.plan.sha256:
         return None
     return (
-        f"{plan} is not the file that {sidecar_of(plan).name} describes (its SHA-256 differs): it was cut off, edited, "
-        f"or built again by another tool; build it again: {manifest.command}"
+        f"{plan} is not the file that {sidecar_of(plan).name} describes (its SHA-256 differs): it was truncated, "
+        f"edited, or built again by another tool; build it again: {manifest.command}"
     )

@@ -1,6 +1,4 @@
-"""Protobuf's wire format, as far as ONNX files use it: messages are read by field number, without a schema and without
-copies.
-"""
+"""Protobuf's wire format, as ONNX files use it. It reads messages by field number, without a schema or copies."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
 class TruncatedError(Exception):
-    """A message ends before its fields do."""
+    """A message ends within a field."""
 
 
 class NotProtobufError(Exception):
@@ -37,7 +35,7 @@ class Message:
     """The fields of a message, by number. An absent field is empty: no text, no messages.
 
     Args:
-        parts: the message. If a file gives one message in several parts, protobuf takes all of them together.
+        parts: the message. If a file has one message in several parts, protobuf merges them.
 
     Raises:
         TruncatedError, NotProtobufError: the bytes are not a whole message.
@@ -56,11 +54,11 @@ class Message:
         return field in self._values
 
     def messages(self, field: int) -> list[Message]:
-        """The messages of a repeated field. Raises what the constructor does."""
+        """The messages of a repeated field. Raises the same errors as the constructor."""
         return [Message(body) for body in self._bodies(field)]
 
     def message(self, field: int) -> Message:
-        """The message of a single field. Raises what the constructor does."""
+        """The message of a single field. Raises the same errors as the constructor."""
         return Message(*self._bodies(field))
 
     def text(self, field: int, errors: str = "backslashreplace") -> str:
@@ -68,7 +66,7 @@ class Message:
 
         Args:
             errors: how to decode bytes that are not UTF-8, as in `bytes.decode`. Writers may write such bytes and
-                readers accept them, so by default each is shown as its number, which no other text can equal.
+                readers accept them. By default each becomes an escape sequence.
 
         Raises:
             NotProtobufError: the text is not UTF-8, and `errors` is "strict".
@@ -126,7 +124,7 @@ def _signed(number: int) -> int:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | int | float | None]]:
-    """Of each field its number, its bytes with the key, and its value.
+    """Yields each field's number, its bytes including the key, and its value.
 
     The value is a memoryview for a field with a length, an int from 0 to 2^64 - 1 for a varint, a float for a float32,
     and None for 64 fixed bits.

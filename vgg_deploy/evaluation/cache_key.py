@@ -1,7 +1,7 @@
-"""The texts under which posteriors are cached: what must be the same for an answer to be the same.
+"""The keys of cached posteriors: everything that must be equal for two results to be equal.
 
-A key is written out name by name, so it stays the same if a class or a field of the code is renamed. A new field that
-changes answers must be added here. Then all keys are new, and what was cached before is computed again.
+A key spells out each name, so it stays the same if a class or a field of the code is renamed. A new field that changes
+posteriors must be added here. All keys are then new, and everything is computed again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from vgg_deploy.views.protocols import Protocol
 
 
 def engine_key(info: EngineInfo, model: str) -> str:
-    """The key of an engine: its weights, its network and what computes it.
+    """The key of an engine: its weights, its network, and the runtime and device that compute it.
 
-    Class names and S are not in it: they change no answer. The precision of a file is in the fingerprint of its bytes.
+    It leaves out class names and S, which do not change posteriors. The precision of a file is in the fingerprint of
+    its bytes.
 
     Args:
-        info: the engine's.
+        info: describes the engine.
         model: fingerprint of its weights.
     """
     spec, normalization = info.manifest.spec, info.manifest.normalization

@@ -49,7 +49,8 @@ class LabelledImages:
         shuffled = [generator.sample(group, len(group)) for _class, group in sorted(by_class.items())]
         order: list[int] = []
         for rank in range(max(map(len, shuffled))):
-            # Some classes may get one image more than others. These are drawn too: ImageNet begins with fish and birds.
+            # Some classes may get one image more than others. They are drawn at random, since ImageNet's first classes
+            # are all fish and birds.
             candidates = [group[rank] for group in shuffled if rank < len(group)]
             order += generator.sample(candidates, len(candidates))
         sample = sorted(order[:limit])
@@ -57,7 +58,7 @@ class LabelledImages:
 
 
 def folder_name(path: Path) -> str:
-    """The name of the folder that an image lies in, however its path is written."""
+    """The name of an image's folder, however its path is written."""
     return os.path.basename(os.path.normpath(path.parent.absolute()))  # noqa: PTH119 - pathlib keeps `..`
 
 
@@ -74,7 +75,7 @@ def label_by_folder(paths: Sequence[Path], classes: Sequence[ClassName]) -> Labe
 
 @dataclass(frozen=True, slots=True)
 class ErrorRates:
-    """Error rates in 0..1 over `images` images. `failed` more images have no answer and do not count."""
+    """Error rates in 0..1 over `images` images. Another `failed` images have no posteriors and do not count."""
 
     images: int
     failed: int
@@ -88,14 +89,14 @@ class ErrorRates:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """An engine's answers under one protocol.
+    """An engine's posteriors under one protocol.
 
     Attributes:
         protocol: how it was tested.
         posteriors: float32 [n, classes]; a row of NaN if the image failed.
-        failures: images without an answer.
-        computed: how many images were scored now; the others were in the cache.
-        seconds: what the answers cost, from decoding on; for cached answers, when they were computed.
+        failures: images without posteriors.
+        computed: how many images were scored now; the others came from the cache.
+        seconds: time that the posteriors took, decoding included; for cached ones, when they were computed.
     """
 
     protocol: Protocol
@@ -106,13 +107,13 @@ class Evaluation:
 
     @property
     def ms_per_image(self) -> float:
-        """Milliseconds for each image that has an answer; NaN if none has."""
+        """Milliseconds per image that has posteriors; NaN if none has."""
         answered = len(self.posteriors) - len(self.failures)
         return 1000 * self.seconds / answered if answered else math.nan
 
     @property
     def views(self) -> int:
-        """How many views a landscape photo has."""
+        """The number of views of a landscape photo."""
         return len(self.protocol.views(*NOMINAL_SIZE, Rescaling()))
 
 
@@ -132,20 +133,21 @@ def evaluate(
         engine: any.
         paths: image files.
         protocol: how to test; `vgg_deploy.views.protocols.choose_protocol` makes one.
-        cache: keeps posteriors. What it has, whole or in parts, is not computed again.
-        model: fingerprint of the engine's weights, which the cache needs to tell models apart.
+        cache: stores posteriors. An image is not computed again if the cache has its posteriors, or those of all parts
+            of the protocol.
+        model: fingerprint of the engine's weights, by which the cache distinguishes models.
         batch: see `vgg_deploy.inference.prediction.predict`.
         progress: called after each image.
 
     Raises:
-        UsageError: a cache without `model`; or what `predict` refuses.
-        EngineError: the engine failed. Earlier answers are in the cache.
+        UsageError: there is a cache but no `model`; or see `predict`.
+        EngineError: the engine failed. Earlier posteriors are in the cache.
         OutputError: the cache cannot be read or written.
     """
     scorer: Scorer = EngineScorer(engine, protocol, batch)
     if cache is not None:
         if not model:
-            raise UsageError("model is empty; a cache needs the fingerprint of the weights to tell models apart")
+            raise UsageError("model is empty; a cache needs the fingerprint of the weights to distinguish models")
         scorer = CachedScorer(scorer, cache, model=model, info=engine.info, protocol=protocol)
     posteriors = np.full((len(paths), len(engine.info.manifest.classes)), np.nan, np.float32)  # [n, classes]
     failures: list[Failure] = []
@@ -162,10 +164,10 @@ def evaluate(
 
 
 def error_rates(posteriors: Floats, truth: npt.NDArray[np.int64]) -> ErrorRates:
-    """Error rates over the images that have an answer, and how many have none.
+    """Error rates over the images that have posteriors, and the number of those that have none.
 
     Args:
-        posteriors: float32 [n, classes]; a row that is not finite is an image without an answer.
+        posteriors: float32 [n, classes]; a row that is not finite stands for an image without posteriors.
         truth: int64 [n].
     """
     answered = np.isfinite(posteriors).all(axis=1)  # [n]

@@ -1,4 +1,4 @@
-"""The paper's own error rates: Tables 3 to 6 of arXiv 1409.1556, on the validation set of ILSVRC-2012, in percent."""
+"""The paper's error rates: Tables 3 to 6 of arXiv 1409.1556, on the validation set of ILSVRC-2012, in percent."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ ROWS = (
 
 
 def differences_from_paper(manifest: Manifest) -> tuple[str, ...]:
-    """How a network differs from the paper's of the same configuration, in words; empty if it is the paper's."""
+    """How a network differs from the paper's network of the same configuration, as text; empty if it does not."""
     spec = manifest.spec
     if spec is None:
         return ("its configuration is unknown, because it has no manifest",)
@@ -117,7 +117,7 @@ def differences_from_paper(manifest: Manifest) -> tuple[str, ...]:
 
 
 def paper_row(manifests: Sequence[Manifest], protocols: Sequence[Protocol]) -> PaperRow | None:
-    """The row of the same networks under the same test; None if the paper has no such row.
+    """The paper's row for the same networks and test; None if there is no such row.
 
     Args:
         manifests: of one network, or of several that are fused.
@@ -125,7 +125,7 @@ def paper_row(manifests: Sequence[Manifest], protocols: Sequence[Protocol]) -> P
     """
     networks = set()
     for manifest, protocol in zip(manifests, protocols, strict=True):
-        # All tests of the paper score mirrors too (section 3.2).
+        # All the paper's tests score mirrors too (section 3.2).
         if manifest.spec is None or differences_from_paper(manifest) or not protocol.mirror:
             return None
         networks.add(PaperNetwork(manifest.spec.configuration, manifest.train_scale, protocol.scales))

@@ -1,4 +1,4 @@
-"""Whether two engines give the same answers: figures over the same views, compared with one table of thresholds."""
+"""Whether two engines give the same posteriors on the same views, within one table of thresholds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vgg_deploy.network.tensors import Floats, Images
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The limits that the figures must keep. NaN keeps none.
+    """Limits on the figures of a comparison. NaN exceeds every limit.
 
     Attributes:
         max_dp: largest difference of any posterior of any view, in 0..1.
@@ -25,7 +25,7 @@ class Thresholds:
         divergence: mean Kullback-Leibler divergence, in nats.
         agreement: smallest share of views with the same most probable class, in 0..1.
         layer: largest error of a layer's output, as a share of the layer's largest value. A failed comparison names the
-            first layer beyond it.
+            first layer that exceeds it.
     """
 
     max_dp: float
@@ -37,21 +37,21 @@ class Thresholds:
 
 THRESHOLDS = {
     # Both sides compute the same sums in different orders. On a trained VGG-16 this moves a posterior by up to 5e-7.
-    # The limit of 1e-5 leaves room for other runtimes' Winograd convolutions. So little changes the top-1 of ties only.
+    # The limit of 1e-5 leaves room for other runtimes' Winograd convolutions. It is too small to change the top-1
+    # class, except in a tie.
     "float32": Thresholds(max_dp=1e-5, mean_dp=1e-6, divergence=1e-6, agreement=0.995, layer=1e-4),
-    # Eleven bits of significand through 16 layers: each rounds by up to 2^-11 = 5e-4 of its value, and most errors
-    # cancel. A posterior near 0.5 moves most. Views whose first two classes are closer than that may swap them, so the
-    # top-1 of 1 view in 200 may change.
+    # An 11-bit significand through 16 layers: each rounds by up to 2^-11 = 5e-4 of its value, and most errors cancel. A
+    # posterior near 0.5 moves most. If the first two classes are closer than that, they may swap, so the top-1 class of
+    # 1 view in 200 may change.
     "float16": Thresholds(max_dp=0.03, mean_dp=2e-3, divergence=1e-3, agreement=0.995, layer=0.02),
     # Eight bits for each activation and weight: steps of 0.4 to 0.8 % of a tensor's largest value, in every layer. The
     # posteriors of a trained VGG-16 move by up to 0.21 on 400 images, by 9e-4 on average, with a divergence of 1e-3.
-    # Networks with random weights are never sure of a class, and move ten times as much on average.
+    # Networks with random weights are never sure of a class, so their posteriors move ten times as much on average.
     "int8": Thresholds(max_dp=0.5, mean_dp=0.015, divergence=0.02, agreement=0.985, layer=0.25),
 }
 
 
-# A view is a near-tie if its first class leads by less than this and by less than `Thresholds.max_dp`: rounding may
-# flip it.
+# A view is a near-tie if its first class leads by less than both this and `Thresholds.max_dp`: rounding may flip it.
 NEAR_TIE = 0.1
 
 
@@ -92,10 +92,10 @@ class Parity:
     flips: tuple[Flip, ...]
 
     def failures(self, thresholds: Thresholds) -> tuple[str, ...]:
-        """Which limits are broken, in words; empty if all are kept.
+        """The limits that are exceeded, as text; empty if none is.
 
-        With so few views that one flip breaks the limit of agreement, a single flip of a near-tie does not count: one
-        view of 16 is 6 %, for any network.
+        If there are so few views that one flip exceeds the limit of agreement, a single flip of a near-tie is excused:
+        one view of 16 is 6 %, for any network.
         """
         failed = []
         for name in ("max_dp", "mean_dp", "divergence"):
@@ -111,7 +111,7 @@ class Parity:
 
 
 def posteriors(engine: Engine, views: Sequence[NamedView], progress: Callable[[], None] = lambda: None) -> Floats:
-    """An engine's posteriors, float32 [views, classes]. Each call has one view, and `progress` is called after it."""
+    """An engine's posteriors, float32 [views, classes]. It runs one view per call, and calls `progress` after each."""
     rows = []
     for view in views:
         rows.append(engine.run(view.pixels[None]).probabilities[0])  # [1, h, w, 3] -> [classes]
@@ -136,7 +136,7 @@ def compare(reference: Floats, candidate: Floats, names: Sequence[str], classes:
             "they are different networks"
         )
     if len(reference) == 0:
-        raise UsageError("there is no view to compare on; give at least one image")
+        raise UsageError("there is no view to compare; give at least one image")
     difference = np.abs(reference.astype(np.float64) - candidate)  # [views, classes]
     per_view = difference.max(axis=1)  # [views]
     broken = ~np.isfinite(per_view)  # [views]
@@ -187,7 +187,7 @@ def layer_errors(
 ) -> tuple[LayerError, ...]:
     """Errors of the layers whose activations both engines give, in the order of `layers`.
 
-    One engine may give fc8 at each position and the other its spatial mean. Then the means are compared.
+    If one engine gives fc8 at each position and the other its spatial mean, the means are compared.
     """
     expected, received = (engine.run(view.pixels[None]).activations for engine in (reference, candidate))
     errors = []

@@ -17,13 +17,13 @@ from vgg_deploy.inference.engine import ContextManaged
 from vgg_deploy.network.tensors import Floats
 
 _APPLICATION = 0x76676764  # "vggd", in the header of a SQLite file
-_VERSION = 2  # of the table and of the keys; 1 had keys that changed with the code
+_VERSION = 2  # of the table and the keys; the keys of version 1 changed with the code
 _TABLE = """CREATE TABLE IF NOT EXISTS posteriors (
     engine TEXT NOT NULL, protocol TEXT NOT NULL, image TEXT NOT NULL,
     probabilities BLOB NOT NULL, seconds REAL NOT NULL,
     PRIMARY KEY (engine, protocol, image)
 ) WITHOUT ROWID"""
-# A commit waits for the disk, 14 ms where it was measured. After each image, that would slow down a fast engine.
+# A commit waits for the disk: we measured 14 ms. One commit per image would slow down a fast engine.
 _FLUSH_S = 1.0
 
 _Key = tuple[str, str, str]
@@ -31,7 +31,7 @@ _Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class CachedPosterior:
-    """An image's posteriors, float32 [classes], and the seconds that they took when they were computed."""
+    """An image's posteriors, float32 [classes], and the seconds that they took to compute."""
 
     probabilities: Floats
     seconds: float
@@ -70,13 +70,13 @@ class PosteriorCache(ContextManaged):
             raise
 
     def _claim(self) -> None:
-        """Takes an empty file or a cache. Writes to it at once, to notice now if it cannot be written."""
+        """Accepts an empty file or a cache. Writes to it at once, to find out now whether that is possible."""
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (version,) = self._file.execute("PRAGMA user_version").fetchone()
         (tables,) = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application == _APPLICATION and version != _VERSION:
             raise OutputError(
-                f"{self._path} is a cache of version {version}, and this vgg-deploy uses version {_VERSION}: "
+                f"{self._path} is a cache of version {version}, but this vgg-deploy uses version {_VERSION}: "
                 "delete it, or name another file"
             )
         if application != _APPLICATION and (application or version or tables):
@@ -107,7 +107,7 @@ class PosteriorCache(ContextManaged):
         return self._images[image]
 
     def get(self, engine: str, protocol: str, image: str) -> CachedPosterior | None:
-        """What was put under this key; None if nothing was.
+        """The entry under this key; None if there is none.
 
         Raises:
             OutputError: the file is damaged.
@@ -121,12 +121,12 @@ class PosteriorCache(ContextManaged):
                 ).fetchone()
             except sqlite3.Error as error:
                 raise OutputError(f"{self._path} cannot be read as a cache: {error}; name another file") from error
-        if row is None or len(row[0]) % 4:  # bytes that are no float32
+        if row is None or len(row[0]) % 4:  # not float32 values
             return None
         return CachedPosterior(np.frombuffer(row[0], "<f4").astype(np.float32), row[1])
 
     def put(self, engine: str, protocol: str, image: str, probabilities: Floats, seconds: float) -> None:
-        """Keeps float32 [classes], and what they cost.
+        """Stores an image's posteriors, and the seconds that they took.
 
         Args:
             engine, protocol: see `vgg_deploy.evaluation.cache_key`.

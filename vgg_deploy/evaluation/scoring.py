@@ -23,7 +23,7 @@ class Answer:
 
     Attributes:
         probabilities: float32 [classes].
-        seconds: what they cost when they were computed, from decoding to answer.
+        seconds: the time that they took to compute, decoding included.
         cached: whether they come from a cache.
     """
 
@@ -33,10 +33,10 @@ class Answer:
 
 
 class Scorer(Interface):
-    """Gives the answers of images."""
+    """Gives the posteriors of images."""
 
     def score(self, paths: Sequence[Path]) -> Iterator[tuple[int, Answer | Failure]]:
-        """The answer of each image, with the image's index in `paths`; in any order."""
+        """Yields each image's index in `paths` and its answer, in any order."""
         ...
 
 
@@ -52,20 +52,20 @@ class EngineScorer:
             if isinstance(result, Failure):
                 yield index, result
                 continue
-            # Images run side by side, so an image costs the time since the last answer.
+            # Images run in parallel, so an image's time is the time since the previous answer.
             now = time.perf_counter()
             seconds, began = now - began, now
             yield index, Answer(result.probabilities, seconds)
 
 
 class CachedScorer:
-    """Gives the answers that a cache has, and lets another scorer compute the others.
+    """Gives the answers that a cache has, and lets another scorer compute the rest.
 
-    A protocol of several parts is also answered if the cache has each part.
+    If the cache has each part of a protocol, it counts as having the protocol.
 
     Args:
         scorer: computes what the cache does not have.
-        cache: gets new answers as they come.
+        cache: stores each new answer at once.
         model: fingerprint of the engine's weights.
         info: describes the engine of `scorer`.
         protocol: the protocol of `scorer`.
@@ -82,7 +82,7 @@ class CachedScorer:
         self._parts = [protocol_key(part, rescaling) for part in protocol.parts]
 
     def score(self, paths: Sequence[Path]) -> Iterator[tuple[int, Answer | Failure]]:
-        """The cached answers first, then those that are computed.
+        """Yields the cached answers first, then the computed ones.
 
         Raises:
             OutputError: the cache cannot be read or written.
@@ -114,7 +114,7 @@ class CachedScorer:
 
 
 def _joined(parts: Sequence[CachedPosterior | None]) -> CachedPosterior | None:
-    """The mean of a protocol's parts (section 4.3), and what they cost together; None if a part is missing."""
+    """The mean of a protocol's parts (section 4.3) and the sum of their times; None if a part is missing."""
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None

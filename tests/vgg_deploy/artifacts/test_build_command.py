@@ -123,7 +123,7 @@ def test_the_refusal_says_what_came_and_what_is_taken() -> None:
 def test_a_plan_of_one_size_needs_another_export() -> None:
     fixed = Profile((), (4, 224, 224), (4, 224, 224), (4, 224, 224))
     assert str(refusal(plan(fixed), (4, 256, 256))).endswith("; export the model with --dynamic and build that")
-    assert str(refusal(plan(fixed), (1, 224, 224))).endswith("; fill the batch up")
+    assert str(refusal(plan(fixed), (1, 224, 224))).endswith("; give at least 4 images")
 
 
 def test_a_command_without_an_aspect_has_the_builds_default() -> None:

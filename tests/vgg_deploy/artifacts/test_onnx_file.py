@@ -235,11 +235,14 @@ def test_a_manifest_that_is_not_utf_8_is_refused(ours: Path) -> None:
     ("content", "reason"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"\x08", "cut off or damaged: it ends within a number"),
+        (b"\x08", "truncated or damaged: it ends within a number"),
         (b"\xff" * 50, "not an ONNX file"),
-        (b"ant\nbee\ncat\n", "not an ONNX file|cut off or damaged"),
-        (b"PK\x03\x04" + bytes(200), "not an ONNX file|cut off or damaged"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not an ONNX file|cut off or damaged"),
+        (b"ant\nbee\ncat\n", "not an ONNX file|truncated or damaged"),
+        (b"PK\x03\x04" + bytes(200), "not an ONNX file|truncated or damaged"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+            "not an ONNX file|truncated or damaged",
+        ),
     ],
 )
 def test_a_file_that_is_something_else_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
@@ -478,7 +481,7 @@ def test_a_manifest_of_other_classes_than_the_files_is_refused_with_both_numbers
     model = build(spec)
     other = manifest_for(narrow_spec("A", classes=7), normalization=PAPER_NORMALIZATION)
     model.metadata_props.add(key=MANIFEST_KEY, value=other.to_json())
-    with pytest.raises(ManifestError, match="its manifest names 7 classes, its output has 3; export it again"):
+    with pytest.raises(ManifestError, match="its manifest names 7 classes, but its output has 3; export it again"):
         read_manifest(saved(model, tmp_path / "ours.onnx"))
 
 

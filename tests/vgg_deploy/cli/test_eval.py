@@ -458,7 +458,7 @@ def test_an_engine_that_cannot_be_opened_is_noticed_before_the_first_is_run(
     (tmp_path / "broken.onnx").write_bytes(TINY.read_bytes()[:-500])
     done = evaluated("--json", tmp_path / "out.json", engine=(TINY, tmp_path / "broken.onnx"))
     assert done.code == 1
-    assert "broken.onnx is cut off or damaged" in done.err
+    assert "broken.onnx is truncated or damaged" in done.err
     assert not (tmp_path / "out.json").exists()
 
 

@@ -187,7 +187,7 @@ def test_a_plan_that_is_cut_off_is_one_line_in_both_commands(
     length: int, plan: Path, photos: Path, vgg_deploy_command: Callable[..., Any]
 ) -> None:
     plan.write_bytes(plan.read_bytes()[:length])
-    reason = "is empty (0 bytes)" if length == 0 else "its SHA-256 differs): it was cut off"
+    reason = "is empty (0 bytes)" if length == 0 else "its SHA-256 differs): it was truncated"
     finished = vgg_deploy_command("infer", str(photos), "--engine", str(plan))
     assert finished.code == (1 if length == 0 else 2)
     assert len(finished.err.splitlines()) == 1

@@ -97,7 +97,7 @@ def test_a_cache_of_another_version_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as file:
         file.execute("PRAGMA user_version = 99")
     file.close()
-    with pytest.raises(OutputError, match="is a cache of version 99, and this vgg-deploy uses version 2: delete it"):
+    with pytest.raises(OutputError, match="is a cache of version 99, but this vgg-deploy uses version 2: delete it"):
         PosteriorCache(path)
 
 
