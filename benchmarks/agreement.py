@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.batches import ImageBatch
 from vgg_deploy.bench.turns import timed_pass
 from vgg_deploy.evaluation.parity import Parity
 from vgg_deploy.network.tensors import Floats
@@ -20,7 +20,7 @@ AGREEMENT = (
 )
 
 
-class Judge:
+class ReferenceAnswers:
     """Gives the right answers to a batch, or to image files under a protocol: posteriors float32 [images, classes]."""
 
     def __init__(self, checkpoint: Path) -> None:
@@ -29,8 +29,8 @@ class Judge:
 
         self._engine = Reference(read(checkpoint))
 
-    def __call__(self, task: Batch | Sequence[Path], protocol: Protocol | None = None) -> Floats:
-        if isinstance(task, Batch):
+    def __call__(self, task: ImageBatch | Sequence[Path], protocol: Protocol | None = None) -> Floats:
+        if isinstance(task, ImageBatch):
             return self._engine.run(task.images).probabilities[: task.distinct]
         assert protocol is not None
         turn = timed_pass(self._engine, task, protocol)

@@ -1,4 +1,4 @@
-"""Contests on batches: contestants in processes of their own, the machine's peak, and PyTorch as the judge."""
+"""Contests on batches: contestants in processes of their own, the machine's peak, and PyTorch as the reference."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import cast
 
 import click
 
-from benchmarks.agreement import Judge, cells
-from benchmarks.models import Models
+from benchmarks.agreement import ReferenceAnswers, cells
+from benchmarks.models import ExportedModels
 from benchmarks.ours import peak
-from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.batches import ImageBatch
 from vgg_deploy.bench.contest import Contest, Terms
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.bench.own_process import Entrant, OwnProcess, start
+from vgg_deploy.bench.own_process import OwnProcess, UnstartedContestant, start
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Held:
         precisions: of the contestants, by name.
     """
 
-    contest: Contest[Batch]
+    contest: Contest[ImageBatch]
     agreement: dict[str, tuple[str, str]]
     reasons: dict[str, str]
     precisions: dict[str, str]
@@ -56,27 +56,29 @@ class Held:
 
 
 class Arena:
-    """Processes that run until the stack ends: the entrants, the judge, and the probes of the peaks that they need."""
+    """Processes that run until the stack ends: the contestants, the reference, and the probes of the peaks."""
 
-    def __init__(self, stack: ExitStack, models: Models, entrants: Iterable[Entrant]) -> None:
-        entrants = list(entrants)
+    def __init__(self, stack: ExitStack, models: ExportedModels, contestants: Iterable[UnstartedContestant]) -> None:
+        contestants = list(contestants)
         self._classes = models.manifest.classes
-        self._precisions = {entrant.name: entrant.precision for entrant in entrants}
-        precisions = sorted({entrant.precision for entrant in entrants} - {""})
-        probes, _reasons = start(stack, [Entrant(precision, peak, (precision,)) for precision in precisions])
+        self._precisions = {contestant.name: contestant.precision for contestant in contestants}
+        precisions = sorted({contestant.precision for contestant in contestants} - {""})
+        probes, _reasons = start(
+            stack, [UnstartedContestant(precision, peak, (precision,)) for precision in precisions]
+        )
         self._probes = {probe.name: cast(OwnProcess, probe.play) for probe in probes}
-        self._judge = stack.enter_context(OwnProcess(Judge, models.checkpoint))
-        self._contestants, self._reasons = start(stack, entrants)
+        self._reference_answers = stack.enter_context(OwnProcess(ReferenceAnswers, models.checkpoint))
+        self._contestants, self._reasons = start(stack, contestants)
 
     def hold(
         self,
-        timed: Sequence[Batch],
+        timed: Sequence[ImageBatch],
         repetitions: int,
-        checked: Sequence[Batch] = (),
+        checked: Sequence[ImageBatch] = (),
         without: Collection[str] = (),
     ) -> Held:
-        """Times the contestants, except those named in `without`, and compares their answers with the judge's."""
-        wanted = [self._judge(batch) for batch in (*timed, *checked)]
+        """Times the contestants, except those named in `without`, and compares their answers with the reference."""
+        wanted = [self._reference_answers(batch) for batch in (*timed, *checked)]
         terms = Terms(effort=Effort(repetitions=repetitions), probes=self._probes, tolerant=True)
         contestants = [contestant for contestant in self._contestants if contestant.name not in without]
         contest = Contest(contestants, timed, terms, checked)

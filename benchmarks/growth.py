@@ -19,14 +19,14 @@ import numpy as np
 from benchmarks.agreement import AGREEMENT, COLUMNS
 from benchmarks.arena import Arena
 from benchmarks.many_images import images
-from benchmarks.models import Models, prepare
+from benchmarks.models import ExportedModels, prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import CPU_RUNTIMES, our_calls
 from benchmarks.report import OWN_PROCESSES, PEAK, SPREAD, Page, Table, canvas, counted, faster, spread
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.bench.batch_shape import BatchShape
-from vgg_deploy.bench.batches import Batch
-from vgg_deploy.bench.own_process import Entrant
+from vgg_deploy.bench.batches import ImageBatch
+from vgg_deploy.bench.own_process import UnstartedContestant
 from vgg_deploy.bench.peak import BFLOAT16
 from vgg_deploy.cores import usable_cores
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -46,25 +46,25 @@ THREADS_SIZE = BatchShape(1, 384, 512)
 class Subject:
     """One photo and the network in several files, and how long each measurement takes."""
 
-    models: Models
+    models: ExportedModels
     photo: Path
     repetitions: int
     turn_s: float
 
-    def batch(self, shape: BatchShape) -> Batch:
+    def batch(self, shape: BatchShape) -> ImageBatch:
         """The photo as a batch of one."""
         pixels = resize(decode(self.photo), shape.height, shape.width, self.models.manifest.rescaling)
-        return Batch(np.ascontiguousarray(pixels)[None], 1)
+        return ImageBatch(np.ascontiguousarray(pixels)[None], 1)
 
-    def ours(self, name: str, precision: str, path: Path, queued: int = 1, **options: Any) -> Entrant:
-        return Entrant(name, our_calls, (path, EngineOptions(**options), self.turn_s, queued), precision)
+    def ours(self, name: str, precision: str, path: Path, queued: int = 1, **options: Any) -> UnstartedContestant:
+        return UnstartedContestant(name, our_calls, (path, EngineOptions(**options), self.turn_s, queued), precision)
 
 
 def pixels(subject: Subject, sizes: Sequence[BatchShape], method: str) -> tuple[Table, Any]:
     """Time and share of the peak of one image by its size."""
     models = subject.models
     int8 = models.int8["tensorrt"]
-    entrants = [
+    contestants = [
         *(
             subject.ours(f"FP32 on {title}", FLOAT32, models.float32, runtime=runtime)
             for runtime, title in CPU_RUNTIMES.items()
@@ -78,7 +78,7 @@ def pixels(subject: Subject, sizes: Sequence[BatchShape], method: str) -> tuple[
     samples: dict[str, Any] = {}
     assert models.manifest.spec is not None
     with ExitStack() as stack:
-        arena = Arena(stack, models, entrants)
+        arena = Arena(stack, models, contestants)
         for shape in sizes:
             held, gflop = arena.hold([subject.batch(shape)], subject.repetitions), shape.gflop(models.manifest.spec)
             size = f"{shape.height}x{shape.width}"
@@ -111,8 +111,8 @@ def threads(subject: Subject, method: str) -> tuple[Table, Any]:
     engines["INT8 on OpenVINO"] = (models.int8["tensorrt"], "openvino")
     for name, (path, runtime) in engines.items():
         with ExitStack() as stack:
-            entrants = [subject.ours(str(count), "", path, runtime=runtime, threads=count) for count in counts]
-            held = Arena(stack, models, entrants).hold([batch], subject.repetitions)
+            contestants = [subject.ours(str(count), "", path, runtime=runtime, threads=count) for count in counts]
+            held = Arena(stack, models, contestants).hold([batch], subject.repetitions)
         if held.reasons:
             click.echo(f"{name} is not measured: {next(iter(held.reasons.values()))}", err=True)
             continue

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.agreement import COLUMNS, Judge, cells
+from benchmarks.agreement import COLUMNS, ReferenceAnswers, cells
 from benchmarks.report import Table
 from benchmarks.subject import random_checkpoint
 from vgg_deploy.bench.own_process import in_own_process
@@ -51,7 +51,7 @@ def _narrow(folder: Path, photos: Sequence[Path]) -> Narrow:
     save(checkpoint, weights.weights, weights.manifest)
     export(read(checkpoint), model, dynamic=True)
     protocol: Protocol = choose_protocol(weights.manifest, "dense", mirror=False, free_size=True).protocol
-    return Narrow(model, weights.manifest.classes, Judge(checkpoint)(photos, protocol))
+    return Narrow(model, weights.manifest.classes, ReferenceAnswers(checkpoint)(photos, protocol))
 
 
 _MEASURING = (

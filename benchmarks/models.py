@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.subject import Setup, network
+from benchmarks.subject import Setup, measured_network
 from vgg_deploy.bench.own_process import in_own_process
 from vgg_deploy.network.manifest import Manifest
 
@@ -16,7 +16,7 @@ CALIBRATION_IMAGES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class ExportedModels:
     """One network as files.
 
     Attributes:
@@ -34,13 +34,13 @@ class Models:
     int8: dict[str, Path]
 
 
-def prepare(folder: Path, setup: Setup, calibration: Sequence[Path] = ()) -> Models:
+def prepare(folder: Path, setup: Setup, calibration: Sequence[Path] = ()) -> ExportedModels:
     """Exports the measured network into `folder`, in a process of its own.
 
     Args:
         calibration: images; a sample of them gives the ranges of INT8. Measure on others. Empty: no INT8 file.
     """
-    models: Models = in_own_process(_export, folder, setup, list(calibration))
+    models: ExportedModels = in_own_process(_export, folder, setup, list(calibration))
     return models
 
 
@@ -49,7 +49,7 @@ def _silent(_what: str, _total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
-def _export(folder: Path, setup: Setup, calibration: list[Path]) -> Models:
+def _export(folder: Path, setup: Setup, calibration: list[Path]) -> ExportedModels:
     from engines import open_engine
     from export import export
     from export.int8 import Variants, calibrate
@@ -58,12 +58,12 @@ def _export(folder: Path, setup: Setup, calibration: list[Path]) -> Models:
     from vgg_deploy.network.precision import TARGETS
     from vgg_deploy.views.protocols import choose_protocol
 
-    measured = network(setup)
+    measured = measured_network(setup)
     checkpoint = measured.checkpoint()
     manifest, path = checkpoint.manifest, folder / "checkpoint.safetensors"
     assert manifest.spec is not None
     save(path, checkpoint.weights, manifest)
-    models = Models(measured.name, manifest, path, folder / "float32.onnx", {})
+    models = ExportedModels(measured.name, manifest, path, folder / "float32.onnx", {})
     export(checkpoint, models.float32, dynamic=True)
     if not calibration:
         return models

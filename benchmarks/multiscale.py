@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.agreement import Judge, cells
+from benchmarks.agreement import ReferenceAnswers, cells
 from benchmarks.models import prepare
-from benchmarks.multiscale_page import Extent, Measured, draw, large_table, prose, samples, small_table
+from benchmarks.multiscale_page import Extent, ProtocolMeasurements, draw, large_table, prose, samples, small_table
 from benchmarks.options import setup_options
 from benchmarks.programs import (
     BARE,
@@ -31,13 +31,13 @@ from benchmarks.report import Page
 from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.bench.contest import Contest, Terms
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.bench.own_process import Entrant, OwnProcess, start
+from vgg_deploy.bench.own_process import OwnProcess, UnstartedContestant, start
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.tensors import Floats
 
 
 def held(
-    entrants: Sequence[Entrant], terms: Terms, timed: Paths, checked: Paths = (), *, warm: bool = True
+    unstarted: Sequence[UnstartedContestant], terms: Terms, timed: Paths, checked: Paths = (), *, warm: bool = True
 ) -> tuple[Contest[Paths], dict[str, str]]:
     """A contest in fresh processes, and for each program that was not measured the reason.
 
@@ -47,7 +47,7 @@ def held(
         warm: whether warm passes follow the first ones.
     """
     with ExitStack() as stack:
-        contestants, reasons = start(stack, entrants)
+        contestants, reasons = start(stack, unstarted)
         contest = Contest(with_bare_loops(contestants), [timed], terms, [checked] if checked else [])
         contest.first_turns()
         click.echo("first passes: done", err=True)
@@ -102,20 +102,20 @@ def main(setup: Setup, **numbers: int) -> None:
         drawn = photos.draw(extent.count, (*checked, *many))
         models = prepare(folder, setup, drawn.calibration)
         all_programs, classes = programs(models), models.manifest.classes
-        entrants = [each.entrant(PROTOCOL) for each in all_programs]
+        unstarted = [each.contestant(PROTOCOL) for each in all_programs]
         terms = Terms(effort=Effort(repetitions=extent.repetitions), tolerant=True)
-        cold = [held(entrants, terms, drawn.measured, warm=False)[0] for _ in range(extent.first_passes - 1)]
-        warm, reasons = held(entrants, terms, drawn.measured, checked)
+        cold = [held(unstarted, terms, drawn.measured, warm=False)[0] for _ in range(extent.first_passes - 1)]
+        warm, reasons = held(unstarted, terms, drawn.measured, checked)
         # PyTorch eager takes long, and is in the other table.
-        entrants = [replace(each.entrant(LARGE), every=1) for each in all_programs if each.name != PYTORCH]
+        unstarted = [replace(each.contestant(LARGE), every=1) for each in all_programs if each.name != PYTORCH]
         large_terms = replace(terms, effort=Effort(repetitions=extent.large_repetitions))
-        large, large_reasons = held(entrants, large_terms, many)
-        with OwnProcess(Judge, models.checkpoint) as judge:
-            wanted = [judge(paths, PROTOCOL) for paths in (drawn.measured, checked) if paths]
-            wanted_large = [judge(many[:CHECKED], LARGE)]
-    small_measured = Measured(first_passes([*cold, warm]), warm, agreements(warm, wanted, classes), reasons)
+        large, large_reasons = held(unstarted, large_terms, many)
+        with OwnProcess(ReferenceAnswers, models.checkpoint) as reference_answers:
+            wanted = [reference_answers(paths, PROTOCOL) for paths in (drawn.measured, checked) if paths]
+            wanted_large = [reference_answers(many[:CHECKED], LARGE)]
+    small_measured = ProtocolMeasurements(first_passes([*cold, warm]), warm, agreements(warm, wanted, classes), reasons)
     large_agreement = agreements(large, wanted_large, classes)
-    large_measured = Measured(first_passes([large]), large, large_agreement, large_reasons)
+    large_measured = ProtocolMeasurements(first_passes([large]), large, large_agreement, large_reasons)
     images = drawn.name, photos.described(len(many))
     methods, details = prose(models.name, images, extent, len(checked))
     page = Page(

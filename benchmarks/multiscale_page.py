@@ -20,12 +20,12 @@ from benchmarks.programs import (
     Program,
 )
 from benchmarks.report import OWN_PROCESSES, SPREAD, Table, canvas, counted, faster, spread
-from vgg_deploy.bench.contest import Contest, Record
+from vgg_deploy.bench.contest import Contest, ContestRecord
 from vgg_deploy.bench.timing import Ratio
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ProtocolMeasurements:
     """What was measured under one protocol.
 
     Attributes:
@@ -40,11 +40,11 @@ class Measured:
     agreement: dict[str, tuple[str, str]]
     reasons: dict[str, str]
 
-    def warm(self, name: str) -> Record[Paths]:
+    def warm(self, name: str) -> ContestRecord[Paths]:
         return self.contest[name]
 
 
-def small_table(all_programs: Sequence[Program], measured: Measured, method: str) -> Table:
+def small_table(all_programs: Sequence[Program], measured: ProtocolMeasurements, method: str) -> Table:
     """First and warm passes of each program, beside PyTorch eager, the straightforward program and the bare loop."""
     columns = (
         "program",
@@ -77,7 +77,7 @@ def small_table(all_programs: Sequence[Program], measured: Measured, method: str
     return result
 
 
-def large_table(all_programs: Sequence[Program], measured: Measured, method: str) -> Table:
+def large_table(all_programs: Sequence[Program], measured: ProtocolMeasurements, method: str) -> Table:
     """Passes over photos of many sizes: speed, and how many cores were busy."""
     columns = (
         "program",
@@ -106,11 +106,11 @@ def large_table(all_programs: Sequence[Program], measured: Measured, method: str
     return result
 
 
-def _not_measured(each: Program, measured: Measured, columns: int) -> tuple[str, ...]:
+def _not_measured(each: Program, measured: ProtocolMeasurements, columns: int) -> tuple[str, ...]:
     return each.name, f"not measured: {measured.reasons.get(each.name, '')}", *("-",) * (columns - 4), *NOTHING
 
 
-def draw(all_programs: Sequence[Program], measured: Measured) -> Any:
+def draw(all_programs: Sequence[Program], measured: ProtocolMeasurements) -> Any:
     """Bars of warm images/s with PyTorch's multiple, and a mark at the speed of the first pass."""
     with canvas(height=3.8) as (drawing, (panel,)):
         shown = [each for each in reversed(all_programs) if each.name in measured.agreement]
@@ -128,7 +128,7 @@ def draw(all_programs: Sequence[Program], measured: Measured) -> Any:
         return drawing
 
 
-def samples(all_programs: Sequence[Program], measured: Measured, count: int) -> dict[str, Any]:
+def samples(all_programs: Sequence[Program], measured: ProtocolMeasurements, count: int) -> dict[str, Any]:
     """Seconds of each pass, warm ones by repetition, and cores busy in them."""
     result: dict[str, Any] = {}
     for each in all_programs:

@@ -10,7 +10,7 @@ import numpy as np
 
 from engines import RUNTIMES, open_engine, open_with
 from vgg_deploy.bench.peak import PeakProbe, open_best_probe
-from vgg_deploy.bench.result import run_of
+from vgg_deploy.bench.result import forward_of
 from vgg_deploy.bench.timing import Stopwatch
 from vgg_deploy.bench.turns import Calls, Turn, timed_pass
 from vgg_deploy.errors import UsageError
@@ -41,7 +41,7 @@ def opened(path: Path, options: EngineOptions) -> Engine:
 def our_calls(path: Path, options: EngineOptions, least_s: float, queued: int = 1) -> Calls:
     """Calls of one of our engines, as many at once as it computes side by side; see `Calls`."""
     engine = opened(path, options)
-    return Calls(run_of(engine), at_once=engine.info.concurrency, queued=queued, least_s=least_s)
+    return Calls(forward_of(engine), at_once=engine.info.concurrency, queued=queued, least_s=least_s)
 
 
 def peak(precision: str) -> PeakProbe:
@@ -57,7 +57,7 @@ def peak(precision: str) -> PeakProbe:
     return probe
 
 
-class _Recording(ContextManaged):
+class _BatchRecorder(ContextManaged):
     """An engine that keeps its batches and answers, so that a bare loop can run the same batches."""
 
     def __init__(self, engine: Engine) -> None:
@@ -73,7 +73,7 @@ class _Recording(ContextManaged):
         return scores
 
 
-class Stream:
+class EnginePasses:
     """Passes of one of our engines over image files, from the first file to the last answer.
 
     The first pass over some files keeps the batches. With `bare`, a later turn runs only these, as many at once as the
@@ -95,9 +95,9 @@ class Stream:
             assert batches is not None
             # The pass that kept the batches has just run them.
             return Turn(len(paths), (float("nan"),)) if once else self._bare(batches, len(paths))
-        engine = _Recording(self._engine) if batches is None else self._engine
+        engine = _BatchRecorder(self._engine) if batches is None else self._engine
         turn = timed_pass(engine, paths, self._protocol)
-        if isinstance(engine, _Recording):
+        if isinstance(engine, _BatchRecorder):
             self._batches[tuple(paths)] = engine.batches
         if turn.failures:
             raise ValueError(turn.failures[0])

@@ -18,13 +18,13 @@ import numpy as np
 
 from benchmarks.agreement import AGREEMENT, COLUMNS
 from benchmarks.arena import Arena
-from benchmarks.models import Models, prepare
+from benchmarks.models import ExportedModels, prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import CPU_RUNTIMES, our_calls
 from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, faster, spread
 from benchmarks.subject import Setup, pictures
-from vgg_deploy.bench.batches import Batch
-from vgg_deploy.bench.own_process import Entrant
+from vgg_deploy.bench.batches import ImageBatch
+from vgg_deploy.bench.own_process import UnstartedContestant
 from vgg_deploy.bench.timing import Ratio
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.views.images import decode, rescale
@@ -33,14 +33,14 @@ SCALE = 256
 INT8_RUNTIMES = ("onnxruntime", "openvino")
 
 
-def entrants(models: Models) -> list[Entrant]:
+def contestants(models: ExportedModels) -> list[UnstartedContestant]:
     """Each file in each runtime."""
     files = {("FP32", runtime): models.float32 for runtime in CPU_RUNTIMES}
     files |= {
         (f"INT8 for {target}", runtime): path for target, path in models.int8.items() for runtime in INT8_RUNTIMES
     }
     return [
-        Entrant(f"{file} in {runtime}", our_calls, (path, EngineOptions(runtime=runtime), 0.0))
+        UnstartedContestant(f"{file} in {runtime}", our_calls, (path, EngineOptions(runtime=runtime), 0.0))
         for (file, runtime), path in files.items()
     ]
 
@@ -67,8 +67,8 @@ def main(setup: Setup, repetitions: int, count: int) -> None:
         models = prepare(folder, setup, drawn.calibration)
         rescaling = models.manifest.rescaling
         views = [rescale(decode(path), SCALE, rescaling) for path in drawn.measured]
-        batches = [Batch(np.ascontiguousarray(view)[None], 1) for view in views]
-        held = Arena(stack, models, entrants(models)).hold(batches, repetitions * len(batches))
+        batches = [ImageBatch(np.ascontiguousarray(view)[None], 1) for view in views]
+        held = Arena(stack, models, contestants(models)).hold(batches, repetitions * len(batches))
 
     def milliseconds(name: str) -> list[float]:
         """The median over the images, in each repetition."""

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.agreement import AGREEMENT, COLUMNS, NOTHING, Judge, cells
+from benchmarks.agreement import AGREEMENT, COLUMNS, NOTHING, ReferenceAnswers, cells
 from benchmarks.models import prepare
 from benchmarks.options import setup_options
 from benchmarks.report import SPREAD, Page, Table, counted, spread
@@ -211,8 +211,8 @@ def main(setup: Setup, repetitions: int) -> None:
         (image,) = drawn.measured
         models = prepare(folder, setup, drawn.calibration)
         scale = models.manifest.train_scale.middle
-        with OwnProcess(Judge, models.checkpoint) as judge:
-            wanted = judge([image], Protocol("dense", (scale,), None, False))
+        with OwnProcess(ReferenceAnswers, models.checkpoint) as reference_answers:
+            wanted = reference_answers([image], Protocol("dense", (scale,), None, False))
         method, details = prose(models.name, drawn.name, scale, 1 if setup.quick else repetitions)
         table = Table("", method, ("what", "time", "times the bare script's", "aim", *COLUMNS))
         samples: dict[str, list[float]] = {}

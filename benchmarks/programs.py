@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.models import Models
-from benchmarks.ours import CPU_RUNTIMES, Stream
+from benchmarks.models import ExportedModels
+from benchmarks.ours import CPU_RUNTIMES, EnginePasses
 from benchmarks.straightforward import onnxruntime_session, openvino_model, program, pytorch
 from vgg_deploy.bench.contest import Contestant
-from vgg_deploy.bench.own_process import Entrant, OwnProcess
+from vgg_deploy.bench.own_process import OwnProcess, UnstartedContestant
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.views.protocols import Protocol
 
@@ -49,7 +49,7 @@ class Program:
 
     @property
     def ours(self) -> bool:
-        return self.make is Stream
+        return self.make is EnginePasses
 
     @property
     def straightforward(self) -> str:
@@ -63,13 +63,15 @@ class Program:
     def name(self) -> str:
         return f"vgg-deploy {self.precision} on {self.runtime}" if self.ours else self.straightforward
 
-    def entrant(self, protocol: Protocol) -> Entrant:
+    def contestant(self, protocol: Protocol) -> UnstartedContestant:
         every = EVERY.get(self.name, EVERY.get(self.precision, 1))
         last = protocol if self.ours else protocol.scales
-        return Entrant(self.name, self.make, (*self.arguments, last), group=self.straightforward, every=every)
+        return UnstartedContestant(
+            self.name, self.make, (*self.arguments, last), group=self.straightforward, every=every
+        )
 
 
-def programs(models: Models) -> list[Program]:
+def programs(models: ExportedModels) -> list[Program]:
     """The programs. The others are compared with the first."""
     network, tensorrt, onnxruntime = models.float32, models.int8["tensorrt"], models.int8["onnxruntime"]
 
@@ -78,7 +80,7 @@ def programs(models: Models) -> list[Program]:
 
     def own(runtime: str, precision: str, path: Path, allow_bf16: bool = False) -> Program:
         options = EngineOptions(runtime=runtime, requests=None, allow_bf16=allow_bf16)
-        return Program(CPU_RUNTIMES[runtime], precision, Stream, (path, options))
+        return Program(CPU_RUNTIMES[runtime], precision, EnginePasses, (path, options))
 
     ort, ov = CPU_RUNTIMES["onnxruntime"], CPU_RUNTIMES["openvino"]
     return [

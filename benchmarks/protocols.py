@@ -15,15 +15,15 @@ from typing import Any
 
 import click
 
-from benchmarks.agreement import AGREEMENT, COLUMNS, Judge, cells
-from benchmarks.models import Models, prepare
+from benchmarks.agreement import AGREEMENT, COLUMNS, ReferenceAnswers, cells
+from benchmarks.models import ExportedModels, prepare
 from benchmarks.options import setup_options
-from benchmarks.ours import Stream
+from benchmarks.ours import EnginePasses
 from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, canvas, counted, spread
-from benchmarks.subject import Setup, network, pictures
-from vgg_deploy.bench.contest import Contest, Record, Terms
+from benchmarks.subject import Setup, measured_network, pictures
+from vgg_deploy.bench.contest import Contest, ContestRecord, Terms
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.bench.own_process import Entrant, OwnProcess, in_own_process, start
+from vgg_deploy.bench.own_process import OwnProcess, UnstartedContestant, in_own_process, start
 from vgg_deploy.evaluation.error_rates import NOMINAL_SIZE, ErrorRates, error_rates, evaluate, label_by_folder
 from vgg_deploy.evaluation.fusion import fused
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -48,7 +48,7 @@ class Tested:
     """
 
     protocol: Protocol
-    record: Record[Sequence[Path]]
+    record: ContestRecord[Sequence[Path]]
     agreement: tuple[str, str]
     accuracy: ErrorRates | None = None
 
@@ -66,13 +66,13 @@ class Tested:
 def right_answers(protocols: dict[str, Protocol], paths: list[Path], checkpoint: Path) -> dict[str, Floats]:
     """Right posteriors [images, classes] by protocol; of crops, which take PyTorch long, of the first images."""
     few, wanted = paths[:CROPS_CHECKED], dict[str, Floats]()
-    with OwnProcess(Judge, checkpoint) as judge:
+    with OwnProcess(ReferenceAnswers, checkpoint) as reference_answers:
         for name, protocol in protocols.items():
             known = [wanted[part.name][: len(few)] for part in protocol.parts if part.name in wanted]
             if len(known) > 1:  # the mean of two tests that are done
                 wanted[name] = fused(known)
             else:
-                wanted[name] = judge(few if name.endswith("-crop") else paths, protocol)
+                wanted[name] = reference_answers(few if name.endswith("-crop") else paths, protocol)
             click.echo(f"{name}: compared", err=True)
     return wanted
 
@@ -99,7 +99,7 @@ def _accuracy(
     return {name: error_rates(rows, sample.truth) for name, rows in posteriors.items()}
 
 
-def table(tests: dict[str, Tested], models: Models, method: str) -> Table:
+def table(tests: dict[str, Tested], models: ExportedModels, method: str) -> Table:
     """A row for each protocol."""
     columns = ("test", "Q", "views", "GMACs an image", f"times {BASE}", "ms an image", f"times {BASE}")
     result = Table("", method, (*columns, *COLUMNS, "top-1 error", "top-5 error"))
@@ -179,9 +179,11 @@ def main(setup: Setup, count: int, repetitions: int, limit: int) -> None:
         models = prepare(folder, setup, drawn.calibration)
         model, options = models.int8["tensorrt"], EngineOptions(runtime="openvino", requests=None)
         protocols = {each: choose_protocol(models.manifest, each, free_size=True).protocol for each in NAMES}
-        entrants = [Entrant(each, Stream, (model, options, protocol)) for each, protocol in protocols.items()]
+        unstarted = [
+            UnstartedContestant(each, EnginePasses, (model, options, protocol)) for each, protocol in protocols.items()
+        ]
         with ExitStack() as stack:
-            contestants, reasons = start(stack, entrants)
+            contestants, reasons = start(stack, unstarted)
             if reasons:
                 raise click.ClickException(next(iter(reasons.values())))
             contest = Contest(contestants, [paths], Terms(effort=Effort(repetitions=repetitions)))
@@ -191,7 +193,7 @@ def main(setup: Setup, count: int, repetitions: int, limit: int) -> None:
             each: Tested(protocol, contest[each], cells(contest[each].parity([wanted[each]], models.manifest.classes)))
             for each, protocol in protocols.items()
         }
-        labelled = network(setup).labelled
+        labelled = measured_network(setup).labelled
         if labelled is not None:
             rates = in_own_process(_accuracy, model, labelled, limit, protocols, drawn.calibration)
             for each, accuracy in rates.items():

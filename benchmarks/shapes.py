@@ -15,15 +15,15 @@ import numpy as np
 
 from benchmarks.agreement import AGREEMENT, COLUMNS
 from benchmarks.arena import Arena, Held
-from benchmarks.models import Models, prepare
+from benchmarks.models import ExportedModels, prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import our_calls
 from benchmarks.report import OWN_PROCESSES, SPREAD, Page, Table, counted, faster, spread, verdict
 from benchmarks.straightforward import bare_calls, onnxruntime_session, openvino_model
 from benchmarks.subject import Setup, pictures
 from vgg_deploy.bench.batch_shape import BatchShape
-from vgg_deploy.bench.batches import Batch
-from vgg_deploy.bench.own_process import Entrant
+from vgg_deploy.bench.batches import ImageBatch
+from vgg_deploy.bench.own_process import UnstartedContestant
 from vgg_deploy.bench.timing import Ratio
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.tensors import Images
@@ -49,14 +49,14 @@ WORST = (
 )
 
 
-def entrants(models: Models, turn_s: float) -> list[Entrant]:
+def contestants(models: ExportedModels, turn_s: float) -> list[UnstartedContestant]:
     """The bare runtime and ours, in pairs, in the same precision on the same file."""
     network, tensorrt, onnxruntime = models.float32, models.int8["tensorrt"], models.int8["onnxruntime"]
 
-    def pair(title: str, bare: tuple[Any, ...], path: Path, **options: Any) -> list[Entrant]:
+    def pair(title: str, bare: tuple[Any, ...], path: Path, **options: Any) -> list[UnstartedContestant]:
         return [
-            Entrant(f"{title}, bare", bare_calls, (bare[0], bare[1:], turn_s), group=title),
-            Entrant(f"{title}, ours", our_calls, (path, EngineOptions(**options), turn_s), group=title),
+            UnstartedContestant(f"{title}, bare", bare_calls, (bare[0], bare[1:], turn_s), group=title),
+            UnstartedContestant(f"{title}, ours", our_calls, (path, EngineOptions(**options), turn_s), group=title),
         ]
 
     f32, bf16 = (openvino_model, network, "f32"), (openvino_model, network, "bf16")
@@ -69,11 +69,11 @@ def entrants(models: Models, turn_s: float) -> list[Entrant]:
     ]
 
 
-def _batch(photo: Images, shape: BatchShape, models: Models) -> Batch:
+def _batch(photo: Images, shape: BatchShape, models: ExportedModels) -> ImageBatch:
     """One view, or a view and its mirror, as the dense test makes them."""
     view = resize(photo, shape.height, shape.width, models.manifest.rescaling)
     images = np.stack([view, mirrored(view)][: shape.images])  # [1 or 2, height, width, 3]
-    return Batch(images, shape.images)
+    return ImageBatch(images, shape.images)
 
 
 def prose(network: str, images: str, repetitions: int) -> tuple[str, list[str]]:
@@ -99,7 +99,7 @@ def main(setup: Setup, repetitions: int) -> None:
         drawn = pictures(setup, folder).draw(1)
         models = prepare(folder, setup, drawn.calibration)
         photo = decode(drawn.measured[0])
-        arena = Arena(stack, models, entrants(models, turn_s))
+        arena = Arena(stack, models, contestants(models, turn_s))
         for shape in SHAPES:
             contests[shape] = arena.hold([_batch(photo, shape, models)], repetitions)
     method, details = prose(models.name, drawn.name, repetitions)

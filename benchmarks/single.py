@@ -16,7 +16,7 @@ import click
 
 from benchmarks.agreement import AGREEMENT, COLUMNS, NOTHING
 from benchmarks.arena import Arena, Held
-from benchmarks.models import Models, prepare
+from benchmarks.models import ExportedModels, prepare
 from benchmarks.options import setup_options
 from benchmarks.ours import CPU_RUNTIMES, our_calls
 from benchmarks.report import OWN_PROCESSES, PEAK, SPREAD, Page, Table, canvas, counted, faster, spread
@@ -24,7 +24,7 @@ from benchmarks.straightforward import bare_calls, onnxruntime_session, openvino
 from benchmarks.subject import Setup, pictures, verification
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.batches import batches_of
-from vgg_deploy.bench.own_process import Entrant
+from vgg_deploy.bench.own_process import UnstartedContestant
 from vgg_deploy.bench.peak import BFLOAT16
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.precision import FLOAT32, INT8
@@ -44,15 +44,15 @@ PYTORCH = "PyTorch eager"
 FC_FORM = "torchvision's vgg16, FC form"  # accepts only the crop
 
 
-def entrants(models: Models, turn_s: float) -> list[Entrant]:
+def contestants(models: ExportedModels, turn_s: float) -> list[UnstartedContestant]:
     """The contestants. The others are compared with the first."""
     network, int8 = models.float32, models.int8["tensorrt"]
 
-    def bare(name: str, precision: str, make: Any, *arguments: Any) -> Entrant:
-        return Entrant(name, bare_calls, (make, arguments, turn_s), precision)
+    def bare(name: str, precision: str, make: Any, *arguments: Any) -> UnstartedContestant:
+        return UnstartedContestant(name, bare_calls, (make, arguments, turn_s), precision)
 
-    def ours(name: str, precision: str, path: Path, **options: Any) -> Entrant:
-        return Entrant(f"vgg-deploy {name}", our_calls, (path, EngineOptions(**options), turn_s), precision)
+    def ours(name: str, precision: str, path: Path, **options: Any) -> UnstartedContestant:
+        return UnstartedContestant(f"vgg-deploy {name}", our_calls, (path, EngineOptions(**options), turn_s), precision)
 
     return [
         bare(PYTORCH, FLOAT32, pytorch, models.checkpoint),
@@ -67,12 +67,14 @@ def entrants(models: Models, turn_s: float) -> list[Entrant]:
     ]
 
 
-def table(shape: BatchShape, held: Held, all_entrants: Sequence[Entrant], method: str, spec: NetworkSpec) -> Table:
+def table(
+    shape: BatchShape, held: Held, unstarted: Sequence[UnstartedContestant], method: str, spec: NetworkSpec
+) -> Table:
     """The figures at one shape."""
     columns = ("contestant", "ms", "images/s", f"times {PYTORCH}", "GFLOP/s", "share of the peak", *COLUMNS)
     result = Table(f"{shape.images} x {shape.height} x {shape.width}", method, columns)
     gflop = shape.gflop(spec) / shape.images
-    for name in (entrant.name for entrant in all_entrants):
+    for name in (contestant.name for contestant in unstarted):
         if name not in held.agreement:
             why = held.reasons.get(name, "accepts only images of 224x224")
             result.rows.append((name, f"not measured: {why}", *("-",) * 4, *NOTHING))
@@ -135,8 +137,8 @@ def main(setup: Setup, repetitions: int) -> None:
         more = verification(setup, max(shapes.values()))
         drawn = pictures(setup, folder).draw(max(shape.images for shape in shapes), more)
         models = prepare(folder, setup, drawn.calibration)
-        all_entrants, rescaling = entrants(models, turn_s), models.manifest.rescaling
-        arena = Arena(stack, models, all_entrants)
+        unstarted, rescaling = contestants(models, turn_s), models.manifest.rescaling
+        arena = Arena(stack, models, unstarted)
         timed, labelled = ([decode(path) for path in paths] for paths in (drawn.measured, more))
         for shape, count in shapes.items():
             contests[shape] = arena.hold(
@@ -154,7 +156,7 @@ def main(setup: Setup, repetitions: int) -> None:
         name="single",
         title="One batch at a time",
         tables=[
-            table(shape, held, all_entrants, text, models.manifest.spec)
+            table(shape, held, unstarted, text, models.manifest.spec)
             for (shape, held), text in zip(contests.items(), methods, strict=True)
         ],
         details=details,

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vgg_deploy.bench.timing import Stopwatch
-from vgg_deploy.bench.turns import Calls, Run, Turn
+from vgg_deploy.bench.turns import Calls, Forward, Turn
 from vgg_deploy.network.tensors import Floats, Images
 
 
-def pytorch(checkpoint: Path, compiled: bool = False) -> Run:
+def pytorch(checkpoint: Path, compiled: bool = False) -> Forward:
     """PyTorch eager in FP32, the FC layers as convolutions; with `compiled`, through torch.compile."""
     import torch
 
@@ -41,7 +41,7 @@ def pytorch(checkpoint: Path, compiled: bool = False) -> Run:
     return run
 
 
-def torchvision_vgg16(checkpoint: Path) -> Run:
+def torchvision_vgg16(checkpoint: Path) -> Forward:
     """torchvision's vgg16 in PyTorch eager, with our weights and widths. Its FC layers accept only the crop."""
     import torch
     from torch import nn
@@ -72,7 +72,7 @@ def torchvision_vgg16(checkpoint: Path) -> Run:
     return run
 
 
-def onnxruntime_session(model: Path) -> Run:
+def onnxruntime_session(model: Path) -> Forward:
     """A bare session of ONNX Runtime with its defaults."""
     import onnxruntime
 
@@ -84,7 +84,7 @@ def onnxruntime_session(model: Path) -> Run:
     return run
 
 
-def openvino_model(model: Path, precision: str | None) -> Run:
+def openvino_model(model: Path, precision: str | None) -> Forward:
     """A bare compiled model of OpenVINO with its defaults, except for the precision of floating point, f32 or bf16.
 
     None: its default for that too. It then computes in BF16 on CPUs that can, without a message.
@@ -103,7 +103,7 @@ def openvino_model(model: Path, precision: str | None) -> Run:
     return run
 
 
-def answer(run: Run, path: Path, scales: Sequence[int]) -> Floats:
+def answer(run: Forward, path: Path, scales: Sequence[int]) -> Floats:
     """The multi-scale dense test of one image: rescaled to each Q, scored with its mirror, and averaged."""
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file).convert("RGB")
@@ -116,13 +116,13 @@ def answer(run: Run, path: Path, scales: Sequence[int]) -> Floats:
     return np.asarray(np.concatenate(posteriors).mean(axis=0))
 
 
-def bare_calls(make: Callable[..., Run], arguments: Sequence[object], least_s: float) -> Calls:
+def bare_calls(make: Callable[..., Forward], arguments: Sequence[object], least_s: float) -> Calls:
     """Calls of a bare runtime, one at a time; see `Calls`."""
     return Calls(make(*arguments), least_s=least_s)
 
 
 def program(
-    make: Callable[..., Run], arguments: Sequence[object], scales: Sequence[int]
+    make: Callable[..., Forward], arguments: Sequence[object], scales: Sequence[int]
 ) -> Callable[[Sequence[Path], bool], Turn]:
     """Passes over image files, from the first file to the last answer, one image after the other."""
     run = make(*arguments)

@@ -55,7 +55,7 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class MeasuredNetwork:
     """A network.
 
     Attributes:
@@ -69,18 +69,18 @@ class Network:
     labelled: Path | None = None
 
 
-def network(setup: Setup) -> Network:
+def measured_network(setup: Setup) -> MeasuredNetwork:
     """The requested checkpoint, the VGG-16 of the data folder, or one of random weights, which costs the same."""
     data = setup.data
     if setup.width_divisor == 1 and setup.weights is not None:
         path = setup.weights
-        return Network(lambda: _read(path, None), path.name)
+        return MeasuredNetwork(lambda: _read(path, None), path.name)
     if setup.width_divisor == 1 and data is not None:
         path, labels = data / "vgg16_imagenette_fp16.safetensors", data / "imagenette_labels.txt"
-        return Network(lambda: _read(path, labels), path.name, data / "imagenette" / "val")
+        return MeasuredNetwork(lambda: _read(path, labels), path.name, data / "imagenette" / "val")
     spec = NetworkSpec("D", width_divisor=setup.width_divisor, fc_width=4096 // setup.width_divisor)
     width = "" if setup.width_divisor == 1 else f", width / {setup.width_divisor}"
-    return Network(lambda: random_checkpoint(spec), f"VGG-16 of random weights{width}")
+    return MeasuredNetwork(lambda: random_checkpoint(spec), f"VGG-16 of random weights{width}")
 
 
 def _read(path: Path, labels: Path | None) -> Checkpoint:
@@ -106,7 +106,7 @@ def random_checkpoint(spec: NetworkSpec) -> Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class ImageCollection:
     """Image files, and what they are in the plural, such as "photographs of photos/"."""
 
     paths: list[Path]
@@ -162,16 +162,16 @@ class Drawn:
     name: str
 
 
-def pictures(setup: Setup, folder: Path) -> Pictures:
+def pictures(setup: Setup, folder: Path) -> ImageCollection:
     """The requested images, the photos of the data folder, or, with a message, pictures generated in `folder`."""
     images = setup.images or (setup.data and setup.data / "photos")
     if images is not None:
-        return Pictures(list(find_images([str(images)])), f"photographs of {images.resolve().name}/")
+        return ImageCollection(list(find_images([str(images)])), f"photographs of {images.resolve().name}/")
     click.echo(
         f"no {BESIDE.parent.name}/{BESIDE.name}, no {DATA_VARIABLE} and no --images: measuring on generated pictures",
         err=True,
     )
-    return Pictures(generated_pictures(folder / "pictures"), "generated pictures (noise and scanned digits)")
+    return ImageCollection(generated_pictures(folder / "pictures"), "generated pictures (noise and scanned digits)")
 
 
 def verification(setup: Setup, count: int) -> list[Path]:
@@ -179,8 +179,8 @@ def verification(setup: Setup, count: int) -> list[Path]:
 
     A network is sure of its own classes, so that agreement means more on them.
     """
-    folder = network(setup).labelled
-    return [] if folder is None or count == 0 else Pictures(list(find_images([str(folder)])), "").spread(count)
+    folder = measured_network(setup).labelled
+    return [] if folder is None or count == 0 else ImageCollection(list(find_images([str(folder)])), "").spread(count)
 
 
 def generated_pictures(folder: Path) -> list[Path]:

@@ -131,7 +131,7 @@ def _divergence_at(counts: npt.NDArray[np.int64], bins: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredRanges:
     """What calibration measured.
 
     Attributes:
@@ -143,7 +143,7 @@ class Measured:
     largest: Mapping[str, float]
 
 
-def measure(run: Callable[[Images], Scores], views: Iterable[Images], method: str) -> Measured:
+def measure(run: Callable[[Images], Scores], views: Iterable[Images], method: str) -> MeasuredRanges:
     """Runs a graph with the outputs of `observe` over views.
 
     Args:
@@ -165,7 +165,7 @@ def measure(run: Callable[[Images], Scores], views: Iterable[Images], method: st
     inputs = {name.removesuffix(_INPUT): values for name, values in statistics.items() if name.endswith(_INPUT)}
     spans = {name: _span(values, method) for name, values in inputs.items()}
     largest = {name: max(values.largest) for name, values in statistics.items() if not name.endswith(_INPUT)}
-    return Measured(spans, largest)
+    return MeasuredRanges(spans, largest)
 
 
 def _span(values: Extremes, method: str) -> Span:

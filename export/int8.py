@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.calibrate import Measured, measure, observe
+from export.calibrate import MeasuredRanges, measure, observe
 from export.exporter import exported_manifest, write_model
 from export.graph import build_graph
-from export.sample import Sample
+from export.sample import ImageSample
 from train.network.checkpoint import Checkpoint
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.files import Source
@@ -80,8 +80,8 @@ class Calibration:
     """
 
     spec: NetworkSpec
-    measured: Measured
-    sample: Sample
+    measured: MeasuredRanges
+    sample: ImageSample
     images: tuple[Source, ...]
     method: str
     target: str
@@ -108,7 +108,7 @@ class Calibration:
         )
 
 
-def calibrate(variants: Variants, sample: Sample, method: str, target: str, progress: Progress) -> Calibration:
+def calibrate(variants: Variants, sample: ImageSample, method: str, target: str, progress: Progress) -> Calibration:
     """Measures the ranges of a checkpoint on real images.
 
     Args:

@@ -18,7 +18,7 @@ from vgg_deploy.views.protocols import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ImageSample:
     """Images, and how views are made from each.
 
     Attributes:
@@ -53,7 +53,7 @@ def draw(
     rescaling: Rescaling,
     refused: Callable[[Path, str], None],
     progress: Callable[[], None] = lambda: None,
-) -> Sample:
+) -> ImageSample:
     """Draws a seeded sample of `count` images that can be read and viewed, or fewer if there are not enough.
 
     Args:
@@ -79,4 +79,4 @@ def draw(
         progress()
     if not chosen:
         raise UsageError(f"none of the {len(shuffled)} images can be read, so ranges cannot be measured")
-    return Sample(tuple(chosen), protocol, rescaling)
+    return ImageSample(tuple(chosen), protocol, rescaling)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.int8 import Calibration, Progress, Variants
-from export.sample import Sample
+from export.sample import ImageSample
 from vgg_deploy.errors import UsageError, VGGDeployError
 from vgg_deploy.evaluation.error_rates import label_by_folder as by_folders
 from vgg_deploy.evaluation.parity import NamedView, posteriors
@@ -88,7 +88,7 @@ class HeldOut:
     truth: npt.NDArray[np.int64] | None
 
     @staticmethod
-    def of(sample: Sample, manifest: Manifest, *, labelled: bool) -> HeldOut:
+    def of(sample: ImageSample, manifest: Manifest, *, labelled: bool) -> HeldOut:
         """Reads a sample whose protocol has a single view.
 
         Raises:
@@ -99,7 +99,7 @@ class HeldOut:
         return HeldOut(tuple(views), truth)
 
 
-class Judge:
+class Int8Trials:
     """Compares networks with some layers in INT8 with the same network in FP32.
 
     Args:

@@ -63,7 +63,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
+class ComparisonViews:
     """The views on which engines are compared: whole images at several sizes, and crops for engines of a fixed size.
 
     Attributes:
@@ -77,7 +77,7 @@ class Views:
     unreadable: tuple[str, ...]
 
 
-def read_views(paths: Iterable[Path], manifest: Manifest) -> Views:
+def read_views(paths: Iterable[Path], manifest: Manifest) -> ComparisonViews:
     """Rescales each image to several sizes, as inference does.
 
     Raises:
@@ -101,7 +101,7 @@ def read_views(paths: Iterable[Path], manifest: Manifest) -> Views:
         whole.extend(NamedView(f"{path.name} {view.shape[1]}x{view.shape[0]}", view) for view in views)
     if not crops:
         raise UsageError("none of the images can be read: " + "; ".join(unreadable[:3]))
-    return Views(tuple(whole), tuple(crops), tuple(unreadable))
+    return ComparisonViews(tuple(whole), tuple(crops), tuple(unreadable))
 
 
 class Verification:
@@ -122,7 +122,7 @@ class Verification:
         self,
         reference: Engine,
         name: str,
-        views: Views,
+        views: ComparisonViews,
         open_engine: OpenEngine,
         open_rounding: OpenEngine,
         open_activations: Callable[[], Engine],
@@ -270,7 +270,7 @@ def rounded_too(path: Path, manifest: Manifest) -> bool:
     return manifest.precision.arithmetic == "float16" and path.suffix not in PLAN_SUFFIXES
 
 
-def views_needed(manifests: Mapping[Path, Manifest], views: Views, *, forms: bool) -> int:
+def views_needed(manifests: Mapping[Path, Manifest], views: ComparisonViews, *, forms: bool) -> int:
     """The number of views that verifying these files runs, for the progress bar."""
     runs = sum(1 + rounded_too(path, manifest) for path, manifest in manifests.items())
     return (runs + 1) * len(views.whole) + (2 * len(views.crops) if forms else 0)

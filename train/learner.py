@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from train.compute.execution import Execution
-from train.data.loader import WORKER_DIED, Batch, worker_error
+from train.data.loader import WORKER_DIED, BatchShare, worker_error
 from train.network.dropout import masks
 from train.network.model import VGG
 from train.network.reference import normalize
@@ -53,7 +53,7 @@ class Learner:
         training: nn.Module = self._parallel or self._network
         self._training = torch.compile(training) if execution.compiled else training
 
-    def step(self, batch: Batch, epoch: int, learning_rate: float) -> Tensor:
+    def step(self, batch: BatchShare, epoch: int, learning_rate: float) -> Tensor:
         """One step of SGD over the batch of all processes.
 
         Returns float64 [3] on the device, over this process's images: the sum of cross-entropies, the number of images
@@ -77,7 +77,7 @@ class Learner:
         self._optimizer.step()
         return sums
 
-    def _forward(self, batch: Batch, part: slice, epoch: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _forward(self, batch: BatchShare, part: slice, epoch: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         device, recipe = self._execution.device, self._recipe
         images, targets = self._images(batch, part), batch.targets[part].to(device, non_blocking=True)
         if recipe.rgb_shift:
@@ -90,12 +90,12 @@ class Learner:
             scores = self._training(images, dropout).float()  # [n, classes]
         return functional.cross_entropy(scores, targets, reduction="sum"), _hits(scores.detach(), targets)
 
-    def _images(self, batch: Batch, part: slice) -> Tensor:
+    def _images(self, batch: BatchShare, part: slice) -> Tensor:
         pixels = batch.values[part].to(self._execution.device, non_blocking=True)  # [n, crop, crop, 3]
         return normalize(pixels, self._normalization).contiguous(memory_format=self._layout)  # [n, 3, crop, crop]
 
     @torch.inference_mode()
-    def validate(self, batch: Batch) -> Tensor:
+    def validate(self, batch: BatchShare) -> Tensor:
         """The sums that `step` returns, without dropout and without learning, in float32."""
         sums = torch.zeros(3, dtype=torch.float64, device=self._execution.device)
         for part in self._parts(batch) if batch.counts else ():
@@ -104,7 +104,7 @@ class Learner:
             sums += torch.stack((loss.double(), *_hits(scores, targets)))
         return sums
 
-    def _parts(self, batch: Batch) -> list[slice]:
+    def _parts(self, batch: BatchShare) -> list[slice]:
         """The micro-batches of a batch."""
         count = len(batch.indices)
         size = min(self._execution.micro_batch or count, count)

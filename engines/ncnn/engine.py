@@ -11,7 +11,7 @@ from pathlib import Path
 import ncnn
 import numpy as np
 
-from engines.ncnn.translation import Network, UntranslatedError, Weights, translate
+from engines.ncnn.translation import Translation, UntranslatedError, Weights, translate
 from engines.onnx_model import OnnxModel
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import EngineError, UnsupportedModelError
@@ -50,7 +50,7 @@ def _is_flattened(name: str, array: Floats) -> bool:
     return name.startswith(ACTIVATION) and array.ndim == 1
 
 
-def _normalized(image: Images, network: Network) -> ncnn.Mat:
+def _normalized(image: Images, network: Translation) -> ncnn.Mat:
     height, width = image.shape[:2]
     pixels = ncnn.Mat.from_pixels(np.ascontiguousarray(image), ncnn.Mat.PixelType.PIXEL_RGB, width, height)
     pixels.substract_mean_normalize(network.mean, [1 / std for std in network.std])
@@ -84,7 +84,7 @@ _address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 )
 
 
-def _load(file: OnnxFile, options: EngineOptions) -> tuple[Network, ncnn.Net]:
+def _load(file: OnnxFile, options: EngineOptions) -> tuple[Translation, ncnn.Net]:
     try:
         network = translate(file.graph)
         net = ncnn.Net()
@@ -106,7 +106,7 @@ def _configure(option: ncnn.Option, options: EngineOptions) -> None:
     option.use_bf16_packed = option.use_bf16_storage = False
 
 
-def in_ncnn_order(network: Network, weights: Weights) -> Iterator[Floats]:
+def in_ncnn_order(network: Translation, weights: Weights) -> Iterator[Floats]:
     """The arrays of ncnn's weight file, in order: for each layer the tag of the weight's type, the weight, the bias.
 
     Raises:

@@ -29,7 +29,7 @@ class UntranslatedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class Translation:
     """A network in ncnn's form. A blob is ncnn's word for a tensor.
 
     Attributes:
@@ -53,7 +53,7 @@ class Network:
 
 
 @dataclass(slots=True)
-class _Layer:
+class _NcnnLayer:
     kind: str
     node: str
     source: str
@@ -62,7 +62,7 @@ class _Layer:
     weights: tuple[str, str] | None = None
 
 
-def translate(graph: Graph) -> Network:
+def translate(graph: Graph) -> Translation:
     """Translates a graph in floating point. Casts are left out, because ncnn computes everything in float32 here.
 
     Raises:
@@ -88,7 +88,7 @@ def translate(graph: Graph) -> Network:
     # Numbers replace the names, which may contain characters that ncnn's text cannot.
     blobs = {image: "0", **{layer.result: str(number) for number, layer in enumerate(layers, start=1)}}
     ordered = sorted(outputs.items(), key=lambda output: int(blobs[output[1]]))
-    return Network(
+    return Translation(
         text=_text(image, layers, blobs),
         weights=tuple(layer.weights for layer in layers if layer.weights is not None),
         image=blobs[image],
@@ -131,9 +131,9 @@ def _normalization(graph: Graph) -> tuple[tuple[float, ...], tuple[float, ...], 
     )
 
 
-def _layers(nodes: Sequence[Node], weights: Weights) -> tuple[list[_Layer], dict[str, str]]:
+def _layers(nodes: Sequence[Node], weights: Weights) -> tuple[list[_NcnnLayer], dict[str, str]]:
     """The nodes as layers, and the aliases: tensors that a node only passes on, with the tensor that they equal."""
-    layers: list[_Layer] = []
+    layers: list[_NcnnLayer] = []
     alias: dict[str, str] = {}
     halved: set[str] = set()
     flat: set[str] = set()  # tensors with one position; ncnn drops their rows and columns
@@ -156,7 +156,7 @@ def _layers(nodes: Sequence[Node], weights: Weights) -> tuple[list[_Layer], dict
             layers.append(_convolution(node, source, result, weights, on_one_position=source in flat))
         else:
             kind, parameters = _without_weights(node, on_one_position=source in flat)
-            layers.append(_Layer(kind, node.name, source, result, parameters))
+            layers.append(_NcnnLayer(kind, node.name, source, result, parameters))
         if node.operator == "GlobalAveragePool" or source in flat:
             flat.add(result)
     return layers, alias
@@ -166,7 +166,7 @@ def _axis(node: Node) -> Attribute:
     return node.attributes.get("axis", 1 if node.operator == "Flatten" else -1)
 
 
-def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_one_position: bool) -> _Layer:
+def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_one_position: bool) -> _NcnnLayer:
     kernel, bias = (weights.get(name) for name in (*node.inputs[1:3], "", "")[:2])
     size, pads = node.attributes.get("kernel_shape"), _same(node, "pads", 4, 0)
     dilation, stride = _same(node, "dilations", 2, 1), _same(node, "strides", 2, 1)
@@ -188,9 +188,9 @@ def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_o
         raise UntranslatedError(f"node {node.name} is a convolution unlike those of vgg-deploy export")
     names = node.inputs[1], node.inputs[2]
     if on_one_position:
-        return _Layer("InnerProduct", node.name, source, result, {0: len(bias), 1: 1, 2: kernel.size}, names)
+        return _NcnnLayer("InnerProduct", node.name, source, result, {0: len(bias), 1: 1, 2: kernel.size}, names)
     parameters = {0: len(bias), 1: kernel.shape[2], 2: dilation, 3: stride, 4: pads, 5: 1, 6: kernel.size}
-    return _Layer("Convolution", node.name, source, result, parameters, names)
+    return _NcnnLayer("Convolution", node.name, source, result, parameters, names)
 
 
 def _same(node: Node, name: str, count: int, default: int) -> int | None:
@@ -229,10 +229,10 @@ def _without_weights(node: Node, *, on_one_position: bool) -> tuple[str, dict[in
     raise _unknown(node)
 
 
-def _fused(layers: list[_Layer], outputs: set[str]) -> list[_Layer]:
+def _fused(layers: list[_NcnnLayer], outputs: set[str]) -> list[_NcnnLayer]:
     """Merges each ReLU into its convolution, unless something else reads the convolution."""
     readers = Counter(layer.source for layer in layers)
-    fused: list[_Layer] = []
+    fused: list[_NcnnLayer] = []
     for layer in layers:
         before = fused[-1] if fused else None
         if (
@@ -250,7 +250,7 @@ def _fused(layers: list[_Layer], outputs: set[str]) -> list[_Layer]:
     return fused
 
 
-def _text(image: str, layers: list[_Layer], blobs: dict[str, str]) -> str:
+def _text(image: str, layers: list[_NcnnLayer], blobs: dict[str, str]) -> str:
     """The layers in ncnn's text format. If several layers read a blob, it is split into one copy for each reader."""
     readers = Counter(layer.source for layer in layers)
     used: Counter[str] = Counter()  # copies of a blob that have a reader already

@@ -176,7 +176,7 @@ def _check_output(model: Path, plan: Path, timing_cache: Path | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
+class _CompiledPlan:
     """The result of TensorRT's build.
 
     Attributes:
@@ -192,7 +192,7 @@ class _Compiled:
     seconds: float
 
 
-def _compile(job: _Job, messages: Messages, phases: Phases | None, stop: threading.Event) -> _Compiled:
+def _compile(job: _Job, messages: Messages, phases: Phases | None, stop: threading.Event) -> _CompiledPlan:
     """The part of a build that calls TensorRT."""
     trt, began = job.backend.trt, time.perf_counter()
     try:
@@ -218,7 +218,7 @@ def _compile(job: _Job, messages: Messages, phases: Phases | None, stop: threadi
         save_timing_cache(config, job.options.timing_cache)
     built = {} if job.gpu is None else built_types(job.backend, data, layers)
     job.check_types(built, "the built engine")
-    return _Compiled(data, layers, built, seconds)
+    return _CompiledPlan(data, layers, built, seconds)
 
 
 def _memory_remedy(reason: str, options: BuildOptions) -> str:

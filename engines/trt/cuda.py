@@ -73,13 +73,13 @@ class Event:
 
 
 @dataclass(slots=True, eq=False)
-class Graph:
+class CudaGraph:
     """Recorded GPU work that is launched as a whole."""
 
     owner: Any
 
 
-Resource = Memory | Pinned | Stream | Event | Graph
+Resource = Memory | Pinned | Stream | Event | CudaGraph
 
 
 class Cuda(Protocol):
@@ -125,11 +125,11 @@ class Cuda(Protocol):
         """Waits for the work before the event without keeping a core busy."""
         ...
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
         """Records what `work` puts into the stream, without running it."""
         ...
 
-    def launch(self, graph: Graph, stream: Stream) -> None: ...
+    def launch(self, graph: CudaGraph, stream: Stream) -> None: ...
 
     def free(self, resource: Resource) -> None:
         """Frees a resource; the second call does nothing."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime
 
-from engines.trt.cuda import NON_BLOCKING, Event, Gpu, Graph, Memory, Pinned, Resource, Stream, out_of_memory
+from engines.trt.cuda import NON_BLOCKING, CudaGraph, Event, Gpu, Memory, Pinned, Resource, Stream, out_of_memory
 from vgg_deploy.errors import EngineError
 
 _SUCCESS = runtime.cudaError_t.cudaSuccess
@@ -22,7 +22,7 @@ _FREE = {
     Pinned: runtime.cudaFreeHost,
     Stream: runtime.cudaStreamDestroy,
     Event: runtime.cudaEventDestroy,
-    Graph: runtime.cudaGraphExecDestroy,
+    CudaGraph: runtime.cudaGraphExecDestroy,
 }
 
 
@@ -79,7 +79,7 @@ class CudaPython:
     def wait(self, event: Event) -> None:
         _call(runtime.cudaEventSynchronize, event.owner)
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
         # Thread-local: a capture forbids some calls, such as allocation, in this thread only and not in the other lane.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call(runtime.cudaStreamBeginCapture, stream.owner, mode)
@@ -93,11 +93,11 @@ class CudaPython:
             raise
         recorded = _call(runtime.cudaStreamEndCapture, stream.owner)
         try:
-            return Graph(_call(runtime.cudaGraphInstantiate, recorded, 0))
+            return CudaGraph(_call(runtime.cudaGraphInstantiate, recorded, 0))
         finally:
             _call(runtime.cudaGraphDestroy, recorded)
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: Stream) -> None:
         _call(runtime.cudaGraphLaunch, graph.owner, stream.owner)
 
     def free(self, resource: Resource) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engines.trt.backend import listening
-from engines.trt.cuda import Cuda, Graph, Memory, Stream
+from engines.trt.cuda import Cuda, CudaGraph, Memory, Stream
 from engines.trt.loaded import FLOAT_BYTES, LoadedPlan, product
 from vgg_deploy.errors import EngineError
 from vgg_deploy.network.tensors import Floats, Images
@@ -155,7 +155,7 @@ class ShapedContext:
         device: Mapping[str, Memory],
     ) -> None:
         self._loaded, self._stream = loaded, stream
-        self.graph: Graph | None = None
+        self.graph: CudaGraph | None = None
         self.runs = 0
         context = loaded.new_context()
         self.outputs = loaded.set_shape(context, profile, shape, stream)

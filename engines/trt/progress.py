@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 
 class Phases(Protocol):
@@ -19,7 +19,7 @@ class Phases(Protocol):
     def end(self, name: str) -> None: ...
 
 
-def stoppable(work: Callable[[threading.Event], Result]) -> Result:
+def stoppable(work: Callable[[threading.Event], Returned]) -> Returned:
     """Runs `work(stop)` in another thread and returns its result. Ctrl-C sets `stop`; `work` should then end soon.
 
     TensorRT calls Python while it parses and builds, and would swallow the exception of Ctrl-C.
@@ -29,7 +29,7 @@ def stoppable(work: Callable[[threading.Event], Result]) -> Result:
         Exception: what `work` raised.
     """
     begin, stop, done = threading.Event(), threading.Event(), threading.Event()
-    results, faults = list[Result](), list[BaseException]()
+    results, faults = list[Returned](), list[BaseException]()
 
     def run() -> None:
         begin.wait()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pycuda.driver as driver
 
-from engines.trt.cuda import NON_BLOCKING, Event, Gpu, Graph, Memory, Pinned, Resource, Stream, out_of_memory
+from engines.trt.cuda import NON_BLOCKING, CudaGraph, Event, Gpu, Memory, Pinned, Resource, Stream, out_of_memory
 from vgg_deploy.errors import EngineError
 
 
@@ -75,10 +75,10 @@ class PyCuda:
         with _errors():
             event.owner.synchronize()
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
         raise EngineError("PyCUDA has no CUDA graphs; cuda-python has them (--cuda-api cuda-python)")
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: Stream) -> None:
         raise EngineError("PyCUDA has no CUDA graphs; cuda-python has them (--cuda-api cuda-python)")
 
     def free(self, resource: Resource) -> None:

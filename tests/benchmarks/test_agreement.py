@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.agreement import cells
 from benchmarks.report import faster
-from vgg_deploy.bench.contest import Contestant, Record
+from vgg_deploy.bench.contest import Contestant, ContestRecord
 from vgg_deploy.bench.timing import Ratio
 from vgg_deploy.bench.turns import Turn
 from vgg_deploy.evaluation.parity import Parity
@@ -20,7 +20,7 @@ WANTED = np.array([[0.8, 0.1, 0.1], [0.42, 0.4, 0.18], [0.1, 0.1, 0.8]], np.floa
 
 
 def parity(*answers: np.ndarray) -> Parity:
-    record = Record(Contestant("a", lambda _task, _once: Turn(1, (1.0,))), answers={0: list(answers)})
+    record = ContestRecord(Contestant("a", lambda _task, _once: Turn(1, (1.0,))), answers={0: list(answers)})
     return record.parity([WANTED], CLASSES)
 
 

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from benchmarks.multiscale import first_passes
-from benchmarks.multiscale_page import Measured, large_table, small_table
-from benchmarks.ours import CPU_RUNTIMES, Stream
+from benchmarks.multiscale_page import ProtocolMeasurements, large_table, small_table
+from benchmarks.ours import CPU_RUNTIMES, EnginePasses
 from benchmarks.programs import PROTOCOL, Program, with_bare_loops
 from engines import RUNTIMES
 from vgg_deploy.bench.contest import Contest, Contestant, Terms
@@ -23,9 +23,9 @@ from vgg_deploy.bench.turns import Turn
 PROGRAMS = [
     Program("PyTorch eager", "FP32", None, ()),
     Program("OpenVINO", "INT8", None, ()),
-    Program("ncnn", "FP32", Stream, ()),
-    Program("OpenVINO", "INT8", Stream, ()),
-    Program("absent", "BF16", Stream, ()),
+    Program("ncnn", "FP32", EnginePasses, ()),
+    Program("OpenVINO", "INT8", EnginePasses, ()),
+    Program("absent", "BF16", EnginePasses, ()),
 ]
 PATHS = [Path("a.jpg"), Path("b.jpg")]
 
@@ -51,9 +51,9 @@ def turns() -> list[str]:
 def held(turns: list[str], repetitions: int) -> Contest[Any]:
     contestants = []
     for program, seconds in zip(PROGRAMS[:4], (12.0, 2.0, 6.0, 1.0), strict=True):
-        entrant = program.entrant(PROTOCOL)
+        contestant = program.contestant(PROTOCOL)
         player = Player(program.name, turns, seconds)
-        contestants.append(Contestant(program.name, player, entrant.group, entrant.every))
+        contestants.append(Contestant(program.name, player, contestant.group, contestant.every))
     contest = Contest(with_bare_loops(contestants), [PATHS], Terms(effort=Effort(repetitions=repetitions)))
     contest.hold()
     return contest
@@ -71,7 +71,7 @@ def test_slow_programs_run_less_often_and_ratios_use_common_repetitions(turns: l
     names = [program.name for program in PROGRAMS[:4]]
     assert [sorted(contest[name].turns) for name in names[:3]] == [[0, 4, 8], list(range(9)), [0, 2, 4, 6, 8]]
     agreement = dict.fromkeys(names, ("2 of 2", "0"))
-    measured = Measured(first_passes([contest]), contest, agreement, {PROGRAMS[4].name: "not installed"})
+    measured = ProtocolMeasurements(first_passes([contest]), contest, agreement, {PROGRAMS[4].name: "not installed"})
     rows = {row[0]: row for row in small_table(PROGRAMS, measured, "").rows}
     ours = rows["vgg-deploy INT8 on OpenVINO"]
     assert ours[1:5] == (
@@ -91,7 +91,7 @@ def test_slow_programs_run_less_often_and_ratios_use_common_repetitions(turns: l
 def test_the_second_table_shows_the_cores_that_were_busy(turns: list[str]) -> None:
     contest = held(turns, 2)
     agreement = {program.name: ("2 of 2", "0") for program in PROGRAMS[1:4]}
-    table = large_table(PROGRAMS, Measured(first_passes([contest]), contest, agreement, {}), "")
+    table = large_table(PROGRAMS, ProtocolMeasurements(first_passes([contest]), contest, agreement, {}), "")
     assert [row[table.columns.index("cores busy")] for row in table.rows[:3]] == [
         "1.50 (1.50-1.50)",
         "1.50",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import data
 from benchmarks.data import DATA_VARIABLE, data_folder
-from benchmarks.subject import Pictures, Setup, pictures
+from benchmarks.subject import ImageCollection, Setup, pictures
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_without_data_and_images_pictures_are_generated_with_a_message(
 def test_no_image_is_both_measured_on_and_calibrated_with(images: int, wanted: int, expected: int) -> None:
     paths = [Path(f"{index:02d}.jpg") for index in range(images)]
     checked = [Path("00.jpg"), Path("labelled.jpg")]
-    drawn = Pictures(paths, "photographs").draw(wanted, checked)
+    drawn = ImageCollection(paths, "photographs").draw(wanted, checked)
     assert len(drawn.measured) == expected
     assert drawn.calibration
     assert not {*drawn.measured, *checked} & {*drawn.calibration}
@@ -79,7 +79,7 @@ def test_no_image_is_both_measured_on_and_calibrated_with(images: int, wanted: i
 
 
 def test_a_single_image_also_calibrates_and_the_text_says_so() -> None:
-    drawn = Pictures([Path("only.jpg")], "photographs").draw(6)
+    drawn = ImageCollection([Path("only.jpg")], "photographs").draw(6)
     assert drawn.measured == drawn.calibration
     assert drawn.name == "1 photograph (INT8 was calibrated on the same images, since there are no others)"
 
@@ -87,7 +87,7 @@ def test_a_single_image_also_calibrates_and_the_text_says_so() -> None:
 def test_images_of_new_sizes_come_before_others_of_the_same_size(tmp_path: Path) -> None:
     for index, size in enumerate([(4, 3), (4, 3), (4, 3), (3, 4), (3, 4), (5, 5)]):
         Image.new("RGB", size).save(tmp_path / f"{index}.png")
-    photos = Pictures(sorted(tmp_path.iterdir()), "photographs")
+    photos = ImageCollection(sorted(tmp_path.iterdir()), "photographs")
     assert [path.stem for path in photos.of_different_sizes(3)] == ["0", "3", "5"]
     assert [path.stem for path in photos.of_different_sizes(2)] == ["0", "3"]
     assert len(photos.of_different_sizes(6)) == 3  # the other half calibrates

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.sample import Sample, draw
+from export.sample import ImageSample, draw
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.inference.prediction import predict
@@ -42,7 +42,7 @@ def no_refusal(path: Path, reason: str) -> None:
     pytest.fail(f"{path} was refused: {reason}")
 
 
-def drawn(paths: list[Path], count: int, protocol: Protocol = DENSE) -> Sample:
+def drawn(paths: list[Path], count: int, protocol: Protocol = DENSE) -> ImageSample:
     return draw(paths, count, protocol, Rescaling(), no_refusal)
 
 
@@ -131,13 +131,13 @@ def test_calibration_uses_the_same_pixels_as_inference(
     manifest = manifest_for(narrow_spec("A"), rescaling=rescaling)
     answered = list(predict(FakeEngine(manifest, answer), paths, protocol))
     assert len(answered) == len(paths) == 6
-    given = list(Sample(tuple(paths), protocol, rescaling).views())
+    given = list(ImageSample(tuple(paths), protocol, rescaling).views())
     assert all(view.shape[0] == 1 and view.dtype == np.uint8 and view.flags.c_contiguous for view in given)
     assert sorted((view.shape[1:], view.tobytes()) for view in given) == sorted(seen)
 
 
 def test_mirrors_are_those_of_inference(pictures: Path) -> None:
-    sample = Sample((pictures / "0.png",), Protocol("dense", (90,), None, True), Rescaling())
+    sample = ImageSample((pictures / "0.png",), Protocol("dense", (90,), None, True), Rescaling())
     plain, flipped = sample.views()
     np.testing.assert_array_equal(plain[0], decode(pictures / "0.png"))
     np.testing.assert_array_equal(flipped[0], mirrored(plain[0]))
@@ -157,7 +157,7 @@ def test_views_are_made_one_at_a_time(tmp_path: Path) -> None:
         Image.new("RGB", (300, 200), (number, 0, 0)).save(paths[-1])
 
     def peak(count: int) -> int:
-        sample = Sample(tuple(paths[:count]), PYRAMID, Rescaling())
+        sample = ImageSample(tuple(paths[:count]), PYRAMID, Rescaling())
         tracemalloc.start()
         for _view in sample.views():
             pass

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from engines import open_engine
-from export.calibrate import Measured
+from export.calibrate import MeasuredRanges
 from export.int8 import Calibration, Variants, calibrate
 from export.qdq import observed_inputs
-from export.sample import Sample
-from export.sensitivity import RANKING_IMAGES, Budget, HeldOut, Judge, Sensitivity
+from export.sample import ImageSample
+from export.sensitivity import RANKING_IMAGES, Budget, HeldOut, Int8Trials, Sensitivity
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.errors import UsageError, VGGDeployError
 from vgg_deploy.evaluation.parity import NamedView
@@ -68,25 +68,25 @@ class Scripted:
 @pytest.fixture
 def scripted(
     narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]
-) -> Callable[..., tuple[Judge, Scripted]]:
-    """`scripted(images, target="tensorrt", conv3_1=4, ...)` -> a judge over that many images, and its variants."""
+) -> Callable[..., tuple[Int8Trials, Scripted]]:
+    """`scripted(images, target="tensorrt", conv3_1=4, ...)` -> trials over that many images, and its variants."""
 
-    def make(images: int, target: str = "tensorrt", **turned: int) -> tuple[Judge, Scripted]:
+    def make(images: int, target: str = "tensorrt", **turned: int) -> tuple[Int8Trials, Scripted]:
         spec = narrow_spec("A")
         variants = Scripted(manifest_for(spec), turned)
         spans = dict.fromkeys(observed_inputs(spec, False), (0.0, 1.0))
-        sample = Sample((Path("a.png"),), DENSE, Rescaling())
-        calibration = Calibration(spec, Measured(spans, {}), sample, (), "minmax", target)
+        sample = ImageSample((Path("a.png"),), DENSE, Rescaling())
+        calibration = Calibration(spec, MeasuredRanges(spans, {}), sample, (), "minmax", target)
         views = tuple(NamedView(str(number), np.full((64, 64, 3), number, np.uint8)) for number in range(images))
         held_out = HeldOut(views, np.arange(images) % 5)
-        return Judge(variants, calibration, held_out, unseen), variants  # type: ignore[arg-type]
+        return Int8Trials(variants, calibration, held_out, unseen), variants  # type: ignore[arg-type]
 
     return make
 
 
 def test_each_layer_is_judged_alone_and_in_the_networks_order(scripted: Callable[..., Any]) -> None:
-    judge, variants = scripted(20, conv3_1=5, fc7=10)
-    rows = judge.sensitivities()
+    trials, variants = scripted(20, conv3_1=5, fc7=10)
+    rows = trials.sensitivities()
     agreements = {row.layer: row.agreement for row in rows}
     assert list(agreements) == [layer.name for layer in variants._manifest.spec.weight_layers]
     assert agreements.pop("conv3_1") == 0.75
@@ -100,9 +100,9 @@ def test_each_layer_is_judged_alone_and_in_the_networks_order(scripted: Callable
 def test_for_onnxruntime_fc8_is_not_a_candidate_because_its_scores_would_be_quantized_too(
     scripted: Callable[..., Any],
 ) -> None:
-    judge, _variants = scripted(4, target="onnxruntime")
-    assert [row.layer for row in judge.sensitivities()][-2:] == ["fc6", "fc7"]
-    assert judge.fewest_kept(judge.sensitivities(), Budget(min_agreement=100)).kept == ("fc8",)
+    trials, _variants = scripted(4, target="onnxruntime")
+    assert [row.layer for row in trials.sensitivities()][-2:] == ["fc6", "fc7"]
+    assert trials.fewest_kept(trials.sensitivities(), Budget(min_agreement=100)).kept == ("fc8",)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_for_onnxruntime_fc8_is_not_a_candidate_because_its_scores_would_be_quan
 def test_the_fewest_layers_that_meet_the_budget_are_kept_the_worst_first(
     unit: str, percent: float, kept: tuple[str, ...], scripted: Callable[..., Any]
 ) -> None:
-    judge, _variants = scripted(20, conv3_1=5, fc7=10)
+    trials, _variants = scripted(20, conv3_1=5, fc7=10)
     # FP32 is always right here, so the agreement is the accuracy.
     budget = Budget(min_agreement=percent) if unit == "agreement" else Budget(max_drop=100 - percent)
-    quantization = judge.fewest_kept(judge.sensitivities(), budget)
+    quantization = trials.fewest_kept(trials.sensitivities(), budget)
     assert quantization.kept == kept
     assert set(quantization.layers).isdisjoint(kept)
     assert len(quantization.layers) + len(kept) == 11
@@ -128,19 +128,19 @@ def test_the_fewest_layers_that_meet_the_budget_are_kept_the_worst_first(
 
 
 def test_nothing_is_tried_once_the_budget_is_met(scripted: Callable[..., Any]) -> None:
-    judge, variants = scripted(20, conv3_1=5, fc7=10)
-    rows = judge.sensitivities()
+    trials, variants = scripted(20, conv3_1=5, fc7=10)
+    rows = trials.sensitivities()
     variants.opened.clear()
-    judge.fewest_kept(rows, Budget(min_agreement=75))
+    trials.fewest_kept(rows, Budget(min_agreement=75))
     assert [len(layers) for layers, _engine in variants.opened] == [11, 10]  # and FP32 only once
 
 
 def test_layers_are_ranked_on_some_images_and_the_budget_is_judged_on_all(scripted: Callable[..., Any]) -> None:
-    judge, variants = scripted(50, fc6=50)
-    rows = judge.sensitivities()
+    trials, variants = scripted(50, fc6=50)
+    rows = trials.sensitivities()
     ran = [len(engine.batches) for _layers, engine in variants.opened]
     assert ran == [50, *[RANKING_IMAGES] * 11]
-    quantization = judge.fewest_kept(rows, Budget(min_agreement=99))
+    quantization = trials.fewest_kept(rows, Budget(min_agreement=99))
     assert quantization.kept == ("fc6",)
     assert quantization.budget is not None
     assert quantization.budget.endswith("on 50 images")
@@ -150,15 +150,15 @@ def test_a_budget_that_no_single_layer_meets_fails_and_says_what_was_reached(
     scripted: Callable[..., Any],
 ) -> None:
     spec_layers = scripted(1)[1]._manifest.spec.weight_layers
-    judge, _variants = scripted(20, **{layer.name: 10 + index for index, layer in enumerate(spec_layers)})
+    trials, _variants = scripted(20, **{layer.name: 10 + index for index, layer in enumerate(spec_layers)})
     message = r"within the budget: even with conv1_1 alone, agreement 50\.00 % \(at least 60\) on 20 images"
     with pytest.raises(VGGDeployError, match=message) as raised:
-        judge.fewest_kept(judge.sensitivities(), Budget(min_agreement=60))
+        trials.fewest_kept(trials.sensitivities(), Budget(min_agreement=60))
     assert raised.value.exit_code == 1
 
 
 def test_a_layer_that_gives_nan_in_int8_is_named(scripted: Callable[..., Any]) -> None:
-    judge, variants = scripted(4)
+    trials, variants = scripted(4)
     make = variants.open
 
     def broken(quantization: Quantization | None = None) -> Engine:
@@ -168,7 +168,7 @@ def test_a_layer_that_gives_nan_in_int8_is_named(scripted: Callable[..., Any]) -
 
     variants.open = broken
     with pytest.raises(VGGDeployError, match="with conv4_2 alone in INT8, posteriors are NaN"):
-        judge.sensitivities()
+        trials.sensitivities()
 
 
 def posteriors(*classes: int) -> Floats:
@@ -265,13 +265,13 @@ def loud_channel(weights: dict[str, Any], layer: str, reader: str, factor: float
 
 
 @pytest.fixture
-def judge_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) -> Iterator[Callable[..., Judge]]:
-    """`judge_of("A", target, change=None)` -> a judge of a narrow network; 8 images calibrate, 28 are held out."""
+def trials_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) -> Iterator[Callable[..., Int8Trials]]:
+    """`trials_of("A", target, change=None)` -> trials of a narrow network; 8 images calibrate, 28 are held out."""
     from train.network.checkpoint import read
 
     folders: list[Variants] = []
 
-    def make(configuration: str, target: str, change: Callable[[dict[str, Any]], None] | None = None) -> Judge:
+    def make(configuration: str, target: str, change: Callable[[dict[str, Any]], None] | None = None) -> Int8Trials:
         checkpoint = read(narrow_checkpoint(configuration))
         weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
         if change is not None:
@@ -279,10 +279,10 @@ def judge_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) ->
         checkpoint = dataclasses.replace(checkpoint, weights=weights)
         variants = Variants(checkpoint, lambda path: open_engine(path, threads=1))
         folders.append(variants)
-        sample = Sample(album[:8], Protocol("multiscale", (64, 73), None, True), Rescaling())
+        sample = ImageSample(album[:8], Protocol("multiscale", (64, 73), None, True), Rescaling())
         calibration = calibrate(variants, sample, "minmax", target, unseen)
-        held_out = HeldOut.of(Sample(album[8:], DENSE, Rescaling()), checkpoint.manifest, labelled=False)
-        return Judge(variants, calibration, held_out, unseen)
+        held_out = HeldOut.of(ImageSample(album[8:], DENSE, Rescaling()), checkpoint.manifest, labelled=False)
+        return Int8Trials(variants, calibration, held_out, unseen)
 
     yield make
     for variants in folders:
@@ -294,34 +294,34 @@ def judge_of(narrow_checkpoint: Callable[..., Path], album: tuple[Path, ...]) ->
     [("A-LRN", "conv2_1", "conv3_1"), ("D", "conv4_3", "conv5_1"), ("A", "conv5_2", "fc6")],
 )
 def test_a_layer_made_sensitive_on_purpose_is_ranked_first_and_kept(
-    configuration: str, layer: str, reader: str, judge_of: Callable[..., Judge]
+    configuration: str, layer: str, reader: str, trials_of: Callable[..., Int8Trials]
 ) -> None:
-    judge = judge_of(configuration, "tensorrt", lambda weights: loud_channel(weights, layer, reader))
-    rows = judge.sensitivities()
+    trials = trials_of(configuration, "tensorrt", lambda weights: loud_channel(weights, layer, reader))
+    rows = trials.sensitivities()
     ranked = sorted(rows, key=lambda row: row.divergence, reverse=True)
     assert ranked[0].layer == reader
     assert ranked[0].divergence > 10 * ranked[1].divergence
-    assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == (reader,)
+    assert trials.fewest_kept(rows, Budget(min_agreement=90)).kept == (reader,)
 
 
 def test_for_onnxruntime_the_layer_that_returns_the_loud_channel_is_as_sensitive_as_its_reader(
-    judge_of: Callable[..., Judge],
+    trials_of: Callable[..., Int8Trials],
 ) -> None:
-    judge = judge_of("A", "onnxruntime", lambda weights: loud_channel(weights, "conv3_1", "conv3_2"))
-    rows = judge.sensitivities()
+    trials = trials_of("A", "onnxruntime", lambda weights: loud_channel(weights, "conv3_1", "conv3_2"))
+    rows = trials.sensitivities()
     ranked = [row.layer for row in sorted(rows, key=lambda row: row.divergence, reverse=True)]
     assert set(ranked[:2]) == {"conv3_1", "conv3_2"}
-    assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == ("conv3_1", "conv3_2", "fc8")
+    assert trials.fewest_kept(rows, Budget(min_agreement=90)).kept == ("conv3_1", "conv3_2", "fc8")
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_network_that_quantizes_well_keeps_only_what_its_target_requires(
-    target: str, judge_of: Callable[..., Judge]
+    target: str, trials_of: Callable[..., Int8Trials]
 ) -> None:
-    judge = judge_of("A", target)
-    rows = judge.sensitivities()
+    trials = trials_of("A", target)
+    rows = trials.sensitivities()
     assert all(isinstance(row, Sensitivity) and 0 < row.divergence < 0.01 for row in rows)
-    assert judge.fewest_kept(rows, Budget(min_agreement=90)).kept == (() if target == "tensorrt" else ("fc8",))
+    assert trials.fewest_kept(rows, Budget(min_agreement=90)).kept == (() if target == "tensorrt" else ("fc8",))
 
 
 def test_every_progress_bar_is_announced_and_completed(
@@ -342,11 +342,11 @@ def test_every_progress_bar_is_announced_and_completed(
 
     checkpoint = read(narrow_checkpoint("A"))
     with Variants(checkpoint, lambda path: open_engine(path, threads=1)) as variants:
-        sample = Sample(album[:3], Protocol("multiscale", (64, 73), None, True), Rescaling())
+        sample = ImageSample(album[:3], Protocol("multiscale", (64, 73), None, True), Rescaling())
         calibration = calibrate(variants, sample, "minmax", "onnxruntime", watched)
-        held_out = HeldOut.of(Sample(album[3:8], DENSE, Rescaling()), checkpoint.manifest, labelled=False)
-        judge = Judge(variants, calibration, held_out, watched)
-        judge.fewest_kept(judge.sensitivities(), Budget(min_agreement=2))
+        held_out = HeldOut.of(ImageSample(album[3:8], DENSE, Rescaling()), checkpoint.manifest, labelled=False)
+        trials = Int8Trials(variants, calibration, held_out, watched)
+        trials.fewest_kept(trials.sensitivities(), Budget(min_agreement=2))
     assert bars == [
         ["calibrating", 3, 3],
         ["FP32 reference", 5, 5],
@@ -362,7 +362,7 @@ def test_the_checkpoint_is_left_as_it_was(narrow_checkpoint: Callable[..., Path]
     before = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
     half = ExportOptions(graph=GraphOptions(half=True))  # it observes the largest activations too
     with Variants(checkpoint, lambda path: open_engine(path, threads=1), half) as variants:
-        sample = Sample(album[:2], DENSE, Rescaling())
+        sample = ImageSample(album[:2], DENSE, Rescaling())
         calibrated = calibrate(variants, sample, "minmax", "tensorrt", unseen)
         variants.open(calibrated.quantization(calibrated.candidates)).close()
         folder = Path(variants._folder.name)
@@ -382,13 +382,13 @@ def test_held_out_images_are_one_view_each_with_the_class_that_their_folder_name
         (tmp_path / folder).mkdir()
         paths.append(tmp_path / folder / f"{number}.png")
         Image.new("RGB", (80, 100), (number, 0, 0)).save(paths[-1])
-    held_out = HeldOut.of(Sample(tuple(paths), DENSE, Rescaling()), manifest, labelled=True)
+    held_out = HeldOut.of(ImageSample(tuple(paths), DENSE, Rescaling()), manifest, labelled=True)
     assert held_out.truth is not None
     assert held_out.truth.tolist() == [3, 1, 0]
     assert [view.name for view in held_out.views] == ["0.png", "1.png", "2.png"]
     assert [view.pixels.shape for view in held_out.views] == [(91, 73, 3)] * 3
     assert [int(view.pixels[0, 0, 0]) for view in held_out.views] == [0, 1, 2]
-    assert HeldOut.of(Sample(tuple(paths), DENSE, Rescaling()), manifest, labelled=False).truth is None
+    assert HeldOut.of(ImageSample(tuple(paths), DENSE, Rescaling()), manifest, labelled=False).truth is None
     Image.new("RGB", (80, 80)).save(tmp_path / "stray.png")
     with pytest.raises(UsageError, match=f"folder {tmp_path.name!r} is not a class of this network"):
-        HeldOut.of(Sample((tmp_path / "stray.png",), DENSE, Rescaling()), manifest, labelled=True)
+        HeldOut.of(ImageSample((tmp_path / "stray.png",), DENSE, Rescaling()), manifest, labelled=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from train.compute.execution import Execution
-from train.data.loader import Batch
+from train.data.loader import BatchShare
 from train.learner import Learner
 from train.network.model import GLOROT, VGG
 from train.network.reference import normalize
@@ -26,10 +26,12 @@ RECIPE = Recipe(
 WHOLE = Execution()
 
 
-def batch(count: int = 10, total: int = 10) -> Batch:
+def batch(count: int = 10, total: int = 10) -> BatchShare:
     generator = torch.Generator().manual_seed(3)
     values = torch.randint(0, 256, (10, 32, 32, 3), generator=generator, dtype=torch.uint8)[:count]
-    return Batch(values, torch.arange(10)[:count] % 5, torch.arange(10)[:count], torch.zeros(count, 3), total, True)
+    return BatchShare(
+        values, torch.arange(10)[:count] % 5, torch.arange(10)[:count], torch.zeros(count, 3), total, True
+    )
 
 
 def new_learner(recipe: Recipe, execution: Execution) -> Learner:
@@ -39,7 +41,7 @@ def new_learner(recipe: Recipe, execution: Execution) -> Learner:
 
 
 def after_steps(
-    recipe: Recipe = RECIPE, execution: Execution = WHOLE, steps: int = 3, data: Batch | None = None
+    recipe: Recipe = RECIPE, execution: Execution = WHOLE, steps: int = 3, data: BatchShare | None = None
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """The weights after some steps on one batch, and the sums that each step returned."""
     learner = new_learner(recipe, execution)

@@ -23,7 +23,7 @@ NO_SHIFT = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Example:
     """What a dataset makes of one image.
 
     Attributes:
@@ -69,12 +69,12 @@ class ImageDataset(Dataset[Any]):
     def __init__(self, images: ImageSet, recipe: Recipe) -> None:
         self.images, self.recipe = images, recipe
 
-    def __getitem__(self, key: Key) -> Sample | ImageError:
+    def __getitem__(self, key: Key) -> Example | ImageError:
         epoch, index = key
         path = self.images.path(index)
         try:
             values, shift = self.values_and_shift(decode(path), epoch, index)
-            return Sample(values, int(self.images.targets[index]), index, shift)
+            return Example(values, int(self.images.targets[index]), index, shift)
         except ImageError as error:
             return ImageError(f"{path}: {error}; repair or remove it")
 

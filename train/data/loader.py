@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from train.compute.execution import Execution
-from train.data.crops import ImageDataset, Key, Sample
+from train.data.crops import Example, ImageDataset, Key
 from vgg_deploy.errors import ImageError, TrainingError
 
 WORKER_DIED = "DataLoader worker"  # in torch's RuntimeError, which its signal handler may raise anywhere
@@ -26,11 +26,11 @@ def worker_error(workers: int) -> TrainingError:
     )
 
 
-class Batch(NamedTuple):
+class BatchShare(NamedTuple):
     """This process's share of a batch.
 
     Attributes:
-        values: [n, ...], such as crops uint8 [n, crop, crop, 3]; see `Sample`.
+        values: [n, ...], such as crops uint8 [n, crop, crop, 3]; see `Example`.
         targets: int64 [n], classes.
         indices: int64 [n], the images' places in their set.
         shifts: float32 [n, 3], what training adds to RGB, in units of 0..255.
@@ -105,7 +105,7 @@ class BatchLoader:
         """Batches of a whole epoch."""
         return -(-self._order.count // self._order.batch)
 
-    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, first: int = 0) -> Iterator[BatchShare]:
         """This process's share of the batches of an epoch, from batch `first` on.
 
         Raises:
@@ -120,15 +120,15 @@ class BatchLoader:
                     raise batch
                 values, targets, indices, shifts = batch
                 total = order.total(batch_number)
-                yield Batch(values, targets, indices, shifts, total, order.rank < total)
+                yield BatchShare(values, targets, indices, shifts, total, order.rank < total)
         except RuntimeError as error:
             if WORKER_DIED not in str(error):
                 raise
             raise worker_error(self._workers) from error
 
 
-def _collated(samples: list[Sample | ImageError]) -> tuple[Tensor, Tensor, Tensor, Tensor] | ImageError:
-    decoded: list[Sample] = []
+def _collated(samples: list[Example | ImageError]) -> tuple[Tensor, Tensor, Tensor, Tensor] | ImageError:
+    decoded: list[Example] = []
     for sample in samples:
         if isinstance(sample, ImageError):
             return sample

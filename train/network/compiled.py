@@ -22,7 +22,7 @@ _COMPILERS = ("g++", "clang++", "c++", "cl")
 _RECOMPILE_LIMIT = 8  # compiled versions of a function that torch keeps (2.4 to 2.15; formerly cache_size_limit)
 
 
-class Compiled(Reference):
+class CompiledReference(Reference):
     """Runs a checkpoint in PyTorch, float32, compiled. The first call of each shape takes longer, to compile.
 
     Args:

@@ -17,7 +17,7 @@ _BLOBS = (12, 16)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ImageBatch:
     """A batch to answer.
 
     Attributes:
@@ -48,7 +48,7 @@ def fitted(pixels: Images, height: int, width: int, rescaling: Rescaling) -> Ima
     return resize(pixels, rows, columns, rescaling)[top : top + height, left : left + width]
 
 
-def batches_of(pictures: Sequence[Images], shape: BatchShape, rescaling: Rescaling) -> list[Batch]:
+def batches_of(pictures: Sequence[Images], shape: BatchShape, rescaling: Rescaling) -> list[ImageBatch]:
     """All pictures, at least one, cut to a shape and put into batches. The first pictures fill up the last batch."""
     cut = [fitted(picture, shape.height, shape.width, rescaling) for picture in pictures]
     batches = []
@@ -56,5 +56,5 @@ def batches_of(pictures: Sequence[Images], shape: BatchShape, rescaling: Rescali
         images = np.stack(
             [cut[index % len(cut)] for index in range(start, start + shape.images)]
         )  # [n, height, width, 3]
-        batches.append(Batch(images, min(shape.images, len(cut) - start)))
+        batches.append(ImageBatch(images, min(shape.images, len(cut) - start)))
     return batches

@@ -17,7 +17,7 @@ from vgg_deploy.evaluation.parity import Parity, compare, furthest
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.tensors import Floats
 
-Task = TypeVar("Task")  # what a turn answers: a `Batch`, or image files
+Task = TypeVar("Task")  # what a turn answers: a `ImageBatch`, or image files
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Terms:
 
 
 @dataclass(slots=True)
-class Record(Generic[Task]):
+class ContestRecord(Generic[Task]):
     """What was measured of one contestant.
 
     Attributes:
@@ -87,7 +87,7 @@ class Record(Generic[Task]):
         """Images without an answer, each once."""
         return tuple(dict.fromkeys(text for turn in (*self.first, *self.turns.values()) for text in turn.failures))
 
-    def ratio_to(self, other: Record[Task]) -> Ratio:
+    def ratio_to(self, other: ContestRecord[Task]) -> Ratio:
         """How many times as fast as `other` it is, in the repetitions in which both took part."""
         common = sorted(self.turns.keys() & other.turns.keys())
         return Ratio.of([other.turns[n].image_s for n in common], [self.turns[n].image_s for n in common])
@@ -130,15 +130,15 @@ class Contest(Generic[Task]):
     ) -> None:
         self._timed, self._checked, self._terms = timed, checked, terms
         self._once_s: dict[str, float] = {}
-        self.records = [Record(contestant) for contestant in contestants]
+        self.records = [ContestRecord(contestant) for contestant in contestants]
         self.peaks: dict[str, list[Peak]] = {precision: [] for precision in terms.probes}
 
     @property
-    def running(self) -> list[Record[Task]]:
+    def running(self) -> list[ContestRecord[Task]]:
         """Of the contestants that have not dropped out."""
         return [record for record in self.records if not record.reason]
 
-    def __getitem__(self, name: str) -> Record[Task]:
+    def __getitem__(self, name: str) -> ContestRecord[Task]:
         return next(record for record in self.records if record.name == name)
 
     def hold(self) -> None:
@@ -177,8 +177,8 @@ class Contest(Generic[Task]):
                 record.answers[number] += turn.answers
                 self._terms.progress()
 
-    def _order(self, repetition: int) -> Iterable[Record[Task]]:
-        groups: dict[str, list[Record[Task]]] = {}
+    def _order(self, repetition: int) -> Iterable[ContestRecord[Task]]:
+        groups: dict[str, list[ContestRecord[Task]]] = {}
         for record in self.running:
             if repetition % record.contestant.every == 0:
                 groups.setdefault(record.contestant.group or record.name, []).append(record)

@@ -89,7 +89,7 @@ class OwnProcess(ContextManaged):
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class UnstartedContestant:
     """A contestant that is not started yet.
 
     Attributes:
@@ -107,20 +107,20 @@ class Entrant:
     every: int = 1
 
 
-def start(stack: ExitStack, entrants: Iterable[Entrant]) -> tuple[list[Contestant[Any]], dict[str, str]]:
-    """Starts each entrant in a process of its own, which ends with the stack.
+def start(stack: ExitStack, unstarted: Iterable[UnstartedContestant]) -> tuple[list[Contestant[Any]], dict[str, str]]:
+    """Starts each contestant in a process of its own, which ends with the stack.
 
     Returns:
-        The contestants, and for each entrant that could not start, by name, the reason.
+        The contestants, and for each contestant that could not start, by name, the reason.
     """
     contestants, reasons = [], {}
-    for entrant in entrants:
+    for contestant in unstarted:
         try:
-            process = stack.enter_context(OwnProcess(entrant.make, *entrant.arguments))
+            process = stack.enter_context(OwnProcess(contestant.make, *contestant.arguments))
         except Exception as error:  # noqa: BLE001 - a runtime that is not installed may raise anything
-            reasons[entrant.name] = reason_of(error)
+            reasons[contestant.name] = reason_of(error)
             continue
-        contestants.append(Contestant(entrant.name, process, entrant.group, entrant.every))
+        contestants.append(Contestant(contestant.name, process, contestant.group, contestant.every))
     return contestants, reasons
 
 

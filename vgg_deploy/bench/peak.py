@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.batches import ImageBatch
 from vgg_deploy.bench.product import Product, product_model
 from vgg_deploy.bench.timing import Latency
 from vgg_deploy.bench.turns import TURN_S, Calls
@@ -122,7 +122,7 @@ class PeakProbe(ContextManaged):
             raise
         self.runtime = self._engine.info.runtime
         images = np.random.default_rng(1).integers(0, 256, (1, product.side, product.side, 3), dtype=np.uint8)
-        self._batch = Batch(images, 1)
+        self._batch = ImageBatch(images, 1)
         run = self._engine.run
         self._calls = Calls(lambda images: run(images).probabilities, least_s=TURN_S, settles=True)
 

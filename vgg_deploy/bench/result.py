@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vgg_deploy.bench.batch_shape import BatchShape
-from vgg_deploy.bench.batches import Batch
-from vgg_deploy.bench.contest import Contest, Contestant, Record, Terms
+from vgg_deploy.bench.batches import ImageBatch
+from vgg_deploy.bench.contest import Contest, Contestant, ContestRecord, Terms
 from vgg_deploy.bench.peak import Peak, arithmetic
 from vgg_deploy.bench.timing import Latency, Ratio
-from vgg_deploy.bench.turns import Calls, Run, Turn, timed_pass
+from vgg_deploy.bench.turns import Calls, Forward, Turn, timed_pass
 from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds
 from vgg_deploy.inference.engine import Engine, EngineInfo
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
@@ -24,14 +24,14 @@ _BY_LOOSENESS = (FLOAT32, FLOAT16, INT8)
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What one contestant did of one work.
+class ContestResult:
+    """What one contestant did in one workload.
 
     Attributes:
         contestant: its name.
-        work: a shape of batches, or a protocol over images, as text.
+        workload: a shape of batches, or a protocol over images, as text.
         info: of its engine.
-        first_run_s: its first sample in this work, which is not among the others.
+        first_run_s: its first sample in this workload, which is not among the others.
         latency: samples: calls, as many at once as the engine computes side by side, or passes over all images.
         turns: seconds an image in each repetition.
         ratio: to the first contestant; above 1: faster.
@@ -71,10 +71,10 @@ def thresholds_between(reference: EngineInfo, candidate: EngineInfo) -> Threshol
 def time_batches(
     engines: Mapping[str, Engine],
     shape: BatchShape,
-    batches: Sequence[Batch],
+    batches: Sequence[ImageBatch],
     terms: Terms,
     reference: Engine | None = None,
-) -> list[Result]:
+) -> list[ContestResult]:
     """Times calls on batches of one shape.
 
     An engine that computes several calls side by side gets as many at once, and of their answers those furthest off are
@@ -88,7 +88,7 @@ def time_batches(
         contestants = [
             Contestant(
                 name,
-                stack.enter_context(Calls(run_of(engine), at_once=engine.info.concurrency, settles=True)),
+                stack.enter_context(Calls(forward_of(engine), at_once=engine.info.concurrency, settles=True)),
             )
             for name, engine in engines.items()
         ]
@@ -112,7 +112,7 @@ def time_protocol(
     protocol: Protocol,
     terms: Terms,
     reference: Engine | None = None,
-) -> list[Result]:
+) -> list[ContestResult]:
     """Times passes over image files, from decoding to answers, as `predict` makes them.
 
     The answers of every pass are compared.
@@ -141,7 +141,7 @@ def time_protocol(
     return _Workload(str(protocol), engines, gflop, reference).results(contest, expected)
 
 
-def run_of(engine: Engine) -> Run:
+def forward_of(engine: Engine) -> Forward:
     """An engine's posteriors alone."""
     return lambda images: engine.run(images).probabilities
 
@@ -153,21 +153,21 @@ class _Workload:
     gflop: Callable[[EngineInfo, Turn], float | None]
     reference: Engine | None
 
-    def results(self, contest: Contest[Any], expected: Sequence[Floats] | None) -> list[Result]:
+    def results(self, contest: Contest[Any], expected: Sequence[Floats] | None) -> list[ContestResult]:
         first = contest.records[0]
         expected = [turn.answers[0] for turn in first.first] if expected is None else expected
         against = (self.reference or self.engines[first.name]).info
         return [self._result(record, contest, expected, against) for record in contest.records]
 
     def _result(
-        self, record: Record[Any], contest: Contest[Any], expected: Sequence[Floats], against: EngineInfo
-    ) -> Result:
+        self, record: ContestRecord[Any], contest: Contest[Any], expected: Sequence[Floats], against: EngineInfo
+    ) -> ContestResult:
         info = self.engines[record.name].info
         turns = list(record.turns.values())
         parity = record.parity(expected, info.manifest.classes)
         # A plan runs on a device that no probe measured.
         peaks = contest.peaks.get(arithmetic(info), []) if info.plan is None else []
-        return Result(
+        return ContestResult(
             record.name,
             self.name,
             info,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.batches import ImageBatch
 from vgg_deploy.bench.timing import Stopwatch
 from vgg_deploy.inference.engine import ContextManaged, Engine
 from vgg_deploy.inference.prediction import Failure, predict
@@ -23,7 +23,7 @@ TURN_S, MOST_SAMPLES = 0.1, 20
 # the first call of a turn does not count if it is shorter than this.
 SETTLING_S = 0.2
 
-Run = Callable[[Images], Floats]  # uint8 [n, h, w, 3], RGB -> posteriors, float32 [n, classes]
+Forward = Callable[[Images], Floats]  # uint8 [n, h, w, 3], RGB -> posteriors, float32 [n, classes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class Calls(ContextManaged):
     """
 
     def __init__(
-        self, run: Run, *, at_once: int = 1, queued: int = 1, least_s: float = TURN_S, settles: bool = False
+        self, run: Forward, *, at_once: int = 1, queued: int = 1, least_s: float = TURN_S, settles: bool = False
     ) -> None:
         self._run, self._calls, self._least_s, self._settles = run, at_once * queued, least_s, settles
         self._pool = ThreadPoolExecutor(at_once)
 
-    def __call__(self, batch: Batch, once: bool = False) -> Turn:
+    def __call__(self, batch: ImageBatch, once: bool = False) -> Turn:
         """One turn; `once`: a single sample."""
         watch = Stopwatch()
         answers = self._sample(watch, batch.images)

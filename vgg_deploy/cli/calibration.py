@@ -17,8 +17,8 @@ from vgg_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from export.int8 import Calibration, Variants
-    from export.sample import Sample
-    from export.sensitivity import Budget, Judge, Sensitivity
+    from export.sample import ImageSample
+    from export.sensitivity import Budget, Int8Trials, Sensitivity
     from train.network.checkpoint import Checkpoint
     from vgg_deploy.network.manifest import Manifest
     from vgg_deploy.network.precision import Quantization
@@ -89,7 +89,7 @@ def calibration_options(help: str, *, required: bool) -> Decorator:
     )
 
 
-def draw_sample(folder: Path, count: int, manifest: Manifest, *, dynamic: bool) -> Sample:
+def draw_sample(folder: Path, count: int, manifest: Manifest, *, dynamic: bool) -> ImageSample:
     """Draws images for calibration. Their views are those of inference: whole images at each Q, or the central crop."""
     from export.sample import draw
     from vgg_deploy.views.images import find_images
@@ -114,12 +114,12 @@ def quantize(
 
     labelled = budget is not None and budget.max_drop is not None
     with Variants(checkpoint, open_engine, exported) as variants:
-        calibration, judge = _calibrated(checkpoint.manifest, options, exported, variants, labelled=labelled)
-        if judge is None or budget is None:
+        calibration, trials = _calibrated(checkpoint.manifest, options, exported, variants, labelled=labelled)
+        if trials is None or budget is None:
             quantization = calibration.quantization(calibration.candidates)
         else:
-            rows = judge.sensitivities()
-            quantization = judge.fewest_kept(rows, budget)
+            rows = trials.sensitivities()
+            quantization = trials.fewest_kept(rows, budget)
             print_sensitivities(rows, calibration, quantization, half=exported.graph.half)
     sample = calibration.sample
     reached = "" if quantization.budget is None else f"; {quantization.budget}"
@@ -136,24 +136,24 @@ def sensitivities(
 
     exported, options = ExportOptions(graph=GraphOptions(dynamic=True)), dataclasses.replace(options, held_out=images)
     with Variants(checkpoint, open_engine, exported) as variants:
-        calibration, judge = _calibrated(checkpoint.manifest, options, exported, variants, labelled=False)
-        assert judge is not None
-        return calibration, judge.sensitivities(images)
+        calibration, trials = _calibrated(checkpoint.manifest, options, exported, variants, labelled=False)
+        assert trials is not None
+        return calibration, trials.sensitivities(images)
 
 
 def _calibrated(
     manifest: Manifest, options: CalibrationOptions, exported: ExportOptions, variants: Variants, *, labelled: bool
-) -> tuple[Calibration, Judge | None]:
+) -> tuple[Calibration, Int8Trials | None]:
     from export.int8 import calibrate
-    from export.sensitivity import HeldOut, Judge
+    from export.sensitivity import HeldOut, Int8Trials
 
     sample, others = _split(options, manifest, dynamic=exported.graph.dynamic)
     held_out = None if others is None else HeldOut.of(others, manifest, labelled=labelled)
     calibration = calibrate(variants, sample, options.method or "minmax", options.target or "tensorrt", progress)
-    return calibration, None if held_out is None else Judge(variants, calibration, held_out, progress)
+    return calibration, None if held_out is None else Int8Trials(variants, calibration, held_out, progress)
 
 
-def _split(options: CalibrationOptions, manifest: Manifest, *, dynamic: bool) -> tuple[Sample, Sample | None]:
+def _split(options: CalibrationOptions, manifest: Manifest, *, dynamic: bool) -> tuple[ImageSample, ImageSample | None]:
     """Images that calibrate, and others that judge. If there are too few for both, at most half of them calibrate."""
     from vgg_deploy.views.protocols import choose_protocol
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.engines import open_any, options_for_each
+from vgg_deploy.cli.opening import open_any, options_for_each
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
-from vgg_deploy.cli.protocols import ProtocolOptions
+from vgg_deploy.cli.protocol_options import ProtocolOptions
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.errors import ImageError, MissingDependencyError, UsageError

@@ -16,7 +16,7 @@ import click
 
 from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
 from vgg_deploy.artifacts.plan import read_plan
-from vgg_deploy.cli.engines import open_any, refuse_facts
+from vgg_deploy.cli.opening import open_any, refuse_facts
 from vgg_deploy.cli.outputs import STDOUT, write_text
 from vgg_deploy.cli.parameters import engine_options, images_option
 from vgg_deploy.cli.tables import notice, once, print_table, progress
@@ -28,7 +28,7 @@ from vgg_deploy.network.weight_facts import WeightFacts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from export.verify import Stage, Verification, Views
+    from export.verify import ComparisonViews, Stage, Verification
     from train.network.checkpoint import Checkpoint
     from vgg_deploy.inference.engine import Engine
     from vgg_deploy.network.manifest import Manifest
@@ -122,7 +122,7 @@ class _Comparison:
 
     manifests: Mapping[Path, Manifest]
     reference: Path
-    views: Views
+    views: ComparisonViews
     opener: _Opener
 
     def check_network(self, reference: Manifest) -> None:

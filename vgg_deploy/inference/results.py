@@ -18,7 +18,7 @@ import click
 from vgg_deploy.files import make_folder, output_errors
 from vgg_deploy.inference.prediction import Failure, Prediction
 
-Result = Prediction | Failure
+ImageResult = Prediction | Failure
 
 
 class LineStream:
@@ -70,7 +70,7 @@ class LineStream:
 class Writer(Protocol):
     """Turns results into lines."""
 
-    def line(self, result: Result) -> str: ...
+    def line(self, result: ImageResult) -> str: ...
 
 
 class JsonLines:
@@ -79,7 +79,7 @@ class JsonLines:
     def __init__(self, k: int) -> None:
         self._k = k
 
-    def line(self, result: Result) -> str:
+    def line(self, result: ImageResult) -> str:
         record: dict[str, object] = {"path": str(result.path)}
         if isinstance(result, Failure):
             record["error"] = result.reason
@@ -102,7 +102,7 @@ class Csv:
         columns = [f"{column}_{rank}" for rank in range(1, self._k + 1) for column in ("id", "label", "probability")]
         return _csv_line(["path", "error", *columns])
 
-    def line(self, result: Result) -> str:
+    def line(self, result: ImageResult) -> str:
         if isinstance(result, Failure):
             return _csv_line([str(result.path), result.reason] + [""] * (3 * self._k))
         cells = [
@@ -117,7 +117,7 @@ class Text:
     def __init__(self, k: int) -> None:
         self._k = k
 
-    def line(self, result: Result) -> str:
+    def line(self, result: ImageResult) -> str:
         if isinstance(result, Failure):
             return ""
         classes = "  ".join(f"{name.label} {probability:.1%}" for name, probability in result.top(self._k))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.trt.cuda import Event, Gpu, Graph, Memory, Pinned, Resource, Stream, out_of_memory
+from engines.trt.cuda import CudaGraph, Event, Gpu, Memory, Pinned, Resource, Stream, out_of_memory
 from vgg_deploy.errors import EngineError
 from vgg_deploy.network.tensors import Images
 
@@ -118,7 +118,7 @@ class FakeCuda:
             work()
         del stream.waiting[:length]
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+    def capture(self, stream: Stream, work: Callable[[], None]) -> CudaGraph:
         self._call("capture", stream.handle)
         stream.owner.recording = []
         try:
@@ -126,9 +126,9 @@ class FakeCuda:
             recorded = stream.owner.recording
         finally:
             stream.owner.recording = None
-        return self._kept(Graph(recorded))
+        return self._kept(CudaGraph(recorded))
 
-    def launch(self, graph: Graph, stream: Stream) -> None:
+    def launch(self, graph: CudaGraph, stream: Stream) -> None:
         self._call("launch", stream.handle)
         for work in graph.owner:
             stream.owner.put(work)
@@ -231,14 +231,14 @@ class FakeRuntime:
         self.trt = trt
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
-        return self.trt.works("deserialize_cuda_engine") and FakeEngine(self.trt)
+        return self.trt.works("deserialize_cuda_engine") and FakeCudaEngine(self.trt)
 
     def get_engine_validity(self, buffer: bytes) -> tuple[Any, int]:
         self.trt.headers.append(bytes(buffer))
         return self.trt.validity
 
 
-class FakeEngine:
+class FakeCudaEngine:
     def __init__(self, trt: FakeTrt) -> None:
         self.trt, self.cuda, self.classes, self.profiles = trt, trt.cuda, trt.classes, trt.profiles
         self.num_io_tensors, self.num_optimization_profiles = len(trt.tensors), len(trt.profiles)
@@ -311,7 +311,7 @@ class FakeRuntimeCache:
 
 
 class FakeContext:
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, engine: FakeCudaEngine) -> None:
         self.engine, self.trt, self.cuda = engine, engine.trt, engine.cuda
         self.number = len(self.trt.contexts)
         self.profile: int | None = None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.trt.cuda import Cuda, Event, Graph, Memory, Pinned, Stream, open_cuda
+from engines.trt.cuda import Cuda, CudaGraph, Event, Memory, Pinned, Stream, open_cuda
 from engines.trt.gpu import compute_capability
 from vgg_deploy.errors import EngineError, MissingDependencyError, UsageError
 
@@ -86,7 +86,7 @@ def unopened() -> cuda_python.CudaPython:
 
 
 MEMORY, STREAM, EVENT = Memory(256, 8, 256), Stream(0, runtime.cudaStream_t(0)), Event(runtime.cudaEvent_t(0))
-PINNED, GRAPH = Pinned(np.zeros(8, np.uint8), 512), Graph(runtime.cudaGraphExec_t(0))
+PINNED, GRAPH = Pinned(np.zeros(8, np.uint8), 512), CudaGraph(runtime.cudaGraphExec_t(0))
 
 
 @no_driver
@@ -108,7 +108,7 @@ PINNED, GRAPH = Pinned(np.zeros(8, np.uint8), 512), Graph(runtime.cudaGraphExec_
         ("cudaFreeHost", lambda cuda: cuda.free(Pinned(np.zeros(8, np.uint8), 512))),
         ("cudaStreamDestroy", lambda cuda: cuda.free(Stream(1, runtime.cudaStream_t(1)))),
         ("cudaEventDestroy", lambda cuda: cuda.free(Event(runtime.cudaEvent_t(1)))),
-        ("cudaGraphExecDestroy", lambda cuda: cuda.free(Graph(runtime.cudaGraphExec_t(1)))),
+        ("cudaGraphExecDestroy", lambda cuda: cuda.free(CudaGraph(runtime.cudaGraphExec_t(1)))),
     ],
 )
 def test_each_call_of_cuda_python_takes_our_arguments_and_names_itself_when_it_fails(

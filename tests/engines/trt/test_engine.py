@@ -226,7 +226,7 @@ def test_only_the_latest_shapes_are_kept_and_a_graph_goes_before_its_context(ben
     bench.trt.events.clear()
     for shape in shapes[2:]:
         run(shape)
-    assert bench.cuda.calls("free")[freed:] == [("free", "Graph")]
+    assert bench.cuda.calls("free")[freed:] == [("free", "CudaGraph")]
     assert [event for event in bench.trt.events if "destroyed" in event] == [f"context {first + 1} destroyed"]
     run(shapes[1])  # it comes again, with a new context
     assert f"context {first} destroyed" in bench.trt.events
@@ -239,7 +239,7 @@ def test_resources_are_freed_in_the_order_that_tensorrt_needs(bench: Bench) -> N
     begin = len(bench.cuda.log)
     engine.close()
     order = [what for name, what in bench.cuda.log[begin:] if name in ("free", "destroyed")]
-    used, unused = ["Graph", "context"], ["Memory", *["Memory", "Pinned"] * 3, "Event", "Stream"]
+    used, unused = ["CudaGraph", "context"], ["Memory", *["Memory", "Pinned"] * 3, "Event", "Stream"]
     assert order in ([*used, *unused, *unused, "engine"], [*unused, *used, *unused, "engine"])
 
 
@@ -367,7 +367,7 @@ def test_a_replay_that_fails_drops_its_graph(bench: Bench) -> None:
     bench.cuda.broken.add("launch")
     with pytest.raises(EngineError, match="launch failed"):
         hold_other_lane(engine, lambda: engine.run(images))
-    assert bench.cuda.calls("free")[-1] == ("free", "Graph")
+    assert bench.cuda.calls("free")[-1] == ("free", "CudaGraph")
     bench.cuda.broken.clear()
     check(engine.run(images), images)
 

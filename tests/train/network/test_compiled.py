@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from train.network.checkpoint import read
-from train.network.compiled import Compiled
+from train.network.compiled import CompiledReference
 from train.network.reference import Reference
 from vgg_deploy.errors import EngineError
 
@@ -32,7 +32,7 @@ def test_each_shape_has_a_compiled_version_unless_any_size_is_requested(
     monkeypatch.setattr(torch, "compile", recording)
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/c++")
     path = narrow_checkpoint("A")
-    with Compiled(read(path), any_size=any_size) as compiled, Reference(read(path)) as reference:
+    with CompiledReference(read(path), any_size=any_size) as compiled, Reference(read(path)) as reference:
         for width in range(64, 75):
             images = np.full((1, 64, width, 3), width, np.uint8)
             difference = compiled.run(images).probabilities - reference.run(images).probabilities
@@ -45,7 +45,7 @@ def test_without_a_compiler_one_line_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(EngineError, match=r"torch.compile needs a C\+\+ compiler.*looked for no-such-compiler.*g\+\+"):
-        Compiled(read(narrow_checkpoint("A")))
+        CompiledReference(read(narrow_checkpoint("A")))
 
 
 def test_an_error_of_the_compiler_is_one_line(
@@ -64,7 +64,7 @@ def test_an_error_of_the_compiler_is_one_line(
     expected = (
         r"^the PyTorch engine failed on 1 x 64 x 64 x 3: torch.compile failed: CppCompileError: C\+\+ compile error"
     )
-    engine = Compiled(read(narrow_checkpoint("A")))
+    engine = CompiledReference(read(narrow_checkpoint("A")))
     with engine, pytest.raises(EngineError, match=expected):
         engine.run(np.zeros((1, 64, 64, 3), np.uint8))
     with pytest.raises(EngineError, match="closed"):
@@ -77,7 +77,7 @@ def test_an_error_of_the_compiler_is_one_line(
 def test_the_compiled_engine_gives_the_answers_of_the_reference(narrow_checkpoint: Callable[..., Path]) -> None:
     path = narrow_checkpoint("A")
     random = np.random.default_rng(0)
-    with Compiled(read(path)) as compiled, Reference(read(path)) as reference:
+    with CompiledReference(read(path)) as compiled, Reference(read(path)) as reference:
         assert compiled.info.outputs == ("probabilities",)
         for shape in ((1, 64, 80, 3), (2, 96, 70, 3)):
             images = random.integers(0, 256, shape, dtype=np.uint8)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from vgg_deploy.bench.own_process import Entrant, OwnProcess, in_own_process, start
+from vgg_deploy.bench.own_process import OwnProcess, UnstartedContestant, in_own_process, start
 from vgg_deploy.bench.turns import Turn
 
 
@@ -61,12 +61,12 @@ def test_a_process_that_cannot_start_raises_its_own_error() -> None:
 
 
 def test_entrants_become_contestants_or_have_a_reason() -> None:
-    entrants = [
-        Entrant("a", playing, (2.0,), group="pair", every=2),
-        Entrant("absent", refusing, ("not installed",)),
+    unstarted = [
+        UnstartedContestant("a", playing, (2.0,), group="pair", every=2),
+        UnstartedContestant("absent", refusing, ("not installed",)),
     ]
     with ExitStack() as stack:
-        (contestant,), reasons = start(stack, entrants)
+        (contestant,), reasons = start(stack, unstarted)
         assert contestant.play("x", True).seconds == (2.0,)
     assert (contestant.name, contestant.group, contestant.every) == ("a", "pair", 2)
     assert reasons == {"absent": "not installed"}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vgg_deploy.bench.batch_shape import BatchShape
-from vgg_deploy.bench.batches import Batch
+from vgg_deploy.bench.batches import ImageBatch
 from vgg_deploy.bench.contest import Terms
 from vgg_deploy.bench.effort import Effort
 from vgg_deploy.bench.peak import PeakProbe
@@ -39,9 +39,9 @@ def manifest(manifest_for: Callable[..., Manifest], narrow_spec: Callable[..., N
 
 
 @pytest.fixture
-def batches() -> list[Batch]:
+def batches() -> list[ImageBatch]:
     random = np.random.default_rng(0)
-    return [Batch(random.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8), 2) for _ in range(3)]
+    return [ImageBatch(random.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8), 2) for _ in range(3)]
 
 
 class Witness(FakeEngine):
@@ -63,7 +63,7 @@ def shifted(difference: float) -> Callable[[Images], np.ndarray]:
 
 
 def test_each_repetition_gives_every_contestant_the_same_batch_in_turn(
-    manifest: Manifest, batches: list[Batch]
+    manifest: Manifest, batches: list[ImageBatch]
 ) -> None:
     calls: list[tuple[str, int]] = []
     time_batches({name: Witness(name, calls, manifest) for name in "ab"}, SHAPE, batches, TWICE)
@@ -75,7 +75,7 @@ def test_each_repetition_gives_every_contestant_the_same_batch_in_turn(
     assert turns == [("a", seen[0]), ("b", seen[0]), ("a", seen[1]), ("b", seen[1])]
 
 
-def test_figures_follow_from_the_times(manifest: Manifest, batches: list[Batch]) -> None:
+def test_figures_follow_from_the_times(manifest: Manifest, batches: list[ImageBatch]) -> None:
     slow, quick = FakeEngine(manifest, latency_s=0.06), FakeEngine(manifest, latency_s=0.02)
     first, second = time_batches({"slow": slow, "quick": quick}, SHAPE, batches, TWICE)
     assert (first.contestant, first.workload, second.contestant) == ("slow", "2x64x96", "quick")
@@ -92,7 +92,7 @@ def test_figures_follow_from_the_times(manifest: Manifest, batches: list[Batch])
     assert second.parity.views == 6
 
 
-def test_calls_side_by_side_count_as_many_images(manifest: Manifest, batches: list[Batch]) -> None:
+def test_calls_side_by_side_count_as_many_images(manifest: Manifest, batches: list[ImageBatch]) -> None:
     double = FakeEngine(manifest, latency_s=0.05, concurrency=2)
     single = FakeEngine(manifest, latency_s=0.05)
     one, two = time_batches({"single": single, "double": double}, SHAPE, batches, TWICE)
@@ -101,7 +101,7 @@ def test_calls_side_by_side_count_as_many_images(manifest: Manifest, batches: li
     assert min(two.latency.seconds) / 4 <= min(two.turns) <= max(two.turns) <= max(two.latency.seconds) / 4
 
 
-def test_of_calls_side_by_side_the_one_furthest_off_is_compared(manifest: Manifest, batches: list[Batch]) -> None:
+def test_of_calls_side_by_side_the_one_furthest_off_is_compared(manifest: Manifest, batches: list[ImageBatch]) -> None:
     answered: list[int] = []
 
     def third_is_wrong(images: Images) -> np.ndarray:
@@ -115,13 +115,13 @@ def test_of_calls_side_by_side_the_one_furthest_off_is_compared(manifest: Manife
     assert second.failures
 
 
-def test_images_that_fill_up_the_last_batch_are_not_compared(manifest: Manifest, batches: list[Batch]) -> None:
-    batches[-1] = Batch(batches[-1].images, 1)
+def test_images_that_fill_up_the_last_batch_are_not_compared(manifest: Manifest, batches: list[ImageBatch]) -> None:
+    batches[-1] = ImageBatch(batches[-1].images, 1)
     (result,) = time_batches({"a": FakeEngine(manifest)}, SHAPE, batches, TWICE)
     assert result.parity.views == 5
 
 
-def test_the_peak_is_measured_in_the_same_repetitions(manifest: Manifest, batches: list[Batch]) -> None:
+def test_the_peak_is_measured_in_the_same_repetitions(manifest: Manifest, batches: list[ImageBatch]) -> None:
     def open_product(_path: Path, **_options: object) -> FakeEngine:
         small = manifest.with_(spec=None, normalization=None)
         return FakeEngine(small, latency_s=0.05)
@@ -136,7 +136,7 @@ def test_the_peak_is_measured_in_the_same_repetitions(manifest: Manifest, batche
 
 @pytest.mark.parametrize(("difference", "fails"), [(2e-6, False), (2e-5, True), (0.4, True), (math.nan, True)])
 def test_a_contestant_that_disagrees_has_failed(
-    difference: float, fails: bool, manifest: Manifest, batches: list[Batch]
+    difference: float, fails: bool, manifest: Manifest, batches: list[ImageBatch]
 ) -> None:
     engines = {"right": FakeEngine(manifest, shifted(0)), "other": FakeEngine(manifest, shifted(difference))}
     right, other = time_batches(engines, SHAPE, batches, TWICE)
@@ -147,12 +147,12 @@ def test_a_contestant_that_disagrees_has_failed(
         assert math.isnan(other.parity.agreement)
 
 
-def test_a_first_contestant_that_gives_nan_has_failed_itself(manifest: Manifest, batches: list[Batch]) -> None:
+def test_a_first_contestant_that_gives_nan_has_failed_itself(manifest: Manifest, batches: list[ImageBatch]) -> None:
     (result,) = time_batches({"broken": FakeEngine(manifest, shifted(math.nan))}, SHAPE, batches, TWICE)
     assert "max_dp is nan" in result.failures
 
 
-def test_the_first_contestant_is_compared_with_the_reference_too(manifest: Manifest, batches: list[Batch]) -> None:
+def test_the_first_contestant_is_compared_with_the_reference_too(manifest: Manifest, batches: list[ImageBatch]) -> None:
     reference = FakeEngine(manifest, shifted(0.4))
     (result,) = time_batches({"a": FakeEngine(manifest, shifted(0))}, SHAPE, batches, TWICE, reference)
     assert result.parity.max_dp == pytest.approx(0.4)

@@ -21,7 +21,7 @@ from PIL import Image
 
 import engines
 import vgg_deploy
-from vgg_deploy.cli.engines import model_fingerprint, options_for_each
+from vgg_deploy.cli.opening import model_fingerprint, options_for_each
 from vgg_deploy.evaluation.error_rates import error_rates, evaluate, label_by_folder
 from vgg_deploy.evaluation.fusion import fused
 from vgg_deploy.evaluation.paper import ROWS

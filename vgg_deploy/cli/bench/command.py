@@ -10,7 +10,7 @@ import click
 
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.cli.bench.entries import Entry, entries_of, peer_names
+from vgg_deploy.cli.bench.contestants import UnopenedContestant, contestants_of, peer_names
 from vgg_deploy.cli.bench.measure import Measurement
 from vgg_deploy.cli.bench.report import as_json, plot_report, print_report
 from vgg_deploy.cli.bench.workloads import Workloads, effort_options, workload_options
@@ -67,9 +67,9 @@ def command(
     for path in written.values():
         if path is not None:
             require_writable(path)
-    entries, reference_entry = entries_of(models, peers, reference, replace(options, requests=1), facts)
-    _check_requests(options.requests, entries)
-    report = Measurement(entries, reference_entry, options, workloads, effort).run()
+    contestants, unopened_reference = contestants_of(models, peers, reference, replace(options, requests=1), facts)
+    _check_requests(options.requests, contestants)
+    report = Measurement(contestants, unopened_reference, options, workloads, effort).measure()
     if json_path is not None:
         write_text(json_path, json.dumps(as_json(report), indent=2, allow_nan=False) + "\n")
     if plot is not None:
@@ -80,7 +80,7 @@ def command(
         raise SystemExit(1)
 
 
-def _check_requests(requests: int | None, entries: list[Entry]) -> None:
-    if requests is not None and not any(kind_of(entry.path) == ONNX for entry in entries):
-        kinds = " and ".join(dict.fromkeys(kind_of(entry.path) for entry in entries))
+def _check_requests(requests: int | None, contestants: list[UnopenedContestant]) -> None:
+    if requests is not None and not any(kind_of(contestant.path) == ONNX for contestant in contestants):
+        kinds = " and ".join(dict.fromkeys(kind_of(contestant.path) for contestant in contestants))
         raise click.UsageError(f"--requests applies to ONNX files on the CPU, and every MODEL is {kinds}: leave it out")

@@ -17,7 +17,7 @@ from vgg_deploy.errors import EngineError
 
 if TYPE_CHECKING:
     from vgg_deploy.bench.batch_shape import BatchShape
-    from vgg_deploy.cli.bench.entries import Entry
+    from vgg_deploy.cli.bench.contestants import UnopenedContestant
 
 _HOME = str(Path(__file__).resolve().parents[3])  # the folder of the package
 _SCRIPT = "from vgg_deploy.cli.bench.footprint import main; main()"
@@ -38,8 +38,8 @@ class Footprint:
     peak_bytes: int | None
 
 
-def footprint_of(entry: Entry, shape: BatchShape, requests: int = 1) -> Footprint:
-    """Opens an entry in a process of its own, and runs one batch of `shape` there.
+def footprint_of(contestant: UnopenedContestant, shape: BatchShape, requests: int = 1) -> Footprint:
+    """Opens a contestant in a process of its own, and runs one batch of `shape` there.
 
     Raises:
         EngineError: the process failed; with its reason.
@@ -47,7 +47,7 @@ def footprint_of(entry: Entry, shape: BatchShape, requests: int = 1) -> Footprin
     paths = os.pathsep.join(path for path in (_HOME, os.environ.get("PYTHONPATH", "")) if path)
     finished = subprocess.run(
         [sys.executable, "-c", _SCRIPT],
-        input=pickle.dumps((entry, shape, requests)),
+        input=pickle.dumps((contestant, shape, requests)),
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         check=False,
@@ -57,14 +57,14 @@ def footprint_of(entry: Entry, shape: BatchShape, requests: int = 1) -> Footprin
     except (ValueError, TypeError, IndexError):
         lines = finished.stderr.decode(errors="replace").strip().splitlines()
         reason = re.sub(r"^vgg_deploy\.errors\.\w+: ", "", lines[-1]) if lines else f"exit code {finished.returncode}"
-        raise EngineError(f"{entry.name} failed in a process of its own: {reason}") from None
+        raise EngineError(f"{contestant.name} failed in a process of its own: {reason}") from None
 
 
 def main() -> None:
-    """The process: reads an entry and a shape from stdin, and writes the figures to stdout."""
-    entry, shape, requests = pickle.loads(sys.stdin.buffer.read())  # written by footprint_of
+    """The process: reads a contestant and a shape from stdin, and writes the figures to stdout."""
+    contestant, shape, requests = pickle.loads(sys.stdin.buffer.read())  # written by footprint_of
     began = time.perf_counter()
-    engine = entry.open(requests, lambda _text: None)
+    engine = contestant.open(requests, lambda _text: None)
     loaded = time.perf_counter()
     import numpy as np
 

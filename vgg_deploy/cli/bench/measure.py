@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.cli.bench.entries import Entry
+from vgg_deploy.cli.bench.contestants import UnopenedContestant
 from vgg_deploy.cli.bench.footprint import Footprint, footprint_of
 from vgg_deploy.cli.bench.workloads import Workloads
 from vgg_deploy.cli.tables import notice, progress
@@ -23,7 +23,7 @@ from vgg_deploy.inference.engine_options import EngineOptions
 if TYPE_CHECKING:
     from vgg_deploy.bench.layer_times import LayerTime
     from vgg_deploy.bench.peak import PeakProbe
-    from vgg_deploy.bench.result import Result
+    from vgg_deploy.bench.result import ContestResult
     from vgg_deploy.inference.engine import Engine, EngineInfo
     from vgg_deploy.network.tensors import Images
 
@@ -57,12 +57,12 @@ class Report:
     pictures: str
     reference: str
     footprints: dict[str, Footprint]
-    results: tuple[Result, ...]
+    results: tuple[ContestResult, ...]
     layers: tuple[Layers, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class OpenEntries:
+class OpenContestants:
     """The contestants, opened.
 
     Attributes:
@@ -83,23 +83,23 @@ class Measurement:
     """What the options ask for.
 
     Attributes:
-        entries: the contestants.
-        reference: gives the right answers; None: the first entry does.
+        contestants: the contestants.
+        reference: gives the right answers; None: the first contestant does.
         options: for the machine's peak. `requests` None: one call at a time, and for a protocol what suits it.
         workloads: what to time.
         effort: how long.
     """
 
-    entries: list[Entry]
-    reference: Entry | None
+    contestants: list[UnopenedContestant]
+    reference: UnopenedContestant | None
     options: EngineOptions
     workloads: Workloads
     effort: Effort
 
-    def run(self) -> Report:
+    def measure(self) -> Report:
         workloads = self.workloads
         pictures = _readable(list(workloads.paths), workloads.limit)
-        results: list[Result] = []
+        results: list[ContestResult] = []
         layers: list[Layers] = []
         with ExitStack() as stack:
             with self._opened(self.options.requests or 1, say=notice) as opened:
@@ -108,36 +108,39 @@ class Measurement:
                 for shape in shapes:
                     _check_shape(opened, shape)
                 first = shapes[0] if shapes else _crop(opened.first)
-                footprints = {entry.name: self._footprint(entry, first) for entry in self.entries}
+                footprints = {contestant.name: self._footprint(contestant, first) for contestant in self.contestants}
                 probes = stack.enter_context(self._probes(list(infos.values())))
                 for shape in shapes:
                     results += self._time_batches(opened, shape, pictures.pixels, probes)
                 if workloads.layers:
                     profiled = (
-                        self._layers(entry, infos[entry.name], shape, pictures.pixels)
-                        for entry in self.entries
+                        self._layers(contestant, infos[contestant.name], shape, pictures.pixels)
+                        for contestant in self.contestants
                         for shape in shapes
                     )
                     layers = [each for each in profiled if each is not None]
             if workloads.protocol is not None:
                 with self._opened(self.options.requests, say=lambda _text: None, any_size=True) as opened:
                     results += self._time_protocol(opened, pictures, probes)
-        reference = self.entries[0].name if self.reference is None else self.reference.name
+        reference = self.contestants[0].name if self.reference is None else self.reference.name
         return Report(infos, str(pictures), reference, footprints, tuple(results), tuple(layers))
 
     @contextmanager
     def _opened(
         self, requests: int | None, say: Callable[[str], None], *, any_size: bool = False
-    ) -> Iterator[OpenEntries]:
+    ) -> Iterator[OpenContestants]:
         with ExitStack() as stack:
             engines = {
-                entry.name: stack.enter_context(entry.open(requests, say, any_size=any_size)) for entry in self.entries
+                contestant.name: stack.enter_context(contestant.open(requests, say, any_size=any_size))
+                for contestant in self.contestants
             }
             reference = None
             if self.reference is not None:
-                same = [engines[entry.name] for entry in self.entries if entry.serves_as(self.reference)]
+                same = [
+                    engines[contestant.name] for contestant in self.contestants if contestant.serves_as(self.reference)
+                ]
                 reference = same[0] if same else stack.enter_context(self.reference.open(1))
-            yield OpenEntries(engines, reference)
+            yield OpenContestants(engines, reference)
 
     @contextmanager
     def _probes(self, infos: Sequence[EngineInfo]) -> Iterator[dict[str, PeakProbe]]:
@@ -164,13 +167,15 @@ class Measurement:
         several = BatchShape(8, single.height, single.width)
         return (single, several) if info.shapes.batch.accepts(8) and not workloads.layers else (single,)
 
-    def _footprint(self, entry: Entry, shape: BatchShape) -> Footprint:
-        with progress(f"{entry.name} by itself", None):
-            return footprint_of(entry, shape, self.options.requests or 1)
+    def _footprint(self, contestant: UnopenedContestant, shape: BatchShape) -> Footprint:
+        with progress(f"{contestant.name} by itself", None):
+            return footprint_of(contestant, shape, self.options.requests or 1)
 
-    def _layers(self, entry: Entry, info: EngineInfo, shape: BatchShape, pictures: Sequence[Images]) -> Layers | None:
-        if kind_of(entry.path) != ONNX or info.device != "cpu":
-            notice(f"--layers: no profile of {entry.name}, which runs in {info.runtime} on {info.device}")
+    def _layers(
+        self, contestant: UnopenedContestant, info: EngineInfo, shape: BatchShape, pictures: Sequence[Images]
+    ) -> Layers | None:
+        if kind_of(contestant.path) != ONNX or info.device != "cpu":
+            notice(f"--layers: no profile of {contestant.name}, which runs in {info.runtime} on {info.device}")
             return None
         from engines import RUNTIMES
         from vgg_deploy.bench.batches import batches_of
@@ -180,13 +185,15 @@ class Measurement:
         adapter = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].adapter)
         options = EngineOptions(threads=self.options.threads, allow_bf16=info.bf16)
         batch = batches_of(pictures[: shape.images], shape, info.manifest.rescaling)[0]
-        with progress(f"layers of {entry.name}", None):
-            runs = adapter.layer_times(entry.path, options, batch.images, PROFILED_CALLS)
-        return Layers(entry.name, shape, by_layer(runs, info.manifest.spec, shape, score_map=SCORE_MAP in info.outputs))
+        with progress(f"layers of {contestant.name}", None):
+            runs = adapter.layer_times(contestant.path, options, batch.images, PROFILED_CALLS)
+        return Layers(
+            contestant.name, shape, by_layer(runs, info.manifest.spec, shape, score_map=SCORE_MAP in info.outputs)
+        )
 
     def _time_batches(
-        self, opened: OpenEntries, shape: BatchShape, pictures: Sequence[Images], probes: dict[str, PeakProbe]
-    ) -> list[Result]:
+        self, opened: OpenContestants, shape: BatchShape, pictures: Sequence[Images], probes: dict[str, PeakProbe]
+    ) -> list[ContestResult]:
         from vgg_deploy.bench.batches import batches_of
         from vgg_deploy.bench.contest import Terms
         from vgg_deploy.bench.result import time_batches
@@ -198,7 +205,9 @@ class Measurement:
             terms = Terms(effort=self.effort, probes=probes, progress=advance)
             return time_batches(opened.engines, shape, batches, terms, opened.reference)
 
-    def _time_protocol(self, opened: OpenEntries, pictures: Pictures, probes: dict[str, PeakProbe]) -> list[Result]:
+    def _time_protocol(
+        self, opened: OpenContestants, pictures: BenchImages, probes: dict[str, PeakProbe]
+    ) -> list[ContestResult]:
         from vgg_deploy.bench.contest import Terms
         from vgg_deploy.bench.result import time_protocol
         from vgg_deploy.inference.compatibility import check_compatible
@@ -232,7 +241,7 @@ def _crop(info: EngineInfo) -> BatchShape:
     return BatchShape(info.shapes.batch.minimum, info.shapes.height.minimum, info.shapes.width.minimum)
 
 
-def _check_shape(opened: OpenEntries, shape: BatchShape) -> None:
+def _check_shape(opened: OpenContestants, shape: BatchShape) -> None:
     """Raises UsageError if a contestant does not accept batches of this shape."""
     from vgg_deploy.artifacts.build_command import refusal
 
@@ -248,7 +257,7 @@ def _check_shape(opened: OpenEntries, shape: BatchShape) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class BenchImages:
     """What is measured on: pixels uint8 [h, w, 3], and their files; none if the pictures are generated."""
 
     pixels: list[Images]
@@ -260,18 +269,18 @@ class Pictures:
         return f"{len(self.pixels)} generated pictures (give real ones with --images)"
 
 
-def _readable(paths: list[Path], limit: int) -> Pictures:
+def _readable(paths: list[Path], limit: int) -> BenchImages:
     """The images that can be read; generated pictures if there are no images."""
     from vgg_deploy.bench.batches import smooth_pictures
     from vgg_deploy.views.images import decode
 
     if not paths:
         notice("no --images: measuring on generated pictures; agreement on them means little")
-        return Pictures(smooth_pictures(GENERATED), [])
+        return BenchImages(smooth_pictures(GENERATED), [])
     if limit < len(paths):
         notice(f"measuring on {limit} of {len(paths)} images, a seeded sample (--limit)")
         paths = sorted(random.Random(0).sample(paths, limit))
-    readable = Pictures([], [])
+    readable = BenchImages([], [])
     for path in paths:
         try:
             readable.pixels.append(decode(path))

@@ -11,7 +11,7 @@ import click
 from vgg_deploy.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from vgg_deploy.bench.result import Result
+    from vgg_deploy.bench.result import ContestResult
     from vgg_deploy.cli.bench.measure import Layers, Report
 
 _COLUMNS = (
@@ -55,14 +55,14 @@ def print_report(report: Report) -> None:
             click.echo(f"FAILED {result.contestant}, {result.workload}: {'; '.join(result.failures)}")
 
 
-def _by_workload(report: Report) -> dict[str, list[Result]]:
-    results: dict[str, list[Result]] = {}
+def _by_workload(report: Report) -> dict[str, list[ContestResult]]:
+    results: dict[str, list[ContestResult]] = {}
     for result in report.results:
         results.setdefault(result.workload, []).append(result)
     return results
 
 
-def _cells(result: Result) -> tuple[str, ...]:
+def _cells(result: ContestResult) -> tuple[str, ...]:
     latency, ratio, parity = result.latency, result.ratio, result.parity
     rate, share = result.gflops_per_s, result.share_of_peak
     return (
@@ -141,7 +141,7 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _result_as_json(result: Result) -> dict[str, Any]:
+def _result_as_json(result: ContestResult) -> dict[str, Any]:
     latency, peak, parity = result.latency, result.peak, result.parity
     return {
         "contestant": result.contestant,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.eval.models import Models
+from vgg_deploy.cli.eval.evaluated_models import EvaluatedModels
+from vgg_deploy.cli.eval.evaluator import EvaluationOptions, Evaluator, evaluation_options, rows_of
 from vgg_deploy.cli.eval.report_options import ReportOptions, report_options
-from vgg_deploy.cli.eval.scoring import Scorer, ScoringOptions, rows_of, scoring_options
 from vgg_deploy.cli.eval.selection import folder_and_protocols, select_protocols
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
-from vgg_deploy.cli.protocols import ProtocolOptions
+from vgg_deploy.cli.protocol_options import ProtocolOptions
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -59,7 +59,7 @@ view_options = gathered(
 @engine_option
 @protocol_option
 @view_options
-@scoring_options
+@evaluation_options
 @report_options
 @engine_options()
 @weight_options
@@ -68,7 +68,7 @@ def command(
     model_paths: tuple[Path, ...],
     protocols: tuple[str, ...],
     views: ProtocolOptions,
-    scoring: ScoringOptions,
+    evaluation: EvaluationOptions,
     report: ReportOptions,
     options: EngineOptions,
     facts: WeightFacts,
@@ -82,17 +82,17 @@ def command(
 
     folder, names = folder_and_protocols(data, protocols)
     paths = list(find_images([folder]))
-    check_outputs({**report.files, "--cache": scoring.cache}, (*model_paths, *labels_files(), *paths))
+    check_outputs({**report.files, "--cache": evaluation.cache}, (*model_paths, *labels_files(), *paths))
     with ExitStack() as stack:
-        models = stack.enter_context(Models(model_paths, options, facts))
+        models = stack.enter_context(EvaluatedModels(model_paths, options, facts))
         everything = label_by_folder(paths, models.infos[0].manifest.classes)
         _say_if_a_class_has_two_folders(everything)
-        images = scoring.sample(everything)
+        images = evaluation.sample(everything)
         selected = select_protocols(models.names, models.infos, names, views)
         if report.paper:
             _say_how_the_test_differs_from_the_paper(models.names, models.infos, len(images.paths))
         report.require_writable()
-        evaluations = stack.enter_context(Scorer(images, scoring)).evaluate(models, selected)
+        evaluations = stack.enter_context(Evaluator(images, evaluation)).evaluate(models, selected)
     rows = rows_of(models, evaluations, images, paper=report.paper)
     report.write(rows)
     if any(row.errors.failed for row in rows):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.cli.protocols import ProtocolOptions
+from vgg_deploy.cli.protocol_options import ProtocolOptions
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import UsageError
 

@@ -12,13 +12,13 @@ import click
 
 from vgg_deploy.artifacts.kinds import PLAN, kind_of
 from vgg_deploy.artifacts.plan import sidecar_of
-from vgg_deploy.cli.engines import open_any
 from vgg_deploy.cli.infer.heatmaps import Heatmaps
 from vgg_deploy.cli.infer.streams import ResultOptions, result_options
 from vgg_deploy.cli.infer.tally import Tally
+from vgg_deploy.cli.opening import open_any
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
-from vgg_deploy.cli.protocols import ProtocolOptions
+from vgg_deploy.cli.protocol_options import ProtocolOptions
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.inference.engine_options import EngineOptions
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringOptions:
+class PredictionOptions:
     """How images are decoded and batched; see `vgg_deploy.inference.prediction.predict`."""
 
     batch: int | None
@@ -49,9 +49,9 @@ protocol_options = gathered(
     flip_option(),
 )
 
-scoring_options = gathered(
-    "scoring",
-    ScoringOptions,
+prediction_options = gathered(
+    "prediction",
+    PredictionOptions,
     click.option(
         "--batch",
         type=click.IntRange(1),
@@ -85,7 +85,7 @@ scoring_options = gathered(
 )
 @protocol_options
 @result_options
-@scoring_options
+@prediction_options
 @click.option(
     "--heatmaps",
     type=click.Path(path_type=Path),
@@ -101,7 +101,7 @@ def command(
     model: Path,
     protocol: ProtocolOptions,
     results: ResultOptions,
-    scoring: ScoringOptions,
+    prediction: PredictionOptions,
     heatmaps: Path | None,
     check_folders: bool,
     options: EngineOptions,
@@ -136,10 +136,10 @@ def command(
             engine,
             images,
             choice.protocol,
-            batch=scoring.batch,
+            batch=prediction.batch,
             keep_score_maps=pictures is not None,
-            max_view_pixels=scoring.max_view_pixels or MAX_VIEW_PIXELS,
-            reduced_decoding=scoring.reduced_decoding,
+            max_view_pixels=prediction.max_view_pixels or MAX_VIEW_PIXELS,
+            reduced_decoding=prediction.reduced_decoding,
         ):
             streams.write(result)
             if isinstance(result, Failure):

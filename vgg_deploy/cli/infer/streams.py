@@ -15,7 +15,7 @@ from vgg_deploy.cli.parameters import gathered
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from vgg_deploy.inference.results import LineStream, Result, Writer
+    from vgg_deploy.inference.results import ImageResult, LineStream, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class ResultStreams:
         self._streams.append((stream, writer))
         return stream
 
-    def write(self, result: Result) -> None:
+    def write(self, result: ImageResult) -> None:
         """Writes one result or failure.
 
         Raises:

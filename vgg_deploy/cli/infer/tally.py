@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vgg_deploy.cli.tables import notice
 
 if TYPE_CHECKING:
-    from vgg_deploy.inference.results import Result
+    from vgg_deploy.inference.results import ImageResult
 
 
 class Tally:
@@ -19,7 +19,7 @@ class Tally:
         self._truth = None if truth is None else iter(truth)
         self.failed = self._classified = self._top_1 = self._top_5 = 0
 
-    def count(self, result: Result) -> None:
+    def count(self, result: ImageResult) -> None:
         """Counts the next result or failure."""
         from vgg_deploy.inference.posteriors import top_k
         from vgg_deploy.inference.prediction import Failure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from vgg_deploy.cli.eval.models import Models
+from vgg_deploy.cli.eval.evaluated_models import EvaluatedModels
 from vgg_deploy.cli.eval.report import Row
 from vgg_deploy.cli.parameters import gathered
 from vgg_deploy.cli.tables import notice, once, progress
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringOptions:
+class EvaluationOptions:
     """Which images are scored, and how.
 
     Attributes:
@@ -41,10 +41,10 @@ class ScoringOptions:
         return images if self.limit is None else images.sample(self.limit)
 
 
-# The command receives `scoring`, a `ScoringOptions`.
-scoring_options = gathered(
-    "scoring",
-    ScoringOptions,
+# The command receives `evaluation`, a `EvaluationOptions`.
+evaluation_options = gathered(
+    "evaluation",
+    EvaluationOptions,
     click.option(
         "--limit", type=click.IntRange(1), metavar="N", help="Test on a seeded sample of N images, balanced by class."
     ),
@@ -63,21 +63,21 @@ scoring_options = gathered(
 )
 
 
-class Scorer:
+class Evaluator:
     """Scores images with models, and reports what failed.
 
     Raises:
         OutputError: the cache cannot be opened.
     """
 
-    def __init__(self, images: LabelledImages, options: ScoringOptions) -> None:
+    def __init__(self, images: LabelledImages, options: EvaluationOptions) -> None:
         from vgg_deploy.evaluation.posterior_cache import PosteriorCache
 
         self._images, self._options = images, options
         self._cache = None if options.cache is None else PosteriorCache(options.cache)
         self._say_failure = once(notice)
 
-    def evaluate(self, models: Models, protocols: Sequence[Sequence[Protocol]]) -> list[list[Evaluation]]:
+    def evaluate(self, models: EvaluatedModels, protocols: Sequence[Sequence[Protocol]]) -> list[list[Evaluation]]:
         """The evaluations of each model, under its own protocols."""
         evaluations = []
         for index, own in enumerate(protocols):
@@ -115,7 +115,7 @@ class Scorer:
 
 
 def rows_of(
-    models: Models, evaluations: Sequence[Sequence[Evaluation]], images: LabelledImages, *, paper: bool
+    models: EvaluatedModels, evaluations: Sequence[Sequence[Evaluation]], images: LabelledImages, *, paper: bool
 ) -> list[Row]:
     """The rows of each model, then of all models fused. With `paper`, each has the paper's row for the same test."""
     rows = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
-from vgg_deploy.cli.engines import open_any, options_for_each
+from vgg_deploy.cli.opening import open_any, options_for_each
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.weights import describes_itself, known_facts, read_weights, require_torch
 from vgg_deploy.errors import UsageError
@@ -26,7 +26,7 @@ TORCH, TORCH_COMPILE = "torch", "torch-compile"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class UnopenedContestant:
     """One contestant, not opened yet.
 
     Attributes:
@@ -36,7 +36,7 @@ class Entry:
         facts: about the weights of a checkpoint.
         compiled: whether torch.compile runs it.
         template: the first model's manifest. A checkpoint takes from it the grid, and what its own file does not state.
-            None: an entry that needs no template.
+            None: a contestant that needs no template.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Entry:
         options = self.options if kind_of(self.path) != ONNX else replace(self.options, requests=requests)
         return open_any(self.path, options, self.facts, lambda text: say(f"{self.name}: {text}"))
 
-    def serves_as(self, reference: Entry) -> bool:
+    def serves_as(self, reference: UnopenedContestant) -> bool:
         """Whether its engine can also serve as the reference."""
         return (self.path, self.template, self.compiled) == (
             reference.path,
@@ -70,7 +70,7 @@ class Entry:
     def _open_in_torch(self, template: Manifest, any_size: bool) -> Engine:
         import torch
 
-        from train.network.compiled import Compiled
+        from train.network.compiled import CompiledReference
         from train.network.reference import Reference
         from vgg_deploy.cores import usable_cores
 
@@ -80,7 +80,7 @@ class Entry:
         device = self.options.device or "cpu"
         fine = template.spec is not None and template.spec.fine
         return (
-            Compiled(checkpoint, device=device, fine=fine, any_size=any_size)
+            CompiledReference(checkpoint, device=device, fine=fine, any_size=any_size)
             if self.compiled
             else Reference(checkpoint, device=device, fine=fine)
         )
@@ -100,13 +100,13 @@ def peer_names(_ctx: click.Context, _parameter: click.Parameter, value: str | No
     return names
 
 
-def entries_of(
+def contestants_of(
     models: Sequence[Path],
     peers: Sequence[str],
     reference: Path | None,
     options: EngineOptions,
     facts: WeightFacts,
-) -> tuple[list[Entry], Entry | None]:
+) -> tuple[list[UnopenedContestant], UnopenedContestant | None]:
     """The models in the given order, then the peers; and the reference, if there is one.
 
     Raises:
@@ -115,30 +115,30 @@ def entries_of(
         UsageError: options that do not suit the files, or a missing file.
     """
     each = options_for_each([*models, *(() if reference is None else (reference,))], options, facts)
-    entries = [
-        Entry(name, path, own_options, facts)
+    contestants = [
+        UnopenedContestant(name, path, own_options, facts)
         for name, path, own_options in zip(_names(models), models, each, strict=False)
     ]
-    reference_entry = None
+    unopened_reference = None
     if reference is not None:
         if not reference.is_file():
             raise UsageError(f"--reference {reference}: no such file; give a checkpoint or a model")
         template = _manifest(models[0], options.labels) if kind_of(reference) == CHECKPOINT else None
-        reference_entry = Entry(
+        unopened_reference = UnopenedContestant(
             reference.name, reference, replace(each[-1], allow_bf16=False), facts, template=template
         )
     for peer in peers:
         if peer in (TORCH, TORCH_COMPILE):
-            if reference_entry is None:
+            if unopened_reference is None:
                 raise click.UsageError(f"--against {peer} requires the network's weights: give --reference CKPT")
-            if reference_entry.template is None:
+            if unopened_reference.template is None:
                 raise click.UsageError(
-                    f"--against {peer} requires the network's weights, but --reference {reference_entry.path} is "
-                    f"{kind_of(reference_entry.path)}: give a checkpoint"
+                    f"--against {peer} requires the network's weights, but --reference {unopened_reference.path} is "
+                    f"{kind_of(unopened_reference.path)}: give a checkpoint"
                 )
             require_torch(f"--against {peer}")
-            entries.append(
-                replace(reference_entry, name=f"{peer}: {reference_entry.name}", compiled=peer == TORCH_COMPILE)
+            contestants.append(
+                replace(unopened_reference, name=f"{peer}: {unopened_reference.name}", compiled=peer == TORCH_COMPILE)
             )
             continue
         if kind_of(models[0]) != ONNX:
@@ -147,8 +147,8 @@ def entries_of(
                 "give an ONNX file first"
             )
         own_options = replace(each[0], runtime=peer, allow_bf16=False)
-        entries.append(Entry(f"{peer}: {models[0].name}", models[0], own_options))
-    return entries, reference_entry
+        contestants.append(UnopenedContestant(f"{peer}: {models[0].name}", models[0], own_options))
+    return contestants, unopened_reference
 
 
 def _manifest(path: Path, labels: str | None) -> Manifest:

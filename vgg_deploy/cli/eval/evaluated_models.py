@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from vgg_deploy.cli.engines import model_fingerprint, open_any, options_for_each
+from vgg_deploy.cli.opening import model_fingerprint, open_any, options_for_each
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vgg_deploy.inference.engine import Engine, EngineInfo
 
 
-class Models:
+class EvaluatedModels:
     """Models under test, opened one at a time so that memory holds one. A single model stays open.
 
     Attributes:
