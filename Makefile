@@ -8,10 +8,10 @@ DIGITS := runs/digits-data
 .PHONY: demo test test-slow lint format bench bench-initialisation clean
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vgg_deploy needs Python 3.11 or later; this is %d.%d (PYTHON=... names another)" % sys.version_info[:2])'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vgg_deploy needs Python 3.11 or later; this is %d.%d (set PYTHON=... to use another)" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-# What the demo and development need. Each is installed again when pyproject.toml changes.
+# The packages for the demo and for development. They are installed again when pyproject.toml changes.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,train]'
 	touch $@
@@ -37,7 +37,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not slow'
 
-# Full-width networks, real data sets and trainings of minutes.
+# Full-width networks, real data sets, and trainings that take minutes.
 test-slow: $(VENV)/.dev
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow --durations=0
 
@@ -51,12 +51,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Runs on the network and photos in ../shared/data or $$VGG_DEPLOY_TEST_DATA, if they exist. To name others:
+# Uses the network and photos in ../shared/data or $$VGG_DEPLOY_TEST_DATA, if they exist. To use others:
 # make bench BENCH='--images DIR'.
 bench: $(VENV)/.dev
 	for table in single shapes multiscale protocols growth pipeline pairing; do $(BIN)/python -m benchmarks.$$table $(BENCH) || exit; done
 
-# What the paper says about initialisation: eight more minutes.
+# The paper's statements about initialisation. Takes eight more minutes.
 bench-initialisation: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.initialisation
 

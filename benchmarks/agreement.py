@@ -15,13 +15,13 @@ from vgg_deploy.views.protocols import Protocol
 COLUMNS = ("top-1 agreement", "max dp")
 NOTHING = ("-", "-")  # if there is no answer to compare
 AGREEMENT = (
-    "Agreement and max dp compare each answer with PyTorch in FP32 (train/network/reference.py). They are those of "
-    "the turn that was furthest off."
+    "Agreement and max dp compare the answers with PyTorch in FP32 (train/network/reference.py); max dp is the largest "
+    "difference of a posterior. Shown is the turn that differs most."
 )
 
 
 class ReferenceAnswers:
-    """Gives the right answers to a batch, or to image files under a protocol: posteriors float32 [images, classes]."""
+    """PyTorch's answers to a batch, or to image files under a protocol: posteriors float32 [images, classes]."""
 
     def __init__(self, checkpoint: Path) -> None:
         from train.network.checkpoint import read

@@ -20,13 +20,13 @@ from vgg_deploy.bench.own_process import OwnProcess, UnstartedContestant, start
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A contest that was held.
+    """The results of a contest.
 
     Attributes:
         contest: holds the times.
         agreement: the cells for `agreement.COLUMNS` of each contestant that was measured, by name.
-        reasons: why others were not measured, by name.
-        precisions: of the contestants, by name.
+        reasons: why the other contestants were not measured, by name.
+        precisions: the precisions of the contestants, by name.
     """
 
     contest: Contest[ImageBatch]
@@ -43,7 +43,7 @@ class Held:
         return [peak.gflops_per_s for peak in self.contest.peaks.get(self.precisions[name], [])]
 
     def shares(self, name: str, image_gflop: float) -> list[float]:
-        """The share of the peak that it reached, in each repetition; empty: the peak is not known."""
+        """The share of the peak that the contestant reached, in each repetition; empty: the peak is not known."""
         tops = self.peaks(name)
         return (
             [1000 * image_gflop / ms / top for ms, top in zip(self.image_ms(name), tops, strict=True)] if tops else []
@@ -78,13 +78,13 @@ class Arena:
         without: Collection[str] = (),
     ) -> Held:
         """Times the contestants, except those named in `without`, and compares their answers with the reference."""
-        wanted = [self._reference_answers(batch) for batch in (*timed, *checked)]
+        expected = [self._reference_answers(batch) for batch in (*timed, *checked)]
         terms = Terms(effort=Effort(repetitions=repetitions), probes=self._probes, tolerant=True)
         contestants = [contestant for contestant in self._contestants if contestant.name not in without]
         contest = Contest(contestants, timed, terms, checked)
         contest.hold()
         reasons = self._reasons | {record.name: record.reason for record in contest.records if record.reason}
-        agreement = {record.name: cells(record.parity(wanted, self._classes)) for record in contest.running}
+        agreement = {record.name: cells(record.parity(expected, self._classes)) for record in contest.running}
         images = timed[0].images
         click.echo(f"{'x'.join(map(str, images.shape[:3]))}: done", err=True)
         return Held(contest, agreement, reasons, self._precisions)

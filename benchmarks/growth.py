@@ -37,7 +37,7 @@ SIZES = tuple(
     BatchShape(1, *size) for size in ((224, 224), (384, 512), (512, 512), (512, 768), (768, 768), (1024, 1024))
 )
 COUNTS = (100, 1_000, 10_000)
-INT8_AIM, INT8_FROM = 0.85, 384 * 512  # share of the INT8 peak, from so many pixels on
+INT8_AIM, INT8_FROM = 0.85, 384 * 512  # share of the INT8 peak, for images of at least so many pixels
 TURN_S = 0.25
 THREADS_SIZE = BatchShape(1, 384, 512)
 
@@ -153,23 +153,24 @@ def prose(network: str, image: str, photos: str, repetitions: int) -> tuple[dict
     size = f"{THREADS_SIZE.height}x{THREADS_SIZE.width}"
     methods = {
         "pixels": (
-            f"{network} on {image} in memory, rescaled to each size, on all cores. Contestants take turns in "
-            f"{counted(repetitions, 'repetition')}. The share is that of the machine's matrix-multiply peak in the "
+            f"{network} runs on {image}, rescaled to each size, in memory, on all cores. Contestants take turns in "
+            f"{counted(repetitions, 'repetition')}. The share is relative to the machine's matrix-multiply peak in the "
             "same precision."
         ),
         "images": (
-            f"`vgg-deploy infer` runs in a process of its own on {photos}, again and again, with start-up. The network "
-            "is D at an eighth of its width with random weights. One scale is tested, without mirrors."
+            f"`vgg-deploy infer` runs in its own process, start-up included, on {photos}, repeated until there are "
+            "enough images. The network is D at an eighth of its width with random weights. It tests one scale, "
+            "without mirrors."
         ),
         "threads": (
-            f"{network} on {image} of {size} in memory. The numbers of threads take turns in "
+            f"{network} runs on {image} of {size} in memory. The thread counts take turns in "
             f"{counted(repetitions, 'repetition')}."
         ),
     }
     details = [
         f"{OWN_PROCESSES} {SPREAD}",
-        f"{PEAK} Several in flight: an engine opened with `requests=None`, which computes calls side by side.",
-        f"{AGREEMENT} For `infer`, each line of its CSV is compared; it has seven digits.",
+        f'{PEAK} "Several in flight" is an engine opened with `requests=None`, which computes several calls at once.',
+        f"{AGREEMENT} For `infer`, each line of its CSV file is compared; its posteriors have seven digits.",
     ]
     return methods, details
 

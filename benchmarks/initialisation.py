@@ -5,7 +5,7 @@ the tests use one scale and several (sections 4.1 and 4.2).
 
     python -m benchmarks.initialisation
 
-Twelve networks of an eighth of the width are trained for ten epochs each: eight minutes in all on one core.
+Twelve networks at an eighth of the width are trained for ten epochs each: eight minutes in all on one core.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def _dense(folder: Path, run: str, tests: Sequence[tuple[int, ...]]) -> list[flo
 def prose(seeds: range) -> tuple[str, list[str]]:
     """The method and the details of the page."""
     method = (
-        "Networks of an eighth of the width are trained on scanned digits for ten epochs, with crops of 64 pixels. "
-        "Figures are the top-1 of the best epoch on 359 validation images; one image is 0.28 points. The central "
-        f"crop is tested at S, or at the middle of its range. A: the mean of seeds {seeds[0]} to {seeds[-1]}, with "
-        f"the lowest and the highest. E: seed {seeds[0]}."
+        "Networks at an eighth of the width are trained on scanned digits for ten epochs, with crops of 64 pixels. "
+        "Each figure is the top-1 of the best epoch on 359 validation images; one image is 0.28 points. The central "
+        "crop is tested at S, or at the middle of its range. Rows of A show the mean of seeds "
+        f"{seeds[0]} to {seeds[-1]}, with the lowest and the highest; rows of E show seed {seeds[0]}."
     )
     return method, ["Training uses one thread. The dense test uses the finer grid."]
 
@@ -118,7 +118,7 @@ class _Trainings:
             self.add(f"{what}: dense, Q = {', '.join(map(str, scales))}", list(top1))
 
     def scale_jitter(self) -> None:
-        """Sections 4.1 and 4.2: the trained A goes on with S fixed, and with S from a range."""
+        """Sections 4.1 and 4.2: the trained A is trained further with S fixed, and with S from a range."""
         for run, scale, text in (("fixed", FIXED, "at S = 72"), ("jitter", JITTER, "with S from [64, 96]")):
             what = f"A, ten more epochs {text}"
             self.configuration_a(run, what, "--init", self._trained_a, "--train-scale", scale)

@@ -32,14 +32,14 @@ class Narrow:
     """A narrow network, for many images.
 
     Attributes:
-        model: as ONNX.
-        classes: of the network.
-        wanted: right posteriors of the photos, [photos, classes].
+        model: the ONNX file.
+        classes: the classes of the network.
+        expected: PyTorch's posteriors of the photos, [photos, classes].
     """
 
     model: Path
     classes: tuple[ClassName, ...]
-    wanted: Floats
+    expected: Floats
 
 
 def _narrow(folder: Path, photos: Sequence[Path]) -> Narrow:
@@ -76,7 +76,7 @@ def _answers(written: Path, classes: Sequence[ClassName]) -> Floats:
 def images(folder: Path, photos: Sequence[Path], counts: Sequence[int], method: str) -> tuple[Table, Any]:
     """Time and peak memory of `vgg-deploy infer` in a process of its own, by the number of images."""
     narrow = in_own_process(_narrow, folder, photos)
-    columns = ("images", "ms an image", "peak memory, MB", "more", *COLUMNS)
+    columns = ("images", "ms an image", "peak memory, MB", "growth", *COLUMNS)
     table = Table("Time and memory against the number of images", method, columns)
     samples: dict[str, Any] = {}
     for count in counts:
@@ -93,10 +93,10 @@ def images(folder: Path, photos: Sequence[Path], counts: Sequence[int], method: 
         samples[str(count)] = {"seconds": seconds, "peak_mb": megabytes}
         growth = megabytes / samples[str(counts[0])]["peak_mb"] - 1
         reached = "reached" if growth <= MEMORY_AIM else "missed"
-        more = "-" if count == counts[0] else f"{growth:+.1%}; aim {MEMORY_AIM:.0%} {reached}"
-        wanted = narrow.wanted[np.arange(count) % len(photos)]  # [count, classes]
+        change = "-" if count == counts[0] else f"{growth:+.1%}; aim {MEMORY_AIM:.0%} {reached}"
+        expected = narrow.expected[np.arange(count) % len(photos)]  # [count, classes]
         names = [str(index) for index in range(count)]
-        agrees = cells(compare(wanted, _answers(written, narrow.classes), names, narrow.classes))
-        table.rows.append((f"{count:,}", f"{1000 * seconds / count:.1f}", f"{megabytes:.0f}", more, *agrees))
+        agrees = cells(compare(expected, _answers(written, narrow.classes), names, narrow.classes))
+        table.rows.append((f"{count:,}", f"{1000 * seconds / count:.1f}", f"{megabytes:.0f}", change, *agrees))
         click.echo(f"{count} images: {seconds:.1f} s, {megabytes:.0f} MB", err=True)
     return table, samples

@@ -21,10 +21,10 @@ class ExportedModels:
 
     Attributes:
         name: what the network is, as text.
-        manifest: of the checkpoint.
-        checkpoint: in FC form, for PyTorch.
-        float32: ONNX.
-        int8: ONNX by target, tensorrt or onnxruntime: convolutions and FC layers in INT8.
+        manifest: the manifest of the checkpoint.
+        checkpoint: the weights in FC form, for PyTorch.
+        float32: the ONNX file in FP32.
+        int8: ONNX files with convolutions and FC layers in INT8, by target: tensorrt or onnxruntime.
     """
 
     name: str

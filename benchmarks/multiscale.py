@@ -36,10 +36,10 @@ from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.tensors import Floats
 
 
-def held(
+def run_contest(
     unstarted: Sequence[UnstartedContestant], terms: Terms, timed: Paths, checked: Paths = (), *, warm: bool = True
 ) -> tuple[Contest[Paths], dict[str, str]]:
-    """A contest in fresh processes, and for each program that was not measured the reason.
+    """Holds a contest in fresh processes. Returns it, and the reason for each program that was not measured.
 
     Args:
         timed: files that are timed.
@@ -64,11 +64,11 @@ def first_passes(contests: Sequence[Contest[Paths]]) -> dict[str, list[float]]:
 
 
 def agreements(
-    contest: Contest[Paths], wanted: Sequence[Floats], classes: Sequence[ClassName]
+    contest: Contest[Paths], expected: Sequence[Floats], classes: Sequence[ClassName]
 ) -> dict[str, tuple[str, str]]:
     """The cells for `COLUMNS` of each program."""
     return {
-        record.name: cells(record.parity(wanted, classes))
+        record.name: cells(record.parity(expected, classes))
         for record in contest.running
         if not record.name.endswith(BARE)
     }
@@ -104,17 +104,19 @@ def main(setup: Setup, **numbers: int) -> None:
         all_programs, classes = programs(models), models.manifest.classes
         unstarted = [each.contestant(PROTOCOL) for each in all_programs]
         terms = Terms(effort=Effort(repetitions=extent.repetitions), tolerant=True)
-        cold = [held(unstarted, terms, drawn.measured, warm=False)[0] for _ in range(extent.first_passes - 1)]
-        warm, reasons = held(unstarted, terms, drawn.measured, checked)
-        # PyTorch eager takes long, and is in the other table.
+        cold = [run_contest(unstarted, terms, drawn.measured, warm=False)[0] for _ in range(extent.first_passes - 1)]
+        warm, reasons = run_contest(unstarted, terms, drawn.measured, checked)
+        # PyTorch eager takes too long here; the other table has it.
         unstarted = [replace(each.contestant(LARGE), every=1) for each in all_programs if each.name != PYTORCH]
         large_terms = replace(terms, effort=Effort(repetitions=extent.large_repetitions))
-        large, large_reasons = held(unstarted, large_terms, many)
+        large, large_reasons = run_contest(unstarted, large_terms, many)
         with OwnProcess(ReferenceAnswers, models.checkpoint) as reference_answers:
-            wanted = [reference_answers(paths, PROTOCOL) for paths in (drawn.measured, checked) if paths]
-            wanted_large = [reference_answers(many[:CHECKED], LARGE)]
-    small_measured = ProtocolMeasurements(first_passes([*cold, warm]), warm, agreements(warm, wanted, classes), reasons)
-    large_agreement = agreements(large, wanted_large, classes)
+            expected = [reference_answers(paths, PROTOCOL) for paths in (drawn.measured, checked) if paths]
+            expected_large = [reference_answers(many[:CHECKED], LARGE)]
+    small_measured = ProtocolMeasurements(
+        first_passes([*cold, warm]), warm, agreements(warm, expected, classes), reasons
+    )
+    large_agreement = agreements(large, expected_large, classes)
     large_measured = ProtocolMeasurements(first_passes([large]), large, large_agreement, large_reasons)
     images = drawn.name, photos.described(len(many))
     methods, details = prose(models.name, images, extent, len(checked))

@@ -32,7 +32,7 @@ class ProtocolMeasurements:
         firsts: by program, seconds an image in first passes, each in a fresh process or on new shapes.
         contest: the warm passes.
         agreement: the cells for `COLUMNS`, by program.
-        reasons: why others were not measured, by name.
+        reasons: why the other programs were not measured, by name.
     """
 
     firsts: dict[str, list[float]]
@@ -149,7 +149,7 @@ def samples(all_programs: Sequence[Program], measured: ProtocolMeasurements, cou
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured: images and passes at small Q's (`repetitions` are warm passes), and at large Q's."""
+    """The amount of measuring: images and passes at small Q's (`repetitions` are warm passes), and at large Q's."""
 
     count: int
     repetitions: int
@@ -166,29 +166,28 @@ def prose(network: str, images: tuple[str, str], extent: Extent, checked: int) -
         checked: how many labelled images are compared too.
     """
     small = (
-        f"{network} answers {images[0]}, from file to averaged posteriors ({PROTOCOL}). A first pass is made by a "
-        f"fresh process, which meets each image for the first time ({counted(extent.first_passes, 'process')}). Warm "
-        f"passes answer the same images again, {counted(extent.repetitions, 'time')} in BF16 and INT8, half as often "
-        "in FP32, and a quarter as often in PyTorch. The programs not called vgg-deploy are what a user would write "
+        f"{network} classifies {images[0]}, from file to averaged posteriors ({PROTOCOL}). A first pass runs in a "
+        f"fresh process ({counted(extent.first_passes, 'process')}). Warm passes repeat the same images: "
+        f"{counted(extent.repetitions, 'time')} in BF16 and INT8, half as often in FP32, and a quarter as often in "
+        "PyTorch. The programs without vgg-deploy in their names are what a user would write "
         "(benchmarks/straightforward.py)."
     )
     large = (
-        f"{network} answers {images[1]} ({LARGE}). The sizes differ as far as possible, so that few views share a "
-        f"batch. A first pass is followed by {counted(extent.large_repetitions, 'more pass')}. Cores busy is the CPU "
-        "time of the program's process, all threads, divided by the wall time of the pass."
+        f"{network} classifies {images[1]} ({LARGE}). The photos differ in size where possible, so that few views "
+        f"share a batch. A first pass is followed by {counted(extent.large_repetitions, 'more pass')}. Cores busy is "
+        "the CPU time of all threads of the program's process, divided by the wall time of the pass."
     )
-    more = f", and on {checked} labelled images of the network's classes" if checked else ""
+    more = f" and {checked} labelled images of the network's classes" if checked else ""
     details = [
-        f"{OWN_PROCESSES} {SPREAD} The straightforward program, ours and the bare loop on one runtime follow each "
-        "other directly, every other time in reverse order.",
-        "The straightforward programs answer one image after the other, a view and its mirror in a call, with the "
-        "runtime's defaults except for the precision, which is set in OpenVINO. Ours is `predict` over "
-        "`open_engine(requests=None)`. The bare loop runs the batches that `predict` made, already in memory, with "
-        "as many in flight, and checks that the answers are the same. INT8 is the file for TensorRT in OpenVINO, and "
-        "the file for ONNX Runtime in ONNX Runtime.",
-        f"{AGREEMENT} They are compared on the images that are timed{more}; in the second table on the first "
-        f"{CHECKED}.",
-        "The aims are for two cores with AVX-512 VNNI. An aim within two standard errors is reached or missed within "
-        "the noise.",
+        f"{OWN_PROCESSES} {SPREAD} On each runtime, the straightforward program, ours and the bare loop run directly "
+        "after one another, in reverse order every other time.",
+        "The straightforward programs take one image at a time, with a view and its mirror in each call. They use the "
+        "runtime's defaults, except that the precision is set in OpenVINO. Ours is `predict` with "
+        "`open_engine(requests=None)`. The bare loop runs the batches that `predict` made, already in memory and with "
+        "as many in flight, and checks that the answers are the same. OpenVINO runs the INT8 file for TensorRT, and "
+        "ONNX Runtime the one for ONNX Runtime.",
+        f"{AGREEMENT} Compared are the timed images{more}; for the second table, the first {CHECKED}.",
+        'The aims are for two cores with AVX-512 VNNI. "Within the noise" means closer to the aim than two standard '
+        "errors.",
     ]
     return (small, large), details

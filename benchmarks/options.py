@@ -19,7 +19,7 @@ _OPTIONS = (
         "--width-divisor",
         default=1,
         show_default=True,
-        help="Try the benchmark on a narrower network of random weights. The figures do not apply to a VGG.",
+        help="Try the benchmark on a narrower network with random weights. The figures do not apply to a VGG.",
     ),
     click.option(
         "--quick",

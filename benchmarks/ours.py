@@ -19,10 +19,10 @@ from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.protocols import Protocol
 
-_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # other runtimes are called as in the registry
+_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}  # other runtimes keep their names in the registry
 # The registry's runtimes that compute on CPUs, and their names in tables. All of them compute FP32.
 CPU_RUNTIMES = {name: _TITLES.get(name, name) for name, runtime in RUNTIMES.items() if "cpu" in runtime.devices}
-_SAME = 1e-3  # a posterior differs by less if one engine answers a batch again
+_SAME = 1e-3  # if an engine answers a batch again, posteriors differ by less
 
 
 def opened(path: Path, options: EngineOptions) -> Engine:
@@ -39,7 +39,7 @@ def opened(path: Path, options: EngineOptions) -> Engine:
 
 
 def our_calls(path: Path, options: EngineOptions, least_s: float, queued: int = 1) -> Calls:
-    """Calls of one of our engines, as many at once as it computes side by side; see `Calls`."""
+    """Calls of one of our engines, as many at once as it computes concurrently; see `Calls`."""
     engine = opened(path, options)
     return Calls(forward_of(engine), at_once=engine.info.concurrency, queued=queued, least_s=least_s)
 
@@ -77,7 +77,7 @@ class EnginePasses:
     """Passes of one of our engines over image files, from the first file to the last answer.
 
     The first pass over some files keeps the batches. With `bare`, a later turn runs only these, as many at once as the
-    engine computes side by side.
+    engine computes concurrently.
     """
 
     def __init__(self, path: Path, options: EngineOptions, protocol: Protocol) -> None:

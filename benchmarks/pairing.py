@@ -48,8 +48,8 @@ def contestants(models: ExportedModels) -> list[UnstartedContestant]:
 def prose(network: str, images: str, repetitions: int) -> tuple[str, list[str]]:
     """The method and the details of the page."""
     method = (
-        f"{network} on {images}: whole images at Q={SCALE}, one at a time. Each of {repetitions} repetitions is a "
-        "call of each contestant on each image; its time is the median over the images."
+        f"{network} runs on {images}, whole at Q={SCALE}, one at a time. In each of {repetitions} repetitions, every "
+        "contestant runs each image once; the time is the median over the images."
     )
     return method, [f"{OWN_PROCESSES} {SPREAD}", AGREEMENT]
 
@@ -76,7 +76,7 @@ def main(setup: Setup, repetitions: int, count: int) -> None:
         return [statistics.median(times[start:][: len(batches)]) for start in range(0, len(times), len(batches))]
 
     method, details = prose(models.name, drawn.name, repetitions)
-    columns = ("file", "runtime", "ms", "times the first line", *COLUMNS)
+    columns = ("file", "runtime", "ms", "times the first row", *COLUMNS)
     table = Table("", method, columns, notes=held.notes)
     samples = {name: milliseconds(name) for name in held.agreement}
     first = next(iter(samples.values()))

@@ -57,7 +57,7 @@ print(session.run(["probabilities"], {"images": images})[0][0].tolist())
 """,
     "openvino": _DECODE
     + """
-sys.modules["openvino_telemetry"] = None  # its import would send an event to its maker (2026.4)
+sys.modules["openvino_telemetry"] = None  # importing openvino would send an event to its vendor (2026.4)
 import openvino
 model = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 print(model([images])["probabilities"][0].tolist())
@@ -67,7 +67,7 @@ print(model([images])["probabilities"][0].tolist())
 import json
 import ncnn
 import os
-wanted = json.load(open(sys.argv[1] + ".json"))
+network = json.load(open(sys.argv[1] + ".json"))
 net = ncnn.Net()
 net.opt.num_threads = os.cpu_count()
 net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
@@ -76,15 +76,15 @@ net.load_param(sys.argv[1] + ".param")
 net.load_model(sys.argv[1] + ".bin")
 height, width = images.shape[1:3]
 pixels = ncnn.Mat.from_pixels(images[0], ncnn.Mat.PixelType.PIXEL_RGB, width, height)
-pixels.substract_mean_normalize(wanted["mean"], [1 / each for each in wanted["std"]])
+pixels.substract_mean_normalize(network["mean"], [1 / each for each in network["std"]])
 extractor = net.create_extractor()
-extractor.input(wanted["image"], pixels)
-print(np.array(extractor.extract(wanted["output"])[1]).tolist())
+extractor.input(network["image"], pixels)
+print(np.array(extractor.extract(network["output"])[1]).tolist())
 """,
 }
 
 
-def _in_ncnns_form(model: Path) -> None:
+def _write_ncnn_form(model: Path) -> None:
     """Writes the network in ncnn's own form beside the ONNX file, which bare ncnn cannot open."""
     from engines.ncnn.engine import in_ncnn_order
     from engines.ncnn.translation import translate
@@ -162,14 +162,14 @@ def start_up(terms: Terms) -> tuple[tuple[str, ...], list[float]]:
 
 
 def first_answer(
-    what: str, first: FirstAnswer, image: Path, wanted: Floats, terms: Terms
+    what: str, first: FirstAnswer, image: Path, expected: Floats, terms: Terms
 ) -> tuple[tuple[str, ...], list[float]]:
     """Time of `vgg-deploy infer` on one image, beside the bare script: a row of the table, and the samples.
 
-    The first run of each does not count. It brings the files into the page cache.
+    The first run of each is not counted. It brings the files into the page cache.
 
     Args:
-        wanted: right posteriors of the image, [1, classes].
+        expected: PyTorch's posteriors of the image, [1, classes].
     """
     contest = Contest([Contestant("infer", first.infer), Contestant("script", first.script)], [image], terms)
     contest.hold()
@@ -179,19 +179,19 @@ def first_answer(
     title = f"first answer of a fresh process, {what}"
     return (
         *_row(title, contest, "", FIRST_ANSWER_AIM),
-        *cells(ours.parity([wanted], first.classes)),
+        *cells(ours.parity([expected], first.classes)),
     ), ours.image_s
 
 
 def prose(network: str, images: str, scale: int, repetitions: int) -> tuple[str, list[str]]:
     """The method and the details of the page."""
     method = (
-        f"{network} answers {images}, whole at Q={scale}, in a fresh process. Beside it runs a bare script that "
-        "imports Pillow and the runtime, decodes the image, opens the file and runs it once; its answer is the same. "
-        f"The two take turns in {counted(repetitions, 'repetition')}, with the files in the page cache."
+        f"{network} classifies {images}, whole at Q={scale}, in a fresh process. It is compared with a bare script "
+        "that imports Pillow and the runtime, decodes the image, opens the file and runs it once; both give the same "
+        f"answer. The two take turns in {counted(repetitions, 'repetition')}, with the files in the page cache."
     )
     details = [
-        f"{SPREAD} The bare script of ncnn opens the same network in ncnn's own form, which is written before.",
+        f"{SPREAD} The bare script for ncnn opens the same network in ncnn's own form, written beforehand.",
         AGREEMENT,
         "Throughput, the bare engine loop and memory: [multiscale](multiscale.md) and [growth](growth.md).",
     ]
@@ -212,9 +212,9 @@ def main(setup: Setup, repetitions: int) -> None:
         models = prepare(folder, setup, drawn.calibration)
         scale = models.manifest.train_scale.middle
         with OwnProcess(ReferenceAnswers, models.checkpoint) as reference_answers:
-            wanted = reference_answers([image], Protocol("dense", (scale,), None, False))
+            expected = reference_answers([image], Protocol("dense", (scale,), None, False))
         method, details = prose(models.name, drawn.name, scale, 1 if setup.quick else repetitions)
-        table = Table("", method, ("what", "time", "times the bare script's", "aim", *COLUMNS))
+        table = Table("", method, ("measurement", "time", "times the bare script", "aim", *COLUMNS))
         samples: dict[str, list[float]] = {}
 
         def add(row: tuple[str, ...], times: list[float]) -> None:
@@ -232,8 +232,10 @@ def main(setup: Setup, repetitions: int) -> None:
                 click.echo(f"{what} is not measured: {runtime} is not installed", err=True)
                 continue
             if runtime == "ncnn":
-                _in_ncnns_form(model)
-            add(*first_answer(what, FirstAnswer(model, runtime, scale, models.manifest.classes), image, wanted, terms))
+                _write_ncnn_form(model)
+            add(
+                *first_answer(what, FirstAnswer(model, runtime, scale, models.manifest.classes), image, expected, terms)
+            )
     page = Page(name="pipeline", title="Start-up", tables=[table], details=details, samples=samples)
     click.echo(page.write(setup.out))
 

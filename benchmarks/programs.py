@@ -25,9 +25,9 @@ PYTORCH = "PyTorch eager FP32"
 # Against PyTorch eager, on two cores with AVX-512 VNNI; and against the straightforward program or the bare loop.
 AIMS = {"FP32": 2.2, "BF16": 4.0, "INT8": 8.0}
 SAME = 0.97
-CHECKED = 4  # labelled images on which answers are compared too; and images of the second table that are compared
-# A program takes part in every so many repetitions. Passes in FP32 take twice as long as others, and PyTorch's three
-# times.
+# The number of labelled images on which answers are also compared, and of images that the second table compares.
+CHECKED = 4
+# A program runs in every N-th repetition only. Passes in FP32 take twice as long as others, and PyTorch's three times.
 EVERY = {PYTORCH: 4, "FP32": 2}
 BARE = ", bare"
 
@@ -37,9 +37,9 @@ class Program:
     """A program that answers image files.
 
     Attributes:
-        runtime: that computes, as tables call it.
+        runtime: the runtime that computes, by its name in tables.
         precision: FP32, BF16 or INT8.
-        make, arguments: make what plays its turns, except that the protocol is missing.
+        make, arguments: a function that returns the player of its turns, and its arguments without the protocol.
     """
 
     runtime: str
@@ -55,7 +55,7 @@ class Program:
     def straightforward(self) -> str:
         """The straightforward program on the same runtime.
 
-        The two differ by a few per cent, and take turns directly.
+        The two differ by a few per cent, so they run directly after one another.
         """
         return f"{self.runtime} {self.precision}"
 
@@ -72,7 +72,7 @@ class Program:
 
 
 def programs(models: ExportedModels) -> list[Program]:
-    """The programs. The others are compared with the first."""
+    """The programs. All others are compared with the first."""
     network, tensorrt, onnxruntime = models.float32, models.int8["tensorrt"], models.int8["onnxruntime"]
 
     def theirs(runtime: str, precision: str, make: Any, *arguments: Any) -> Program:

@@ -63,18 +63,18 @@ class Tested:
         return len(views), self.protocol.macs(manifest.spec, *NOMINAL_SIZE, manifest.rescaling)
 
 
-def right_answers(protocols: dict[str, Protocol], paths: list[Path], checkpoint: Path) -> dict[str, Floats]:
-    """Right posteriors [images, classes] by protocol; of crops, which take PyTorch long, of the first images."""
-    few, wanted = paths[:CROPS_CHECKED], dict[str, Floats]()
+def expected_posteriors(protocols: dict[str, Protocol], paths: list[Path], checkpoint: Path) -> dict[str, Floats]:
+    """PyTorch's posteriors [images, classes] by protocol. Crops take it long, so only the first images are computed."""
+    few, expected = paths[:CROPS_CHECKED], dict[str, Floats]()
     with OwnProcess(ReferenceAnswers, checkpoint) as reference_answers:
         for name, protocol in protocols.items():
-            known = [wanted[part.name][: len(few)] for part in protocol.parts if part.name in wanted]
-            if len(known) > 1:  # the mean of two tests that are done
-                wanted[name] = fused(known)
+            known = [expected[part.name][: len(few)] for part in protocol.parts if part.name in expected]
+            if len(known) > 1:  # a mean of two tests that are already computed
+                expected[name] = fused(known)
             else:
-                wanted[name] = reference_answers(few if name.endswith("-crop") else paths, protocol)
+                expected[name] = reference_answers(few if name.endswith("-crop") else paths, protocol)
             click.echo(f"{name}: compared", err=True)
-    return wanted
+    return expected
 
 
 def _accuracy(
@@ -153,13 +153,13 @@ def prose(network: str, images: str, repetitions: int, labelled: int) -> tuple[s
         f"photo of {NOMINAL_SIZE[1]}x{NOMINAL_SIZE[0]}. "
     )
     if labelled:
-        method += f"Errors come from {labelled} labelled images of 224x224, and are shown with their standard errors."
+        method += f"Error rates come from {labelled} labelled images of 224x224; ± is their standard error."
     else:
-        method += "There are no errors, since there are no labelled images of the network's classes (../shared/data)."
+        method += "Error rates are missing, because there are no labelled images of the network's classes."
     details = [
         f"{OWN_PROCESSES} {SPREAD} Crops that coincide are scored once.",
-        f"{AGREEMENT} PyTorch runs the same test. Whole images are compared on all that are timed, crops on "
-        f"{counted(CROPS_CHECKED, 'image')}.",
+        f"{AGREEMENT} PyTorch runs the same test. Whole-image tests are compared on all timed photos, and crop tests "
+        f"on {counted(CROPS_CHECKED, 'photo')}.",
     ]
     return method, details
 
@@ -188,9 +188,11 @@ def main(setup: Setup, count: int, repetitions: int, limit: int) -> None:
                 raise click.ClickException(next(iter(reasons.values())))
             contest = Contest(contestants, [paths], Terms(effort=Effort(repetitions=repetitions)))
             contest.hold()
-        wanted = right_answers(protocols, paths, models.checkpoint)
+        expected = expected_posteriors(protocols, paths, models.checkpoint)
         tests = {
-            each: Tested(protocol, contest[each], cells(contest[each].parity([wanted[each]], models.manifest.classes)))
+            each: Tested(
+                protocol, contest[each], cells(contest[each].parity([expected[each]], models.manifest.classes))
+            )
             for each, protocol in protocols.items()
         }
         labelled = measured_network(setup).labelled

@@ -19,16 +19,16 @@ RESULTS = Path(__file__).parent / "results"
 
 # Sentences for the details of a page.
 OWN_PROCESSES = (
-    "Each contestant has a process of its own, which sleeps while another has its turn. They take turns, repetition by "
-    "repetition."
+    "Each contestant runs in its own process, which sleeps while the others run. The contestants take turns within "
+    "each repetition."
 )
 SPREAD = (
-    "A figure is the median, with the lowest and the highest in brackets. A ratio is the median of the ratios within "
-    "each repetition, ± its standard error."
+    "Figures are medians, with the lowest and the highest in brackets. Ratios are computed within each repetition; ± "
+    "is the standard error of their median."
 )
 PEAK = (
-    "The peak is that of the best large 1x1 convolution in the same precision, measured in the same repetitions. "
-    "Convolutions by Winograd's algorithm can pass it: they need fewer products than are counted."
+    "The peak is the speed of the fastest large 1x1 convolution in the same precision, measured in the same "
+    "repetitions. Winograd convolutions can exceed it, because they need fewer products than are counted."
 )
 
 
@@ -39,8 +39,8 @@ class Table:
     Attributes:
         title: above it; "": none.
         method: one paragraph above it, at most five sentences.
-        columns: their heads.
-        rows: as many cells each.
+        columns: the headings.
+        rows: the cells, one for each column.
         notes: lines below it.
     """
 
@@ -56,8 +56,8 @@ class Page:
     """The results of a benchmark.
 
     Attributes:
-        name: of its files.
-        title: of the page.
+        name: the name of its files.
+        title: the title of the page.
         tables: each with its method above it.
         details: paragraphs below the tables.
         samples: the single measurements behind the tables, for the JSON file.

@@ -1,4 +1,4 @@
-"""Our engines beside the bare runtime, shape by shape.
+"""Our engines against the bare runtime, shape by shape.
 
 python -m benchmarks.shapes
 """
@@ -44,9 +44,7 @@ SHAPES = tuple(
 AIM = 0.97
 TURN_S = 0.3
 TITLES = ("ONNX Runtime FP32", "OpenVINO FP32", "OpenVINO BF16", "ONNX Runtime INT8", "OpenVINO INT8")
-WORST = (
-    "For each runtime, the shape at which our engine is slowest in relation to the bare runtime; see the table below."
-)
+WORST = "For each runtime, the shape at which our engine is slowest relative to the bare runtime, from the table below."
 
 
 def contestants(models: ExportedModels, turn_s: float) -> list[UnstartedContestant]:
@@ -79,10 +77,10 @@ def _batch(photo: Images, shape: BatchShape, models: ExportedModels) -> ImageBat
 def prose(network: str, images: str, repetitions: int) -> tuple[str, list[str]]:
     """The method and the details of the page."""
     method = (
-        f"{network}: one call at a time, on all cores, on batches in memory made of {images}. A batch of 2 is a view "
-        "and its mirror. Each ratio says how many times as fast our engine is as the bare runtime, with its defaults "
-        f"and the same precision, on the same file. The two take turns in {counted(repetitions, 'repetition')}, "
-        "every other time in reverse order."
+        f"{network} runs one call at a time, on all cores, on batches in memory made of {images}. A batch of 2 is a "
+        "view and its mirror. A ratio is our speed divided by that of the bare runtime, with its defaults, on the same "
+        f"file in the same precision. The two take turns in {counted(repetitions, 'repetition')}, in reverse order "
+        "every other time."
     )
     return method, [f"{OWN_PROCESSES} {SPREAD}", AGREEMENT]
 
@@ -126,7 +124,7 @@ def main(setup: Setup, repetitions: int) -> None:
         worst.rows.append((title, str(shape), f"{ratio.median:.3f}; {verdict(ratio, AIM)}"))
     page = Page(
         name="shapes",
-        title="Ours beside the bare runtime",
+        title="Our engines against the bare runtime",
         tables=[worst, table],
         details=details,
         samples=samples,

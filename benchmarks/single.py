@@ -31,7 +31,7 @@ from vgg_deploy.network.precision import FLOAT32, INT8
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views.images import decode
 
-# Shapes, and the number of labelled images on which answers are compared, beside those of the batch that is timed.
+# Shapes, and the number of labelled images on which answers are compared, besides those of the timed batch.
 SHAPES = {
     BatchShape(1, 224, 224): 16,
     BatchShape(8, 224, 224): 16,
@@ -45,7 +45,7 @@ FC_FORM = "torchvision's vgg16, FC form"  # accepts only the crop
 
 
 def contestants(models: ExportedModels, turn_s: float) -> list[UnstartedContestant]:
-    """The contestants. The others are compared with the first."""
+    """The contestants. All others are compared with the first."""
     network, int8 = models.float32, models.int8["tensorrt"]
 
     def bare(name: str, precision: str, make: Any, *arguments: Any) -> UnstartedContestant:
@@ -111,15 +111,16 @@ def draw(contests: dict[BatchShape, Held]) -> Any:
 def prose(network: str, images: str, repetitions: int, checked: str) -> tuple[str, list[str]]:
     """The method and the details of the page."""
     method = (
-        f"{network}: one call at a time on all cores, on a batch in memory made of {images}. Contestants take turns in "
-        f"{counted(repetitions, 'repetition')}, at most 3 for batches of 8; ms is the median of the repetitions."
+        f"{network} runs one call at a time, on all cores, on a batch in memory made of {images}. Contestants take "
+        f"turns in {counted(repetitions, 'repetition')}, at most 3 for batches of 8; ms is the median of the "
+        "repetitions."
     )
     details = [
         f"{OWN_PROCESSES} {SPREAD}",
         "torchvision's vgg16 has our weights and widths. By default, OpenVINO computes FP32 files in BF16 on CPUs "
-        "that can, without a message.",
+        "that support it, without a message.",
         PEAK,
-        f"{AGREEMENT} PyTorch answers batches of the same shape. Compared is the batch that is timed{checked}.",
+        f"{AGREEMENT} PyTorch runs batches of the same shape. The answers to the timed batch{checked} are compared.",
     ]
     return method, details
 
@@ -148,7 +149,7 @@ def main(setup: Setup, repetitions: int) -> None:
                 without=() if (shape.height, shape.width) == (224, 224) else (FC_FORM,),
             )
     counts = ", ".join(f"{count} at {shape}" for shape, count in shapes.items() if count)
-    also = f", and labelled images of the network's classes: {counts}" if more else ""
+    also = f" and to labelled images of the network's classes ({counts})" if more else ""
     method, details = prose(models.name, drawn.name, repetitions, also)
     methods = [method, *("As above, at another shape.",) * (len(shapes) - 1)]
     assert models.manifest.spec is not None

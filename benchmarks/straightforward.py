@@ -87,7 +87,7 @@ def onnxruntime_session(model: Path) -> Forward:
 def openvino_model(model: Path, precision: str | None) -> Forward:
     """A bare compiled model of OpenVINO with its defaults, except for the precision of floating point, f32 or bf16.
 
-    None: its default for that too. It then computes in BF16 on CPUs that can, without a message.
+    None: its default for that too, which is BF16 on CPUs that support it, without a message.
     """
     import openvino
 

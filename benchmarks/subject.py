@@ -34,7 +34,7 @@ class Setup:
     Attributes:
         weights: a checkpoint; None: the one in the data folder, or random weights.
         images: a folder; None: the photos in the data folder, or generated pictures.
-        width_divisor: above 1: a narrower network of random weights, to try the benchmarks.
+        width_divisor: above 1: a narrower network with random weights, to try the benchmarks.
         quick: few images and repetitions; the figures mean nothing.
         out: folder for the results; None: they are not written.
     """
@@ -70,7 +70,7 @@ class MeasuredNetwork:
 
 
 def measured_network(setup: Setup) -> MeasuredNetwork:
-    """The requested checkpoint, the VGG-16 of the data folder, or one of random weights, which costs the same."""
+    """The requested checkpoint, the VGG-16 of the data folder, or one with random weights, which costs the same."""
     data = setup.data
     if setup.width_divisor == 1 and setup.weights is not None:
         path = setup.weights
@@ -80,7 +80,7 @@ def measured_network(setup: Setup) -> MeasuredNetwork:
         return MeasuredNetwork(lambda: _read(path, labels), path.name, data / "imagenette" / "val")
     spec = NetworkSpec("D", width_divisor=setup.width_divisor, fc_width=4096 // setup.width_divisor)
     width = "" if setup.width_divisor == 1 else f", width / {setup.width_divisor}"
-    return MeasuredNetwork(lambda: random_checkpoint(spec), f"VGG-16 of random weights{width}")
+    return MeasuredNetwork(lambda: random_checkpoint(spec), f"VGG-16 with random weights{width}")
 
 
 def _read(path: Path, labels: Path | None) -> Checkpoint:
@@ -154,7 +154,7 @@ class Drawn:
     Attributes:
         measured: images that are timed.
         calibration: images that give INT8 its ranges.
-        name: what is measured on, as text.
+        name: the timed images, as text.
     """
 
     measured: list[Path]
@@ -177,7 +177,7 @@ def pictures(setup: Setup, folder: Path) -> ImageCollection:
 def verification(setup: Setup, count: int) -> list[Path]:
     """Up to `count` labelled images of the network's classes, to compare more answers than are timed.
 
-    A network is sure of its own classes, so that agreement means more on them.
+    A network is confident about its own classes, so agreement on them means more.
     """
     folder = measured_network(setup).labelled
     return [] if folder is None or count == 0 else ImageCollection(list(find_images([str(folder)])), "").spread(count)
