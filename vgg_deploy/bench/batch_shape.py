@@ -36,7 +36,8 @@ class BatchShape:
         return BatchShape(*map(int, numbers))
 
     def gflop(self, spec: NetworkSpec) -> float:
-        """Work of one batch in 1e9 operations: two (a product and a sum) for each multiply-accumulate of the spec.
+        """Work of one batch in 1e9 operations: two (a multiplication and an addition) per multiply-accumulate of the
+        spec.
 
         VGG-16 at 224x224: 30.9. This is the work of the network as the paper defines it. Our files do less: they run
         fc8 once, on the mean over positions.

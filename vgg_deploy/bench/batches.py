@@ -18,12 +18,12 @@ _BLOBS = (12, 16)
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """A batch to answer.
+    """A batch of images to run.
 
     Attributes:
         images: uint8 [n, height, width, 3].
-        distinct: how many of the first images are different. The others repeat some to fill the batch; their answers
-            are not compared.
+        distinct: how many of the first images are distinct. The others repeat images to fill the batch, and are not
+            compared.
     """
 
     images: Images
@@ -40,7 +40,7 @@ def smooth_pictures(count: int, seed: int = 0) -> list[Images]:
 
 
 def fitted(pixels: Images, height: int, width: int, rescaling: Rescaling) -> Images:
-    """uint8 [h, w, 3] -> [height, width, 3]: rescaled until it just covers this size, then its centre."""
+    """uint8 [h, w, 3] -> [height, width, 3]: rescaled to just cover this size, then cropped at the centre."""
     rows, columns = pixels.shape[:2]
     scale = max(height / rows, width / columns)
     rows, columns = max(height, round(rows * scale)), max(width, round(columns * scale))
@@ -49,7 +49,7 @@ def fitted(pixels: Images, height: int, width: int, rescaling: Rescaling) -> Ima
 
 
 def batches_of(pictures: Sequence[Images], shape: BatchShape, rescaling: Rescaling) -> list[ImageBatch]:
-    """All pictures, at least one, cut to a shape and put into batches. The first pictures fill up the last batch."""
+    """Pictures (at least one) as batches of a shape. The first pictures fill up the last batch."""
     cut = [fitted(picture, shape.height, shape.width, rescaling) for picture in pictures]
     batches = []
     for start in range(0, len(cut), shape.images):

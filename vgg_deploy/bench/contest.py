@@ -1,4 +1,6 @@
-"""Contestants that take turns, so that a drift of the machine affects them alike, and whose answers are compared."""
+"""Contests: contestants take turns, so that drift of the machine affects all equally, and their answers are
+compared.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from vgg_deploy.evaluation.parity import Parity, compare, furthest
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.tensors import Floats
 
-Task = TypeVar("Task")  # what a turn answers: a `ImageBatch`, or image files
+Task = TypeVar("Task")  # the input of a turn: an `ImageBatch`, or image files
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,10 @@ class Contestant(Generic[Task]):
 
     Attributes:
         name: in reports.
-        play: takes a turn. If its second argument is true, it answers the task only once.
-        group: contestants of one group follow each other directly, in reverse order every other time. None: a group of
-            its own.
-        every: it takes part in every so many repetitions.
+        play: takes a turn. If its second argument is true, it runs the task only once.
+        group: contestants of a group take consecutive turns, in reverse order every other time. None: it has its own
+            group.
+        every: it takes part in one of this many repetitions.
     """
 
     name: str
@@ -44,9 +46,9 @@ class Terms:
 
     Attributes:
         effort: how long to measure.
-        probes: what measures the machine's peak, by precision; each measures once a repetition, before the contestants.
-        tolerant: whether a contestant whose first turn fails drops out with a reason. The first contestant never does:
-            the others are compared with it.
+        probes: measure the machine's peak, by precision. Each runs once per repetition, before the contestants.
+        tolerant: whether a contestant whose first turn fails drops out with a reason. The first contestant never drops
+            out, because the others are compared with it.
         progress: called after each contestant's first turns, and after each turn.
     """
 
@@ -58,13 +60,13 @@ class Terms:
 
 @dataclass(slots=True)
 class ContestRecord(Generic[Task]):
-    """What was measured of one contestant.
+    """The measurements of one contestant.
 
     Attributes:
-        first: its first turn for each task, which does not count among the samples.
+        first: its first turn for each task, which is not among the samples.
         turns: its other turns, by repetition.
         answers: every answer it gave, first turns included, by task: posteriors float32 [images, classes].
-        reason: why it dropped out.
+        reason: why it dropped out; empty if it did not.
     """
 
     contestant: Contestant[Task]
@@ -79,7 +81,7 @@ class ContestRecord(Generic[Task]):
 
     @property
     def image_s(self) -> list[float]:
-        """Seconds an image in each of its repetitions."""
+        """Seconds per image in each of its repetitions."""
         return [turn.image_s for turn in self.turns.values()]
 
     @property
@@ -88,15 +90,15 @@ class ContestRecord(Generic[Task]):
         return tuple(dict.fromkeys(text for turn in (*self.first, *self.turns.values()) for text in turn.failures))
 
     def ratio_to(self, other: ContestRecord[Task]) -> Ratio:
-        """How many times as fast as `other` it is, in the repetitions in which both took part."""
+        """Its speed relative to `other`, in the repetitions in which both took part."""
         common = sorted(self.turns.keys() & other.turns.keys())
         return Ratio.of([other.turns[n].image_s for n in common], [self.turns[n].image_s for n in common])
 
     def parity(self, expected: Sequence[Floats], classes: Sequence[ClassName]) -> Parity:
-        """How far its answers are from the right ones. Of each task's answers, those that are furthest off count.
+        """The difference of its answers from the expected ones. For each task, its worst answer counts.
 
         Args:
-            expected: by task, float32 [images, classes]; of a longer answer the first rows are compared.
+            expected: by task, float32 [images, classes]. Further rows of an answer are not compared.
         """
         rows = [
             furthest(posteriors, [answer[: len(posteriors)] for answer in self.answers[task]])
@@ -108,17 +110,17 @@ class ContestRecord(Generic[Task]):
 
 
 class Contest(Generic[Task]):
-    """Contestants that answer the same tasks in turn.
+    """Contestants that run the same tasks in turn.
 
     Args:
         contestants: at least one; the others are compared with the first.
-        timed: tasks that are timed. One repetition is a turn of each contestant on the same task, and repetitions go
-            round the tasks.
-        checked: further tasks, whose answers are only compared.
+        timed: tasks that are timed. In one repetition each contestant has a turn on the same task; the next repetition
+            uses the next task.
+        checked: further tasks, which are only compared, not timed.
 
     Attributes:
-        records: of each contestant, in order.
-        peaks: of the machine in each repetition, by precision.
+        records: one per contestant, in order.
+        peaks: the machine's peak in each repetition, by precision.
     """
 
     def __init__(
@@ -135,22 +137,19 @@ class Contest(Generic[Task]):
 
     @property
     def running(self) -> list[ContestRecord[Task]]:
-        """Of the contestants that have not dropped out."""
+        """The records of contestants that have not dropped out."""
         return [record for record in self.records if not record.reason]
 
     def __getitem__(self, name: str) -> ContestRecord[Task]:
         return next(record for record in self.records if record.name == name)
 
     def hold(self) -> None:
-        """Everything: first turns, then repetitions."""
+        """Runs the contest: first turns, then repetitions."""
         self.first_turns()
         self.take_turns()
 
     def first_turns(self) -> None:
-        """Each contestant answers every task once.
-
-        This also compiles what a runtime compiles for each shape.
-        """
+        """Each contestant runs every task once. This also triggers a runtime's compilation for each shape."""
         for record in self.records:
             try:
                 for number, task in enumerate((*self._timed, *self._checked)):
@@ -165,7 +164,7 @@ class Contest(Generic[Task]):
             self._terms.progress()
 
     def take_turns(self) -> None:
-        """The repetitions that are timed."""
+        """Runs the timed repetitions."""
         effort = self._terms.effort
         for repetition in range(effort.count(0.0 if effort.repetitions else self._repetition_s())):
             number = repetition % len(self._timed)
@@ -187,7 +186,7 @@ class Contest(Generic[Task]):
             yield from reversed(group) if turn % 2 else group
 
     def _repetition_s(self) -> float:
-        """How long a repetition will take. A turn of a quick contestant is longer than one answer."""
+        """Estimates how long a repetition will take. A quick contestant runs the task several times in a turn."""
         began = time.perf_counter()
         for probe in self._terms.probes.values():
             probe()

@@ -11,7 +11,9 @@ LEAST_REPETITIONS, MOST_REPETITIONS = 3, 1000
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long to measure: `repetitions`, or as many as take all contestants about `seconds`, at least three."""
+    """How long to measure: `repetitions`, or as many as fit into about `seconds` for all contestants, at least
+    three.
+    """
 
     repetitions: int | None = None
     seconds: float = 10.0

@@ -11,8 +11,8 @@ from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.network.spec import NetworkSpec
 
 INPUT, OTHER = "input", "other"
-# A runtime names a fused node after one of the nodes in it, with a prefix and a suffix of its own. The first name of a
-# node of our graph counts. relu1_1 belongs to conv1_1.
+# A runtime names a fused node after one of its nodes, with its own prefix and suffix. We look for the first name of a
+# node of our graph. relu1_1 belongs to conv1_1.
 _NAMES = re.compile(
     r"(?P<input>cast|subtract_mean|divide_std|transpose)|relu(?P<relu>\d(_\d)?)"
     r"|conv\d_\d|fc[678]|pool\d|lrn\d|(?P<map>score_map)"
@@ -26,9 +26,9 @@ class LayerTime:
     Attributes:
         layer: the paper's name; `input` for cast, mean and transposition; `other` for the spatial mean, the soft-max
             and what the runtime adds between layers.
-        ms: of all its nodes.
+        ms: the time of all its nodes.
         share: of the sum over layers, 0..1.
-        gflop: its work; None: it has no products.
+        gflop: its work; None if it has no products.
     """
 
     layer: str
@@ -59,13 +59,13 @@ def layer_of(node: str) -> str:
 def by_layer(
     runs: Sequence[Mapping[str, float]], spec: NetworkSpec | None, shape: BatchShape, *, score_map: bool = False
 ) -> tuple[LayerTime, ...]:
-    """Medians over several runs: of the input, of the layers in the network's order, and of the rest.
+    """Medians over several runs: the input, the layers in the network's order, and the rest.
 
-    A layer that a runtime fused into another has no time of its own, and is left out.
+    A layer that a runtime fused into another has no separate time, and is left out.
 
     Args:
-        runs: of each run, milliseconds by node name.
-        score_map: whether the model outputs it. fc8 then runs at every position, otherwise once, on their mean.
+        runs: for each run, milliseconds by node name.
+        score_map: whether the model has this output. fc8 then runs at every position, otherwise once, on their mean.
     """
     merged: list[dict[str, float]] = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""The machine that figures were measured on: its processor, and the versions of the software that computes."""
+"""The machine on which figures were measured: its processor and the versions of its software."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PACKAGES = ("vgg-deploy", "numpy", "Pillow", "onnx", *_RUNTIMES)
 
 
 def machine() -> dict[str, str | int]:
-    """The processor with the instructions that matter here, its cores, the usable ones among them, and the system."""
+    """The processor with its relevant instruction sets, its cores, the usable cores, and the system."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        # The first processor's lines; each processor repeats them.
+        # Each processor repeats the lines; the first processor's are kept.
         fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
         flags = fields.get("flags", "").split()
         known = [name for flag, name in _INSTRUCTIONS.items() if flag in flags]

@@ -1,4 +1,4 @@
-"""Contestants in processes of their own, so that no runtime's threads disturb another's turn."""
+"""Contestants in separate processes, so that no runtime's threads disturb another's turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any, cast
 from vgg_deploy.bench.contest import Contestant, reason_of
 from vgg_deploy.inference.engine import ContextManaged
 
-# Before a turn. Threads that spin after their work sleep by then: those of ONNX Runtime and OpenMP do after a few ms.
+# A pause before each turn. Threads of ONNX Runtime and OpenMP spin for a few ms after their work; then they sleep.
 PAUSE_S = 0.05
 
 _play: Callable[..., Any]
@@ -33,9 +33,9 @@ def _end_with_parent() -> None:
 
 def _initialize() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    # Importing OpenVINO (2026.4) sends an event to its maker, unless this module cannot be imported.
+    # Importing OpenVINO (2026.4) sends a telemetry event, unless this module cannot be imported.
     sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
-    # A parent that is killed closes nothing, and its contestants would wait forever.
+    # A parent that is killed closes nothing, so its contestants would wait forever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -65,11 +65,11 @@ def _call(*arguments: Any, **options: Any) -> Any:
 
 
 class OwnProcess(ContextManaged):
-    """A function in a process of its own.
+    """A function that runs in its own process.
 
     Args:
         make: called once in that process; returns the function.
-        arguments: of `make`.
+        arguments: the arguments of `make`.
     """
 
     def __init__(self, make: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
@@ -90,12 +90,12 @@ class OwnProcess(ContextManaged):
 
 @dataclass(frozen=True, slots=True)
 class UnstartedContestant:
-    """A contestant that is not started yet.
+    """A contestant that has not been started.
 
     Attributes:
         name: in reports.
         make: called with `arguments` in the contestant's process; returns what plays its turns (`Contestant.play`).
-        precision: float32, bfloat16 or int8, in which most of it is computed; tells its peak.
+        precision: float32, bfloat16 or int8, the precision of most of its products; selects the peak to compare with.
         group, every: as in `Contestant`.
     """
 
@@ -108,10 +108,10 @@ class UnstartedContestant:
 
 
 def start(stack: ExitStack, unstarted: Iterable[UnstartedContestant]) -> tuple[list[Contestant[Any]], dict[str, str]]:
-    """Starts each contestant in a process of its own, which ends with the stack.
+    """Starts each contestant in its own process, which ends when the stack closes.
 
     Returns:
-        The contestants, and for each contestant that could not start, by name, the reason.
+        The contestants, and the reasons of those that could not start, by name.
     """
     contestants, reasons = [], {}
     for contestant in unstarted:
@@ -125,6 +125,6 @@ def start(stack: ExitStack, unstarted: Iterable[UnstartedContestant]) -> tuple[l
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a function, computed in a process that then ends, with everything that it loaded."""
+    """The result of a function that runs in a new process, which then ends and frees all that it loaded."""
     with _process() as pool:
         return pool.submit(_run, function, arguments, {}).result()

@@ -1,10 +1,10 @@
 """The machine's matrix-multiply peak in a precision, as a runtime reaches it.
 
-An engine's GFLOP/s are shown as a share of it.
+Reports show an engine's GFLOP/s as a share of this peak.
 
-It is measured on small ONNX models of our engine contract. Nearly all of their cost is a chain of large 1x1
-convolutions. Each is a matrix product of channels x channels by channels x positions, with the types and Q/DQ nodes of
-our exports.
+The peak is measured on small ONNX models with the inputs and outputs of our exports. Nearly all of their cost is a
+chain of large 1x1 convolutions. Each is a matrix product of channels x channels by channels x positions, with the types
+and Q/DQ nodes of our exports.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vgg_deploy.inference.engine import ContextManaged, Engine, EngineInfo
 from vgg_deploy.network.precision import FLOAT32, INT8
 
 BFLOAT16 = "bfloat16"
-# The runtimes that reach the peak of a precision on CPUs; the faster one counts.
+# The runtimes in which to measure a precision's peak on CPUs; the fastest one counts.
 RUNTIMES = {FLOAT32: ("openvino", "onnxruntime"), BFLOAT16: ("openvino",), INT8: ("openvino",)}
 _LABELS = "yes\nno"
 # Smaller products reach less: INT8 on two cores with AVX-512 VNNI does 1,300 GFLOP/s with 512 channels, and 1,520,
@@ -35,7 +35,9 @@ PRODUCTS = (Product(1024, 48), Product(2048, 32), Product(2048, 48))
 
 
 def arithmetic(info: EngineInfo) -> str:
-    """float32, float16, bfloat16 or int8: how an engine really computes most of its products, which tells its peak."""
+    """float32, float16, bfloat16 or int8: the precision of most of an engine's products, whose peak it is compared
+    with.
+    """
     declared = info.manifest.precision
     if declared.lowest == INT8:
         return INT8
@@ -51,9 +53,9 @@ class Peak:
 
     Attributes:
         precision: float32, float16, bfloat16 or int8.
-        runtime: name and version of what computed.
+        runtime: the name and version of the runtime.
         product: the fastest product.
-        seconds: of each call.
+        seconds: the time of each call.
     """
 
     precision: str
@@ -63,7 +65,7 @@ class Peak:
 
     @staticmethod
     def merged(peaks: Sequence[Peak]) -> Peak:
-        """One peak of all calls of several measurements with one probe."""
+        """Several measurements of one probe as one, with all their calls."""
         return replace(peaks[0], seconds=tuple(seconds for peak in peaks for seconds in peak.seconds))
 
     @property
@@ -80,9 +82,7 @@ class Peak:
 
 
 class PeakProbe(ContextManaged):
-    """A product in an open engine.
-
-    It is measured in turn with the contestants, so that a drift of the machine affects both.
+    """A product in an open engine, measured in turn with the contestants, so that drift of the machine affects both.
 
     Args:
         open_engine: `engines.open_engine`.
@@ -127,7 +127,7 @@ class PeakProbe(ContextManaged):
         self._calls = Calls(lambda images: run(images).probabilities, least_s=TURN_S, settles=True)
 
     def __call__(self, once: bool = False) -> Peak:
-        """The peak in one turn of calls; `once`: in a single call."""
+        """The peak in one turn of calls, or in a single call if `once`."""
         return Peak(self.precision, self.runtime, self.product, self._calls(self._batch, once).seconds)
 
     def close(self) -> None:
@@ -146,20 +146,17 @@ def open_best_probe(
     repetitions: int = 5,
     say: Callable[[str], None] = lambda _text: None,
 ) -> PeakProbe | None:
-    """The fastest of some products in some runtimes, open.
-
-    None if no runtime can compute them, with the reason through `say`.
+    """An open probe of the fastest product and runtime. None if no runtime can compute them; `say` gets the reason.
 
     Args:
         products: None: `PRODUCTS`.
-        repetitions: calls of each product, in turn, after one that does not count; each product's fastest call is
-            compared.
+        repetitions: calls of each product, in turn, after a warm-up call; each product's fastest call is compared.
     """
     on_cpu = device in (None, "cpu")
     runtimes = RUNTIMES.get(precision, ()) if on_cpu else ("onnxruntime",)
     probes: list[PeakProbe] = []
     try:
-        reasons = [] if runtimes else [f"no runtime here computes in it on {device or 'cpu'}"]
+        reasons = [] if runtimes else [f"no runtime here supports it on {device or 'cpu'}"]
         for runtime in runtimes:
             try:
                 for product in products or PRODUCTS:
@@ -169,7 +166,7 @@ def open_best_probe(
             except (UsageError, EngineError) as error:
                 reasons.append(str(error))
         if not probes:
-            say(f"the peak in {precision} is not known: {'; '.join(reasons)}")
+            say(f"the peak in {precision} is unknown: {'; '.join(reasons)}")
             return None
         for probe in probes:
             probe(once=True)

@@ -1,4 +1,4 @@
-"""A chain of matrix products as an ONNX model: what a runtime is given to show its peak."""
+"""A chain of matrix products as an ONNX model, on which a runtime's peak is measured."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def product_model(product: Product, precision: str) -> onnx.ModelProto:
         f"peak (uint8[1, {side}, {side}, 3] images) => (float[1, 2] probabilities) {{\n{body}\n}}"
     )
     graph.initializer.extend(numpy_helper.from_array(np.asarray(each), name) for name, each in constants.items())
-    # It has no manifest of ours, since it is no VGG. With labels, engines open it all the same.
+    # It has no manifest, because it is not a VGG. Engines open it because they get labels.
     model: onnx.ModelProto = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
@@ -94,5 +94,5 @@ def product_model(product: Product, precision: str) -> onnx.ModelProto:
 
 
 def _weights(random: np.random.Generator, outputs: int, inputs: int) -> Any:
-    """float64 [outputs, inputs, 1, 1] with He's scaling: activations that fade to denormals would be slow."""
+    """float64 [outputs, inputs, 1, 1] with He's scaling, which keeps activations from fading to (slow) denormals."""
     return random.normal(0, math.sqrt(2 / inputs), (outputs, inputs, 1, 1))

@@ -25,20 +25,21 @@ _BY_LOOSENESS = (FLOAT32, FLOAT16, INT8)
 
 @dataclass(frozen=True, slots=True)
 class ContestResult:
-    """What one contestant did in one workload.
+    """One contestant's result on one workload.
 
     Attributes:
         contestant: its name.
-        workload: a shape of batches, or a protocol over images, as text.
-        info: of its engine.
-        first_run_s: its first sample in this workload, which is not among the others.
-        latency: samples: calls, as many at once as the engine computes side by side, or passes over all images.
-        turns: seconds an image in each repetition.
-        ratio: to the first contestant; above 1: faster.
-        gflop: work of one sample; None: the network is not known.
-        peak: of the machine in this engine's arithmetic, measured in the same repetitions; None: not known.
+        workload: a batch shape, or a protocol over images, as text.
+        info: describes its engine.
+        first_run_s: its first sample on this workload, which is not among the samples of `latency`.
+        latency: its samples. A sample is as many concurrent calls as the engine runs in parallel, or a pass over all
+            images.
+        turns: seconds per image in each repetition.
+        ratio: speed relative to the first contestant; above 1 means faster.
+        gflop: work of one sample; None if the network is unknown.
+        peak: the machine's peak in this engine's arithmetic, measured in the same repetitions; None if unknown.
         parity: against the reference, or the first contestant.
-        failures: thresholds that do not hold, and images without an answer, as text.
+        failures: exceeded thresholds and images without posteriors, as text.
     """
 
     contestant: str
@@ -64,7 +65,7 @@ class ContestResult:
 
 
 def thresholds_between(reference: EngineInfo, candidate: EngineInfo) -> Thresholds:
-    """What must hold between two engines: the row of `parity.THRESHOLDS` for the lower precision of the two."""
+    """The thresholds for two engines: the row of `parity.THRESHOLDS` for the lower precision of the two."""
     return THRESHOLDS[max(reference.lowest, candidate.lowest, key=_BY_LOOSENESS.index)]
 
 
@@ -77,12 +78,11 @@ def time_batches(
 ) -> list[ContestResult]:
     """Times calls on batches of one shape.
 
-    An engine that computes several calls side by side gets as many at once, and of their answers those furthest off are
-    compared.
+    An engine that runs several calls in parallel gets that many at once; the worst of their answers is compared.
 
     Args:
         engines: by the contestant's name.
-        reference: gives the right answers; None: the first engine.
+        reference: gives the expected answers; None: the first engine.
     """
     with ExitStack() as stack:
         contestants = [
@@ -113,14 +113,12 @@ def time_protocol(
     terms: Terms,
     reference: Engine | None = None,
 ) -> list[ContestResult]:
-    """Times passes over image files, from decoding to answers, as `predict` makes them.
-
-    The answers of every pass are compared.
+    """Times passes of `predict` over image files, decoding included. The answers of every pass are compared.
 
     Args:
         engines: by the contestant's name.
         images: height and width of each image file.
-        reference: gives the right answers; None: the first engine.
+        reference: gives the expected answers; None: the first engine.
     """
     paths = list(images)
 
@@ -142,7 +140,7 @@ def time_protocol(
 
 
 def forward_of(engine: Engine) -> Forward:
-    """An engine's posteriors alone."""
+    """A function that returns only an engine's posteriors."""
     return lambda images: engine.run(images).probabilities
 
 
@@ -165,7 +163,7 @@ class _Workload:
         info = self.engines[record.name].info
         turns = list(record.turns.values())
         parity = record.parity(expected, info.manifest.classes)
-        # A plan runs on a device that no probe measured.
+        # No probe measured the device that a plan runs on.
         peaks = contest.peaks.get(arithmetic(info), []) if info.plan is None else []
         return ContestResult(
             record.name,

@@ -1,4 +1,4 @@
-"""Measured times: a stopwatch, and the figures that are made of what it measured."""
+"""A stopwatch, and figures that are computed from its samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Stopwatch:
 
     Attributes:
         seconds: wall time of each block.
-        cpu_s: CPU time of this process in all blocks together: user and system time of all its threads.
+        cpu_s: CPU time of this process over all blocks: user and system time of all its threads.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class Stopwatch:
 def standard_error(samples: Sequence[float]) -> float:
     """Standard error of the median of some samples; NaN for one sample.
 
-    It comes from the median absolute deviation, which a few disturbed samples do not move: for normal noise, sigma is
-    1.4826 deviations, and the standard error of the median is 1.2533 sigma / sqrt(n).
+    It is computed from the median absolute deviation, which is robust to a few disturbed samples. For normal noise,
+    sigma is 1.4826 deviations, and the standard error of the median is 1.2533 sigma / sqrt(n).
     """
     if len(samples) < 2:
         return math.nan
@@ -51,8 +51,8 @@ class Latency:
     """Times of samples that all did the same work.
 
     Attributes:
-        images: how many images one sample answers.
-        seconds: of each sample, in order.
+        images: the number of images in one sample.
+        seconds: the time of each sample, in order.
     """
 
     images: int
@@ -75,7 +75,7 @@ class Latency:
         return self._percentile_ms(99)
 
     def _percentile_ms(self, percent: float) -> float:
-        """The value below which so many percent of the samples lie, linear between the two nearest samples."""
+        """A percentile of the samples, linear between the two nearest samples."""
         return 1000 * float(np.percentile(self.seconds, percent))
 
     @property
@@ -98,7 +98,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as fast as another contestant one is: median, lowest and highest ratio of a repetition.
+    """The speed of one contestant relative to another: median, lowest and highest over the repetitions.
 
     Attributes:
         error: standard error of the median; NaN for one repetition.

@@ -1,4 +1,4 @@
-"""What a contestant does in a turn: calls on one batch, or a pass over image files."""
+"""A contestant's turn: calls on one batch, or a pass over image files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.protocols import Protocol
 
 TURN_S, MOST_SAMPLES = 0.1, 20
-# After another engine's turn its threads still spin for a moment (ONNX Runtime's), and the caches hold its weights. So
-# the first call of a turn does not count if it is shorter than this.
+# After another engine's turn, its threads may still spin for a moment (ONNX Runtime's do), and the caches hold its
+# weights. So the first call of a turn does not count if it is shorter than this.
 SETTLING_S = 0.2
 
 Forward = Callable[[Images], Floats]  # uint8 [n, h, w, 3], RGB -> posteriors, float32 [n, classes]
@@ -28,14 +28,14 @@ Forward = Callable[[Images], Floats]  # uint8 [n, h, w, 3], RGB -> posteriors, f
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one turn measured. A sample is a call, several calls at once, or a pass over image files.
+    """The measurements of one turn. A sample is a call, several concurrent calls, or a pass over image files.
 
     Attributes:
-        images: how many images one sample answers.
+        images: the number of images in one sample.
         seconds: wall time of each sample.
-        cpu_s: CPU time of the contestant's process, all threads, in all samples together; NaN: not measured.
-        answers: posteriors float32 [distinct images, classes], one array for each call that was computed at once.
-        failures: images without an answer (their rows are NaN), with the reason.
+        cpu_s: CPU time of the contestant's process, over all threads and samples; NaN if not measured.
+        answers: posteriors float32 [distinct images, classes], one array for each concurrent call.
+        failures: images without posteriors (their rows are NaN), with the reason.
     """
 
     images: int
@@ -46,7 +46,7 @@ class Turn:
 
     @property
     def image_s(self) -> float:
-        """Seconds an image, in the median sample."""
+        """Seconds per image, in the median sample."""
         return statistics.median(self.seconds) / self.images
 
     @property
@@ -56,14 +56,14 @@ class Turn:
 
 
 class Calls(ContextManaged):
-    """Answers a batch again and again.
+    """Runs a batch repeatedly.
 
     Args:
-        run: answers one batch.
-        at_once: calls that are computed side by side.
-        queued: calls that one sample submits for each of them; with more than one, the shorter wait for the last call
-            counts less.
-        least_s: a turn repeats the sample until this much time has passed, at most `MOST_SAMPLES` times.
+        run: computes the posteriors of one batch.
+        at_once: calls that run in parallel.
+        queued: how many calls a sample submits for each parallel one. The more, the less the wait for the last call
+            counts.
+        least_s: a turn repeats the sample until this much time has passed, but at most `MOST_SAMPLES` times.
         settles: whether the first call of a turn does not count if it is shorter than `SETTLING_S`.
     """
 
@@ -74,7 +74,7 @@ class Calls(ContextManaged):
         self._pool = ThreadPoolExecutor(at_once)
 
     def __call__(self, batch: ImageBatch, once: bool = False) -> Turn:
-        """One turn; `once`: a single sample."""
+        """One turn, or a single sample if `once`."""
         watch = Stopwatch()
         answers = self._sample(watch, batch.images)
         if self._settles and not once and watch.seconds[0] < SETTLING_S:
@@ -96,7 +96,7 @@ class Calls(ContextManaged):
 
 
 def timed_pass(engine: Engine, paths: Sequence[Path], protocol: Protocol) -> Turn:
-    """One pass over image files, from decoding to averaged posteriors, as `predict` makes it: a turn of one sample."""
+    """A turn of one sample: one pass of `predict` over image files, decoding included."""
     watch = Stopwatch()
     with watch.sample():
         results = list(predict(engine, paths, protocol))

@@ -101,7 +101,7 @@ def test_without_openvino_there_is_no_peak_in_int8_and_a_notice_says_so() -> Non
     notices: list[str] = []
     assert open_best_probe(open_engine, "int8", products=(SMALL,), say=notices.append) is None
     assert len(notices) == 1
-    assert notices[0].startswith("the peak in int8 is not known: ")
+    assert notices[0].startswith("the peak in int8 is unknown: ")
     assert "openvino, which is not installed" in notices[0]
 
 
@@ -119,7 +119,7 @@ def test_a_cpu_without_bfloat16_has_no_peak_in_it() -> None:
     engine = FakeEngine(manifest)
     notices: list[str] = []
     assert open_best_probe(lambda _path, **_options: engine, "bfloat16", products=(SMALL,), say=notices.append) is None
-    assert notices == ["the peak in bfloat16 is not known: this CPU does not compute in bfloat16"]
+    assert notices == ["the peak in bfloat16 is unknown: this CPU does not compute in bfloat16"]
     assert engine.closed
 
 
@@ -143,7 +143,7 @@ def test_a_runtime_that_fails_is_no_peak_and_what_was_opened_is_closed() -> None
 def test_a_precision_that_no_runtime_computes_on_this_device_has_no_peak() -> None:
     notices: list[str] = []
     assert open_best_probe(open_engine, "float16", say=notices.append) is None
-    assert notices == ["the peak in float16 is not known: no runtime here computes in it on cpu"]
+    assert notices == ["the peak in float16 is unknown: no runtime here supports it on cpu"]
 
 
 def test_a_probe_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
