@@ -43,7 +43,7 @@ def cells(parity: Parity) -> tuple[str, str]:
     """The cells for `COLUMNS`: "11 of 12 (lead lost: 0.02)", "0.03"."""
     if math.isnan(parity.agreement):
         return "NaN", "NaN"
-    agreed = f"{round(parity.agreement * parity.views)} of {parity.views}"
+    agreed = f"{round(parity.agreement * parity.view_count)} of {parity.view_count}"
     if parity.flips:
         agreed += f" (lead lost: {max(flip.margin for flip in parity.flips):.2g})"
     return agreed, f"{parity.max_dp:.1g}"

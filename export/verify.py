@@ -187,7 +187,7 @@ class Verification:
             diverges = "layers cannot be compared: the file or the reference has no manifest that names them"
         else:
             limit = THRESHOLDS[stage.precision].layer
-            free = stage.parity.views == len(self._views.whole)
+            free = stage.parity.view_count == len(self._views.whole)
             view = self._chosen(free)[stage.parity.worst]
             model = with_activations(load(), manifest.spec)
             with (

@@ -166,7 +166,7 @@ def test_a_dynamic_file_answers_as_pytorch_does_at_every_shape(
             else:
                 assert received.score_map is received.features is None
     parity = parity_of(pairs, engine)
-    assert parity.views == sum(count for count, _height, _width in SHAPES)
+    assert parity.view_count == sum(count for count, _height, _width in SHAPES)
     assert parity.failures(THRESHOLDS[precision]) == ()
 
 
@@ -290,7 +290,7 @@ def assert_int8_parity(pairs: Sequence[tuple[Floats, Floats]], engine: Engine) -
     clear_pairs = [(expected[lead], received[lead]) for lead, expected, received in clear]
     clear_parity = parity_of(clear_pairs, engine)
     assert clear_parity.failures(limits) == ()
-    assert clear_parity.views >= parity.views / 2
+    assert clear_parity.views >= parity.view_count / 2
 
 
 @pytest.mark.parametrize("runtime", QUANTIZED)

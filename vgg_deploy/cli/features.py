@@ -68,7 +68,7 @@ class Descriptors:
     help="File to write.",
 )
 @gathered(
-    "views",
+    "protocol",
     ProtocolOptions,
     scales_option("Test scales.  [default: from the training S]"),
     flip_option("Average mirrored views too.  [default: as in training]"),
@@ -84,7 +84,7 @@ def command(
     data: str,
     model: Path,
     output: Path,
-    views: ProtocolOptions,
+    protocol: ProtocolOptions,
     svm: bool,
     options: EngineOptions,
     facts: WeightFacts,
@@ -106,9 +106,9 @@ def command(
     check_outputs({"--output": output}, (model, *labels_files(), *images))
     (own_options,) = options_for_each([model], options, facts)
     with open_any(model, own_options, facts) as engine:
-        protocol = _protocol(engine, model, views)
+        chosen_protocol = _chosen_protocol(engine, model, protocol)
         require_writable(output)
-        described = [_describe(engine, paths, protocol) for paths in sets]
+        described = [_describe(engine, paths, chosen_protocol) for paths in sets]
     _write(output, described)
     count = sum(len(part.paths) for part in described)
     click.echo(f"{output}: {count} descriptors of {described[0].rows.shape[1]} numbers")
@@ -147,13 +147,13 @@ def _check_classes(train: Sequence[str], val: Sequence[str]) -> None:
         )
 
 
-def _protocol(engine: Engine, model: Path, views: ProtocolOptions) -> Protocol:
+def _chosen_protocol(engine: Engine, model: Path, protocol: ProtocolOptions) -> Protocol:
     from vgg_deploy.network.tensors import FEATURES
 
     info = engine.info
     if FEATURES not in info.outputs:
         raise UsageError(f"{model} has no output features; export it with --features")
-    choice = views.choose(info)
+    choice = protocol.choose(info)
     for text in choice.notices:
         notice(text)
     notice(f"{choice.protocol}; {info.runtime} on {info.device}, {info.precision}")

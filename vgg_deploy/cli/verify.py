@@ -244,7 +244,7 @@ def _print(stages: list[Stage]) -> None:
         (
             stage.name,
             stage.reference,
-            str(stage.parity.views),
+            str(stage.parity.view_count),
             f"{stage.parity.max_dp:.1e}",
             f"{stage.parity.mean_dp:.1e}",
             f"{stage.parity.divergence:.1e}",
@@ -269,9 +269,15 @@ def _print(stages: list[Stage]) -> None:
 def _as_json(stages: list[Stage]) -> str:
     report = {
         "passed": not any(stage.failures for stage in stages),
-        "stages": [_without_nan(dataclasses.asdict(stage)) for stage in stages],
+        "stages": [_without_nan(_stage_as_json(stage)) for stage in stages],
     }
     return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+def _stage_as_json(stage: Stage) -> dict[str, Any]:
+    fields = dataclasses.asdict(stage)
+    fields["parity"] = {"views": fields["parity"].pop("view_count"), **fields["parity"]}
+    return fields
 
 
 def _without_nan(value: Any) -> Any:

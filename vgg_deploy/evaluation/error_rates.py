@@ -112,7 +112,7 @@ class Evaluation:
         return 1000 * self.seconds / answered if answered else math.nan
 
     @property
-    def views(self) -> int:
+    def view_count(self) -> int:
         """The number of views of a landscape photo."""
         return len(self.protocol.views(*NOMINAL_SIZE, Rescaling()))
 

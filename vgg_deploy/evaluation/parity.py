@@ -78,12 +78,12 @@ class Parity:
     """How far the posteriors of a candidate are from those of a reference. `Thresholds` describes the other figures.
 
     Attributes:
-        views: how many views were compared.
+        view_count: how many views were compared.
         worst: index of the view with the largest difference, or of the first view with NaN.
         flips: views whose most probable class changed, except views with NaN.
     """
 
-    views: int
+    view_count: int
     max_dp: float
     mean_dp: float
     divergence: float
@@ -103,7 +103,7 @@ class Parity:
             if not value <= limit:  # true for NaN too
                 failed.append(f"{name} {value:.2g} > {limit:g}" if math.isfinite(value) else f"{name} is {value}")
         clear = [flip for flip in self.flips if flip.margin >= min(NEAR_TIE, thresholds.max_dp)]
-        few = self.views * (1 - thresholds.agreement) < 1
+        few = self.view_count * (1 - thresholds.agreement) < 1
         excused = few and len(self.flips) == 1 and not clear and math.isfinite(self.agreement)
         if not self.agreement >= thresholds.agreement and not excused:
             failed.append(f"top-1 agreement {self.agreement:.2%} < {thresholds.agreement:.1%}")
@@ -148,7 +148,7 @@ def compare(reference: Floats, candidate: Floats, names: Sequence[str], classes:
         for view in np.flatnonzero((before != after) & ~broken).tolist()
     )
     return Parity(
-        views=len(reference),
+        view_count=len(reference),
         max_dp=float(difference.max()),
         mean_dp=float(difference.mean()),
         divergence=divergence(reference, candidate) if not broken.any() else float("nan"),

@@ -78,7 +78,7 @@ def test_of_each_tasks_answers_the_furthest_is_compared_and_of_longer_answers_th
     contest.hold()  # 0.9 and 0.6 at first, then x: 0.9, y: 0.8, x: 0.9
     right = np.array([[0.9, 0.1]], np.float32)
     parity = contest["a"].parity([right, right], CLASSES)
-    assert parity.views == 2
+    assert parity.view_count == 2
     assert parity.max_dp == pytest.approx(0.3)
 
 

@@ -89,7 +89,7 @@ def test_figures_follow_from_the_times(manifest: Manifest, batches: list[ImageBa
     assert first.gflops_per_s == pytest.approx(first.gflop * 1000 / first.latency.p50_ms)
     assert (first.peak, first.share_of_peak) == (None, None)
     assert (second.parity.agreement, second.parity.max_dp, second.failures) == (1, 0, ())
-    assert second.parity.views == 6
+    assert second.parity.view_count == 6
 
 
 def test_calls_side_by_side_count_as_many_images(manifest: Manifest, batches: list[ImageBatch]) -> None:
@@ -118,7 +118,7 @@ def test_of_calls_side_by_side_the_one_furthest_off_is_compared(manifest: Manife
 def test_images_that_fill_up_the_last_batch_are_not_compared(manifest: Manifest, batches: list[ImageBatch]) -> None:
     batches[-1] = ImageBatch(batches[-1].images, 1)
     (result,) = time_batches({"a": FakeEngine(manifest)}, SHAPE, batches, TWICE)
-    assert result.parity.views == 5
+    assert result.parity.view_count == 5
 
 
 def test_the_peak_is_measured_in_the_same_repetitions(manifest: Manifest, batches: list[ImageBatch]) -> None:
@@ -208,7 +208,7 @@ def test_a_protocol_is_timed_from_the_files_on(manifest: Manifest, photos: dict[
     first, second = time_protocol(engines, photos, PROTOCOL, TWICE)
     assert first.workload == str(PROTOCOL)
     assert first.latency.images == 3
-    assert second.parity.views == 3
+    assert second.parity.view_count == 3
     assert second.failures == ()
     # Each view twice, whole and mirrored: 80 x 100 becomes 64 x 80 and 72 x 90.
     spec = manifest.spec

@@ -211,7 +211,7 @@ def test_views_are_those_of_a_photo(manifest: Manifest, name: str, views: int) -
     scales = {"144-crop": (64, 80, 96, 112), "150-crop": (64, 80, 96)}.get(name, (64,))
     crop = None if name == "dense" else 32
     nothing = np.zeros((0, 7), np.float32)
-    assert Evaluation(Protocol(name, scales, crop, name != "center"), nothing, (), 0, 0.0).views == views
+    assert Evaluation(Protocol(name, scales, crop, name != "center"), nothing, (), 0, 0.0).view_count == views
 
 
 def test_broken_images_are_failures_and_the_others_keep_their_classes(

@@ -49,7 +49,7 @@ def compared(reference: np.ndarray, candidate: np.ndarray) -> Any:
 
 def test_equal_posteriors_pass_every_threshold(reference: np.ndarray) -> None:
     parity = compared(reference, reference.copy())
-    assert (parity.views, parity.max_dp, parity.mean_dp, parity.divergence, parity.agreement) == (20, 0, 0, 0, 1)
+    assert (parity.view_count, parity.max_dp, parity.mean_dp, parity.divergence, parity.agreement) == (20, 0, 0, 0, 1)
     assert parity.flips == ()
     for thresholds in THRESHOLDS.values():
         assert parity.failures(thresholds) == ()

@@ -177,7 +177,7 @@ def _result_as_json(result: ContestResult) -> dict[str, Any]:
             "samples_ms": [round(1000 * seconds, 4) for seconds in peak.seconds],
         },
         "parity": {
-            "pictures": parity.views,
+            "pictures": parity.view_count,
             "agreement": _number(parity.agreement),
             "max_dp": _number(parity.max_dp),
             "mean_dp": _number(parity.mean_dp),

@@ -38,14 +38,14 @@ engine_option = click.option(
 )
 protocol_option = click.option(
     "--protocol",
-    "protocols",
+    "protocol_names",
     multiple=True,
     metavar="P",
     help="center, dense, multiscale, 10-crop, 50-crop, 144-crop, 150-crop, multiscale+150-crop, or all that the models "
     "take. Separate several by commas or spaces.  [default: dense,multiscale; center for a model of one size]",
 )
-view_options = gathered(
-    "views",
+protocol_options = gathered(
+    "protocol",
     ProtocolOptions,
     scales_option(
         "Test scales of every protocol. center, dense, 10-crop and 50-crop take one.  [default: from the training S]"
@@ -58,7 +58,7 @@ view_options = gathered(
 @click.argument("data", nargs=-1, required=True, metavar="DATA [PROTOCOL ...]")
 @engine_option
 @protocol_option
-@view_options
+@protocol_options
 @evaluation_options
 @report_options
 @engine_options()
@@ -66,8 +66,8 @@ view_options = gathered(
 def command(
     data: tuple[str, ...],
     model_paths: tuple[Path, ...],
-    protocols: tuple[str, ...],
-    views: ProtocolOptions,
+    protocol_names: tuple[str, ...],
+    protocol: ProtocolOptions,
     evaluation: EvaluationOptions,
     report: ReportOptions,
     options: EngineOptions,
@@ -80,7 +80,7 @@ def command(
     from vgg_deploy.evaluation.error_rates import label_by_folder
     from vgg_deploy.views.images import find_images
 
-    folder, names = folder_and_protocols(data, protocols)
+    folder, names = folder_and_protocols(data, protocol_names)
     paths = list(find_images([folder]))
     check_outputs({**report.files, "--cache": evaluation.cache}, (*model_paths, *labels_files(), *paths))
     with ExitStack() as stack:
@@ -88,7 +88,7 @@ def command(
         everything = label_by_folder(paths, models.infos[0].manifest.classes)
         _say_if_a_class_has_two_folders(everything)
         images = evaluation.sample(everything)
-        selected = select_protocols(models.names, models.infos, names, views)
+        selected = select_protocols(models.names, models.infos, names, protocol)
         if report.paper:
             _say_how_the_test_differs_from_the_paper(models.names, models.infos, len(images.paths))
         report.require_writable()

@@ -54,8 +54,8 @@ class Row:
         return 1000 / self.ms_per_image if self.ms_per_image else math.nan
 
     @property
-    def views(self) -> int:
-        return sum(evaluation.views for evaluation in self.evaluations)
+    def view_count(self) -> int:
+        return sum(evaluation.view_count for evaluation in self.evaluations)
 
 
 def print_rows(rows: Sequence[Row], paper: bool) -> None:
@@ -71,7 +71,7 @@ def print_rows(rows: Sequence[Row], paper: bool) -> None:
 def _cells(row: Row, paper: bool, failed: bool) -> list[str]:
     figures, cost = row.errors, row.ms_per_image
     scales = dict.fromkeys(",".join(map(str, evaluation.protocol.scales)) for evaluation in row.evaluations)
-    cells = [row.name, row.protocol, " + ".join(scales), str(row.views), str(figures.images)]
+    cells = [row.name, row.protocol, " + ".join(scales), str(row.view_count), str(figures.images)]
     if failed:
         cells.append(str(figures.failed))
     for rate in (figures.top1, figures.top5):
@@ -96,7 +96,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "protocol": row.protocol,
         "scales": [list(evaluation.protocol.scales) for evaluation in row.evaluations],
         "mirror": [evaluation.protocol.mirror for evaluation in row.evaluations],
-        "views": row.views,
+        "views": row.view_count,
         "images": figures.images,
         "failed": figures.failed,
         "top1_error": _number(figures.top1),

@@ -47,7 +47,7 @@ def folder_and_protocols(data: tuple[str, ...], protocols: tuple[str, ...]) -> t
 
 
 def select_protocols(
-    names: Sequence[str], infos: Sequence[EngineInfo], protocols: Sequence[str], views: ProtocolOptions
+    names: Sequence[str], infos: Sequence[EngineInfo], protocols: Sequence[str], options: ProtocolOptions
 ) -> list[tuple[Protocol, ...]]:
     """The protocols for each model: the same names in the same order, each with the model's own scales.
 
@@ -55,7 +55,7 @@ def select_protocols(
         names: of the models, for messages.
         protocols: names of protocols. `all` stands for each one that every model takes. None given: dense and
             multiscale, or whichever of them the models and the scales allow.
-        views: scales and mirrors.
+        options: scales and mirrors.
 
     Raises:
         UsageError: a model does not take a protocol that was named.
@@ -65,9 +65,9 @@ def select_protocols(
     everything = list(protocols) == [ALL]
     chosen: list[list[ProtocolChoice]] = []
     refused: UsageError | None = None
-    for protocol in PROTOCOLS if everything else protocols or _defaults(infos, views.scales):
+    for protocol in PROTOCOLS if everything else protocols or _defaults(infos, options.scales):
         try:
-            named = replace(views, name=protocol)
+            named = replace(options, name=protocol)
             chosen.append([_choice(name, info, named) for name, info in zip(names, infos, strict=True)])
         except UsageError as error:
             if not everything:
@@ -93,8 +93,8 @@ def _defaults(infos: Sequence[EngineInfo], scales: tuple[int, ...] | None) -> li
     return ["dense"] if all(len(info.scales) == 1 for info in infos) else ["dense", "multiscale"]
 
 
-def _choice(name: str, info: EngineInfo, views: ProtocolOptions) -> ProtocolChoice:
+def _choice(name: str, info: EngineInfo, options: ProtocolOptions) -> ProtocolChoice:
     try:
-        return views.choose(info)
+        return options.choose(info)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
