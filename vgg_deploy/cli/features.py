@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.opening import open_any, options_for_each
+from vgg_deploy.cli.opening import CheckpointOptions, open_any, options_for_each
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocol_options import ProtocolOptions
@@ -105,7 +105,7 @@ def command(
         _check_classes(*map(_folders, sets))
     check_outputs({"--output": output}, (model, *labels_files(), *images))
     (own_options,) = options_for_each([model], options, facts)
-    with open_any(model, own_options, facts) as engine:
+    with open_any(model, own_options, CheckpointOptions(facts=facts)) as engine:
         chosen_protocol = _chosen_protocol(engine, model, protocol)
         require_writable(output)
         described = [_describe(engine, paths, chosen_protocol) for paths in sets]

@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, PLAN, kind_of
-from vgg_deploy.artifacts.plan import read_plan
-from vgg_deploy.cli.opening import open_any, refuse_facts
+from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, kind_of
+from vgg_deploy.cli.opening import (
+    CheckpointOptions,
+    manifest_of,
+    open_any,
+    read_for_torch,
+    refuse_facts,
+    torch_engine,
+)
 from vgg_deploy.cli.outputs import STDOUT, write_text
 from vgg_deploy.cli.parameters import engine_options, images_option
 from vgg_deploy.cli.tables import notice, once, print_table, progress
-from vgg_deploy.cli.weights import describes_itself, known_facts, read_weights, weight_options
+from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.errors import MissingDependencyError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.weight_facts import WeightFacts
@@ -94,10 +100,19 @@ class _Opener:
     def __init__(self, options: EngineOptions) -> None:
         self._options, self._say = replace(options, allow_bf16=False), once(notice)
         self._allow_bf16 = options.allow_bf16
+        self._torch_options = EngineOptions(threads=options.threads)
 
     def reference(self, path: Path) -> Engine:
         """A file whose answers count as correct."""
         return open_any(path, self._options, say=self._say)
+
+    def read(self, path: Path, checkpoint: CheckpointOptions) -> Checkpoint:
+        """The weights of a reference that PyTorch runs."""
+        return read_for_torch(path, self._torch_options, checkpoint, self._say)
+
+    def torch(self, weights: Checkpoint, checkpoint: CheckpointOptions) -> Engine:
+        """A reference in PyTorch, on the CPU."""
+        return torch_engine(weights, self._torch_options, checkpoint)
 
     def judged(self, path: Path) -> Engine:
         """A file that is compared with the reference."""
@@ -172,20 +187,17 @@ def _stages_from_checkpoint(
 ) -> Iterator[Stage]:
     from export.verify import all_use_fine_grid
 
-    reference, manifests = comparison.reference, comparison.manifests
-    if not describes_itself(reference):
-        facts = known_facts(facts, next(iter(manifests.values())))
-    checkpoint = read_weights(reference, facts)
-    fine = all_use_fine_grid(manifests)
-    from train.network.reference import Reference
-
+    reference, manifests, opener = comparison.reference, comparison.manifests, comparison.opener
+    template = next(iter(manifests.values()))
+    options = CheckpointOptions(facts=facts, template=template, fine=all_use_fine_grid(manifests))
+    checkpoint = opener.read(reference, options)
     with ExitStack() as stack:
-        convolutional = stack.enter_context(Reference(checkpoint, fine=fine))
-        fc = stack.enter_context(Reference(checkpoint, form="fc"))
+        convolutional = stack.enter_context(opener.torch(checkpoint, options))
+        fc = stack.enter_context(opener.torch(checkpoint, replace(options, form="fc")))
         verification = comparison.verification(
             convolutional,
             "convolutional form (PyTorch)",
-            lambda: Reference(checkpoint, keep_activations=True, fine=fine),
+            lambda: opener.torch(checkpoint, replace(options, keep_activations=True)),
             advance,
         )
         yield verification.form(fc, "FC form (PyTorch)")
@@ -201,14 +213,10 @@ def _say_if_made_from_another(path: Path, manifest: Manifest, reference: Path, c
 
 def _manifest(path: Path, labels: str | None) -> Manifest:
     """The manifest of an ONNX file or a plan."""
-    from vgg_deploy.artifacts.onnx_file import read_manifest
-
-    if kind_of(path) != PLAN:
-        return read_manifest(path, labels)
-    plan = read_plan(path)
-    if plan is None:
+    manifest = manifest_of(path, labels)
+    if manifest is None:
         raise UsageError(f"{path} has no manifest beside it, so what it computes is unknown; build it again")
-    return plan.manifest
+    return manifest
 
 
 def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path, labels: str | None) -> Manifest:

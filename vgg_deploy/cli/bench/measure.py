@@ -139,7 +139,7 @@ class Measurement:
                 same = [
                     engines[contestant.name] for contestant in self.contestants if contestant.serves_as(self.reference)
                 ]
-                reference = same[0] if same else stack.enter_context(self.reference.open(1))
+                reference = same[0] if same else stack.enter_context(self.reference.open(1, say))
             yield OpenContestants(engines, reference)
 
     @contextmanager

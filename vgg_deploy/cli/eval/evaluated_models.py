@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from vgg_deploy.cli.opening import model_fingerprint, open_any, options_for_each
+from vgg_deploy.cli.opening import CheckpointOptions, model_fingerprint, open_any, options_for_each
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -38,7 +38,7 @@ class EvaluatedModels:
 
     def __init__(self, paths: Sequence[Path], options: EngineOptions, facts: WeightFacts) -> None:
         self.names = distinct_names(paths)
-        self._paths, self._facts = tuple(paths), facts
+        self._paths, self._checkpoint = tuple(paths), CheckpointOptions(facts=facts)
         self._options = options_for_each(paths, options, facts)
         with ExitStack() as stack:
             self._single = stack.enter_context(self._open(0, "")) if len(self._paths) == 1 else None
@@ -51,7 +51,7 @@ class EvaluatedModels:
 
     def _open(self, index: int, prefix: str) -> Engine:
         return open_any(
-            self._paths[index], self._options[index], self._facts, say=lambda text: notice(f"{prefix}{text}")
+            self._paths[index], self._options[index], self._checkpoint, say=lambda text: notice(f"{prefix}{text}")
         )
 
     def _info(self, index: int) -> EngineInfo:
@@ -65,7 +65,9 @@ class EvaluatedModels:
             yield self._single
             return
         path, options = self._paths[index], self._options[index]
-        with open_any(path, options, self._facts, say=lambda _text: None) as engine:  # its notices are printed already
+        with open_any(
+            path, options, self._checkpoint, say=lambda _text: None
+        ) as engine:  # its notices are printed already
             yield engine
 
     def fingerprint(self, index: int) -> str:
