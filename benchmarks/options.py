@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,17 @@ import click
 
 from benchmarks.report import RESULTS
 from benchmarks.subject import Setup
+from vgg_deploy.cli.parameters import gathered
 
-_OPTIONS = (
+
+def _setup(*, quick: bool, out: Path | None, **values: Any) -> Setup:
+    return Setup(quick=quick, out=out or (None if quick else RESULTS), **values)
+
+
+# The command receives `setup`, a `Setup`.
+setup_options = gathered(
+    "setup",
+    _setup,
     click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint whose file states its normalization."),
     click.option("--images", type=click.Path(path_type=Path), help="Folder of photographs."),
     click.option(
@@ -28,24 +35,3 @@ _OPTIONS = (
     ),
     click.option("--out", type=click.Path(path_type=Path), help=f"Folder for the results.  [default: {RESULTS.name}/]"),
 )
-
-
-def setup_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds --weights, --images, --width-divisor, --quick and --out. The command receives them as one `Setup`."""
-
-    @functools.wraps(command)
-    def with_setup(
-        weights: Path | None,
-        images: Path | None,
-        width_divisor: int,
-        quick: bool,
-        out: Path | None,
-        **others: Any,
-    ) -> None:
-        written = out or (None if quick else RESULTS)
-        command(Setup(weights, images, width_divisor, quick, written), **others)
-
-    decorated: Callable[..., None] = with_setup
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return decorated

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.parameters import Function, with_click_options
+from vgg_deploy.cli.parameters import gathered
 from vgg_deploy.cli.weights import require_torch
 from vgg_deploy.cores import usable_cores
 from vgg_deploy.errors import UsageError
@@ -17,56 +16,50 @@ from vgg_deploy.errors import UsageError
 if TYPE_CHECKING:
     from train.compute.execution import Execution
 
-_OPTIONS = {
-    "workers": click.option(
+
+def _execution(**options: Any) -> Execution:
+    prepare_torch()
+    return chosen_execution(**{name: value for name, value in options.items() if value is not None})
+
+
+# The command receives `execution`, an `Execution`.
+execution_options = gathered(
+    "execution",
+    _execution,
+    click.option(
         "--workers",
         type=click.IntRange(0),
         help="Processes that decode images. 0: the training process decodes them.  [default: 1; on a GPU: one for "
         "each core]",
     ),
-    "device": click.option(
+    click.option(
         "--device",
         default="auto",
         show_default=True,
         type=click.Choice(["auto", "cpu", "cuda"]),
         help="Device that computes. auto: the GPU if there is one.",
     ),
-    "micro_batch": click.option(
+    click.option(
         "--micro-batch",
         type=int,
         help="Images computed at once in each process. Fewer need less memory and give the same result.  [default: "
         "the batch]",
     ),
-    "channels_last": click.option(
+    click.option(
         "--channels-last/--no-channels-last",
         default=None,
         help="Store activations with channels last, the layout of tensor cores.  [default: on a GPU]",
     ),
-    "compiled": click.option(
-        "--compile/--no-compile", "compiled", default=None, help="Use torch.compile.  [default: on a GPU]"
-    ),
-    "bf16": click.option(
+    click.option("--compile/--no-compile", "compiled", default=None, help="Use torch.compile.  [default: on a GPU]"),
+    click.option(
         "--bf16/--no-bf16", default=None, help="Compute in bfloat16, with float32 weights.  [default: on a GPU]"
     ),
-    "save_minutes": click.option(
+    click.option(
         "--save-minutes",
         type=float,
         help="Minutes between saves of the training state within an epoch. 0: after each step.  [default: 10]",
     ),
-}
-
-
-def execution_options(command: Function) -> Function:
-    """Adds the options of the execution. The command receives them as `execution`, an `Execution`."""
-
-    @functools.wraps(command)
-    def with_execution(**values: Any) -> Any:
-        prepare_torch()
-        options = {name: values.pop(name) for name in _OPTIONS}
-        chosen = {name: value for name, value in options.items() if value is not None}
-        return command(execution=chosen_execution(**chosen), **values)
-
-    return with_click_options(with_execution, list(_OPTIONS.values()))
+)
 
 
 def prepare_torch() -> None:

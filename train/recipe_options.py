@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.parameters import Function, chosen_normalization, rgb_triple, train_scale, with_click_options
+from vgg_deploy.cli.parameters import chosen_normalization, gathered, rgb_triple, train_scale
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, Normalization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
@@ -24,65 +23,68 @@ FINE_TUNING_RATE = 1e-3  # section 3.1's learning rate for weights that are alre
 # Options that replace fields of a recipe file under another name.
 REPLACED_FIELDS = {"weights": ("initialisation",), "normalization": ("mean", "std")}
 
-_OPTIONS = {
-    "arch": click.option(
-        "--arch", type=click.Choice(CONFIGURATIONS), help="Column of Table 1.  [default: D; digits: A]"
-    ),
-    "width_divisor": click.option(
+
+def _recipe_choices(*, recipe_file: Path | None, **options: Any) -> RecipeChoices:
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return RecipeChoices(options=chosen, file=recipe_file)
+
+
+# The command receives `recipe_choices`, a `RecipeChoices`.
+recipe_options = gathered(
+    "recipe_choices",
+    _recipe_choices,
+    click.option("--arch", type=click.Choice(CONFIGURATIONS), help="Column of Table 1.  [default: D; digits: A]"),
+    click.option(
         "--width-divisor", type=int, help="Divides the channels of every convolution.  [default: 1; digits: 8]"
     ),
-    "crop": click.option(
-        "--crop", type=int, help="Side of the training crop, a multiple of 32.  [default: 224; digits: 64]"
-    ),
-    "fc_width": click.option(
-        "--fc-width", type=int, help="Units of fc6 and fc7.  [default: 4096 / width divisor; digits: 256]"
-    ),
-    "train_scale": click.option(
+    click.option("--crop", type=int, help="Side of the training crop, a multiple of 32.  [default: 224; digits: 64]"),
+    click.option("--fc-width", type=int, help="Units of fc6 and fc7.  [default: 4096 / width divisor; digits: 256]"),
+    click.option(
         "--train-scale",
         callback=train_scale,
         metavar="S|SMIN,SMAX",
         help="Short side S of the rescaled images: fixed, or drawn from a range for each image.  "
         "[default: 256, in proportion for other crops]",
     ),
-    "mirror": click.option(
+    click.option(
         "--mirror/--no-mirror", default=None, help="Flip half of the crops left to right.  [default: yes; digits: no]"
     ),
-    "rgb_shift": click.option(
+    click.option(
         "--rgb-shift",
         type=float,
         help="Std of the random colour shift along the principal components of RGB. 0: none.  [default: 0.1; digits: "
         "0]",
     ),
-    "batch": click.option(
+    click.option(
         "--batch", type=int, help="Images in each step, in all processes together.  [default: 256; digits: 32]"
     ),
-    "epochs": click.option(
+    click.option(
         "--epochs", type=int, help="Maximum number of passes over the training images.  [default: 74; digits: 10]"
     ),
-    "learning_rate": click.option(
+    click.option(
         "--lr",
         "learning_rate",
         type=float,
         help="Learning rate at the start.  [default: 0.01; with --weights: 0.001; digits: 0.002]",
     ),
-    "patience": click.option(
+    click.option(
         "--patience",
         type=int,
         help="Epochs without a better validation top-1 until the learning rate is divided by 10.  [default: 3; "
         "digits: 2]",
     ),
-    "learning_rate_drops": click.option(
+    click.option(
         "--lr-drops",
         "learning_rate_drops",
         type=int,
         help="Maximum number of such divisions; training ends when one more is due.  [default: 3]",
     ),
-    "momentum": click.option("--momentum", type=float, help="Momentum of SGD.  [default: 0.9]"),
-    "weight_decay": click.option("--weight-decay", type=float, help="Multiplier of the L2 penalty.  [default: 0.0005]"),
-    "dropout": click.option(
+    click.option("--momentum", type=float, help="Momentum of SGD.  [default: 0.9]"),
+    click.option("--weight-decay", type=float, help="Multiplier of the L2 penalty.  [default: 0.0005]"),
+    click.option(
         "--dropout", type=float, help="Fraction of the outputs of fc6 and fc7 that are dropped.  [default: 0.5]"
     ),
-    "initialisation": click.option(
+    click.option(
         "--init",
         "initialisation",
         metavar="a:CKPT|gaussian|glorot|CKPT",
@@ -90,53 +92,38 @@ _OPTIONS = {
         "0.01). glorot: Glorot & Bengio 2010. CKPT: all layers that fit.  [default: A and A-LRN: gaussian, or glorot "
         "for narrower networks; B to E: from a trained A, which is trained first if there is none]",
     ),
-    "weights": click.option(
+    click.option(
         "--weights",
         metavar="CKPT|imagenet",
         help="Fine-tune a checkpoint, or torchvision's ImageNet weights. fc6 and fc7 are kept if they fit. For other "
         "classes, fc8 is new.",
     ),
-    "freeze_features": click.option(
+    click.option(
         "--freeze-features/--no-freeze-features",
         default=None,
         help="With --weights: keep the convolutions and train the FC layers only.  [default: no]",
     ),
-    "normalization": click.option(
+    click.option(
         "--normalization",
         type=click.Choice(["paper", "torchvision"]),
         help="For weights whose file does not state it. paper: RGB 0..255 minus a mean.",
     ),
-    "mean": click.option(
+    click.option(
         "--mean",
         callback=rgb_triple,
         metavar="R,G,B",
         help="Mean to subtract, in units of 0..255.  [default: that of the weights, or of the training images]",
     ),
-    "std": click.option(
-        "--std", callback=rgb_triple, metavar="R,G,B", help="Divisor, in units of 0..255.  [default: 1,1,1]"
-    ),
-    "seed": click.option("--seed", type=int, help="Seed of weights, order, crops, colours and dropout.  [default: 0]"),
-    "recipe_file": click.option(
+    click.option("--std", callback=rgb_triple, metavar="R,G,B", help="Divisor, in units of 0..255.  [default: 1,1,1]"),
+    click.option("--seed", type=int, help="Seed of weights, order, crops, colours and dropout.  [default: 0]"),
+    click.option(
         "--recipe",
         "recipe_file",
         type=click.Path(path_type=Path),
         metavar="FILE.toml",
         help="File with a recipe, such as recipe.toml of a run. Options on the command line replace its values.",
     ),
-}
-
-
-def recipe_options(command: Function) -> Function:
-    """Adds the options of the recipe. The command receives them as `recipe_choices`, a `RecipeChoices`."""
-
-    @functools.wraps(command)
-    def with_choices(**values: Any) -> Any:
-        options = {name: values.pop(name) for name in _OPTIONS}
-        file = options.pop("recipe_file")
-        chosen = {name: value for name, value in options.items() if value is not None}
-        return command(recipe_choices=RecipeChoices(options=chosen, file=file), **values)
-
-    return with_click_options(with_choices, list(_OPTIONS.values()))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

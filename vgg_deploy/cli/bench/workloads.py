@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.cli.parameters import Function, comma_integers, with_click_options
+from vgg_deploy.cli.parameters import comma_integers, gathered, images_option
 from vgg_deploy.errors import UsageError
 
 SECONDS = 10.0
@@ -65,7 +64,10 @@ def _shapes(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
         raise click.BadParameter(str(error)) from None
 
 
-_WORKLOADS = (
+# The command receives `workloads`, a `Workloads`.
+workload_options = gathered(
+    "workloads",
+    Workloads,
     click.option(
         "--shapes",
         callback=_shapes,
@@ -75,12 +77,7 @@ _WORKLOADS = (
     ),
     click.option("--protocol", metavar="P", help="Also time a test protocol over the images, decoding included."),
     click.option("--scales", callback=comma_integers, metavar="Q,Q,...", help="Test scales of the protocol."),
-    click.option(
-        "--images",
-        multiple=True,
-        metavar="DIR",
-        help="Folder, file or pattern of real images; repeatable.",
-    ),
+    images_option(required=False),
     click.option(
         "--limit",
         type=click.IntRange(1),
@@ -90,7 +87,18 @@ _WORKLOADS = (
     ),
     click.option("--layers", is_flag=True, help="Show the time of each layer."),
 )
-_EFFORT = (
+
+
+def _effort(*, repetitions: int | None, seconds: float | None) -> Effort:
+    if repetitions is not None and seconds is not None:
+        raise click.UsageError("--repetitions and --seconds exclude each other; give one of them")
+    return Effort(repetitions, SECONDS if seconds is None else seconds)
+
+
+# The command receives `effort`, an `Effort`.
+effort_options = gathered(
+    "effort",
+    _effort,
     click.option("--repetitions", type=click.IntRange(1), metavar="N", help="Repetitions, in place of --seconds."),
     click.option(
         "--seconds",
@@ -100,26 +108,3 @@ _EFFORT = (
         f"repetitions.  [default: {SECONDS:g}]",
     ),
 )
-
-
-def workload_options(command: Function) -> Function:
-    """Adds --shapes, --protocol, --scales, --images, --limit and --layers. The command receives `workloads`."""
-
-    @functools.wraps(command)
-    def with_workloads(**values: Any) -> Any:
-        fields = {name: values.pop(name) for name in ("shapes", "protocol", "scales", "images", "limit", "layers")}
-        return command(workloads=Workloads(**fields), **values)
-
-    return with_click_options(with_workloads, _WORKLOADS)
-
-
-def effort_options(command: Function) -> Function:
-    """Adds --repetitions and --seconds. The command receives `effort`."""
-
-    @functools.wraps(command)
-    def with_effort(*, repetitions: int | None, seconds: float | None, **values: Any) -> Any:
-        if repetitions is not None and seconds is not None:
-            raise click.UsageError("--repetitions and --seconds exclude each other; give one of them")
-        return command(effort=Effort(repetitions, SECONDS if seconds is None else seconds), **values)
-
-    return with_click_options(with_effort, _EFFORT)
