@@ -46,8 +46,6 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def make_tiny() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make_tiny", REPOSITORY / "tests/data/make_tiny.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -53,9 +53,7 @@ def test_the_manifest_in_the_file_is_the_checkpoints_and_says_what_was_made(
     assert manifest == made.manifest
     for name, value in fields.items():
         assert getattr(manifest, name) == value
-    assert manifest.spec is not None
     assert manifest.spec.configuration == configuration
-    assert manifest.source is not None
     assert (manifest.source.name, manifest.source.sha256) == (checkpoint.name, sha256_of(checkpoint))
     assert manifest.outputs == ("probabilities", "score_map")
     assert manifest.precision.arithmetic == "float32"
@@ -200,7 +198,6 @@ def test_calibration_measures_every_layer_and_keeps_none_in_fp32_without_need(
     made = exported(half=True, calibration=[batch(1, 70, 90), batch(1, 64, 64, seed=1)])
     precision = made.manifest.precision
     assert precision.float32_layers == ()
-    assert precision.largest_activations is not None
     assert list(precision.largest_activations) == [layer.name for layer in made.manifest.spec.weight_layers]
     assert all(value > 0 for value in precision.largest_activations.values())
     peak = max(precision.largest_activations.values())

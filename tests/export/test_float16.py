@@ -59,8 +59,6 @@ def check_against_torch(
 
     weights = read(checkpoint)
     spec, normalization = weights.manifest.spec, weights.manifest.normalization
-    assert spec is not None
-    assert normalization is not None
     values = folded(spec, weights.weights)
     x = normalize(torch.from_numpy(images), normalization)
     int8 = {} if quantization is None else {name: quantization.ranges[name] for name in quantization.layers}
@@ -101,7 +99,6 @@ def measured_quantization(checkpoint: Path, images: np.ndarray, kept: tuple[str,
     from train.network.checkpoint import read
 
     weights = read(checkpoint)
-    assert weights.manifest.spec is not None
     names = tuple(layer.name for layer in weights.manifest.spec.weight_layers)
     exported = ExportOptions(graph=GraphOptions(score_map=score_map))
     with (
@@ -182,7 +179,6 @@ def test_the_rounding_copy_leaves_layers_kept_in_fp32_exact(
     path, kept, images = narrow_checkpoint("A"), ("conv2_1", "fc6"), batch(1, 80, 96)
     checkpoint = read(path)
     spec = checkpoint.manifest.spec
-    assert spec is not None
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     options = GraphOptions(dynamic=True, half=True, float32_layers=frozenset(kept), score_map=True)
     model = build_graph(spec, weights, PAPER_NORMALIZATION, options)
@@ -220,7 +216,6 @@ def test_the_largest_activation_of_each_layer_over_all_batches_is_measured(
     batches = [batch(2, 64, 80), batch(1, 90, 70, seed=1)]
     with Reference(read(narrow_checkpoint("A-LRN")), keep_activations=True) as reference:
         spec = reference.info.manifest.spec
-        assert spec is not None
         largest = measure_activations(reference.run, iter(batches), spec)
         outputs = [reference.run(images).activations for images in batches]
     assert list(largest) == [layer.name for layer in spec.weight_layers]

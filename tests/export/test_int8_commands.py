@@ -82,7 +82,6 @@ def exports(
 
 
 def quantization_of(manifest: Manifest) -> Quantization:
-    assert manifest.precision.quantization is not None
     return manifest.precision.quantization
 
 
@@ -135,7 +134,6 @@ def test_with_fp16_what_is_not_int8_is_fp16_and_its_range_is_measured(exports: C
     done, manifest = exports("--dynamic", "--fp16", "--calibration-images", "4", configuration="A-LRN")
     precision = manifest.precision
     assert (precision.arithmetic, precision.range, precision.lowest) == ("float16", "measured", "int8")
-    assert precision.largest_activations is not None
     assert list(precision.largest_activations) == list(LAYERS)
     assert all(value > 0 for value in precision.largest_activations.values())
     lines = done.err.splitlines()
@@ -263,7 +261,6 @@ def test_a_budget_prints_the_reason_for_each_layer_and_the_manifest_records_the_
     assert {kind for layer, kind in became.items() if layer in quantization.kept} <= {"float32"}
     candidates_kept = [layer for layer in quantization.kept if layer != "fc8" or target == "tensorrt"]
     assert set(candidates_kept) == {row[0] for row in rows[: len(candidates_kept)]}  # the worst, and no others
-    assert quantization.budget is not None
     assert quantization.budget.endswith(f"{float(budget[1]):g}) on 12 images")
     # No image that judges was used for calibration.
     (held_out,) = seen
@@ -276,7 +273,6 @@ def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports
     few = ("--dynamic", "--calibration-images", "3", "--held-out", "6")
     loose = quantization_of(exports(*few, "--target", "onnxruntime", "--min-agreement", "1.5")[1])
     assert (loose.layers, loose.kept) == (LAYERS[:-1], LAYERS[-1:])
-    assert loose.budget is not None
     assert "(at least 1.5) on 6 images" in loose.budget
     done, manifest = exports(*few, "--fp16", "--min-agreement", "100")
     types = {row[0]: row[-1] for row in table(done.out)}

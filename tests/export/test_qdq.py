@@ -106,7 +106,6 @@ class Reader:
 
     def zero_point_before(self, name: str) -> np.ndarray:
         dequantize = self.maker(name)
-        assert dequantize is not None
         return self.constants[dequantize.input[2]]
 
 
@@ -170,7 +169,6 @@ def test_for_tensorrt_weights_are_int8_by_channel_and_the_bias_is_floating_point
             assert graph.constants[graph.nodes[layer.name].input[1]].dtype == dtype
             continue
         dequantize = graph.maker(layer.name, 1)
-        assert dequantize is not None
         assert dequantize.op_type == "DequantizeLinear"
         integers, scales, zero_points = (graph.constants[name] for name in dequantize.input)
         assert (integers.dtype, integers.shape) == (np.int8, layer.weight_shape)
@@ -194,11 +192,9 @@ def test_for_onnxruntime_every_reader_of_an_int8_layer_reads_it_through_one_pair
             readers = graph.readers(relu_name(name))
             assert [reader.op_type for reader in readers] == ["QuantizeLinear"], name
             bias = graph.maker(name, 2)
-            assert bias is not None
             assert graph.constants[bias.input[0]].dtype == np.int32
             # ONNX Runtime does not read the scale of the bias; it assumes this product.
             weight = graph.maker(name, 1)
-            assert weight is not None
             product = graph.scale_before(name) * graph.constants[weight.input[1]].astype(np.float64)
             np.testing.assert_allclose(graph.constants[bias.input[1]], product, rtol=1e-6)
         for name in quantization.kept:

@@ -44,8 +44,6 @@ GRIDS = pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
 def slowly(checkpoint: Checkpoint, images: np.ndarray, *, fine: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Posteriors, class score map and mean fc7 of uint8 [n, h, w, 3], window by window."""
     spec, normalization = checkpoint.manifest.spec, checkpoint.manifest.normalization
-    assert spec is not None
-    assert normalization is not None
     network = VGG(dataclasses.replace(spec, fine=False), convolutional=True).eval()
     network.load_state_dict(folded(spec, checkpoint.weights))
     last = torch.relu(
@@ -110,7 +108,6 @@ def test_every_engine_equals_the_windows_scored_one_by_one(
                 scores = engine.run(images(*size))
                 assert np.abs(scores.probabilities - posteriors).max() <= LIMIT.max_dp, (name, size)
                 for received, right in ((scores.score_map, score_map), (scores.features, features)):
-                    assert received is not None
                     assert received.shape == right.shape
                     assert np.abs(received - right).max() <= LIMIT.layer * np.abs(right).max(), (name, size)
 

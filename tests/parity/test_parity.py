@@ -140,8 +140,6 @@ def altered(path: Path, tensor: str, change: Callable[[np.ndarray], np.ndarray],
 
 def assert_close(received: Floats | None, expected: Floats | None, precision: str) -> None:
     """Within the threshold of a layer: a share of the largest value."""
-    assert received is not None
-    assert expected is not None
     assert received.shape == expected.shape
     error = np.abs(received.astype(np.float64) - expected).max() / np.abs(expected).max()
     assert error <= THRESHOLDS[precision].layer
@@ -266,7 +264,6 @@ def quantized_models(
         path = folder / f"{configuration}-{target}-{rest}-{outputs}-{'+'.join(kept)}-{dynamic}.onnx"
         if not path.exists():
             checkpoint = read(checkpoints(configuration))
-            assert checkpoint.manifest.spec is not None
             names = [layer.name for layer in checkpoint.manifest.spec.weight_layers]
             if target == "onnxruntime":
                 kept = (*kept, "fc8")
@@ -457,7 +454,6 @@ def real_vgg16(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Rea
         cli.main(command, standalone_mode=False)
     # The ranges hold for the other target too, and take long to measure.
     quantization = read_manifest(files["tensorrt"]).precision.quantization
-    assert quantization is not None
     quantization = replace(
         quantization, target="onnxruntime", layers=quantization.layers[:-1], kept=quantization.layers[-1:]
     )

@@ -83,11 +83,9 @@ def test_the_best_checkpoint_has_a_complete_manifest(trained: tuple[Epoch, Train
     assert manifest.spec == RECIPE.spec
     assert manifest.train_scale == RECIPE.train_scale
     assert manifest.mirror
-    assert manifest.normalization is not None
     assert manifest.normalization.mean == pytest.approx((120, 120, 120), abs=3)
     assert manifest.normalization.std == (1, 1, 1)
     assert {"torch", "vgg_deploy"} <= manifest.tools.keys()
-    assert manifest.training is not None
     assert manifest.training["recipe"]["batch"] == 8
     assert manifest.training["images"] == {"train": 32, "val": 8}
     assert manifest.training["epoch"] == asdict(best)
@@ -111,7 +109,6 @@ def test_the_last_checkpoint_is_of_the_last_epoch(trained: tuple[Epoch, Training
     _best, run, _text = trained
     training = read(run.last).manifest.training
     history = json.loads((run.folder / "run.json").read_text())["history"]
-    assert training is not None
     assert training["epoch"] == history[-1]
 
 
@@ -129,7 +126,6 @@ def test_a_mean_in_the_recipe_is_not_measured(tmp_path: Path, data_folder: MakeF
     recipe = replace(RECIPE, epochs=1, mean=(1.0, 2.0, 3.0))
     _best, run, text = run_training(recipe, data_folder(), tmp_path / "run")
     normalization = read(run.best).manifest.normalization
-    assert normalization is not None
     assert normalization.mean == (1, 2, 3)
     assert "mean RGB" not in text
 

@@ -38,7 +38,6 @@ def test_training_writes_a_checkpoint_and_prints_its_path_and_accuracy(run: RunC
     code, out, _err = run("--data", data_folder(), SMALL)
     assert code == 0
     best = newest_finished(Path("runs"))
-    assert best is not None
     assert re.fullmatch(
         rf"{best}: epoch 1, top-1 accuracy [\d.]+% \(error [\d.]+%\), top-5 accuracy 100.00% \(error 0.00%\)\n", out
     )
@@ -50,11 +49,9 @@ def test_options_replace_values_of_the_recipe(run: RunCommand, data_folder: Make
     code, _out, _err = run("--data", data_folder(), SMALL, flags, "--out", "here")
     assert code == 0
     manifest = read(Path("here/best.safetensors")).manifest
-    assert manifest.spec is not None
     assert manifest.spec.fc_width == 16
     assert manifest.train_scale == TrainScale(40, 50)
     assert not manifest.mirror
-    assert manifest.normalization is not None
     assert manifest.normalization.mean == (1, 2, 3)
     recipe = json.loads(Path("here/run.json").read_text())["recipe"]
     assert (recipe["initialisation"], recipe["seed"], recipe["patience"]) == ("gaussian", 7, 4)

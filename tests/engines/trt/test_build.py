@@ -42,7 +42,6 @@ def test_each_configuration_builds_in_each_precision_and_computes_in_it(
     options, kind = PRECISIONS[precision]
     built = build(model(configuration, **options), options=SMALL)
     spec = built.manifest.manifest.spec
-    assert spec is not None
     assert dict(built.manifest.layers) == {layer.name: kind for layer in spec.weight_layers}
     assert built.manifest.layers_from == "declared"
     assert built.path.stat().st_size > 1000
@@ -107,7 +106,6 @@ def test_the_command_in_the_manifest_builds_the_same_plan_again(
     done = vgg_deploy_command(*arguments[1:])
     assert done.code == 0, done.err
     again = read_plan(built.path)
-    assert again is not None
     assert (again.profiles, again.compute_capabilities) == (built.manifest.profiles, ("8.9", "12.0"))
     assert again.command == built.manifest.command
 

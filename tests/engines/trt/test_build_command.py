@@ -61,7 +61,6 @@ def test_options_reach_the_plan(model: Callable[..., Path], vgg_deploy_command: 
     assert done.code == 0, done.err
     assert "for compute capability 8.9, 12.0, " in done.out
     made = read_plan(plan)
-    assert made is not None
     assert made.compute_capabilities == ("8.9", "12.0")
     (profile,) = made.profiles
     assert profile.maximum == (3, 144, 144)
@@ -156,7 +155,6 @@ def test_ctrl_c_ends_the_command_cleanly(delay: float, model: Callable[..., Path
     with subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
-        assert running.stderr is not None
         lines = iter(running.stderr.readline, "")
         assert any("Cloning network graph" in line or "Original" in line for line in lines)  # the build has begun
         time.sleep(delay)
@@ -171,7 +169,6 @@ def test_ctrl_c_ends_the_command_cleanly(delay: float, model: Callable[..., Path
 
 def test_bars_are_shown_for_phases_within_phases(capsys: pytest.CaptureFixture[str]) -> None:
     with phase_bars(shown=True) as phases:
-        assert phases is not None
         phases.begin("outer", None, 2)
         phases.begin("inner", "outer", 3)
         phases.step("inner")
@@ -214,5 +211,4 @@ def test_vgg16_in_full_width_builds_within_the_memory_of_a_small_machine(
     print(f"VGG-16, half={half}, int8={int8}: {seconds:.1f} s, peak {peak / 1e6:,.0f} MB, plan {size / 1e6:,.0f} MB")
     assert peak < 2.5e9
     plan = read_plan(path.with_suffix(".plan"))
-    assert plan is not None
     assert set(plan.layers.values()) == {"int8" if int8 else "float16" if half else "float32"}

@@ -74,8 +74,6 @@ def test_without_a_shift_the_crops_are_the_same(coloured: DataFolder):
     colours = survey(coloured.train, RECIPE, Execution())
     shifted = TrainCrops(coloured.train, RECIPE, colours)[(1, 0)]
     plain = TrainCrops(coloured.train, replace(RECIPE, rgb_shift=0.0), colours)[(1, 0)]
-    assert not isinstance(shifted, ImageError)
-    assert not isinstance(plain, ImageError)
     assert np.array_equal(shifted.values, plain.values)
     assert any(shifted.shift)
     assert plain.shift == (0, 0, 0)

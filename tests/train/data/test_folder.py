@@ -141,7 +141,6 @@ def test_a_crop_is_a_window_of_the_rescaled_image_and_mirrored_about_half_of_the
     corners, mirrors = set(), 0
     for number in range(60):
         sample = TrainCrops(data.train, recipe)[(number, 0)]
-        assert not isinstance(sample, ImageError)
         straight = np.argwhere((windows == sample.values).all(axis=(2, 3, 4)))
         flipped = np.argwhere((windows == sample.values[:, ::-1]).all(axis=(2, 3, 4)))
         assert len(straight) + len(flipped) == 1
@@ -159,7 +158,6 @@ def test_without_mirror_no_crop_is_mirrored(tmp_path: Path, data_folder: MakeFol
     crops = TrainCrops(data.train, replace(RECIPE, mirror=False))
     for number in range(20):
         sample = crops[(number, 0)]
-        assert not isinstance(sample, ImageError)
         assert sample.values[0, 0, 0] < sample.values[0, -1, 0]
 
 
@@ -172,7 +170,6 @@ def test_s_is_drawn_from_its_whole_range(tmp_path: Path, data_folder: MakeFolder
     spans = []
     for number in range(60):
         sample = crops[(number, 0)]
-        assert not isinstance(sample, ImageError)
         spans.append(int(sample.values[0, -1, 0]) - int(sample.values[0, 0, 0]))
     assert max(spans) > 220  # S of slightly more than 32: nearly the whole ramp of 248
     assert min(spans) < 140  # S near 64: half of the ramp

@@ -43,12 +43,10 @@ def torchvision_network(configuration: str, *, batch_norm: bool, seed: int = 0) 
                     (module.running_mean, -0.3, 0.3),
                     (module.running_var, 0.5, 2.0),
                 ):
-                    assert tensor is not None
                     tensor.uniform_(low, high, generator=generator)
             elif isinstance(module, (nn.Conv2d, nn.Linear)):
                 fan_in = module.weight[0].numel()
                 module.weight.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
-                assert module.bias is not None
                 module.bias.normal_(0, 0.1, generator=generator)
     return network.eval()
 
@@ -107,7 +105,6 @@ def test_torchvisions_network_gives_the_same_scores_here(configuration: str, bat
     assert expected.std(dim=0).max() > 0.01
     for form in ("fc", "convolutional"):
         scores = Reference(checkpoint, form=form).run(images)
-        assert scores.score_map is not None
         torch.testing.assert_close(torch.from_numpy(scores.score_map[:, :, 0, 0]), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(torch.from_numpy(scores.probabilities), expected.softmax(dim=1), rtol=0, atol=1e-4)
 
@@ -125,7 +122,6 @@ def test_convolutions_without_a_bias_get_one_from_their_batch_norm() -> None:
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
-                assert module.bias is not None
                 module.bias.zero_()
     state = network.state_dict()
     convolutions = {name.rpartition(".")[0] for name, value in state.items() if value.ndim == 4}

@@ -73,7 +73,6 @@ def test_quantized_or_not_a_product_answers_alike(precision: str, tmp_path: Path
 def test_the_peak_is_computed_from_the_measured_times() -> None:
     pytest.importorskip("openvino")
     probe = open_best_probe(open_engine, "int8", products=(SMALL,), threads=1, repetitions=1)
-    assert probe is not None
     with probe:
         peak = Peak.merged([probe(once=True) for _ in range(3)])
     assert (peak.precision, peak.product, len(peak.seconds)) == ("int8", SMALL, 3)
@@ -91,7 +90,6 @@ def test_the_faster_runtime_counts() -> None:
         return engine
 
     probe = open_best_probe(opened, "float32", products=(SMALL,), repetitions=1)
-    assert probe is not None
     with probe:
         assert probe.runtime == "onnxruntime"
 
@@ -109,7 +107,6 @@ def test_without_openvino_there_is_no_peak_in_int8_and_a_notice_says_so() -> Non
 def test_without_openvino_floating_point_is_measured_in_onnx_runtime() -> None:
     pytest.importorskip("onnxruntime")
     probe = open_best_probe(open_engine, "float32", products=(SMALL,), threads=1, repetitions=1)
-    assert probe is not None
     with probe:
         assert probe.runtime.startswith("onnxruntime")
 
@@ -134,7 +131,6 @@ def test_a_runtime_that_fails_is_no_peak_and_what_was_opened_is_closed() -> None
         return opened[0]
 
     probe = open_best_probe(open_one, "int8", products=(SMALL, Product(32, 8)), repetitions=1)
-    assert probe is not None
     assert probe.product == SMALL
     probe.close()
     assert opened[0].closed

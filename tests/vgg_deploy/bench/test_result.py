@@ -129,7 +129,6 @@ def test_the_peak_is_measured_in_the_same_repetitions(manifest: Manifest, batche
     with PeakProbe(open_product, Product(8, 8), "float32") as probe:
         terms = Terms(effort=Effort(repetitions=2), probes={"float32": probe})
         (result,) = time_batches({"a": FakeEngine(manifest, latency_s=0.05)}, SHAPE, batches, terms)
-    assert result.peak is not None
     assert result.peak.product == Product(8, 8)
     assert result.share_of_peak == pytest.approx(result.gflops_per_s / result.peak.gflops_per_s)  # type: ignore[operator]
 
@@ -212,7 +211,6 @@ def test_a_protocol_is_timed_from_the_files_on(manifest: Manifest, photos: dict[
     assert second.failures == ()
     # Each view twice, whole and mirrored: 80 x 100 becomes 64 x 80 and 72 x 90.
     spec = manifest.spec
-    assert spec is not None
     work = 2 * (2 * (spec.macs(64, 80) + spec.macs(72, 90)) + spec.macs(64, 64) + spec.macs(72, 72))
     assert first.gflop == pytest.approx(2 * work / 1e9)
 

@@ -16,17 +16,7 @@ import pytest
 
 import vgg_deploy
 from vgg_deploy.cli.entry import run_command
-from vgg_deploy.errors import (
-    CheckpointError,
-    EngineError,
-    ImageError,
-    ManifestError,
-    MissingDependencyError,
-    ModelFileError,
-    OutputError,
-    TrainingError,
-    UsageError,
-)
+from vgg_deploy.errors import CheckpointError, EngineError, MissingDependencyError, OutputError, UsageError
 
 # Prints lines without end, by click and by print; says on stderr when it stops.
 PRINTER = """
@@ -101,12 +91,8 @@ def test_a_command_may_return_its_exit_code(run: Callable[..., Any]) -> None:
     ("error", "code"),
     [
         (UsageError("the\n  message"), 2),
-        (ImageError("the message"), 1),
-        (ManifestError("the message"), 1),
         (CheckpointError("the\tmessage"), 1),
-        (ModelFileError("the message"), 1),
         (EngineError("the message\n"), 1),
-        (TrainingError("the message"), 1),
         (OutputError("the message"), 1),
     ],
 )
@@ -179,7 +165,6 @@ def test_ctrl_c_exits_130_and_says_so(run: Callable[..., Any], error: BaseExcept
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
 def test_an_interrupt_signal_exits_130_without_a_traceback() -> None:
     process = start("-c", SLEEPER)
-    assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -191,8 +176,6 @@ def test_an_interrupt_signal_exits_130_without_a_traceback() -> None:
 @pytest.mark.parametrize("how", ["click", "print"])
 def test_a_closed_pipe_exits_141_in_silence(how: str) -> None:
     process = start("-c", PRINTER, how)
-    assert process.stdout is not None
-    assert process.stderr is not None
     assert process.stdout.readline() == "line 1\n"
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -209,12 +192,11 @@ def test_a_full_disk_behind_stdout_is_one_line_and_exits_1() -> None:
     assert finished.stderr == "Error: output: the disk is full\n"
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("info", "--help"), ("--version",)])
-def test_help_and_version_exit_0(vgg_deploy_command: Callable[..., Any], arguments: tuple[str, ...]) -> None:
-    finished = vgg_deploy_command(*arguments)
-    assert finished.code == 0
-    assert finished.err == ""
-    assert finished.out
+@pytest.mark.parametrize(("argument", "begin"), [("-h", "Usage: vgg-deploy"), ("--version", "vgg-deploy")])
+def test_help_and_version_exit_0(vgg_deploy_command: Callable[..., Any], argument: str, begin: str) -> None:
+    finished = vgg_deploy_command(argument)
+    assert (finished.code, finished.err) == (0, "")
+    assert finished.out.startswith(begin)
 
 
 def test_an_unknown_command_exits_2_by_name(vgg_deploy_command: Callable[..., Any]) -> None:

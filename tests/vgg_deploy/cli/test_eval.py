@@ -214,7 +214,6 @@ def test_a_checkpoint_and_the_files_exported_from_it_have_the_same_figures(
     "arguments",
     [
         ("--protocol", "dense", "10-crop", "center"),
-        ("--protocol", "dense,10-crop", "center"),
         ("--protocol", "dense,10-crop,center,dense"),
         ("--protocol", "dense", "--protocol", "10-crop", "--protocol", "center"),
     ],
@@ -236,7 +235,7 @@ def test_protocols_are_given_in_a_row_with_commas_or_again(
         (("--scales", "64,32"), {"multiscale": [32, 64]}),
     ],
 )
-def test_without_protocols_whole_images_are_scored_at_the_scales_there_are(
+def test_without_protocols_the_number_of_scales_decides(
     evaluated: Callable[..., Any],
     fakes: Callable[..., Any],
     manifest: Manifest,
@@ -253,7 +252,7 @@ def fixed(manifest: Manifest) -> Manifest:
     return manifest.with_(shapes=ShapeRange(AxisRange(1), edge, edge))
 
 
-def test_a_model_of_one_size_is_tested_by_central_crops_and_says_so(
+def test_a_model_of_one_size_is_tested_by_central_crops_with_a_notice(
     evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
 ) -> None:
     paths = fakes(a=FakeEngine(fixed(manifest)), b=FakeEngine(manifest))
@@ -264,7 +263,7 @@ def test_a_model_of_one_size_is_tested_by_central_crops_and_says_so(
         assert "a model that takes a single size is tested by central crops" in done.err
 
 
-def test_all_is_all_that_the_model_takes_and_says_what_is_left_out(
+def test_all_means_every_protocol_that_the_model_takes(
     evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest
 ) -> None:
     done = evaluated("--protocol", "all", "--json", "-", engine=fakes(a=FakeEngine(fixed(manifest))))
@@ -289,14 +288,12 @@ def test_mirrors_can_be_left_out(evaluated: Callable[..., Any], fakes: Callable[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--protocol", "dense,multscale"), "--protocol is 'multscale'; expected center, dense, multiscale"),
         (("--protocol", "dense", "multscale"), "--protocol is 'multscale'; expected center, dense, multiscale"),
         (
             ("--protocol", "multiscale,10-crop", "--scales", "40,48"),
             "a.onnx: protocol 10-crop takes one scale and 2 were",
         ),
         (("--limit", "0"), "'--limit': 0 is not in the range"),
-        (("--batch", "0"), "'--batch': 0 is not in the range"),
         (("--json", "-", "--csv", "-"), "--json - and --csv - cannot both write to stdout"),
         (("--json", "out", "--csv", "new/../out"), "--json and --csv both name"),
         (("--json", "out.png", "--plot", "out.png"), "--json and --plot both name out.png"),
@@ -408,31 +405,20 @@ def test_labels_name_the_classes_of_a_model_that_has_other_names(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            "order",
-            "class 3 is n03028079 in a.onnx and n03888257 in b.onnx. Networks with different classes",
-        ),
-        ("other", "class 4 is n03888257 in a.onnx and n07777777 in b.onnx"),
+        ("order", "class 3 is n03028079 in a.onnx and n03888257 in b.onnx. Networks with different classes"),
         ("fewer", "a.onnx has 5 classes and b.onnx has 6, so they cannot be fused"),
     ],
 )
 def test_networks_of_other_classes_are_refused_before_the_first_is_run(
-    evaluated: Callable[..., Any],
-    fakes: Callable[..., Any],
-    manifest: Manifest,
-    data: Path,
-    change: str,
-    message: str,
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, data: Path, change: str, message: str
 ) -> None:
     # Of the classes that differ there is no image: the labels alone would not tell.
     shutil.rmtree(data / "church")
     shutil.rmtree(data / "n03888257")
     *same, church, parachute = manifest.classes
-    changed = {
-        "order": (*same, parachute, church),
-        "other": (*same, church, type(church)("n07777777", "cannon")),
-        "fewer": (*manifest.classes, type(church)("n07777777", "cannon")),
-    }[change]
+    changed = {"order": (*same, parachute, church), "fewer": (*manifest.classes, type(church)("n07777777", "cannon"))}[
+        change
+    ]
     spec = NetworkSpec("A", 64, 32, 8, len(changed))
     first, second = FakeEngine(manifest), FakeEngine(manifest.with_(classes=changed, spec=spec))
     done = evaluated(engine=fakes(a=first, b=second))
@@ -475,10 +461,7 @@ def test_engines_of_one_file_name_are_told_apart_by_their_paths(evaluated: Calla
 
 
 def test_of_several_engines_one_is_open_at_a_time_and_none_in_the_end(
-    evaluated: Callable[..., Any],
-    fakes: Callable[..., Any],
-    manifest: Manifest,
-    monkeypatch: pytest.MonkeyPatch,
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[FakeEngine] = []
     ran: list[int] = []
@@ -503,11 +486,7 @@ def test_of_several_engines_one_is_open_at_a_time_and_none_in_the_end(
 
 
 def test_broken_images_are_reported_and_the_rest_counted(
-    evaluated: Callable[..., Any],
-    fakes: Callable[..., Any],
-    manifest: Manifest,
-    data: Path,
-    tmp_path: Path,
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], manifest: Manifest, data: Path, tmp_path: Path
 ) -> None:
     (data / "church" / "0.png").write_bytes(b"no image")
     (data / "English_springer" / "1.png").write_bytes(b"")
@@ -547,7 +526,7 @@ def test_an_image_that_one_of_several_engines_cannot_score_is_missing_from_the_m
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv", "table", "--plot"])
-def test_where_every_image_fails_there_are_no_figures_and_it_exits_1(
+def test_if_every_image_fails_there_are_no_figures_and_it_exits_1(
     evaluated: Callable[..., Any], data: Path, tmp_path: Path, form: str
 ) -> None:
     for path in data.rglob("*.png"):
@@ -645,18 +624,7 @@ def stopped(data: Path, tmp_path: Path) -> Callable[[signal.Signals], tuple[int,
     """`stopped(signal)` stops a slow test once three images are in the cache. Gives its exit code and messages."""
 
     def run(how: signal.Signals) -> tuple[int, str]:
-        command = [
-            sys.executable,
-            "-c",
-            SLOW,
-            "eval",
-            str(data),
-            "--engine",
-            str(TINY),
-            "--protocol",
-            "dense",
-            "10-crop",
-        ]
+        command = [sys.executable, "-c", SLOW, "eval", str(data), "--engine", str(TINY), "--protocol", "dense,10-crop"]
         process = subprocess.Popen(
             [*command, "--cache", str(tmp_path / "cache"), "--json", str(tmp_path / "out.json"), "--batch", "1"],
             stderr=subprocess.PIPE,
@@ -687,11 +655,8 @@ def test_ctrl_c_exits_130_and_what_was_computed_is_in_the_cache(stopped: Callabl
 
 
 @linux
-def test_killed_the_same_command_computes_the_rest_only_with_the_same_figures(
-    evaluated: Callable[..., Any],
-    fakes: Callable[..., Any],
-    tmp_path: Path,
-    stopped: Callable[..., tuple[int, str]],
+def test_after_a_kill_the_same_command_computes_only_the_rest(
+    evaluated: Callable[..., Any], fakes: Callable[..., Any], tmp_path: Path, stopped: Callable[..., tuple[int, str]]
 ) -> None:
     code, _err = stopped(signal.SIGKILL)
     assert code == -signal.SIGKILL
@@ -746,7 +711,7 @@ def test_json_csv_and_a_plot_are_written_beside_the_table(
 
 
 @pytest.mark.parametrize(("name", "begin"), [("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
-def test_a_plot_is_what_its_name_says(
+def test_the_name_of_a_plot_gives_its_format(
     evaluated: Callable[..., Any],
     fakes: Callable[..., Any],
     manifest: Manifest,
@@ -828,9 +793,7 @@ def test_files_are_written_though_the_reader_of_stdout_has_left(data: Path, tmp_
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
     )
-    assert process.stdout is not None
     process.stdout.close()
-    assert process.stderr is not None
     err = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=60) == 141

@@ -81,11 +81,7 @@ def directly(path: Path, scales: tuple[int, ...], mirrors: bool, engine: Any) ->
 
 @pytest.mark.parametrize(
     ("arguments", "scales", "mirrors"),
-    [
-        ((), (40, 72), True),
-        (("--scales", "33,50"), (33, 50), True),
-        (("--scales", "64", "--no-flip"), (64,), False),
-    ],
+    [((), (40, 72), True), (("--scales", "33,50"), (33, 50), True), (("--scales", "64", "--no-flip"), (64,), False)],
     ids=["defaults", "scales", "one"],
 )
 def test_descriptors_are_fc7_averaged_over_scales_and_mirrors_at_length_1(

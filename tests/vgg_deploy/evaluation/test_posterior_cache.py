@@ -28,11 +28,9 @@ def test_what_was_put_is_there_at_once_and_after_it_was_closed(path: Path) -> No
         assert cache.get("m", "p", "i") is None
         cache.put("m", "p", "i", ROW, 0.5)
         posterior = cache.get("m", "p", "i")
-        assert posterior is not None
         np.testing.assert_array_equal(posterior.probabilities, ROW)
     with PosteriorCache(path) as cache:
         posterior = cache.get("m", "p", "i")
-    assert posterior is not None
     np.testing.assert_array_equal(posterior.probabilities, ROW)
     assert posterior.probabilities.dtype == np.float32
     assert posterior.probabilities.flags.writeable
@@ -54,7 +52,6 @@ def test_a_later_posterior_replaces_an_earlier_one(path: Path) -> None:
         cache.put("m", "p", "i", ROW[::-1].copy(), 2.0)
     with PosteriorCache(path) as cache:
         posterior = cache.get("m", "p", "i")
-    assert posterior is not None
     np.testing.assert_array_equal(posterior.probabilities, ROW[::-1])
 
 

@@ -18,7 +18,6 @@ def test_each_view_counts_by_its_weight() -> None:
     scores = ViewScores(row(1, 0), row(4, 0, 8)), ViewScores(row(0, 1), row(0, 4, 8))
     mean = mean_scores(VIEWS, scores)
     assert mean.probabilities.tolist() == [0.25, 0.75]
-    assert mean.features is not None
     assert mean.features.tolist() == [1, 3, 8]
     assert mean.probabilities.dtype == mean.features.dtype == np.float32
     assert mean.score_maps == ()

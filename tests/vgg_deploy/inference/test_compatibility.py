@@ -52,7 +52,6 @@ def test_a_plan_takes_what_lies_in_a_profile_and_not_what_lies_between(manifest:
     assert view_refusal(info, 128, 200) is None
     for height, width in ((110, 110), (64, 128), (300, 128), (20, 64)):
         reason = view_refusal(info, height, width)
-        assert reason is not None
         assert reason.startswith(
             f"a view of {width}x{height} pixels does not fit: a batch of 1 x {height} x {width} x 3 is in no profile"
         )

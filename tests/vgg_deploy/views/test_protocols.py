@@ -136,7 +136,6 @@ def test_a_center_view_is_a_crop_within_the_rescaled_image(size: tuple[int, int]
     rescaling = Rescaling(rounding=rounding)
     (view,) = Protocol("center", (256,), 224, False).views(*size, rescaling)
     rows, columns = rescaled_size(*size, 256, rounding)
-    assert view.box is not None
     top, left, height, width = view.box
     assert (height, width) == (224, 224)
     assert abs(top - (rows - 224) / 2) <= 0.5
