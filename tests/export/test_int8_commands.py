@@ -88,7 +88,7 @@ def quantization_of(manifest: Manifest) -> Quantization:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_manifest_records_method_target_images_scales_and_every_range(
-    method: str, target: str, exports: Callable[..., Any], album: Path, here: Path
+    method: str, target: str, exports: Command, album: Path, here: Path
 ) -> None:
     words = ("--dynamic", "--calibration-method", method, "--target", target, "--calibration-images", "6")
     done, manifest = exports(*words)
@@ -112,7 +112,7 @@ def test_the_manifest_records_method_target_images_scales_and_every_range(
     assert layer_types(OnnxFile(here / "made.onnx").header) == {name: manifest.precision.of(name) for name in LAYERS}
 
 
-def test_minmax_for_tensorrt_on_all_images_is_the_default(exports: Callable[..., Any], here: Path) -> None:
+def test_minmax_for_tensorrt_on_all_images_is_the_default(exports: Command, here: Path) -> None:
     _done, manifest = exports("--dynamic")
     quantization = quantization_of(manifest)
     assert (quantization.method, quantization.target, len(quantization.images)) == ("minmax", "tensorrt", 30)
@@ -122,7 +122,7 @@ def test_minmax_for_tensorrt_on_all_images_is_the_default(exports: Callable[...,
     assert (here / "made.onnx").read_bytes() == default
 
 
-def test_the_sample_is_the_same_on_each_run_and_so_is_the_file(exports: Callable[..., Any], here: Path) -> None:
+def test_the_sample_is_the_same_on_each_run_and_so_is_the_file(exports: Command, here: Path) -> None:
     files = []
     for count in ("5", "5", "6"):
         exports("--dynamic", "--calibration-images", count)
@@ -130,7 +130,7 @@ def test_the_sample_is_the_same_on_each_run_and_so_is_the_file(exports: Callable
     assert files[0] == files[1] != files[2]
 
 
-def test_with_fp16_what_is_not_int8_is_fp16_and_its_range_is_measured(exports: Callable[..., Any]) -> None:
+def test_with_fp16_what_is_not_int8_is_fp16_and_its_range_is_measured(exports: Command) -> None:
     done, manifest = exports("--dynamic", "--fp16", "--calibration-images", "4", configuration="A-LRN")
     precision = manifest.precision
     assert (precision.arithmetic, precision.range, precision.lowest) == ("float16", "measured", "int8")
@@ -143,7 +143,7 @@ def test_with_fp16_what_is_not_int8_is_fp16_and_its_range_is_measured(exports: C
     assert "int8 (the rest in float16)" in done.out
 
 
-def test_without_fp16_no_range_of_fp16_is_recorded(exports: Callable[..., Any]) -> None:
+def test_without_fp16_no_range_of_fp16_is_recorded(exports: Command) -> None:
     precision = exports("--dynamic", "--calibration-images", "2")[1].precision
     assert (precision.arithmetic, precision.range, precision.largest_activations) == ("float32", "not limited", None)
 
@@ -166,9 +166,7 @@ def test_an_int8_layer_whose_output_would_overflow_fp16_returns_fp32(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_file_of_one_size_is_calibrated_on_central_crops(
-    target: str, exports: Callable[..., Any], here: Path
-) -> None:
+def test_a_file_of_one_size_is_calibrated_on_central_crops(target: str, exports: Command, here: Path) -> None:
     done, manifest = exports("--target", target, "--calibration-images", "4")
     quantization = quantization_of(manifest)
     assert (quantization.scales, quantization.mirror) == ((73,), False)
@@ -185,7 +183,7 @@ def test_a_file_of_one_size_is_calibrated_on_central_crops(
     ],
 )
 def test_calibration_uses_the_scales_that_inference_uses_for_this_network(
-    fields: dict[str, Any], scales: tuple[int, ...], mirror: bool, exports: Callable[..., Any]
+    fields: dict[str, Any], scales: tuple[int, ...], mirror: bool, exports: Command
 ) -> None:
     done, manifest = exports("--dynamic", "--calibration-images", "2", **fields)
     quantization = quantization_of(manifest)
@@ -197,7 +195,7 @@ def test_calibration_uses_the_scales_that_inference_uses_for_this_network(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_further_outputs_are_present_and_right(
-    target: str, exports: Callable[..., Any], here: Path, narrow_checkpoint: Checkpoints
+    target: str, exports: Command, here: Path, narrow_checkpoint: Checkpoints
 ) -> None:
     from train.network.checkpoint import read
     from train.network.reference import Reference
@@ -246,7 +244,7 @@ def spy_on_held_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, ...]]:
     ],
 )
 def test_a_budget_prints_the_reason_for_each_layer_and_the_manifest_records_the_result(
-    target: str, budget: tuple[str, str], exports: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    target: str, budget: tuple[str, str], exports: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = spy_on_held_out(monkeypatch)
     words = ("--dynamic", "--target", target, "--calibration-images", "10", "--held-out", "12", *budget)
@@ -269,7 +267,7 @@ def test_a_budget_prints_the_reason_for_each_layer_and_the_manifest_records_the_
     assert len(quantization.images) == 10
 
 
-def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports: Callable[..., Any]) -> None:
+def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports: Command) -> None:
     few = ("--dynamic", "--calibration-images", "3", "--held-out", "6")
     loose = quantization_of(exports(*few, "--target", "onnxruntime", "--min-agreement", "1.5")[1])
     assert (loose.layers, loose.kept) == (LAYERS[:-1], LAYERS[-1:])
@@ -280,7 +278,7 @@ def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports
     assert set(types.values()) <= {"int8", "float16"}
 
 
-def test_too_few_images_for_both_are_shared_with_a_notice(exports: Callable[..., Any], album: Path) -> None:
+def test_too_few_images_for_both_are_shared_with_a_notice(exports: Command, album: Path) -> None:
     words = ("--target", "onnxruntime", "--min-agreement", "2")
     done, manifest = exports(*words)
     assert done.err.splitlines()[0] == f"{album} has 30 readable images: 15 calibrate and 15 judge"
@@ -289,7 +287,7 @@ def test_too_few_images_for_both_are_shared_with_a_notice(exports: Callable[...,
     assert done.err.splitlines()[0] == f"{album} has 30 readable images: 4 calibrate and 26 judge"
 
 
-def test_exactly_the_requested_number_of_images_is_enough(exports: Callable[..., Any]) -> None:
+def test_exactly_the_requested_number_of_images_is_enough(exports: Command) -> None:
     words = ("--target", "onnxruntime", "--min-agreement", "2", "--calibration-images", "25", "--held-out", "5")
     done, manifest = exports(*words)
     assert len(quantization_of(manifest).images) == 25
@@ -388,9 +386,7 @@ def test_options_that_contradict_each_other_exit_with_2_before_anything_is_read(
     assert not list(here.iterdir())
 
 
-def test_broken_images_among_others_are_skipped_and_named(
-    folders: Callable[[str], Path], exports: Callable[..., Any]
-) -> None:
+def test_broken_images_among_others_are_skipped_and_named(folders: Callable[[str], Path], exports: Command) -> None:
     folder = folders("three")
     (folder / "bad.jpg").write_bytes(b"no picture")
     done, manifest = exports("--dynamic", calibration=folder)
@@ -402,7 +398,7 @@ def test_broken_images_among_others_are_skipped_and_named(
 
 def test_folders_must_name_classes_for_max_drop_and_need_not_for_min_agreement(
     folders: Callable[[str], Path],
-    exports: Callable[..., Any],
+    exports: Command,
     narrow_checkpoint: Checkpoints,
     vgg_deploy_command: Command,
     here: Path,
@@ -500,7 +496,7 @@ def test_an_int8_file_is_smaller_than_an_fp16_file_and_that_is_smaller_than_an_f
 
 
 def test_verify_judges_an_int8_file_by_the_thresholds_of_int8(
-    exports: Callable[..., Any], vgg_deploy_command: Command, narrow_checkpoint: Checkpoints, album: Path, here: Path
+    exports: Command, vgg_deploy_command: Command, narrow_checkpoint: Checkpoints, album: Path, here: Path
 ) -> None:
     exports("--dynamic", "--fp16", "--calibration-images", "8", configuration="C")
     weights = narrow_checkpoint("C", manifest={"classes": CLASSES})

@@ -365,12 +365,3 @@ def test_torch_compile_without_a_compiler_is_one_line(
     done = bench(TINY, "--against", "torch-compile", "--reference", narrow_checkpoint("A"))
     assert done.code == 1
     assert "Error: torch.compile needs a C++ compiler" in done.err.splitlines()[-1]
-
-
-def test_two_requests_count_the_images_of_both(bench: Callable[..., Any]) -> None:
-    done = bench(
-        TINY, "--shapes", "2x32x32", "--requests", "2", "--threads", "2", "--json", "-", quick=("--repetitions", "2")
-    )
-    assert done.code == 0, done.err
-    (one,) = json.loads(done.out)["results"]
-    assert (one["requests"], one["images_per_sample"]) == (2, 4)

@@ -20,6 +20,8 @@ from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Rescaling
 from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import decode, rescale
 
+Command = Callable[..., Any]
+
 pytest.importorskip("onnxruntime")
 
 ROOT = Path(vgg_deploy.__file__).parent.parent
@@ -58,7 +60,7 @@ def split(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def describe(vgg_deploy_command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+def describe(vgg_deploy_command: Command, tmp_path: Path) -> Callable[..., Any]:
     """`describe(folder, *arguments)` writes out.npz in tmp_path."""
 
     def run(folder: Path, *arguments: str | Path, engine: Path = TINY) -> Any:
@@ -85,12 +87,7 @@ def directly(path: Path, scales: tuple[int, ...], mirrors: bool, engine: Any) ->
     ids=["defaults", "scales", "one"],
 )
 def test_descriptors_are_fc7_averaged_over_scales_and_mirrors_at_length_1(
-    describe: Callable[..., Any],
-    data: Path,
-    tmp_path: Path,
-    arguments: tuple[str, ...],
-    scales: tuple[int, ...],
-    mirrors: bool,
+    describe: Command, data: Path, tmp_path: Path, arguments: tuple[str, ...], scales: tuple[int, ...], mirrors: bool
 ) -> None:
     done = describe(data, *arguments, "--threads", "1")
     assert done.code == 0, done.err
@@ -109,7 +106,7 @@ def test_descriptors_are_fc7_averaged_over_scales_and_mirrors_at_length_1(
 
 
 def test_a_checkpoint_and_the_file_exported_from_it_describe_alike(
-    describe: Callable[..., Any], data: Path, narrow_checkpoint: Callable[..., Path], tmp_path: Path
+    describe: Command, data: Path, narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     from export import export
     from train.network.checkpoint import read
@@ -137,9 +134,7 @@ def accuracy(out: str) -> tuple[int, int]:
     return int(correct), int(total)
 
 
-def test_a_linear_svm_is_fitted_on_train_and_judged_on_val(
-    describe: Callable[..., Any], split: Path, tmp_path: Path
-) -> None:
+def test_a_linear_svm_is_fitted_on_train_and_judged_on_val(describe: Command, split: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     done = describe(split, "--svm")
     assert done.code == 0, done.err
@@ -160,9 +155,7 @@ def test_a_linear_svm_is_fitted_on_train_and_judged_on_val(
     assert accuracy(describe(split, "--svm").out) == (0, 8)
 
 
-def test_broken_images_are_skipped_and_the_exit_code_is_1(
-    describe: Callable[..., Any], split: Path, tmp_path: Path
-) -> None:
+def test_broken_images_are_skipped_and_the_exit_code_is_1(describe: Command, split: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     (split / "train" / "red" / "1.png").write_bytes(b"no image")
     (split / "val" / "red" / "17.png").write_bytes(b"")
@@ -177,9 +170,7 @@ def test_broken_images_are_skipped_and_the_exit_code_is_1(
         assert not any(Path(path).name == "1.png" for path in arrays["paths"])
 
 
-def test_if_no_image_can_be_described_the_exit_code_is_1(
-    describe: Callable[..., Any], data: Path, tmp_path: Path
-) -> None:
+def test_if_no_image_can_be_described_the_exit_code_is_1(describe: Command, data: Path, tmp_path: Path) -> None:
     for path in data.rglob("*.png"):
         path.write_bytes(b"no image")
     done = describe(data)
@@ -207,7 +198,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_the_watch_sees_batches(describe: Callable[..., Any], data: Path, watched: list[int]) -> None:
+def test_the_watch_sees_batches(describe: Command, data: Path, watched: list[int]) -> None:
     assert describe(data).code == 0
     assert sum(watched) == 24
 
@@ -223,7 +214,7 @@ def test_the_watch_sees_batches(describe: Callable[..., Any], data: Path, watche
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_bad_use_exits_2_before_an_image_is_described(
-    describe: Callable[..., Any],
+    describe: Command,
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -243,7 +234,7 @@ def test_bad_use_exits_2_before_an_image_is_described(
 
 
 def test_a_model_without_the_output_exits_2_and_says_how_to_get_it(
-    describe: Callable[..., Any], data: Path, monkeypatch: pytest.MonkeyPatch
+    describe: Command, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = next(entry.value for entry in onnx.load(TINY).metadata_props if entry.key == MANIFEST_KEY)
     engine = FakeEngine(Manifest.from_json(text, "tiny.onnx"))
@@ -255,7 +246,7 @@ def test_a_model_without_the_output_exits_2_and_says_how_to_get_it(
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(
-    describe: Callable[..., Any], data: Path, tmp_path: Path, watched: list[int]
+    describe: Command, data: Path, tmp_path: Path, watched: list[int]
 ) -> None:
     (tmp_path / "file").touch()
     for target, reason in ((tmp_path, "it is a folder"), (tmp_path / "file" / "a.npz", "is a file, not a folder")):
@@ -267,7 +258,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
 
 
 def test_folders_that_no_svm_can_separate_exit_2_before_any_work(
-    describe: Callable[..., Any], split: Path, watched: list[int]
+    describe: Command, split: Path, watched: list[int]
 ) -> None:
     (split / "val" / "red").rename(split / "val" / "green")
     done = describe(split, "--svm")
@@ -281,7 +272,7 @@ def test_folders_that_no_svm_can_separate_exit_2_before_any_work(
 
 
 def test_without_scikit_learn_the_extra_is_named(
-    describe: Callable[..., Any], split: Path, monkeypatch: pytest.MonkeyPatch, watched: list[int]
+    describe: Command, split: Path, monkeypatch: pytest.MonkeyPatch, watched: list[int]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     done = describe(split, "--svm")
@@ -291,9 +282,7 @@ def test_without_scikit_learn_the_extra_is_named(
 
 
 @pytest.mark.slow
-def test_an_svm_on_the_real_fc7_classifies_new_images(
-    describe: Callable[..., Any], test_data: Path, tmp_path: Path
-) -> None:
+def test_an_svm_on_the_real_fc7_classifies_new_images(describe: Command, test_data: Path, tmp_path: Path) -> None:
     """Fits on six images of each of three classes, and tests on three."""
     for part, count in (("train", 6), ("val", 3)):
         for folder in sorted((test_data / "imagenette" / part).iterdir())[:3]:

@@ -33,6 +33,10 @@ from vgg_deploy.network.tensors import Images
 from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.protocols import choose_protocol
 
+Command = Callable[..., Any]
+
+Files = Callable[..., Path]
+
 WORDS = ("tench", "English springer", "cassette player", "chain saw", "church")
 CLASSES = tuple(ClassName(f"n0000000{index}", word) for index, word in enumerate(WORDS))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="signals, devices and file names differ there")
@@ -92,7 +96,7 @@ IN_ORDER = ("a.jpg", "b.png", "z.png", "deep/d.PNG", "deep/er/c.png")
 
 
 @pytest.fixture
-def infer(vgg_deploy_command: Callable[..., Any], model: Callable[..., Path]) -> Callable[..., Any]:
+def infer(vgg_deploy_command: Command, model: Files) -> Callable[..., Any]:
     """`infer(*arguments, engine=PATH)` runs the command, by default with a dynamic model."""
 
     def run(*arguments: str | Path, engine: Path | None = None) -> Any:
@@ -112,7 +116,7 @@ def names(results: list[dict[str, Any]], folder: Path) -> tuple[str, ...]:
 # ---- images in, results out ----
 
 
-def test_a_folder_is_searched_whole_and_results_come_in_sorted_order(infer: Callable[..., Any], photos: Path) -> None:
+def test_a_folder_is_searched_whole_and_results_come_in_sorted_order(infer: Command, photos: Path) -> None:
     finished = infer(photos, "--json", "-")
     assert finished.code == 0, finished.err
     assert names(records(finished.out), photos) == IN_ORDER
@@ -120,9 +124,7 @@ def test_a_folder_is_searched_whole_and_results_come_in_sorted_order(infer: Call
     assert "default scale 4 dropped" in finished.err
 
 
-def test_the_answers_are_those_of_the_python_api(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path]
-) -> None:
+def test_the_answers_are_those_of_the_python_api(infer: Command, photos: Path, model: Files) -> None:
     finished = infer(photos, "--json", "-", "--protocol", "multiscale", "--scales", "64,32", "--no-flip")
     with engines.open_engine(model()) as engine:
         choice = choose_protocol(engine.info.manifest, "multiscale", (32, 64), False, free_size=True)
@@ -135,7 +137,7 @@ def test_the_answers_are_those_of_the_python_api(
     assert len({record["top"][0]["probability"] for record in records(finished.out)}) > 1
 
 
-def test_text_for_people_goes_to_stdout_and_messages_to_stderr(infer: Callable[..., Any], photos: Path) -> None:
+def test_text_for_people_goes_to_stdout_and_messages_to_stderr(infer: Command, photos: Path) -> None:
     finished = infer(photos, "--top", "2")
     lines = finished.out.splitlines()
     assert [line.partition(": ")[0] for line in lines] == [str(photos / name) for name in IN_ORDER]
@@ -143,9 +145,7 @@ def test_text_for_people_goes_to_stdout_and_messages_to_stderr(infer: Callable[.
     assert "multiscale" in finished.err
 
 
-def test_json_and_csv_files_are_written_beside_the_text(
-    infer: Callable[..., Any], photos: Path, tmp_path: Path
-) -> None:
+def test_json_and_csv_files_are_written_beside_the_text(infer: Command, photos: Path, tmp_path: Path) -> None:
     json_path, csv_path = tmp_path / "new" / "out.jsonl", tmp_path / "out.csv"
     finished = infer(photos, "--json", json_path, "--csv", csv_path, "--top", "3")
     assert finished.code == 0, finished.err
@@ -160,14 +160,14 @@ def test_json_and_csv_files_are_written_beside_the_text(
         assert float(row["probability_1"]) == pytest.approx(record["top"][0]["probability"], abs=1e-7)
 
 
-def test_csv_on_stdout_is_nothing_but_csv(infer: Callable[..., Any], photos: Path) -> None:
+def test_csv_on_stdout_is_nothing_but_csv(infer: Command, photos: Path) -> None:
     finished = infer(photos, "--csv", "-", "--top", "99")
     rows = list(csv.reader(finished.out.splitlines()))
     assert len(rows) == 6
     assert {len(row) for row in rows} == {2 + 3 * len(CLASSES)}
 
 
-def test_labels_replace_the_models_names(infer: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+def test_labels_replace_the_models_names(infer: Command, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("ä\nb\nc\nd\ne\n", encoding="utf-8")
     finished = infer(photos / "a.jpg", "--json", "-", "--labels", tmp_path / "labels.txt")
     (record,) = records(finished.out)
@@ -175,7 +175,7 @@ def test_labels_replace_the_models_names(infer: Callable[..., Any], photos: Path
 
 
 @linux
-def test_any_file_name_works(infer: Callable[..., Any], tmp_path: Path) -> None:
+def test_any_file_name_works(infer: Command, tmp_path: Path) -> None:
     folder = tmp_path / "names"
     folder.mkdir()
     for name in (b"caf\xe9.png", b"line\nbreak.png", b"--json.png"):
@@ -204,7 +204,7 @@ def test_any_file_name_works(infer: Callable[..., Any], tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_bad_use_exits_2_and_says_what_is_expected(
-    infer: Callable[..., Any],
+    infer: Command,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -222,7 +222,7 @@ def test_bad_use_exits_2_and_says_what_is_expected(
 
 
 def test_a_path_without_images_exits_2_before_any_output_is_opened(
-    infer: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
+    infer: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(photos.parent)
     finished = infer("photos", "absent.jpg", "--csv", "out.csv")
@@ -232,9 +232,7 @@ def test_a_path_without_images_exits_2_before_any_output_is_opened(
     assert not Path("out.csv").exists()
 
 
-def test_json_and_csv_in_one_file_exit_2(
-    infer: Callable[..., Any], photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_and_csv_in_one_file_exit_2(infer: Command, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos.parent)
     finished = infer("photos", "--json", "out.txt", "--csv", "photos/../out.txt")
     assert finished.code == 2
@@ -250,7 +248,7 @@ def test_json_and_csv_in_one_file_exit_2(
     ],
 )
 def test_a_file_that_is_not_a_model_is_refused_by_its_kind(
-    infer: Callable[..., Any], photos: Path, tmp_path: Path, name: str, code: int, reason: str
+    infer: Command, photos: Path, tmp_path: Path, name: str, code: int, reason: str
 ) -> None:
     (tmp_path / name).write_bytes(b"\xff" * 100)
     finished = infer(photos, "--runtime", "onnxruntime", engine=tmp_path / name)
@@ -264,7 +262,7 @@ def test_a_file_that_is_not_a_model_is_refused_by_its_kind(
 
 
 def test_bad_files_among_good_ones_are_reported_and_the_others_written(
-    infer: Callable[..., Any], photos: Path, tmp_path: Path
+    infer: Command, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "m_text.jpg").write_text("no image")
     (photos / "n_empty.jpg").write_bytes(b"")
@@ -296,7 +294,7 @@ def test_bad_files_among_good_ones_are_reported_and_the_others_written(
     assert len(rows) == 10
 
 
-def test_failures_only_exit_1(infer: Callable[..., Any], tmp_path: Path) -> None:
+def test_failures_only_exit_1(infer: Command, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("no image")
     finished = infer(tmp_path / "bad.jpg", "--check-folders", "--labels", labels_with(tmp_path, tmp_path.name))
     assert finished.code == 1
@@ -309,7 +307,7 @@ def labels_with(folder: Path, name: str) -> Path:
     return folder / "labels.txt"
 
 
-def test_odd_files_are_read_or_refused_one_by_one(infer: Callable[..., Any], test_data: Path) -> None:
+def test_odd_files_are_read_or_refused_one_by_one(infer: Command, test_data: Path) -> None:
     finished = infer(test_data / "odd", "--json", "-", "--scales", "32")
     assert finished.code == 1
     results = {Path(record["path"]).name: record for record in records(finished.out)}
@@ -325,7 +323,7 @@ def test_odd_files_are_read_or_refused_one_by_one(infer: Callable[..., Any], tes
 
 
 def test_a_model_of_one_size_is_scored_by_the_central_crop_with_a_notice(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path]
+    infer: Command, photos: Path, model: Files
 ) -> None:
     finished = infer(photos, "--json", "-", engine=model(dynamic=False))
     assert finished.code == 0, finished.err
@@ -335,13 +333,6 @@ def test_a_model_of_one_size_is_scored_by_the_central_crop_with_a_notice(
         in finished.err
     )
     assert "center: central 32x32 crop at Q=36" in finished.err
-
-
-def test_batches_of_any_size_give_the_same_answers(infer: Callable[..., Any], photos: Path) -> None:
-    one, many = (records(infer(photos, "--json", "-", "--batch", batch).out) for batch in ("1", "16"))
-    for first, second in zip(one, many, strict=True):
-        shares = [{entry["id"]: entry["probability"] for entry in record["top"]} for record in (first, second)]
-        assert shares[0] == pytest.approx(shares[1], abs=1e-5)
 
 
 def foreign_model(path: Path) -> Path:
@@ -363,7 +354,7 @@ def foreign_model(path: Path) -> Path:
     return path
 
 
-def test_a_foreign_model_runs_with_labels_and_scales(infer: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_foreign_model_runs_with_labels_and_scales(infer: Command, tmp_path: Path) -> None:
     path = foreign_model(tmp_path / "colours.onnx")
     (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
     Image.new("RGB", (50, 40), (10, 20, 200)).save(tmp_path / "sky.png")
@@ -396,7 +387,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, manifest: Manifest, answer: Callable[[
 
 
 def test_folders_that_name_classes_give_the_errors(
-    infer: Callable[..., Any], truth: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    infer: Command, truth: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Red is tench; blue is taken for an English springer, with chain saw next.
     def answer(images: Images) -> np.ndarray:
@@ -410,7 +401,7 @@ def test_folders_that_name_classes_give_the_errors(
 
 
 def test_images_that_failed_do_not_shift_the_others_classes(
-    infer: Callable[..., Any], truth: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    infer: Command, truth: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (truth / "chain saw" / "0.png").write_text("no image")
 
@@ -424,7 +415,7 @@ def test_images_that_failed_do_not_shift_the_others_classes(
     assert "top-1 9/9 correct" in finished.err
 
 
-def test_a_folder_of_no_class_exits_2_before_any_image_is_scored(infer: Callable[..., Any], truth: Path) -> None:
+def test_a_folder_of_no_class_exits_2_before_any_image_is_scored(infer: Command, truth: Path) -> None:
     (truth / "chain saw").rename(truth / "chainsaw")
     finished = infer(truth, "--check-folders", "--json", "-")
     assert finished.code == 2
@@ -433,7 +424,7 @@ def test_a_folder_of_no_class_exits_2_before_any_image_is_scored(infer: Callable
 
 
 def test_links_to_images_have_the_class_of_the_folder_that_they_are_in(
-    infer: Callable[..., Any], truth: Path, tmp_path: Path
+    infer: Command, truth: Path, tmp_path: Path
 ) -> None:
     linked = tmp_path / "linked" / "tench"
     linked.mkdir(parents=True)
@@ -449,7 +440,7 @@ def test_links_to_images_have_the_class_of_the_folder_that_they_are_in(
 
 
 def test_heatmaps_are_in_the_same_subfolders_as_the_images_and_have_their_sizes(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path
+    infer: Command, photos: Path, model: Files, tmp_path: Path
 ) -> None:
     finished = infer(photos, "--heatmaps", tmp_path / "new" / "maps", engine=model(score_map=True))
     assert finished.code == 0, finished.err
@@ -462,7 +453,7 @@ def test_heatmaps_are_in_the_same_subfolders_as_the_images_and_have_their_sizes(
 
 
 def test_heatmaps_stay_in_their_folder_for_any_path_of_an_image(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    infer: Command, photos: Path, model: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(photos)
     finished = infer("a.jpg", "deep/../../photos/b.png", "deep", "--heatmaps", "../maps", engine=model(score_map=True))
@@ -476,17 +467,7 @@ def test_heatmaps_stay_in_their_folder_for_any_path_of_an_image(
     assert not list(photos.rglob("*.png.png"))
 
 
-def test_heatmaps_of_central_crops_are_written_too(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path
-) -> None:
-    finished = infer(photos / "b.png", "--heatmaps", tmp_path / "maps", engine=model(dynamic=False, score_map=True))
-    assert finished.code == 0, finished.err
-    assert (tmp_path / "maps" / "b.png.png").is_file()
-
-
-def test_a_heatmap_folder_that_is_a_file_exits_1(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_heatmap_folder_that_is_a_file_exits_1(infer: Command, photos: Path, model: Files, tmp_path: Path) -> None:
     (tmp_path / "maps").write_text("")
     finished = infer(photos, "--heatmaps", tmp_path / "maps", engine=model(score_map=True))
     assert finished.code == 1
@@ -497,7 +478,7 @@ def test_a_heatmap_folder_that_is_a_file_exits_1(
 
 
 def test_an_incomplete_runtime_exits_1_with_what_to_do(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    infer: Command, photos: Path, model: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = model()
     remains = types.ModuleType("onnxruntime")
@@ -510,7 +491,7 @@ def test_an_incomplete_runtime_exits_1_with_what_to_do(
 
 
 def test_an_engine_that_fails_midway_leaves_the_results_before(
-    infer: Callable[..., Any], photos: Path, tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    infer: Command, photos: Path, tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
@@ -543,9 +524,7 @@ def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_exits_1_in_one_line(
-    infer: Callable[..., Any], photos: Path, model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_full_disk_exits_1_in_one_line(infer: Command, photos: Path, model: Files, tmp_path: Path) -> None:
     finished = infer(photos, "--csv", "/dev/full")
     assert finished.code == 1
     assert finished.err.splitlines()[-1] == "Error: cannot write /dev/full: the disk is full"
@@ -557,16 +536,14 @@ def test_a_full_disk_exits_1_in_one_line(
     assert "Traceback" not in err
 
 
-def test_an_output_that_is_a_folder_exits_1(infer: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_a_folder_exits_1(infer: Command, photos: Path, tmp_path: Path) -> None:
     finished = infer(photos, "--csv", tmp_path)
     assert finished.code == 1
     assert finished.err.endswith(f"\nError: cannot write {tmp_path}: Is a directory\n")
 
 
 @linux
-def test_ctrl_c_exits_130_and_what_was_written_is_whole(
-    photos: Path, model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_ctrl_c_exits_130_and_what_was_written_is_whole(photos: Path, model: Files, tmp_path: Path) -> None:
     written = tmp_path / "out.jsonl"
     # Thousands of images take seconds, and give more text than the pipe holds.
     arguments = [photos / "b.png", photos / "a.jpg"] * 2000
@@ -583,7 +560,7 @@ def test_ctrl_c_exits_130_and_what_was_written_is_whole(
 
 
 @linux
-def test_a_closed_pipe_exits_141_in_silence(photos: Path, model: Callable[..., Path]) -> None:
+def test_a_closed_pipe_exits_141_in_silence(photos: Path, model: Files) -> None:
     arguments = [photos / "b.png", photos / "a.jpg"] * 2000
     process = start(*arguments, "--engine", model(), "--json", "-", stdout=subprocess.PIPE)
     json.loads(process.stdout.readline())
@@ -595,7 +572,7 @@ def test_a_closed_pipe_exits_141_in_silence(photos: Path, model: Callable[..., P
     assert "Error" not in err
 
 
-def test_results_do_not_overwrite_an_input(infer: Callable[..., Any], model: Callable[..., Path], photos: Path) -> None:
+def test_results_do_not_overwrite_an_input(infer: Command, model: Files, photos: Path) -> None:
     engine, image = model(), photos / "a.jpg"
     for option, target in (("--json", engine), ("--csv", image)):
         before = target.read_bytes()
@@ -607,7 +584,7 @@ def test_results_do_not_overwrite_an_input(infer: Callable[..., Any], model: Cal
 
 @linux
 def test_a_picture_of_an_image_with_the_longest_possible_name_is_written(
-    infer: Callable[..., Any], model: Callable[..., Path], photos: Path, tmp_path: Path
+    infer: Command, model: Files, photos: Path, tmp_path: Path
 ) -> None:
     name = "x" * (255 - len(".png.png")) + ".png"
     (photos / "b.png").rename(photos / name)
@@ -618,7 +595,7 @@ def test_a_picture_of_an_image_with_the_longest_possible_name_is_written(
 
 @pytest.mark.parametrize("output", [("--csv", "-"), ()])
 def test_names_that_the_terminal_cannot_show_do_not_stop_results(
-    output: tuple[str, ...], model: Callable[..., Path], photos: Path
+    output: tuple[str, ...], model: Files, photos: Path
 ) -> None:
     (photos / "a.jpg").rename(photos / "日本.jpg")
     command = [sys.executable, "-m", "vgg_deploy", "infer", str(photos / "日本.jpg"), "--engine", str(model()), *output]
@@ -639,7 +616,7 @@ def test_telemetry_of_onnxruntime_is_off() -> None:
 # ---- speed ----
 
 
-def test_the_chosen_runtime_and_the_reason_are_one_line(infer: Callable[..., Any], photos: Path) -> None:
+def test_the_chosen_runtime_and_the_reason_are_one_line(infer: Command, photos: Path) -> None:
     finished = infer(photos / "b.png")
     (line,) = [line for line in finished.err.splitlines() if line.startswith("runtime ")]
     assert line.partition(":")[0] in [f"runtime {name}" for name in engines.RUNTIMES]
@@ -647,7 +624,7 @@ def test_the_chosen_runtime_and_the_reason_are_one_line(infer: Callable[..., Any
     assert "runtime " not in asked.err.replace("onnxruntime ", "")
 
 
-def test_reduced_decoding_changes_answers_a_little(infer: Callable[..., Any], tmp_path: Path) -> None:
+def test_reduced_decoding_changes_answers_a_little(infer: Command, tmp_path: Path) -> None:
     x, y = np.meshgrid(np.linspace(0, 6, 1301), np.linspace(0, 4, 907))
     waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)
     path = tmp_path / "large.jpg"

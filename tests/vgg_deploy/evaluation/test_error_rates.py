@@ -29,6 +29,8 @@ from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import decode, mirrored, rescale
 from vgg_deploy.views.protocols import PROTOCOLS, Protocol, choose_protocol
 
+Pictures = Callable[..., list[Path]]
+
 CLASSES = tuple(
     ClassName(*pair)
     for pair in (
@@ -183,9 +185,7 @@ def test_images_without_an_answer_do_not_count_and_are_counted() -> None:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_protocols_error_is_that_of_a_direct_computation(
-    manifest: Manifest, pictures: Callable[..., list[Path]], name: str
-) -> None:
+def test_a_protocols_error_is_that_of_a_direct_computation(manifest: Manifest, pictures: Pictures, name: str) -> None:
     paths = pictures(14)
     images = label_by_folder(paths, CLASSES)
     protocol = choose_protocol(manifest, name, free_size=True).protocol
@@ -214,9 +214,7 @@ def test_views_are_those_of_a_photo(manifest: Manifest, name: str, views: int) -
     assert Evaluation(Protocol(name, scales, crop, name != "center"), nothing, (), 0, 0.0).view_count == views
 
 
-def test_broken_images_are_failures_and_the_others_keep_their_classes(
-    manifest: Manifest, pictures: Callable[..., list[Path]]
-) -> None:
+def test_broken_images_are_failures_and_the_others_keep_their_classes(manifest: Manifest, pictures: Pictures) -> None:
     paths = pictures(9)
     paths[2].write_bytes(b"no image")
     paths[5].write_bytes(b"")
@@ -248,7 +246,7 @@ def scored(engine: FakeEngine) -> int:
 
 
 def test_what_is_cached_is_not_computed_again_and_is_the_same(
-    manifest: Manifest, pictures: Callable[..., list[Path]], cache: PosteriorCache
+    manifest: Manifest, pictures: Pictures, cache: PosteriorCache
 ) -> None:
     paths, engine = pictures(), FakeEngine(manifest)
     first = evaluate(engine, paths, DENSE, cache=cache, model="a")
@@ -275,10 +273,7 @@ def test_what_is_cached_is_not_computed_again_and_is_the_same(
     ids=["weights", "scale", "filter", "normalization"],
 )
 def test_what_was_computed_in_another_way_is_not_reused(
-    manifest: Manifest,
-    pictures: Callable[..., list[Path]],
-    cache: PosteriorCache,
-    change: Callable[..., dict[str, Any]],
+    manifest: Manifest, pictures: Pictures, cache: PosteriorCache, change: Callable[..., dict[str, Any]]
 ) -> None:
     paths = pictures(4)
     usual: dict[str, Any] = {"engine": FakeEngine(manifest), "protocol": DENSE, "model": "a"}
@@ -287,9 +282,7 @@ def test_what_was_computed_in_another_way_is_not_reused(
     assert evaluate(**{**usual, **change(manifest)}, paths=paths, cache=cache).computed == 4
 
 
-def test_an_image_is_known_by_its_bytes_not_by_its_name(
-    manifest: Manifest, pictures: Callable[..., list[Path]], tmp_path: Path
-) -> None:
+def test_an_image_is_known_by_its_bytes_not_by_its_name(manifest: Manifest, pictures: Pictures, tmp_path: Path) -> None:
     paths = pictures(4)
 
     def computed(paths: list[Path]) -> int:
@@ -304,7 +297,7 @@ def test_an_image_is_known_by_its_bytes_not_by_its_name(
 
 
 def test_a_protocol_of_two_parts_is_answered_from_the_cache_if_it_has_both(
-    manifest: Manifest, pictures: Callable[..., list[Path]], cache: PosteriorCache
+    manifest: Manifest, pictures: Pictures, cache: PosteriorCache
 ) -> None:
     paths, engine = pictures(4), FakeEngine(manifest)
     scales = (32, 40, 64)
@@ -326,7 +319,7 @@ def test_a_protocol_of_two_parts_is_answered_from_the_cache_if_it_has_both(
 
 
 def test_a_cache_without_the_weights_fingerprint_is_refused(
-    manifest: Manifest, pictures: Callable[..., list[Path]], cache: PosteriorCache
+    manifest: Manifest, pictures: Pictures, cache: PosteriorCache
 ) -> None:
     with pytest.raises(UsageError, match="model is empty; a cache needs the fingerprint"):
         evaluate(FakeEngine(manifest), pictures(1), DENSE, cache=cache)
@@ -334,7 +327,7 @@ def test_a_cache_without_the_weights_fingerprint_is_refused(
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, EngineError])
 def test_an_interrupted_evaluation_continues_where_it_stopped(
-    manifest: Manifest, pictures: Callable[..., list[Path]], tmp_path: Path, stop: type[BaseException]
+    manifest: Manifest, pictures: Pictures, tmp_path: Path, stop: type[BaseException]
 ) -> None:
     paths, calls = pictures(30), 0
     usual = FakeEngine(manifest)
@@ -359,9 +352,7 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(
     assert run(FakeEngine(manifest)).computed == 0
 
 
-def test_images_that_failed_are_tried_again(
-    manifest: Manifest, pictures: Callable[..., list[Path]], tmp_path: Path
-) -> None:
+def test_images_that_failed_are_tried_again(manifest: Manifest, pictures: Pictures, tmp_path: Path) -> None:
     paths = pictures(5)
     sound = paths[1].read_bytes()
     paths[1].write_bytes(b"")
@@ -376,7 +367,7 @@ def test_images_that_failed_are_tried_again(
 
 
 def test_an_image_that_cannot_be_read_is_a_failure_with_a_cache_too(
-    manifest: Manifest, pictures: Callable[..., list[Path]], cache: PosteriorCache, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, pictures: Pictures, cache: PosteriorCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Root may read everything, so the test refuses by itself.
     paths, usual = pictures(3), Path.open

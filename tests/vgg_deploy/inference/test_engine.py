@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,17 +12,11 @@ from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine import Engine, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
-from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.tensors import ACTIVATION
 from vgg_deploy.testing import FakeEngine
 
 FREE = ShapeRange(AxisRange(1), AxisRange(64), AxisRange(64))
 FIXED = ShapeRange(AxisRange(1, 4), AxisRange(64, 64), AxisRange(64, 64))
-
-
-@pytest.fixture
-def manifest(narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]) -> Manifest:
-    return manifest_for(narrow_spec("A"))
 
 
 def picture(height: int = 64, width: int = 64, count: int = 1) -> np.ndarray:

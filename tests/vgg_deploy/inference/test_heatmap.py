@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,11 @@ from vgg_deploy.inference.heatmap import class_evidence, overlay
 from vgg_deploy.inference.prediction import Prediction
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views.images import rescaled_size
 from vgg_deploy.views.protocols import Protocol
 from vgg_deploy.views.view import View
 
 CROP = 64
-
-
-@pytest.fixture
-def manifest(narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]) -> Manifest:
-    return manifest_for(narrow_spec("A", crop=CROP))
 
 
 def prediction(size: tuple[int, int], *maps: ScoreMap) -> Prediction:

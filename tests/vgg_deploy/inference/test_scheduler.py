@@ -25,6 +25,8 @@ from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import Decoded, decode_reduced
 from vgg_deploy.views.protocols import Protocol
 
+Pictures = Callable[..., list[Path]]
+
 LIMIT_S = 60  # how long a test waits for what should come at once
 MEGAPIXEL = Protocol("dense", (1024,), None, False)  # a square view has 1 Mi pixels
 SHARE = PIXELS_PER_REQUEST // 1024**2  # so many of them are held for each request
@@ -71,9 +73,7 @@ def in_thread(work: Callable[[], list[Any]]) -> Iterator[list[Any]]:
 # ---- which views share a batch ----
 
 
-def test_views_of_one_shape_share_batches_across_images(
-    manifest: Manifest, pictures: Callable[..., list[Path]]
-) -> None:
+def test_views_of_one_shape_share_batches_across_images(manifest: Manifest, pictures: Pictures) -> None:
     paths = pictures(SQUARE, TALL, SQUARE, TALL, SQUARE, TALL, SQUARE)
     with FakeEngine(manifest) as engine:
         probabilities(predict(engine, paths, DENSE, batch=4))
@@ -81,9 +81,7 @@ def test_views_of_one_shape_share_batches_across_images(
 
 
 @pytest.mark.parametrize("maximum", [1, 2, 3])
-def test_batches_are_no_larger_than_the_engine_takes(
-    manifest: Manifest, pictures: Callable[..., list[Path]], maximum: int
-) -> None:
+def test_batches_are_no_larger_than_the_engine_takes(manifest: Manifest, pictures: Pictures, maximum: int) -> None:
     edge = AxisRange(64)
     narrow = manifest.with_(shapes=ShapeRange(AxisRange(1, maximum), edge, edge))
     with FakeEngine(narrow) as engine:
@@ -93,16 +91,14 @@ def test_batches_are_no_larger_than_the_engine_takes(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_batches_are_no_larger_than_was_asked_for(
-    manifest: Manifest, pictures: Callable[..., list[Path]], batch: int
-) -> None:
+def test_batches_are_no_larger_than_was_asked_for(manifest: Manifest, pictures: Pictures, batch: int) -> None:
     with FakeEngine(manifest) as engine:
         probabilities(predict(engine, pictures(*[SQUARE] * 11), MULTISCALE, batch=batch))
     assert max(shape[0] for shape in engine.batches) == batch
     assert sum(shape[0] for shape in engine.batches) == 66
 
 
-def test_a_batch_of_no_views_is_bad_use(manifest: Manifest, pictures: Callable[..., list[Path]]) -> None:
+def test_a_batch_of_no_views_is_bad_use(manifest: Manifest, pictures: Pictures) -> None:
     with pytest.raises(UsageError, match="batch is 0; expected 1 or more"):
         list(predict(FakeEngine(manifest), pictures(SQUARE), DENSE, batch=0))
 
@@ -110,7 +106,7 @@ def test_a_batch_of_no_views_is_bad_use(manifest: Manifest, pictures: Callable[.
 @pytest.mark.parametrize("fixed", [1, 4])
 @pytest.mark.parametrize("asked", [1, 3, 8])
 def test_a_model_of_a_fixed_batch_gets_it_and_gives_the_same_answers(
-    manifest: Manifest, pictures: Callable[..., list[Path]], fixed: int, asked: int
+    manifest: Manifest, pictures: Pictures, fixed: int, asked: int
 ) -> None:
     edge = AxisRange(64, 64)
     paths = pictures(SQUARE, TALL, None, WIDE, SQUARE, SQUARE, TALL)
@@ -126,7 +122,7 @@ def test_a_model_of_a_fixed_batch_gets_it_and_gives_the_same_answers(
 
 @pytest.mark.parametrize("requests", [1, 2, 32])
 def test_batches_and_answers_do_not_depend_on_how_long_decoding_or_running_takes(
-    manifest: Manifest, pictures: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch, requests: int
+    manifest: Manifest, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, requests: int
 ) -> None:
     sizes = [SQUARE, TALL, SQUARE, WIDE, None, SQUARE, TALL, SQUARE, SQUARE, (70, 64), SQUARE, TALL] * 2
     paths = pictures(*sizes)
@@ -165,9 +161,7 @@ def test_batches_and_answers_do_not_depend_on_how_long_decoding_or_running_takes
     assert run(lambda image: 0.01 * (image % 5 == 1), lambda batch: 0.004 * (batch % 3), 2) == calm
 
 
-def test_an_image_of_an_unusual_shape_does_not_wait_for_long(
-    manifest: Manifest, pictures: Callable[..., list[Path]]
-) -> None:
+def test_an_image_of_an_unusual_shape_does_not_wait_for_long(manifest: Manifest, pictures: Pictures) -> None:
     usual, unusual = pictures(SQUARE, TALL)
     paths = [unusual if number % 100 == 0 else usual for number in range(300)]
     with FakeEngine(manifest) as engine:
@@ -178,7 +172,7 @@ def test_an_image_of_an_unusual_shape_does_not_wait_for_long(
 
 
 def test_views_that_wait_for_others_hold_no_more_pixels_than_a_batch_of_the_largest(
-    manifest: Manifest, pictures: Callable[..., list[Path]]
+    manifest: Manifest, pictures: Pictures
 ) -> None:
     # Each view is the only one of its shape. A batch of four has 16 Mi pixels at most. Eight smaller views could wait.
     paths = pictures(*[(64, 128 + width) for width in range(8)])
@@ -196,7 +190,7 @@ def test_views_that_wait_for_others_hold_no_more_pixels_than_a_batch_of_the_larg
 
 @pytest.mark.parametrize("requests", [2, 32])
 def test_an_engine_that_takes_several_requests_gets_as_many_at_once(
-    manifest: Manifest, pictures: Callable[..., list[Path]], requests: int
+    manifest: Manifest, pictures: Pictures, requests: int
 ) -> None:
     all_of_them = threading.Barrier(requests)
 
@@ -209,7 +203,7 @@ def test_an_engine_that_takes_several_requests_gets_as_many_at_once(
     assert len(probabilities(predict(engine, paths, DENSE, batch=1))) == 2 * requests
 
 
-def test_an_engine_that_takes_one_request_gets_one(manifest: Manifest, pictures: Callable[..., list[Path]]) -> None:
+def test_an_engine_that_takes_one_request_gets_one(manifest: Manifest, pictures: Pictures) -> None:
     lock = threading.Lock()
 
     def answer(images: np.ndarray) -> np.ndarray:
@@ -253,7 +247,7 @@ def test_while_one_request_computes_a_slow_batch_the_others_compute_all_that_fol
 
 
 def test_views_larger_than_a_requests_share_still_keep_each_request_busy(
-    manifest: Manifest, pictures: Callable[..., list[Path]]
+    manifest: Manifest, pictures: Pictures
 ) -> None:
     both = threading.Barrier(2)
 
@@ -274,7 +268,7 @@ def test_views_larger_than_a_requests_share_still_keep_each_request_busy(
 
 @pytest.mark.parametrize("requests", [1, 2])
 def test_what_waits_for_a_slow_engine_is_bounded_in_pixels(
-    manifest: Manifest, pictures: Callable[..., list[Path]], requests: int
+    manifest: Manifest, pictures: Pictures, requests: int
 ) -> None:
     taken, go = Taken(pictures(SQUARE) * 60), threading.Event()
 
@@ -290,9 +284,7 @@ def test_what_waits_for_a_slow_engine_is_bounded_in_pixels(
     assert len(results) == 60
 
 
-def test_the_pixels_under_way_are_bounded_at_any_length_of_input(
-    manifest: Manifest, pictures: Callable[..., list[Path]]
-) -> None:
+def test_the_pixels_under_way_are_bounded_at_any_length_of_input(manifest: Manifest, pictures: Pictures) -> None:
     (path,) = pictures(SQUARE)
     taken, lock, computed, most = Taken(itertools.repeat(path)), threading.Lock(), 0, 0
 
@@ -314,7 +306,7 @@ def test_the_pixels_under_way_are_bounded_at_any_length_of_input(
     assert most <= 2 * SHARE + AHEAD + 1
 
 
-def test_images_are_decoded_while_the_engine_runs(manifest: Manifest, pictures: Callable[..., list[Path]]) -> None:
+def test_images_are_decoded_while_the_engine_runs(manifest: Manifest, pictures: Pictures) -> None:
     paths = pictures(*[SQUARE] * 4)
     third_taken = threading.Event()
 
@@ -338,7 +330,7 @@ def test_images_are_decoded_while_the_engine_runs(manifest: Manifest, pictures: 
 
 @pytest.mark.parametrize("requests", [1, 3, 32])
 def test_results_keep_the_order_of_the_images_among_mixed_shapes_and_failures(
-    manifest: Manifest, pictures: Callable[..., list[Path]], requests: int
+    manifest: Manifest, pictures: Pictures, requests: int
 ) -> None:
     sizes = [None, SQUARE, TALL, None, SQUARE, WIDE, (65, 64), SQUARE, None, TALL, SQUARE, None] * 2
     paths = pictures(*sizes)
@@ -402,7 +394,7 @@ def our_threads() -> set[str]:
 
 @pytest.mark.parametrize("end", ["closed", "finished", "failed"])
 def test_no_thread_outlives_the_stream_and_what_is_queued_is_cancelled(
-    manifest: Manifest, pictures: Callable[..., list[Path]], end: str
+    manifest: Manifest, pictures: Pictures, end: str
 ) -> None:
     (path,) = pictures(SQUARE)
 
