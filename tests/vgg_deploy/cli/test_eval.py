@@ -291,7 +291,7 @@ def test_mirrors_can_be_left_out(evaluated: Command, fakes: Command, manifest: M
         (("--protocol", "dense", "multscale"), "--protocol is 'multscale'; expected center, dense, multiscale"),
         (
             ("--protocol", "multiscale,10-crop", "--scales", "40,48"),
-            "a.onnx: protocol 10-crop takes one scale and 2 were",
+            "a.onnx: protocol 10-crop takes one scale, but 2 were",
         ),
         (("--limit", "0"), "'--limit': 0 is not in the range"),
         (("--json", "-", "--csv", "-"), "--json - and --csv - cannot both write to stdout"),
@@ -333,7 +333,7 @@ def test_a_protocol_that_a_model_of_one_size_cannot_take_exits_2(
     paths = fakes(a=FakeEngine(manifest), b=FakeEngine(fixed(manifest)))
     done = evaluated("--protocol", "center", "multiscale+150-crop", engine=paths)
     assert done.code == 2
-    assert "Error: b.onnx: protocol multiscale+150-crop scores whole images, and this model takes one size" in done.err
+    assert "Error: b.onnx: protocol multiscale+150-crop scores whole images, but this model takes only one" in done.err
 
 
 def test_crops_that_one_of_several_engines_does_not_take_exit_2_before_an_image_is_scored(
