@@ -29,8 +29,8 @@ def pytorch(checkpoint: Path, compiled: bool = False) -> Forward:
     network.load_state_dict(folded(spec, weights.weights))
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
-        scores = network(((pixels.float() - mean) / std).permute(0, 3, 1, 2))
-        return torch.softmax(scores.mean(dim=(2, 3)), dim=1)
+        scores = network(((pixels.float() - mean) / std).permute(0, 3, 1, 2))  # [n, classes, rows, cols]
+        return torch.softmax(scores.mean(dim=(2, 3)), dim=1)  # [n, classes]
 
     answer = torch.compile(forward, dynamic=False) if compiled else forward
 
@@ -66,8 +66,8 @@ def torchvision_vgg16(checkpoint: Path) -> Forward:
 
     def run(images: Images) -> Floats:
         with torch.inference_mode():
-            pixels = ((torch.from_numpy(images).float() - mean) / std).permute(0, 3, 1, 2)
-            return np.asarray(torch.softmax(network(pixels), dim=1).numpy())
+            pixels = ((torch.from_numpy(images).float() - mean) / std).permute(0, 3, 1, 2)  # [n, 3, h, w]
+            return np.asarray(torch.softmax(network(pixels), dim=1).numpy())  # [n, classes]
 
     return run
 
@@ -111,9 +111,9 @@ def answer(run: Forward, path: Path, scales: Sequence[int]) -> Floats:
     posteriors = []
     for scale in scales:
         width, height = (side * scale // short for side in image.size)
-        view = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-        posteriors.append(run(np.stack([view, view[:, ::-1]])))
-    return np.asarray(np.concatenate(posteriors).mean(axis=0))
+        view = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))  # [height, width, 3]
+        posteriors.append(run(np.stack([view, view[:, ::-1]])))  # [2, height, width, 3] -> [2, classes]
+    return np.asarray(np.concatenate(posteriors).mean(axis=0))  # [classes]
 
 
 def bare_calls(make: Callable[..., Forward], arguments: Sequence[object], least_s: float) -> Calls:

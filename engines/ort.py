@@ -74,7 +74,8 @@ class OnnxRuntimeEngine(BaseEngine[onnxruntime.InferenceSession]):
         super().__init__(model.path, model.info(f"onnxruntime {onnxruntime.__version__}", precision, outputs), session)
 
     def _infer(self, worker: onnxruntime.InferenceSession, images: Images) -> Mapping[str, Floats]:
-        return dict(zip(self.info.outputs, worker.run(None, {self._input: images}), strict=True))
+        outputs = worker.run(None, {self._input: images})  # of [n, h, w, 3]: [n, classes], [n, classes, rows, cols] ...
+        return dict(zip(self.info.outputs, outputs, strict=True))
 
 
 def _session_options(options: EngineOptions) -> onnxruntime.SessionOptions:

@@ -82,8 +82,8 @@ class OpenVINOEngine(BaseEngine[openvino.CompiledModel]):
             request = self._idle.get_nowait()
         except queue.Empty:
             request = worker.create_infer_request()
-        results = request.infer([np.ascontiguousarray(images)], share_inputs=True)
-        # Copied, because the next batch reuses the request's memory.
+        results = request.infer([np.ascontiguousarray(images)], share_inputs=True)  # of [n, h, w, 3]
+        # [n, classes], [n, classes, rows, cols] ...; copied, because the next batch reuses the request's memory.
         outputs = {name: np.array(results[index], dtype=np.float32) for index, name in enumerate(self.info.outputs)}
         self._idle.put(request)  # a request that failed is not used again
         return outputs

@@ -65,11 +65,11 @@ def quantized_weights(
     largest = np.maximum(weights.max(axis=(1, 2, 3)), -weights.min(axis=(1, 2, 3)))  # [out], without copying weights
     steps = largest.astype(np.float64) / 127  # [out]
     if bias is not None and activation is not None:
-        steps = np.maximum(steps, np.abs(bias) / (activation.scale.astype(np.float64) * _LARGEST_BIAS))
-    scales = np.array([_scale(value, dtype) for value in steps.tolist()])
-    integers = np.empty(weights.shape, np.int8)
+        steps = np.maximum(steps, np.abs(bias) / (activation.scale.astype(np.float64) * _LARGEST_BIAS))  # [out]
+    scales = np.array([_scale(value, dtype) for value in steps.tolist()])  # [out]
+    integers = np.empty(weights.shape, np.int8)  # [out, in, kernel, kernel]
     for channel, scale in enumerate(scales.astype(np.float32)):  # by channel, because a float copy of fc6 takes 400 MB
-        integers[channel] = np.clip(np.rint(weights[channel] / scale), -127, 127)
+        integers[channel] = np.clip(np.rint(weights[channel] / scale), -127, 127)  # [in, kernel, kernel]
     return integers, scales
 
 

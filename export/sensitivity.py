@@ -119,19 +119,20 @@ class Int8Trials:
         if self._reference is None:
             with self._progress("FP32 reference", len(self._held_out.views)) as advance:
                 self._reference = self._posteriors(None, len(self._held_out.views), advance)
-        return self._reference[:count]
+        return self._reference[:count]  # [count, classes]
 
     def _posteriors(self, quantization: Quantization | None, count: int, advance: Callable[[], None]) -> Floats:
         with self._variants.open(quantization) as engine:
-            return posteriors(engine, self._held_out.views[:count], advance)
+            return posteriors(engine, self._held_out.views[:count], advance)  # [count, classes]
 
     def sensitivities(self, images: int = RANKING_IMAGES) -> tuple[Sensitivity, ...]:
         """The sensitivity of each layer, in the network's order, on at most `images` images."""
         layers = self._calibration.candidates
         count = min(images, len(self._held_out.views))
-        expected, sensitivities = self._expected(count), []
+        expected, sensitivities = self._expected(count), []  # [count, classes]
         with self._progress("quantizing each layer alone", count * len(layers)) as advance:
             for layer in layers:
+                # [count, classes]
                 received = self._posteriors(self._calibration.quantization({layer}), count, advance)
                 if not np.isfinite(received).all():
                     raise VGGDeployError(f"with {layer} alone in INT8, posteriors are NaN, so it cannot be ranked")
@@ -145,13 +146,13 @@ class Int8Trials:
             VGGDeployError: even a single layer in INT8 exceeds the budget.
         """
         order = [row.layer for row in sorted(ranked, key=lambda row: row.divergence, reverse=True)]
-        expected = self._expected(len(self._held_out.views))
+        expected = self._expected(len(self._held_out.views))  # [images, classes]
         reached = ""
         for count in range(len(order)):
             quantization = self._calibration.quantization(order[count:])
             description = f"{count} layers in floating point" if count else "every layer in INT8"
             with self._progress(description, len(expected)) as advance:
-                received = self._posteriors(quantization, len(expected), advance)
+                received = self._posteriors(quantization, len(expected), advance)  # [images, classes]
             met, reached = budget.judge(expected, received, self._held_out.truth)
             if met:
                 return self._calibration.quantization(order[count:], reached)

@@ -79,11 +79,12 @@ class Learner:
 
     def _forward(self, batch: BatchShare, part: slice, epoch: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         device, recipe = self._execution.device, self._recipe
-        images, targets = self._images(batch, part), batch.targets[part].to(device, non_blocking=True)
+        images = self._images(batch, part)  # [n, 3, crop, crop]
+        targets = batch.targets[part].to(device, non_blocking=True)  # [n]
         if recipe.rgb_shift:
             shifts = batch.shifts[part].to(device, non_blocking=True)  # [n, 3]
             images = images + (shifts / torch.tensor(self._normalization.std, device=device))[:, :, None, None]
-        indices = batch.indices[part].to(device, non_blocking=True)
+        indices = batch.indices[part].to(device, non_blocking=True)  # [n]
         # Not compiled: torch.compile (2.15) overflows on the 64-bit constants.
         dropout = masks(recipe.seed, epoch, indices, recipe.spec.fc_width, recipe.dropout)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self._execution.bf16):
@@ -99,7 +100,8 @@ class Learner:
         """The sums that `step` returns, without dropout and without learning, in float32."""
         sums = torch.zeros(3, dtype=torch.float64, device=self._execution.device)
         for part in self._parts(batch) if batch.counts else ():
-            scores, targets = self._network(self._images(batch, part)), batch.targets[part].to(self._execution.device)
+            scores = self._network(self._images(batch, part))  # [n, classes]
+            targets = batch.targets[part].to(self._execution.device)  # [n]
             loss = functional.cross_entropy(scores, targets, reduction="sum")
             sums += torch.stack((loss.double(), *_hits(scores, targets)))
         return sums

@@ -34,14 +34,15 @@ class NcnnEngine(BaseEngine[ncnn.Net]):
         super().__init__(model.path, info, net)
 
     def _infer(self, worker: ncnn.Net, images: Images) -> Mapping[str, Floats]:
-        results = [self._infer_image(worker, image) for image in images]
-        return {name: np.stack([outputs[name] for outputs in results]) for name in results[0]}
+        results = [self._infer_image(worker, image) for image in images]  # each output without its first axis, n
+        return {name: np.stack([outputs[name] for outputs in results]) for name in results[0]}  # [n, ...]
 
     def _infer_image(self, net: ncnn.Net, image: Images) -> dict[str, Floats]:
         extractor = net.create_extractor()
         extractor.input(self._network.image, _normalized(image, self._network))
         # In the order of computation: ncnn drops a blob once the layers that read it have run.
         outputs = {name: _extracted(extractor, blob) for name, blob in self._network.outputs.items()}
+        # A flattened activation becomes [channels, 1, 1].
         return {name: array[:, None, None] if _is_flattened(name, array) else array for name, array in outputs.items()}
 
 

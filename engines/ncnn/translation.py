@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vgg_deploy.artifacts.onnx_format import ElementType
 from vgg_deploy.artifacts.onnx_graph import Attribute, Graph, Node
 
 Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
@@ -20,8 +21,6 @@ _MAX, _MEAN = 0, 1  # `pooling_type`
 _VALID = 1  # `pad_mode` of a pooling: no window extends past the edge
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 _LRN = {"size": 0, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}  # ONNX's defaults, in the order of ncnn's parameters
-
-_FLOAT, _FLOAT16 = 1, 10  # values of TensorProto.DataType
 
 
 class UntranslatedError(Exception):
@@ -141,13 +140,13 @@ def _layers(nodes: Sequence[Node], weights: Weights) -> tuple[list[_NcnnLayer], 
         source, result = alias.get(node.inputs[0], node.inputs[0]), node.outputs[0]
         if node.operator == "Cast":
             kind = node.attributes.get("to")
-            if kind == _FLOAT and node.inputs[0] in halved:
+            if kind == ElementType.FLOAT and node.inputs[0] in halved:
                 raise UntranslatedError(
                     f"node {node.name} rounds to FP16, and ncnn computes everything in float32 here"
                 )
-            if kind not in (_FLOAT, _FLOAT16):
+            if kind not in (ElementType.FLOAT, ElementType.FLOAT16):
                 raise UntranslatedError(f"node {node.name} casts to a type other than float32 and float16")
-            if kind == _FLOAT16:
+            if kind == ElementType.FLOAT16:
                 halved.add(result)
             alias[result] = source
         elif node.operator == "Identity" or (node.operator == "Flatten" and source in flat and _axis(node) == 1):

@@ -244,9 +244,9 @@ def run_instead(path: Path, plan: PlanManifest | None) -> str:
     """Advice on how to run the network without this plan."""
     if plan is None:
         return "run the ONNX file from which it was built"
-    beside = path.with_name(plan.onnx.name)
-    if beside.is_file():
-        return f"run the ONNX file beside it: vgg-deploy infer IMAGES --engine {shlex.quote(str(beside))}"
+    onnx_beside_plan = path.with_name(plan.onnx.name)
+    if onnx_beside_plan.is_file():
+        return f"run the ONNX file beside it: vgg-deploy infer IMAGES --engine {shlex.quote(str(onnx_beside_plan))}"
     recorded = model_named_in(plan.command)
     onnx = recorded if recorded is not None and Path(recorded).is_file() else plan.onnx.name
     return f"run the ONNX file from which it was built: vgg-deploy infer IMAGES --engine {shlex.quote(onnx)}"

@@ -62,7 +62,7 @@ class Lane:
         context = self._context_for(images.shape, profile)
         try:
             pinned = self._host[name]
-            np.copyto(pinned.array[: images.size].reshape(images.shape), images)
+            np.copyto(pinned.array[: images.size].reshape(images.shape), images)  # bytes -> [n, h, w, 3]
             cuda.upload(self._device[name], pinned, images.size, stream)
             self._execute(context)
             for output, shape in context.outputs.items():
@@ -114,8 +114,8 @@ class Lane:
         context.runs += 1
 
     def _copy(self, output: str, shape: tuple[int, ...]) -> Floats:
-        whole = self._host[output].array[: FLOAT_BYTES * product(shape)]
-        copy: Floats = whole.view(np.float32).reshape(shape).copy()
+        memory = self._host[output].array[: FLOAT_BYTES * product(shape)]  # uint8 [bytes]
+        copy: Floats = memory.view(np.float32).reshape(shape).copy()  # [n, classes], [n, classes, rows, cols] ...
         return copy
 
     def _drop(self, shape: tuple[int, ...]) -> None:

@@ -126,9 +126,9 @@ def _fold_batch_norm(
     missing = [f"{norm}.{part}" for part in _BATCH_NORM if f"{norm}.{part}" not in tensors]
     if missing:
         raise CheckpointError(f"{where} lacks {', '.join(missing)}: the batch norm after {conv} is incomplete")
-    weight = renamed[f"{conv}.weight"].double()
+    weight = renamed[f"{conv}.weight"].double()  # [out, in, kernel, kernel]
     gamma, beta, mean, variance = (tensors[f"{norm}.{part}"].double() for part in _BATCH_NORM)
-    bias = renamed.get(f"{conv}.bias", torch.zeros(len(weight))).double()
+    bias = renamed.get(f"{conv}.bias", torch.zeros(len(weight))).double()  # [out], as gamma, beta, mean, variance
     shapes = [tuple(value.shape) for value in (gamma, beta, mean, variance, bias)]
     if wrong := [shape for shape in shapes if shape != (len(weight),)]:
         raise CheckpointError(
@@ -139,9 +139,9 @@ def _fold_batch_norm(
         raise CheckpointError(
             f"{where}: {norm}.running_var has negative values, which a variance cannot have: the file is damaged"
         )
-    factor = gamma / torch.sqrt(variance + BATCH_NORM_EPSILON)
-    renamed[f"{conv}.weight"] = (weight * factor[:, None, None, None]).float()
-    renamed[f"{conv}.bias"] = (beta + (bias - mean) * factor).float()
+    factor = gamma / torch.sqrt(variance + BATCH_NORM_EPSILON)  # [out]
+    renamed[f"{conv}.weight"] = (weight * factor[:, None, None, None]).float()  # [out, in, kernel, kernel]
+    renamed[f"{conv}.bias"] = (beta + (bias - mean) * factor).float()  # [out]
 
 
 def _spec_of(

@@ -58,28 +58,29 @@ class VGG(nn.Module):
             masks: dropout masks, float32 [n, fc_width] for fc6 and fc7 in the FC form; see `train.network.dropout`.
                 Empty: no dropout.
         """
-        x, dropout = images, iter(masks)
+        x, dropout = images, iter(masks)  # [n, 3, h, w]
         for layer in self.spec.layers:
             if layer.kind == "pool":
-                x = functional.max_pool2d(x, layer.kernel, layer.stride)
+                x = functional.max_pool2d(x, layer.kernel, layer.stride)  # [n, channels, rows, cols]
             elif layer.kind == "lrn":
                 # Squares of activations overflow half precision, so LRN stays in float32.
                 x = functional.local_response_norm(x.float() if x.dtype.itemsize < 4 else x, **LRN)  # type: ignore[arg-type]
             else:
                 if layer.kind == "fc" and not self.convolutional:
-                    x = x.flatten(1)
+                    x = x.flatten(1)  # [n, channels * rows * cols]
+                # [n, out_channels, rows, cols]; an FC layer of the FC form: [n, out_channels]
                 x = self.get_submodule(layer.name)(x)
             yield layer.name, x
             if layer.has_relu:
                 x = functional.relu(x)
                 if layer.kind == "fc" and masks:
-                    x = x * next(dropout).to(x.dtype)
+                    x = x * next(dropout).to(x.dtype)  # [n, fc_width]
 
     def forward(self, images: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
         scores = images
         for _name, output in self.steps(images, masks):
             scores = output
-        return scores
+        return scores  # [n, classes], or [n, classes, rows, cols] in the convolutional form
 
     @torch.no_grad()
     def initialise(self, how: str, generator: torch.Generator) -> None:

@@ -68,20 +68,20 @@ class Reference(BaseEngine[VGG]):
     @torch.inference_mode()
     def _infer(self, worker: VGG, images: Images) -> Mapping[str, Floats]:
         # torch warns about read-only arrays, and Pillow returns such arrays.
-        pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)
+        pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(self._device)  # [n, h, w, 3]
         activations: dict[str, Tensor] = {}
         scores = features = pixels
-        for name, output in worker.steps(normalize(pixels, self._normalization)):
+        for name, output in worker.steps(normalize(pixels, self._normalization)):  # of [n, 3, h, w]
             if self._keep:
                 activations[name] = output
             if name == "fc7":
-                features = functional.relu(output)
+                features = functional.relu(output)  # [n, fc_width], or [n, fc_width, rows, cols]
             scores = output
         # Section 3.2: the scores of all positions are averaged, then soft-max.
-        score_map = scores if scores.ndim == 4 else scores[:, :, None, None]
+        score_map = scores if scores.ndim == 4 else scores[:, :, None, None]  # [n, classes, rows, cols]
         if features.ndim == 4:
-            features = features.mean(dim=(2, 3))
-        probabilities = functional.softmax(score_map.mean(dim=(2, 3)), dim=1)
+            features = features.mean(dim=(2, 3))  # [n, fc_width]
+        probabilities = functional.softmax(score_map.mean(dim=(2, 3)), dim=1)  # [n, classes]
         outputs = {PROBABILITIES: probabilities, SCORE_MAP: score_map, FEATURES: features}
         outputs |= {ACTIVATION + name: output for name, output in activations.items()}
         return {name: _owned(output) for name, output in outputs.items()}

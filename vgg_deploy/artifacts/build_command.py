@@ -14,14 +14,14 @@ _FLAGS = frozenset({"--one-profile", "--verbose"})  # options of `build` without
 
 def with_changed_options(command: str, changes: Mapping[str, str | None]) -> str:
     """A build command with other values for some options. A value of None removes the option."""
-    unchanged = [word for name, words in _parts(command) if name not in changes for word in words]
-    changed = [word for name, value in changes.items() if value is not None for word in (name, value)]
+    unchanged = [token for name, tokens in _parts(command) if name not in changes for token in tokens]
+    changed = [token for name, value in changes.items() if value is not None for token in (name, value)]
     return shlex.join(unchanged + changed)
 
 
 def model_named_in(command: str) -> str | None:
     """The ONNX file in a build command, as it is written there."""
-    arguments = [name for name, _words in _parts(command) if not name.startswith("-")]
+    arguments = [name for name, _tokens in _parts(command) if not name.startswith("-")]
     return arguments[2] if len(arguments) > 2 else None  # after `vgg-deploy build`
 
 
@@ -36,9 +36,9 @@ def relocated_command(command: str, plan: Path, onnx: str) -> str:
     """
     model, model_beside_plan = model_named_in(command), plan.with_name(onnx)
     if model is not None and not Path(model).is_file() and model_beside_plan.is_file():
-        words = shlex.split(command)
-        words[words.index(model)] = str(model_beside_plan)
-        command = shlex.join(words)
+        tokens = shlex.split(command)
+        tokens[tokens.index(model)] = str(model_beside_plan)
+        command = shlex.join(tokens)
     output = Path(_option(command, "-o") or plan)
     if output.name != plan.name or (output.is_absolute() and output != plan.absolute()):
         command = with_changed_options(command, {"-o": str(plan)})
@@ -85,23 +85,23 @@ def _remedy(plan: PlanProfiles, shape: Shape) -> str:
 
 def _option(command: str, name: str) -> str | None:
     """The value of an option with a value; None if the command does not have it."""
-    words = dict(_parts(command)).get(name)
-    return None if words is None else words[-1]
+    tokens = dict(_parts(command)).get(name)
+    return None if tokens is None else tokens[-1]
 
 
 def _parts(command: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The words of a command in order: an option with its value by its name, and an argument by itself."""
-    words = shlex.split(command)
+    """The tokens of a command in order: an option with its value by its name, and an argument by itself."""
+    tokens = shlex.split(command)
     parts: list[tuple[str, tuple[str, ...]]] = []
-    while words:
-        word = words.pop(0)
-        name, assigned, value = word.partition("=")
+    while tokens:
+        token = tokens.pop(0)
+        name, assigned, value = token.partition("=")
         if not name.startswith("-"):
-            parts.append((word, (word,)))
+            parts.append((token, (token,)))
         elif assigned:
             parts.append((name, (name, value)))
-        elif name in _FLAGS or not words:
+        elif name in _FLAGS or not tokens:
             parts.append((name, (name,)))
         else:
-            parts.append((name, (name, words.pop(0))))
+            parts.append((name, (name, tokens.pop(0))))
     return parts

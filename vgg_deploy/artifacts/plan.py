@@ -84,10 +84,10 @@ class PlanManifest:
 def _is_plain(command: str) -> bool:
     """Whether a shell would run one build command and nothing else. Users paste it from messages."""
     try:
-        words = shlex.split(command)
+        tokens = shlex.split(command)
     except ValueError:  # an unclosed quotation
         return False
-    return words[:2] == ["vgg-deploy", "build"] and shlex.join(words) == command
+    return tokens[:2] == ["vgg-deploy", "build"] and shlex.join(tokens) == command
 
 
 def sidecar_of(plan: Path) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, parser
 
-from vgg_deploy.artifacts.onnx_format import IR_VERSION, OPSET
+from vgg_deploy.artifacts.onnx_format import IR_VERSION, OPSET, ElementType
 from vgg_deploy.network.precision import FLOAT16, INT8
 
 _RANGE = 4.0  # of activations, in units of their root mean square
@@ -43,11 +43,11 @@ def product_model(product: Product, precision: str) -> onnx.ModelProto:
     type_ = np.float16 if half else np.float32
     constants: dict[str, Any] = {"mean": np.float32(127.5), "std": np.float32(74)}  # of bytes drawn evenly
     lines = [
-        "float = Cast <to = 1> (images)",
+        f"float = Cast <to = {ElementType.FLOAT}> (images)",
         "centred = Sub (float, mean)",
         "scaled = Div (centred, std)",
         f"{'float0' if half else 'x0'} = Transpose <perm = [0, 3, 1, 2]> (scaled)",
-        *(["x0 = Cast <to = 10> (float0)"] if half else []),
+        *([f"x0 = Cast <to = {ElementType.FLOAT16}> (float0)"] if half else []),
     ]
     if precision == INT8:
         constants |= {"step": np.float32(_RANGE / 127), "zero": np.int8(0)}
@@ -74,7 +74,7 @@ def product_model(product: Product, precision: str) -> onnx.ModelProto:
     last = f"x{product.depth + 1}"
     constants["scores_weight"] = _weights(random, 2, inputs).astype(np.float32)
     lines += [
-        *([f"wide = Cast <to = 1> ({last})"] if half else []),
+        *([f"wide = Cast <to = {ElementType.FLOAT}> ({last})"] if half else []),
         f"average = GlobalAveragePool ({'wide' if half else last})",
         "score_map = Conv (average, scores_weight)",
         "scores = Flatten <axis = 1> (score_map)",

@@ -75,7 +75,7 @@ class BudgetOptions:
     min_agreement: float | None
 
     @property
-    def given(self) -> bool:
+    def is_set(self) -> bool:
         """Whether there is a budget."""
         return self.max_drop is not None or self.min_agreement is not None
 
@@ -87,7 +87,7 @@ class BudgetOptions:
         """
         from export.sensitivity import Budget
 
-        return Budget(self.max_drop, self.min_agreement) if self.given else None
+        return Budget(self.max_drop, self.min_agreement) if self.is_set else None
 
 
 budget_options = gathered(
@@ -225,8 +225,8 @@ def _print(path: Path, result: ExportResult) -> None:
     assert made.spec is not None
     weights = OnnxFile(path).external_files
     megabytes = sum(file.stat().st_size for file in (path, *weights)) / 1e6
-    beside = f" with {weights[0].name}" if weights else ""
+    external = f" with {weights[0].name}" if weights else ""
     click.echo(
         f"{path}: configuration {made.spec.configuration}, {len(made.classes)} classes, {made.precision}, "
-        f"images {made.shapes}, {megabytes:.1f} MB{beside}"
+        f"images {made.shapes}, {megabytes:.1f} MB{external}"
     )

@@ -94,8 +94,8 @@ class CachedScorer:
                 missing.append(index)
             else:
                 yield index, known
-        for place, answer in self._scorer.score([paths[index] for index in missing]):
-            index = missing[place]
+        for position, answer in self._scorer.score([paths[index] for index in missing]):
+            index = missing[position]
             image = self._cache.fingerprint(paths[index])
             if isinstance(answer, Answer) and image is not None:
                 self._cache.put(self._engine, self._protocol, image, answer.probabilities, answer.seconds)

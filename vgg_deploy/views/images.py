@@ -182,7 +182,7 @@ def rescale(
         )
     if (rows, columns) == pixels.shape[:2]:
         return pixels
-    return resize(pixels, rows, columns, rescaling)
+    return resize(pixels, rows, columns, rescaling)  # [rows, columns, 3]
 
 
 def resize(pixels: Images, rows: int, columns: int, rescaling: Rescaling) -> Images:
@@ -196,7 +196,7 @@ def centre_box(height: int, width: int, crop: int) -> tuple[int, int]:
 
 
 def mirrored(pixels: Images) -> Images:
-    """The image flipped left to right."""
+    """The image flipped left to right. uint8 [h, w, 3] -> [h, w, 3], a view of the same memory."""
     return pixels[:, ::-1]
 
 
