@@ -14,7 +14,8 @@ from vgg_deploy.bench.result import forward_of
 from vgg_deploy.bench.timing import Stopwatch
 from vgg_deploy.bench.turns import Calls, Turn, timed_pass
 from vgg_deploy.errors import UsageError
-from vgg_deploy.inference.engine import ContextManaged, Engine, EngineInfo, Scores
+from vgg_deploy.inference.context_managed import ContextManaged
+from vgg_deploy.inference.engine import Engine, EngineInfo, Scores
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.protocols import Protocol

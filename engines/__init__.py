@@ -35,20 +35,8 @@ def open_engine(
 
     Args:
         path: the file.
-        runtime: onnxruntime, openvino or ncnn. auto: the fastest that is installed for this file on this machine;
-            `info.notices` gives the reason. A plan runs in the backend that built it, tensorrt or tensorrt-rtx.
-        device: cpu, cuda or cuda:N. None: the CPU for an ONNX file, the first GPU for a plan. The engine never runs on
-            a device that was not asked for.
-        threads: compute threads on the CPU. None: one for each core that this process may use.
-        requests: how many calls of `run` are computed at once on the CPU; they share the threads. 1 gives the lowest
-            latency. More give a higher throughput when many calls come at once, as from `predict` and `evaluate`. None:
-            the number that suits these two.
-        allow_bf16: compute floating point in bfloat16 if the CPU can. Answers then differ, within the thresholds of
-            FP16.
-        labels: text of a labels file, for a model without our manifest or in place of its class names.
-        cuda_api: which library handles a plan's GPU memory, cuda-python or pycuda.
-        trust: open a plan that has no manifest beside it (then `labels` is required), or whose manifest describes
-            another file.
+        runtime, device, threads, requests, allow_bf16, labels, cuda_api, trust: see
+            `vgg_deploy.inference.engine_options.EngineOptions`.
 
     Raises:
         UsageError: no such file, runtime or device; a runtime that is not installed; labels that do not match the

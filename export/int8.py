@@ -15,7 +15,8 @@ from export.sample import ImageSample
 from train.network.checkpoint import Checkpoint
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.files import Source
-from vgg_deploy.inference.engine import ContextManaged, Engine
+from vgg_deploy.inference.context_managed import ContextManaged
+from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import MANIFEST_KEY
 from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.network.spec import NetworkSpec

@@ -16,7 +16,7 @@ from train.network.dropout import masks
 from train.network.model import VGG
 from train.network.reference import normalize
 from train.recipe import Recipe
-from vgg_deploy.errors import TrainingError
+from vgg_deploy.errors import TrainingError, reason_of
 from vgg_deploy.network.manifest import Normalization
 
 
@@ -154,8 +154,7 @@ def torch_errors(recipe: Recipe, execution: Execution) -> Iterator[None]:
         if WORKER_DIED in str(error):
             raise worker_error(execution.workers) from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TrainingError(f"torch.compile failed ({reason}); use --no-compile") from error
+            raise TrainingError(f"torch.compile failed ({reason_of(error)}); use --no-compile") from error
         # CUDA has a type for it; on the CPU it is a RuntimeError with this text.
         if not isinstance(error, torch.cuda.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise

@@ -21,6 +21,8 @@ where that library is called.
 
 from vgg_deploy.install import install_command
 
+INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
+
 
 class VGGDeployError(Exception):
     """Root of the tree. `exit_code` is what the command line exits with."""
@@ -95,4 +97,17 @@ class OutputError(VGGDeployError):
 
 def reason_of(error: BaseException) -> str:
     """The first line of an error's text, or the name of its type if it has no text."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def one_line(text: str) -> str:
+    """The text with its lines joined."""
+    return " ".join(text.split())
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What a command exits with after this error. Errors of click have an `exit_code` too."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    code = getattr(error, "exit_code", 1)
+    return code if isinstance(code, int) else 1

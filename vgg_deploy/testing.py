@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from vgg_deploy.errors import EngineError
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores, check_images
+from vgg_deploy.inference.context_managed import ContextManaged
+from vgg_deploy.inference.engine import EngineInfo, Scores, check_images
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.tensors import PROBABILITIES, SCORE_MAP, Floats, Images

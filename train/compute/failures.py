@@ -22,7 +22,7 @@ from typing import NoReturn
 import click
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from vgg_deploy.errors import TrainingError, VGGDeployError
+from vgg_deploy.errors import TrainingError, VGGDeployError, exit_code_of, one_line
 
 POLL_S = 0.25  # between checks for a failure of another process
 GRACE_S = 1.0  # a process that knows the cause of the same failure better may report it within this time
@@ -74,13 +74,13 @@ class Failures:
             time.sleep(GRACE_S)  # if all processes fail, the first one reports, because it knows the most
             self._report(error)
             self._listener.join()  # it receives the report as every process does, and ends this one
-        os._exit(_exit_code(error))  # torch's process group would wait for the others in a normal exit
+        os._exit(exit_code_of(error))  # torch's process group would wait for the others in a normal exit
 
     def _report(self, error: BaseException) -> None:
         """Stores a failure, unless another process has stored one."""
         machine = f" on {platform.node()}" if os.environ.get("GROUP_RANK", "0") != "0" else ""
         process = f" (rank {self._rank}{machine})" if self._rank else ""
-        failure = json.dumps({"cause": _one_line(error) + process, "code": _exit_code(error)})
+        failure = json.dumps({"cause": _cause(error) + process, "code": exit_code_of(error)})
         with contextlib.suppress(RuntimeError):  # the store ended with its machine; the listener notices that too
             self._store.compare_set("failure", "", failure)
 
@@ -104,13 +104,7 @@ class Failures:
         os._exit(code)
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join((error.format_message() if isinstance(error, click.ClickException) else str(error)).split())
+def _cause(error: BaseException) -> str:
+    text = one_line(error.format_message() if isinstance(error, click.ClickException) else str(error))
     known = isinstance(error, (click.ClickException, VGGDeployError))
     return text if known else f"{type(error).__name__}: {text}".removesuffix(": ")
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    return error.exit_code if isinstance(error, (VGGDeployError, click.ClickException)) else 1

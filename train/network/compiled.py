@@ -15,7 +15,7 @@ from torch.nn import functional
 from train.network.checkpoint import Checkpoint
 from train.network.model import VGG
 from train.network.reference import Reference, normalize
-from vgg_deploy.errors import EngineError
+from vgg_deploy.errors import EngineError, reason_of
 from vgg_deploy.network.tensors import PROBABILITIES, Floats, Images
 
 _COMPILERS = ("g++", "clang++", "c++", "cl")
@@ -65,8 +65,7 @@ class CompiledReference(Reference):
             with torch.inference_mode():
                 probabilities = self._compiled(pixels)
         except Exception as error:  # the compiler's exceptions have no common base class
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise EngineError(
-                f"torch.compile failed: {reason}; without a working C++ compiler, leave out torch-compile"
+                f"torch.compile failed: {reason_of(error)}; without a working C++ compiler, leave out torch-compile"
             ) from error
         return {PROBABILITIES: probabilities.cpu().numpy().copy()}

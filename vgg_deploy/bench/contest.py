@@ -15,6 +15,7 @@ from vgg_deploy.bench.effort import Effort
 from vgg_deploy.bench.peak import Peak
 from vgg_deploy.bench.timing import Ratio
 from vgg_deploy.bench.turns import SETTLING_S, Turn
+from vgg_deploy.errors import reason_of
 from vgg_deploy.evaluation.parity import Parity, compare, furthest
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.tensors import Floats
@@ -160,7 +161,7 @@ class Contest(Generic[Task]):
             except Exception as error:
                 if not self._terms.tolerant or record is self.records[0]:
                     raise
-                record.reason = reason_of(error)
+                record.reason = short_reason(error)
             self._terms.progress()
 
     def take_turns(self) -> None:
@@ -197,7 +198,6 @@ class Contest(Generic[Task]):
         return time.perf_counter() - began + slow_s
 
 
-def reason_of(error: Exception) -> str:
-    """The first line of an error, short enough for a table."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text[:160].replace("|", "/")
+def short_reason(error: Exception) -> str:
+    """The first line of an error, short enough for a cell of a table."""
+    return reason_of(error)[:160].replace("|", "/")

@@ -15,8 +15,8 @@ from multiprocessing import get_context, parent_process
 from types import ModuleType
 from typing import Any, cast
 
-from vgg_deploy.bench.contest import Contestant, reason_of
-from vgg_deploy.inference.engine import ContextManaged
+from vgg_deploy.bench.contest import Contestant, short_reason
+from vgg_deploy.inference.context_managed import ContextManaged
 
 # A pause before each turn. Threads of ONNX Runtime and OpenMP spin for a few ms after their work; then they sleep.
 PAUSE_S = 0.05
@@ -118,7 +118,7 @@ def start(stack: ExitStack, unstarted: Iterable[UnstartedContestant]) -> tuple[l
         try:
             process = stack.enter_context(OwnProcess(contestant.make, *contestant.arguments))
         except Exception as error:  # noqa: BLE001 - a runtime that is not installed may raise anything
-            reasons[contestant.name] = reason_of(error)
+            reasons[contestant.name] = short_reason(error)
             continue
         contestants.append(Contestant(contestant.name, process, contestant.group, contestant.every))
     return contestants, reasons

@@ -22,7 +22,8 @@ from vgg_deploy.bench.product import Product, product_model
 from vgg_deploy.bench.timing import Latency
 from vgg_deploy.bench.turns import TURN_S, Calls
 from vgg_deploy.errors import EngineError, UsageError
-from vgg_deploy.inference.engine import ContextManaged, Engine, EngineInfo
+from vgg_deploy.inference.context_managed import ContextManaged
+from vgg_deploy.inference.engine import Engine, EngineInfo
 from vgg_deploy.network.precision import FLOAT32, INT8
 
 BFLOAT16 = "bfloat16"

@@ -13,7 +13,8 @@ import numpy as np
 
 from vgg_deploy.bench.batches import ImageBatch
 from vgg_deploy.bench.timing import Stopwatch
-from vgg_deploy.inference.engine import ContextManaged, Engine
+from vgg_deploy.inference.context_managed import ContextManaged
+from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.prediction import Failure, predict
 from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.protocols import Protocol

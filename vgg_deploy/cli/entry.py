@@ -10,10 +10,9 @@ from typing import NoReturn, TextIO
 
 import click
 
-from vgg_deploy.errors import VGGDeployError
+from vgg_deploy.errors import INTERRUPTED, VGGDeployError, exit_code_of, one_line
 from vgg_deploy.files import describe_os_error
 
-INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
@@ -63,8 +62,8 @@ def _exit_code(command: click.Command, program: str, arguments: list[str], debug
         if debug:
             traceback.print_exc()
         else:
-            click.echo(f"Error: {_one_line(error)}", err=True)
-        return error.exit_code if isinstance(error, VGGDeployError) else 1
+            click.echo(f"Error: {_report(error)}", err=True)
+        return exit_code_of(error)
 
 
 def _discard(stdout: TextIO) -> None:
@@ -72,12 +71,12 @@ def _discard(stdout: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
-def _one_line(error: Exception) -> str:
+def _report(error: Exception) -> str:
     if isinstance(error, VGGDeployError):
-        return " ".join(str(error).split())
+        return one_line(str(error))
     if isinstance(error, MemoryError):
         return "out of memory"
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {describe_os_error(error)}"
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     return f"unexpected {type(error).__name__}: {text}. This is a bug in vgg_deploy; add --debug to see where"

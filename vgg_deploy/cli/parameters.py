@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,13 @@ def gathered(name: str, make: Callable[..., object], *options: Decorator) -> Dec
             return command(**{name: make(**own)}, **values)
 
         before = len(_parameters(command))
-        function = with_click_options(functools.wraps(command)(with_object), options)
+        function: Function = functools.wraps(command)(with_object)
+        for option in reversed(options):  # click's decorators apply from the last to the first
+            function = option(function)
         names = [parameter.name for parameter in _parameters(function)[before:] if parameter.expose_value]
         return function
 
     return decorate
-
-
-def with_click_options(command: Function, options: Sequence[Decorator]) -> Function:
-    """Applies click's decorators so that `--help` lists the options in this order."""
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def _parameters(command: Function) -> list[click.Parameter]:
@@ -169,6 +164,14 @@ def flip_option(
 ) -> Decorator:
     """Adds --flip and --no-flip, the parameter `mirror`."""
     return click.option("--flip/--no-flip", "mirror", default=None, help=help)
+
+
+batch_option = click.option(
+    "--batch",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Largest number of views of one shape in a call.  [default: 2; 4 on a GPU]",
+)
 
 
 def images_option(*, required: bool) -> Decorator:

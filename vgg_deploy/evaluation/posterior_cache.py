@@ -13,7 +13,7 @@ import numpy as np
 
 from vgg_deploy.errors import OutputError
 from vgg_deploy.files import make_folder, output_errors, sha256_of
-from vgg_deploy.inference.engine import ContextManaged
+from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.network.tensors import Floats
 
 _APPLICATION = 0x76676764  # "vggd", in the header of a SQLite file

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from vgg_deploy.errors import EngineError, UsageError, reason_of
+from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import FLOAT16, FLOAT32
 from vgg_deploy.network.shapes import PlanProfiles, ShapeRange
@@ -130,21 +131,6 @@ def check_images(images: Images, shapes: ShapeRange) -> None:
     if not shapes.accepts(batch, height, width):
         hint = "" if shapes.free else "; export with --dynamic for other sizes"
         raise UsageError(f"images is {batch} x {height} x {width} x 3; this model takes {shapes}{hint}")
-
-
-class ContextManaged:
-    """`with` for a class that has `close`."""
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 Worker = TypeVar("Worker")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.errors import ImageError, UsageError, reason_of
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.network.tensors import Images
 
@@ -105,8 +105,7 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"over the limit of {MAX_DECODED_PIXELS:,} pixels (decompression bomb?)") from error
     except Exception as error:  # decoders of damaged files raise errors of many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"cannot be decoded: {reason}") from error
+        raise ImageError(f"cannot be decoded: {reason_of(error)}") from error
     if pixels.size == 0:
         raise ImageError(f"it has no pixels ({pixels.shape[1]}x{pixels.shape[0]})")
     if not reduced:

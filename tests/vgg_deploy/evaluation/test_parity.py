@@ -22,7 +22,8 @@ from vgg_deploy.evaluation.parity import (
     layer_errors,
     posteriors,
 )
-from vgg_deploy.inference.engine import ContextManaged, EngineInfo, Scores
+from vgg_deploy.inference.context_managed import ContextManaged
+from vgg_deploy.inference.engine import EngineInfo, Scores
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.spec import NetworkSpec

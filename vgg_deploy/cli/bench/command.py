@@ -10,11 +10,16 @@ import click
 
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.cli.bench.contestants import UnopenedContestant, contestants_of, peer_names
+from vgg_deploy.cli.bench.contestants import (
+    Comparison,
+    UnopenedContestant,
+    comparison_options,
+    contestants_of,
+)
 from vgg_deploy.cli.bench.measure import Measurement
 from vgg_deploy.cli.bench.report import as_json, plot_report, print_report
 from vgg_deploy.cli.bench.workloads import Workloads, effort_options, workload_options
-from vgg_deploy.cli.outputs import check_outputs, check_plot, write_text
+from vgg_deploy.cli.outputs import STDOUT, check_outputs, check_plot, output_file, write_text
 from vgg_deploy.cli.parameters import engine_options, labels_files
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.files import require_writable
@@ -25,20 +30,7 @@ from vgg_deploy.network.weight_facts import WeightFacts
 @click.command("bench")
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
 @workload_options
-@click.option(
-    "--against",
-    "peers",
-    callback=peer_names,
-    metavar="PEER,...",
-    help="Compare with these too: torch and torch-compile run the --reference; a runtime of ONNX files, such as "
-    "onnxruntime or openvino, runs the first MODEL.",
-)
-@click.option(
-    "--reference",
-    type=click.Path(path_type=Path),
-    metavar="CKPT",
-    help="Model that gives the right answers, and that torch runs.  [default: the first MODEL]",
-)
+@comparison_options
 @effort_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report, with all samples, as JSON.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw images/s (.png, .svg, .pdf).")
@@ -47,8 +39,7 @@ from vgg_deploy.network.weight_facts import WeightFacts
 def command(
     models: tuple[Path, ...],
     workloads: Workloads,
-    peers: tuple[str, ...],
-    reference: Path | None,
+    comparison: Comparison,
     effort: Effort,
     json_path: str | None,
     plot: Path | None,
@@ -62,19 +53,19 @@ def command(
     """
     if plot is not None:
         check_plot(plot)
-    written = {"--json": None if json_path in (None, "-") else Path(str(json_path)), "--plot": plot}
-    check_outputs(written, (*models, *workloads.paths, *labels_files(), *(() if reference is None else (reference,))))
+    written = {"--json": output_file(json_path), "--plot": plot}
+    check_outputs(written, (*models, *workloads.paths, *labels_files(), *comparison.files))
     for path in written.values():
         if path is not None:
             require_writable(path)
-    contestants, unopened_reference = contestants_of(models, peers, reference, replace(options, requests=1), facts)
+    contestants, unopened_reference = contestants_of(models, comparison, replace(options, requests=1), facts)
     _check_requests(options.requests, contestants)
     report = Measurement(contestants, unopened_reference, options, workloads, effort).measure()
     if json_path is not None:
         write_text(json_path, json.dumps(as_json(report), indent=2, allow_nan=False) + "\n")
     if plot is not None:
         plot_report(report, plot)
-    if json_path != "-":
+    if json_path != STDOUT:
         print_report(report)
     if any(result.failures for result in report.results):
         raise SystemExit(1)

@@ -12,6 +12,7 @@ import click
 
 from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, kind_of
 from vgg_deploy.cli.opening import CheckpointOptions, manifest_of, open_any, options_for_each
+from vgg_deploy.cli.parameters import gathered
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.weights import require_torch
 from vgg_deploy.errors import UsageError
@@ -75,10 +76,48 @@ def peer_names(_ctx: click.Context, _parameter: click.Parameter, value: str | No
     return names
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What the models are compared with.
+
+    Attributes:
+        peers: names of other ways to run the network.
+        reference: the file that gives the right answers. None: the first model gives them.
+    """
+
+    peers: tuple[str, ...]
+    reference: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it reads."""
+        return () if self.reference is None else (self.reference,)
+
+
+# The command receives `comparison`, a `Comparison`.
+comparison_options = gathered(
+    "comparison",
+    Comparison,
+    click.option(
+        "--against",
+        "peers",
+        callback=peer_names,
+        metavar="PEER,...",
+        help="Compare with these too: torch and torch-compile run the --reference; a runtime of ONNX files, such as "
+        "onnxruntime or openvino, runs the first MODEL.",
+    ),
+    click.option(
+        "--reference",
+        type=click.Path(path_type=Path),
+        metavar="CKPT",
+        help="Model that gives the right answers, and that torch runs.  [default: the first MODEL]",
+    ),
+)
+
+
 def contestants_of(
     models: Sequence[Path],
-    peers: Sequence[str],
-    reference: Path | None,
+    comparison: Comparison,
     options: EngineOptions,
     facts: WeightFacts,
 ) -> tuple[list[UnopenedContestant], UnopenedContestant | None]:
@@ -89,7 +128,8 @@ def contestants_of(
         model.
         UsageError: options that do not suit the files, or a missing file.
     """
-    each = options_for_each([*models, *(() if reference is None else (reference,))], options, facts)
+    reference = comparison.reference
+    each = options_for_each([*models, *comparison.files], options, facts)
     checkpoint = CheckpointOptions(facts=facts)
     contestants = [
         UnopenedContestant(name, path, own_options, checkpoint)
@@ -106,7 +146,7 @@ def contestants_of(
         unopened_reference = UnopenedContestant(
             reference.name, reference, replace(each[-1], allow_bf16=False), checkpoint
         )
-    for peer in peers:
+    for peer in comparison.peers:
         if peer in (TORCH, TORCH_COMPILE):
             if unopened_reference is None:
                 raise click.UsageError(f"--against {peer} requires the network's weights: give --reference CKPT")

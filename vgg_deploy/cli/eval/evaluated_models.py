@@ -6,24 +6,23 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import click
 
 from vgg_deploy.cli.opening import CheckpointOptions, model_fingerprint, open_any, options_for_each
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import UsageError
+from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import first_other_class
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from vgg_deploy.inference.engine import Engine, EngineInfo
 
 
-class EvaluatedModels:
+class EvaluatedModels(ContextManaged):
     """Models under test, opened one at a time so that memory holds one. A single model stays open.
 
     Attributes:
@@ -74,12 +73,7 @@ class EvaluatedModels:
         """Identifies the weights of one model in a cache of posteriors."""
         return model_fingerprint(self._paths[index])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._stack.close()
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import click
 
 from vgg_deploy.cli.eval.evaluated_models import EvaluatedModels
 from vgg_deploy.cli.eval.report import Row
-from vgg_deploy.cli.parameters import gathered
+from vgg_deploy.cli.parameters import batch_option, gathered
 from vgg_deploy.cli.tables import notice, once, progress
+from vgg_deploy.inference.context_managed import ContextManaged
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from vgg_deploy.evaluation.error_rates import Evaluation, LabelledImages
     from vgg_deploy.inference.engine import Engine, EngineInfo
     from vgg_deploy.views.protocols import Protocol
@@ -48,12 +47,7 @@ evaluation_options = gathered(
     click.option(
         "--limit", type=click.IntRange(1), metavar="N", help="Test on a seeded sample of N images, balanced by class."
     ),
-    click.option(
-        "--batch",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Largest number of views of one shape in a call.  [default: 2; 4 on a GPU]",
-    ),
+    batch_option,
     click.option(
         "--cache",
         type=click.Path(path_type=Path),
@@ -63,7 +57,7 @@ evaluation_options = gathered(
 )
 
 
-class Evaluator:
+class Evaluator(ContextManaged):
     """Scores images with models, and reports what failed.
 
     Raises:
@@ -104,12 +98,7 @@ class Evaluator:
             notice(f"{title}: {failed} of {len(paths)} images failed and are not counted")
         return evaluation
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._cache is not None:
             self._cache.close()
 

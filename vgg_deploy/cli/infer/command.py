@@ -17,7 +17,7 @@ from vgg_deploy.cli.infer.streams import ResultOptions, result_options
 from vgg_deploy.cli.infer.tally import Tally
 from vgg_deploy.cli.opening import open_any
 from vgg_deploy.cli.outputs import check_outputs
-from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
+from vgg_deploy.cli.parameters import batch_option, engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocol_options import ProtocolOptions
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -52,12 +52,7 @@ protocol_options = gathered(
 prediction_options = gathered(
     "prediction",
     PredictionOptions,
-    click.option(
-        "--batch",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Largest number of views of one shape in a call.  [default: 2; 4 on a GPU]",
-    ),
+    batch_option,
     click.option(
         "--max-view-pixels",
         type=click.IntRange(1),
