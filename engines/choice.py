@@ -77,7 +77,7 @@ def choose_runtime(
         return _fastest(options, manifest, unusable)
     if runtime in BACKENDS:
         raise UsageError(
-            f"{runtime} runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend {runtime} makes one"
+            f"{runtime} runs plans, not ONNX files; build one: vgg-deploy build MODEL.onnx --backend {runtime}"
         )
     if runtime not in RUNTIMES:
         raise UsageError(f"runtime is {runtime!r}; expected auto, {', '.join(RUNTIMES)}")

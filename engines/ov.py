@@ -164,7 +164,7 @@ def availability(device: str) -> str:
         EngineError: it cannot use the device; the message gives the reason.
     """
     if "CPU" not in openvino.Core().available_devices:
-        raise EngineError("openvino has no CPU plugin here")
+        raise EngineError("openvino finds no CPU plugin; install openvino again")
     return f"openvino {_version()}"
 
 

@@ -78,5 +78,5 @@ def draw(
             chosen.append(path)
         progress()
     if not chosen:
-        raise UsageError(f"none of the {len(shuffled)} images can be read, so ranges cannot be measured")
+        raise UsageError(f"none of the {len(shuffled)} images can be read, so ranges cannot be measured; give others")
     return ImageSample(tuple(chosen), protocol, rescaling)

@@ -52,7 +52,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.max_drop is None) == (self.min_agreement is None):
-            raise UsageError("a budget needs either --max-drop or --min-agreement, not both")
+            raise UsageError("a budget needs exactly one of --max-drop and --min-agreement")
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise UsageError(f"--max-drop is {self.max_drop:g}; expected percentage points of top-1, such as 0.5")
         if self.min_agreement is not None and not 1 < self.min_agreement <= 100:
@@ -156,4 +156,6 @@ class Int8Trials:
             met, reached = budget.judge(expected, received, self._held_out.truth)
             if met:
                 return self._calibration.quantization(order[count:], reached)
-        raise VGGDeployError(f"no layer can be INT8 within the budget: even with {order[-1]} alone, {reached}")
+        raise VGGDeployError(
+            f"no layer can be INT8 within the budget: even with {order[-1]} alone, {reached}; give a looser budget"
+        )

@@ -216,7 +216,8 @@ def check_same_network(path: Path, manifest: Manifest, reference: Manifest) -> N
     """Raises UsageError if a file has another network than its reference. It skips files without our manifest."""
     if manifest.spec is not None and reference.spec is not None and manifest.spec != reference.spec:
         raise UsageError(
-            f"{path} is {manifest.spec}, but the reference is {reference.spec}: they are different networks"
+            f"{path} is {manifest.spec}, but the reference is {reference.spec}: they are different networks; give "
+            "the reference from which the file was made"
         )
 
 

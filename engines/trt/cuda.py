@@ -161,6 +161,12 @@ def open_cuda(api: str, index: int, extra: str) -> Cuda:
     return opened
 
 
+def no_such_device(device: str, count: int) -> EngineError:
+    """The error to raise if CUDA shows fewer GPUs than `device` needs. `count`: how many it shows."""
+    gpus = "1 GPU" if count == 1 else f"{count} GPUs"
+    return EngineError(f"device is {device}, but CUDA shows {gpus} here; the first is cuda:0")
+
+
 def out_of_memory(device: str, size: int, purpose: str, free: int | None) -> EngineError:
     """The error to raise if the GPU has too little memory. `purpose`: a noun phrase."""
     left = "" if free is None else f", {written(free)} are free"

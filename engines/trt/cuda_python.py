@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime
 
-from engines.trt.cuda import NON_BLOCKING, CudaGraph, Event, Gpu, Memory, Pinned, Resource, Stream, out_of_memory
+from engines.trt.cuda import (
+    NON_BLOCKING,
+    CudaGraph,
+    Event,
+    Gpu,
+    Memory,
+    Pinned,
+    Resource,
+    Stream,
+    no_such_device,
+    out_of_memory,
+)
 from vgg_deploy.errors import EngineError
 
 _SUCCESS = runtime.cudaError_t.cudaSuccess
@@ -35,7 +46,7 @@ class CudaPython:
         self._index, self.device = index, f"cuda:{index}"
         count = _call(runtime.cudaGetDeviceCount)
         if index >= count:
-            raise EngineError(f"device is {self.device}, but CUDA shows only {count} here (the first is cuda:0)")
+            raise no_such_device(self.device, count)
         name = _call(runtime.cudaGetDeviceProperties, index).name.split(b"\0")[0].decode(errors="replace")
         attributes = runtime.cudaDeviceAttr
         major = _call(runtime.cudaDeviceGetAttribute, attributes.cudaDevAttrComputeCapabilityMajor, index)

@@ -8,7 +8,18 @@ from contextlib import contextmanager
 import numpy as np
 import pycuda.driver as driver
 
-from engines.trt.cuda import NON_BLOCKING, CudaGraph, Event, Gpu, Memory, Pinned, Resource, Stream, out_of_memory
+from engines.trt.cuda import (
+    NON_BLOCKING,
+    CudaGraph,
+    Event,
+    Gpu,
+    Memory,
+    Pinned,
+    Resource,
+    Stream,
+    no_such_device,
+    out_of_memory,
+)
 from vgg_deploy.errors import EngineError
 
 
@@ -23,7 +34,7 @@ class PyCuda:
             driver.init()
             count = driver.Device.count()
         if index >= count:
-            raise EngineError(f"device is {self.device}, but CUDA shows only {count} here (the first is cuda:0)")
+            raise no_such_device(self.device, count)
         with _errors():
             device = driver.Device(index)
             self.gpu = Gpu(device.name(), device.compute_capability())

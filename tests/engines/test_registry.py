@@ -192,7 +192,7 @@ def test_each_kind_of_file_refuses_the_options_of_the_other(tiny_model: Path, tm
 
 
 def test_a_plan_backend_or_an_unknown_runtime_is_refused_for_an_onnx_file(tiny_model: Path) -> None:
-    expected = "tensorrt runs plans, not ONNX files: vgg-deploy build MODEL.onnx --backend tensorrt makes one"
+    expected = "tensorrt runs plans, not ONNX files; build one: vgg-deploy build MODEL.onnx --backend tensorrt"
     with pytest.raises(UsageError, match=expected):
         open_engine(tiny_model, runtime="tensorrt")
     with pytest.raises(UsageError, match="runtime is 'tflite'; expected auto, onnxruntime, openvino, ncnn"):

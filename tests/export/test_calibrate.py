@@ -65,7 +65,7 @@ def test_a_histogram_loses_no_count_while_its_range_doubles(factor: float) -> No
     everything = np.abs(np.concatenate(parts))
     expected, _edges = np.histogram(everything[everything > 0], bins=BINS, range=(0, histogram.limit))
     np.testing.assert_array_equal(histogram.counts, expected)
-    assert max(histogram.largest) >= histogram.limit / 2  # at least half of the bins are of use
+    assert max(histogram.largest) >= histogram.limit / 2  # at least half of the bins are in use
 
 
 def test_the_order_of_values_changes_nothing() -> None:

@@ -371,7 +371,7 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
         (("--int8", "--calibration", ".", "--held-out", "9"), "--held-out requires --max-drop or --min-agreement"),
         (
             ("--int8", "--calibration", ".", "--max-drop", "1", "--min-agreement", "99"),
-            "either --max-drop or --min-agreement, not both",
+            "exactly one of --max-drop and --min-agreement",
         ),
         (("--int8", "--calibration", ".", "--max-drop", "-1"), "--max-drop is -1"),
     ],

@@ -225,8 +225,8 @@ def test_nan_meets_no_budget(budget: Budget) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, "either --max-drop or --min-agreement, not both"),
-        ({"max_drop": 0.5, "min_agreement": 99}, "either --max-drop or --min-agreement, not both"),
+        ({}, "exactly one of --max-drop and --min-agreement"),
+        ({"max_drop": 0.5, "min_agreement": 99}, "exactly one of --max-drop and --min-agreement"),
         ({"max_drop": -0.1}, r"--max-drop is -0\.1; expected percentage points"),
         ({"min_agreement": 0.995}, r"--min-agreement is 0\.995; expected percent, such as 99\.5"),
         ({"min_agreement": 100.1}, r"--min-agreement is 100\.1"),

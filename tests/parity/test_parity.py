@@ -50,7 +50,7 @@ OUTPUTS = {"plain": {}, "all": {"score_map": True, "features": True}}
 
 
 def bright_and_dark(count: int, height: int, width: int) -> Images:
-    """uint8 [count, height, width, 3]: noise on patches of colour, others in each image."""
+    """uint8 [count, height, width, 3]: noise on patches of colour, different in each image."""
     chance = np.random.default_rng(count * height * width)
     patches = chance.integers(0, 200, (count, 4, 5, 3)).repeat(-(-height // 4), axis=1).repeat(-(-width // 5), axis=2)
     noise = chance.integers(0, 56, (count, height, width, 3))

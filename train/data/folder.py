@@ -72,7 +72,7 @@ def read_folder(folder: Path) -> DataFolder:
             for here, there in (("train", "val"), ("val", "train"))
             if set(ids[here]) - set(ids[there])
         ]
-        raise UsageError(f"{folder}: train/ and val/ have different classes: {'; '.join(differences)}")
+        raise UsageError(f"{folder}: train/ and val/ must have the same class folders, but {' and '.join(differences)}")
     if len(ids["train"]) == 1:
         raise UsageError(f"{folder}/train has only one class, {ids['train'][0]!r}; expected at least two")
     train, val = (_image_set(folder / split, ids[split]) for split in ("train", "val"))

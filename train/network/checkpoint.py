@@ -133,7 +133,8 @@ def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: WeightFacts, sou
         )
     if facts.configuration not in (None, spec.configuration):
         raise UsageError(
-            f"{where} holds configuration {spec.configuration}, which contradicts --arch {facts.configuration}"
+            f"{where} holds configuration {spec.configuration}, which contradicts --arch {facts.configuration}; leave "
+            "--arch out"
         )
     if facts.normalization not in (None, manifest.normalization):
         raise UsageError(

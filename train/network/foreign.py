@@ -167,7 +167,9 @@ def _spec_of(
             "is another network"
         )
     if configuration is not None and configuration not in matches:
-        raise UsageError(f"{where} holds configuration {matches[0]}, which contradicts --arch {configuration}")
+        raise UsageError(
+            f"{where} holds configuration {matches[0]}, which contradicts --arch {configuration}; leave --arch out"
+        )
     absent = [f"{name}.weight" for name in ("fc6", "fc7", "fc8") if f"{name}.weight" not in tensors]
     if absent:
         raise CheckpointError(

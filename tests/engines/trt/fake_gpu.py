@@ -1,6 +1,6 @@
-"""A GPU and a TensorRT of plain Python, which really compute, so that answers are checked and not only calls.
+"""A GPU and TensorRT in plain Python. They really compute, so that tests check answers and not only calls.
 
-Work that is put into a stream runs when somebody waits for it. Names are those of the vendors.
+Work in a stream runs when a caller waits for it. Names are those of the vendors.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class FakeTrt:
         broken: names of calls that return None or False; `log_line` is what TensorRT logs then.
         validity: the validity of every header; `headers` are those that were read.
         contexts: the numbers of all contexts, None for those that are destroyed. The GPU holds `contexts_at_most`.
-            `events` tells what happened to them.
+            `events` records what happened to them.
         configs, caches: all that were made.
         tensors: mode, type and shape of each.
     """

@@ -1,6 +1,6 @@
 """Every member of TensorRT that our code names exists in the versions that we support; tests/contract lists them.
 
-Types of variables follow from TensorRT's own calls. For parameters, attributes and loops, fixed names tell the type:
+Types of variables follow from TensorRT's own calls. For parameters, attributes and loops, fixed names give the type:
 `network`, `config`, `layer`.
 """
 

@@ -25,7 +25,7 @@ PROFILE = Profile((64,), (1, 64, 64), (2, 64, 85), (2, 128, 128))
 
 @pytest.fixture
 def tensorrt(rtx: Backend) -> Backend:
-    """TensorRT-RTX, taken for TensorRT."""
+    """TensorRT-RTX in the place of TensorRT."""
     return dataclasses.replace(rtx, name=TENSORRT)
 
 
@@ -139,7 +139,7 @@ def test_a_refused_compute_capability_is_an_error(rtx: Backend, parsed: Parsed) 
 def test_a_build_of_tensorrt_writes_its_gpu_and_its_timing_cache(
     tensorrt: Backend, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole build for TensorRT, as far as that is possible without it."""
+    """A whole build for TensorRT, in which TensorRT-RTX takes its place."""
     monkeypatch.setattr("engines.trt.build.choose", lambda *_: tensorrt)
     monkeypatch.setattr("engines.trt.build.compute_capability", lambda: (8, 9))
     monkeypatch.setattr("engines.trt.build.built_types", lambda *_: {})

@@ -183,7 +183,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 def test_a_device_knows_its_name_and_capability(recorder: Recorder) -> None:
     opened = cuda_python.open_device(1)
     assert (opened.device, str(opened.gpu)) == ("cuda:1", "NVIDIA Test (compute capability 8.8)")
-    with pytest.raises(EngineError, match="device is cuda:2, but CUDA shows only 2 here"):
+    with pytest.raises(EngineError, match="device is cuda:2, but CUDA shows 2 GPUs here"):
         cuda_python.open_device(2)
 
 

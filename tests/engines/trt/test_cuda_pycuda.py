@@ -199,7 +199,7 @@ def test_pycudas_errors_become_engine_errors_of_one_line(driver: Any) -> None:
 
 
 def test_pycuda_without_a_gpu_or_with_fewer_says_so(driver: Any) -> None:
-    with pytest.raises(EngineError, match="device is cuda:1, but CUDA shows only 1 here"):
+    with pytest.raises(EngineError, match="device is cuda:1, but CUDA shows 1 GPU here"):
         open_cuda("pycuda", 1, "rtx")
     driver.failing = {"init": driver.RuntimeError("cuInit failed: no CUDA-capable device is detected")}
     with pytest.raises(EngineError, match=r"^cuInit failed: no CUDA-capable device is detected$"):

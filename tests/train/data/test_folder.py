@@ -95,7 +95,7 @@ def test_a_split_without_class_folders_is_refused(tmp_path: Path):
 def test_classes_that_differ_between_the_splits_are_named(data_folder: MakeFolder):
     folder = data_folder()
     (folder / "val" / "light").rename(folder / "val" / "bright")
-    with pytest.raises(UsageError, match=r"only train/ has light; only val/ has bright"):
+    with pytest.raises(UsageError, match=r"only train/ has light and only val/ has bright"):
         read_folder(folder)
 
 

@@ -137,7 +137,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], 
         (
             lambda t, m: m.update(vgg_deploy=json.dumps({**json.loads(m["vgg_deploy"]), "spec": None})),
             CheckpointError,
-            "no network or no normalization",
+            "lacks the network or the normalization",
         ),
     ],
 )
