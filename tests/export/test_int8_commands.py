@@ -281,10 +281,10 @@ def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports
 def test_too_few_images_for_both_are_shared_with_a_notice(exports: Command, album: Path) -> None:
     words = ("--target", "onnxruntime", "--min-agreement", "2")
     done, manifest = exports(*words)
-    assert done.err.splitlines()[0] == f"{album} has 30 readable images: 15 calibrate and 15 judge"
+    assert done.err.splitlines()[0] == f"{album} has 30 readable images: 15 for calibration, 15 held out"
     assert len(quantization_of(manifest).images) == 15
     done, manifest = exports(*words, "--calibration-images", "4")
-    assert done.err.splitlines()[0] == f"{album} has 30 readable images: 4 calibrate and 26 judge"
+    assert done.err.splitlines()[0] == f"{album} has 30 readable images: 4 for calibration, 26 held out"
 
 
 def test_exactly_the_requested_number_of_images_is_enough(exports: Command) -> None:
@@ -324,8 +324,8 @@ BUDGET = ("--min-agreement", "50")
         ("export", "one", (), "1 readable image. INT8 ranges need at least 2", 0),
         ("export", "broken", (), "none of the 3 images can be read", 3),
         ("export", "two", ("--calibration-images", "1"), "--calibration-images is 1. INT8 ranges need at least 2", 0),
-        ("export", "three", BUDGET, "3 readable images. INT8 ranges need at least 2 and as many others", 0),
-        ("sensitivity", "one", (), "1 readable image. INT8 ranges need at least 2 and as many others", 0),
+        ("export", "three", BUDGET, "3 readable images. INT8 ranges need at least 2 images and as many held-out", 0),
+        ("sensitivity", "one", (), "1 readable image. INT8 ranges need at least 2 images and as many held-out", 0),
         ("sensitivity", "broken", (), "none of the 3 images can be read", 3),
     ],
 )
@@ -422,7 +422,7 @@ def test_too_few_images_are_bad_use_and_the_error_says_what_would_be_enough(
     words = ("--int8", "--calibration", str(album), "--calibration-images", "20", *BUDGET, "-o", "made.onnx")
     done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), *words)
     assert done.code == 2
-    assert "has 30 readable images, too few for 20 that calibrate" in done.err
+    assert "has 30 readable images, too few to calibrate on 20" in done.err
     assert "--calibration-images 15" in done.err
     assert not list(here.iterdir())
 
@@ -447,7 +447,7 @@ def test_the_sensitivity_table_has_every_layer_the_worst_first(
     common = ("--weights", str(narrow_checkpoint("A")), "--calibration", str(album), "--calibration-images", "4")
     done = vgg_deploy_command("sensitivity", *common)
     assert done.code == 0, done.err
-    assert done.err == f"{album} has 30 readable images: 4 calibrate and 26 judge\n"
+    assert done.err == f"{album} has 30 readable images: 4 for calibration, 26 held out\n"
     head, rule, *rows = done.out.splitlines()
     assert head.split("  ")[0] == "layer"
     assert all(word in head for word in ("MACs", "largest input", "divergence alone", "top-1 agreement alone"))

@@ -1,7 +1,7 @@
 """The command line: parse, build dataclasses, call the library, print.
 
-Each command is a module that is imported when it is used. It imports heavy packages in the bodies of its functions, so
-`--help` loads neither numpy nor any runtime.
+Each command is a module, imported when it is used. Heavy packages are imported inside function bodies, so `--help`
+loads neither numpy nor any runtime.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _COMMANDS = {
     "train": ("train.__main__", "Train a network by the paper's recipe; the same as python -m train."),
     "export": ("vgg_deploy.cli.export", "Write a network as a fully convolutional ONNX file."),
     "sensitivity": ("vgg_deploy.cli.sensitivity", "Show what INT8 costs, layer by layer."),
-    "verify": ("vgg_deploy.cli.verify", "Prove that ONNX files and plans give the same answers as their reference."),
+    "verify": ("vgg_deploy.cli.verify", "Prove that ONNX files and plans predict the same as their reference."),
     "build": ("vgg_deploy.cli.build", "Build a TensorRT plan from an ONNX file."),
     "inspect": ("vgg_deploy.cli.inspect", "Show what an ONNX file or a plan contains. Needs no GPU."),
     "infer": ("vgg_deploy.cli.infer.command", "Classify images by the paper's dense multi-scale test."),
     "eval": ("vgg_deploy.cli.eval.command", "Measure top-1 and top-5 error on labelled images, by test protocol."),
     "bench": ("vgg_deploy.cli.bench.command", "Compare speed, memory and agreement of engines in one run."),
-    "features": ("vgg_deploy.cli.features", "Describe images by fc7, as input for other classifiers."),
+    "features": ("vgg_deploy.cli.features", "Extract fc7 descriptors of images, as input for other classifiers."),
     "doctor": ("vgg_deploy.cli.doctor", "Show what is installed and which engines can run here."),
 }
 
@@ -54,7 +54,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vgg-deploy")
 def cli() -> None:
-    """Train VGG networks, export them, and run them fast. Each step proves that the answers are still the same.
+    """Train VGG networks, export them, and run them fast. Each step proves that the predictions stay the same.
 
     Add --debug to any command to see the traceback of an error.
     """
@@ -63,13 +63,13 @@ def cli() -> None:
 def main() -> NoReturn:
     """Entry point of the console script."""
     _own_packages_first()
-    # At exit Python searches all objects for cycles, which doubles the time that it takes.
+    # Without this, Python searches all objects for cycles at exit, which doubles the time of exiting.
     atexit.register(gc.freeze)
     run_command(cli, "vgg-deploy")
 
 
 def _own_packages_first() -> None:
-    """Puts our packages first on the path: a user's folder on it may have a train.py or an export/ of its own."""
+    """Puts our packages first on the path, because a user's folder may have its own train.py or export/."""
     home = Path(__file__).resolve().parents[2]
     for name in ("train", "export", "engines"):
         package = importlib.util.find_spec(name)

@@ -62,7 +62,7 @@ build_options = gathered(
     click.option(
         "--one-profile",
         is_flag=True,
-        help="One profile for all scales. The plan is smaller, but tuned less to each.",
+        help="One profile for all scales. The plan is smaller, but less tuned to each scale.",
     ),
     click.option("--workspace", callback=_size, metavar="SIZE", help="Limit of GPU memory per layer, such as 4GiB."),
     click.option(
@@ -81,13 +81,14 @@ build_options = gathered(
     click.option(
         "--hardware-compatibility",
         type=click.Choice(["none", "ampere+", "same"]),
-        help="tensorrt: also run on all GPUs from 8.0 on, or on all of the same compute capability.  [default: none]",
+        help="tensorrt: also run on GPUs of compute capability 8.0 and later (ampere+), or on all GPUs of the same "
+        "compute capability (same).  [default: none]",
     ),
     click.option(
         "--labels",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Class names for an ONNX file without our manifest, one a line.",
+        help="Class names for an ONNX file without our manifest, one per line.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Calibration from the command line: its options, its images, and the table of what INT8 costs layer by layer."""
+"""Calibration from the command line: options, images, and the table of what INT8 costs layer by layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vgg_deploy.network.precision import Quantization
 
 INT8_IMAGES, HALF_IMAGES = 128, 32  # defaults of --calibration-images
-LEAST_IMAGES = 2  # for INT8: the range of a single image says nothing about others
+LEAST_IMAGES = 2  # for INT8: the range of one image says nothing about others
 HELD_OUT = 200  # default of --held-out
 
 
@@ -34,9 +34,9 @@ class CalibrationOptions:
 
     Attributes:
         folder: real images.
-        images: how many of them calibrate. None: `INT8_IMAGES` or `HALF_IMAGES`, or as many as there are.
+        images: how many of them to calibrate on. None: `INT8_IMAGES` or `HALF_IMAGES`, or as many as there are.
         method, target: see `vgg_deploy.network.precision.Quantization`. None: minmax, tensorrt.
-        held_out: how many others the quantized network is judged on. None: the default of the command.
+        held_out: how many others to judge the quantized network on. None: the default of the command.
     """
 
     folder: Path | None
@@ -130,7 +130,7 @@ def quantize(
 def sensitivities(
     checkpoint: Checkpoint, options: CalibrationOptions, images: int
 ) -> tuple[Calibration, tuple[Sensitivity, ...]]:
-    """What quantizing each layer alone does to the answers on that many other images."""
+    """What quantizing each layer alone does to the predictions on `images` held-out images."""
     from engines import open_engine
     from export.int8 import Variants
 
@@ -154,7 +154,9 @@ def _calibrated(
 
 
 def _split(options: CalibrationOptions, manifest: Manifest, *, dynamic: bool) -> tuple[ImageSample, ImageSample | None]:
-    """Images that calibrate, and others that judge. If there are too few for both, at most half of them calibrate."""
+    """Images to calibrate on, and others to judge on. If there are too few, at most half of them are for
+    calibration.
+    """
     from vgg_deploy.views.protocols import choose_protocol
 
     assert options.folder is not None
@@ -169,7 +171,7 @@ def _split(options: CalibrationOptions, manifest: Manifest, *, dynamic: bool) ->
     if not held_out:
         return drawn, None
     if readable < wanted + held_out:
-        notice(f"{options.folder} has {readable} readable images: {count} calibrate and {readable - count} judge")
+        notice(f"{options.folder} has {readable} readable images: {count} for calibration, {readable - count} held out")
     single = choose_protocol(
         manifest, "dense" if dynamic else "center", mirror=False, free_size=dynamic
     ).protocol  # one view per image
@@ -178,7 +180,7 @@ def _split(options: CalibrationOptions, manifest: Manifest, *, dynamic: bool) ->
 
 
 def _calibrating(options: CalibrationOptions, readable: int, wanted: int) -> int:
-    """How many of the readable images calibrate.
+    """How many of the readable images to calibrate on.
 
     Raises:
         UsageError: there are too few.
@@ -188,16 +190,16 @@ def _calibrating(options: CalibrationOptions, readable: int, wanted: int) -> int
         return wanted
     count = min(wanted, readable // 2 if held_out else readable)
     if count < LEAST_IMAGES:
-        others = " and as many others to judge them" if held_out else ""
+        others = " and as many held-out images" if held_out else ""
         raise UsageError(
             f"{folder} has {readable} readable image{'s' if readable > 1 else ''}. INT8 ranges need at least "
-            f"{LEAST_IMAGES}{others}; a hundred are better"
+            f"{LEAST_IMAGES} images{others}; a hundred are better"
         )
     if options.images is None or count == wanted:
         return count
     if held_out:
         raise UsageError(
-            f"{folder} has {readable} readable images, too few for {wanted} that calibrate and as many that judge; "
+            f"{folder} has {readable} readable images, too few to calibrate on {wanted} and hold out as many; "
             f"give more images, or --calibration-images {count}"
         )
     notice(f"{folder} has {readable} readable images; --calibration-images asks for {wanted}")
@@ -211,7 +213,7 @@ def print_sensitivities(
     *,
     half: bool = False,
 ) -> None:
-    """Prints layers by the divergence that each causes alone, the largest first.
+    """Prints the layers and the divergence that each causes alone, the largest first.
 
     Args:
         quantization: adds a column with the type in which each layer is exported.

@@ -49,8 +49,7 @@ def command(plan: Path | None, device: str, cuda_api: str) -> None:
 
 
 def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
-    """Prints the result of each check of a plan."""
-
+    """Prints the result of each check of a plan; True if all pass."""
     from engines.trt.check import Examination
 
     if not re.fullmatch(r"cuda(:\d+)?", device, re.ASCII):
@@ -68,7 +67,6 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
 
 
 def _machine() -> None:
-
     click.echo(
         f"vgg_deploy {__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores\n"
     )
@@ -92,7 +90,6 @@ def _version(package: str) -> str | None:
 
 def _engines() -> list[tuple[str, str, str, str]]:
     """A row for each engine and device: whether it runs here, and the reason."""
-
     from engines import RUNTIMES
 
     rows = []
@@ -113,7 +110,6 @@ def _engines() -> list[tuple[str, str, str, str]]:
 
 
 def _torch() -> tuple[str, str, str, str]:
-
     if importlib.util.find_spec("torch") is None:
         return ("torch (reference)", "cpu", "no", f"not installed: {install_command('train')}")
     return ("torch (reference)", "cpu", "yes", "trains and exports, and is the reference of verify")

@@ -1,4 +1,4 @@
-"""Runs a command. Whatever happens becomes one line on stderr and an exit code."""
+"""Runs a command, and turns any error into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 def run_command(command: click.Command, program: str) -> NoReturn:
     """Runs `command` on the arguments of this process, and exits.
 
-    The exit code is 0 after success, 1 for failed work, 2 for bad use, 130 after Ctrl-C, and 141 if the reader of
-    stdout has left. `--debug`, at any position, shows the traceback of an error instead of its one line.
+    The exit code is 0 for success, 1 for failed work, 2 for a bad request, 130 after Ctrl-C, and 141 if the reader of
+    stdout has exited. `--debug`, at any position, shows the traceback of an error instead of its one line.
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    # Pillow's warnings of damaged EXIF data and large images take several lines. We read such an image, or refuse it in
-    # one line.
+    # Pillow's warnings about damaged EXIF data and large images take several lines. We read such an image, or refuse it
+    # in one line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     stdout = sys.stdout
     code = _exit_code(command, program, [argument for argument in arguments if argument != "--debug"], debug)
@@ -67,7 +67,7 @@ def _exit_code(command: click.Command, program: str, arguments: list[str], debug
 
 
 def _discard(stdout: TextIO) -> None:
-    """Drops the rest of the output, whose reader has left (head, less) or whose disk is full."""
+    """Drops the rest of the output: its reader has exited (head, less), or the disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 

@@ -44,7 +44,7 @@ export_options = gathered(
     click.option(
         "--dynamic",
         is_flag=True,
-        help="Free batch size, height and width. Whole images need it.  [default: 1 x crop x crop]",
+        help="Make batch size, height and width dynamic, as whole images require.  [default: 1 x crop x crop]",
     ),
     click.option(
         "--fp16",
@@ -97,15 +97,15 @@ budget_options = gathered(
         "--max-drop",
         type=float,
         metavar="POINTS",
-        help="With --int8: keep as few layers as possible in floating point while top-1 accuracy drops by at most this "
-        "much. The folders of --calibration name the classes.",
+        help="With --int8: keep as few layers in floating point as possible, such that top-1 accuracy drops by at most "
+        "this. The folders of --calibration must name the classes.",
     ),
     click.option(
         "--min-agreement",
         type=float,
         metavar="PERCENT",
-        help="With --int8: keep as few layers as possible in floating point while top-1 agrees with FP32 on at least "
-        "this share of images.",
+        help="With --int8: keep as few layers in floating point as possible, such that top-1 agrees with FP32 on at "
+        "least this share of images.",
     ),
 )
 

@@ -89,10 +89,10 @@ def command(
     options: EngineOptions,
     facts: WeightFacts,
 ) -> None:
-    """Describe the images in DATA by fc7, averaged over positions, mirrors and scales, at length 1 (appendix B).
+    """Describe the images in DATA by fc7, averaged over positions, mirrors and scales, at unit length (appendix B).
 
-    Writes an .npz file with paths, folders (the classes, which need not be the network's) and descriptors, float32
-    [n, fc_width]. With --svm it also holds split: train or val for each image.
+    Writes an .npz file with paths, folders (the classes, which can differ from the network's) and descriptors, float32
+    [n, fc_width]. With --svm it also has split: train or val for each image.
     """
     from vgg_deploy.views.images import find_images
 
@@ -111,7 +111,7 @@ def command(
         described = [_describe(engine, paths, chosen_protocol) for paths in sets]
     _write(output, described)
     count = sum(len(part.paths) for part in described)
-    click.echo(f"{output}: {count} descriptors of {described[0].rows.shape[1]} numbers")
+    click.echo(f"{output}: {count} descriptors of {described[0].rows.shape[1]} dimensions")
     if svm:
         _fit_svm(*described)
     if count < len(images):
@@ -138,11 +138,11 @@ def _require_split(data: Path) -> None:
 def _check_classes(train: Sequence[str], val: Sequence[str]) -> None:
     """Raises UsageError if no SVM can separate these folders."""
     if len(set(train)) < 2:
-        raise UsageError("an SVM needs images of two classes or more in DATA/train/CLASS/*")
+        raise UsageError("--svm needs images of at least two classes in DATA/train/CLASS/*")
     unknown = sorted(set(val) - set(train))
     if unknown:
         raise UsageError(
-            f"DATA/val has the folder {unknown[0]!r} and DATA/train does not, so the SVM could never predict it. "
+            f"DATA/val has the folder {unknown[0]!r}, but DATA/train does not, so the SVM could never predict it. "
             "Both must have the same folders"
         )
 
@@ -176,7 +176,7 @@ def _describe(engine: Engine, paths: Sequence[Path], protocol: Protocol) -> Desc
             described.append(result.path)
             rows.append(result.features / max(float(np.linalg.norm(result.features)), 1e-12))  # [fc_width]
     if not rows:
-        raise ImageError(f"none of {len(paths)} images can be described")
+        raise ImageError(f"all {len(paths)} images failed, so there is nothing to write")
     return Descriptors(tuple(described), np.stack(rows))
 
 
@@ -198,7 +198,7 @@ def _fit_svm(train: Descriptors, val: Descriptors) -> None:
     import numpy as np
     from sklearn.svm import LinearSVC
 
-    _check_classes(train.folders, val.folders)  # images that could not be read are gone
+    _check_classes(train.folders, val.folders)  # again: unreadable images are left out now
     svm = LinearSVC(C=SVM_C, dual="auto", max_iter=10_000, random_state=0).fit(train.rows, train.folders)
     correct = int((svm.predict(val.rows) == np.array(val.folders)).sum())
     total = len(val.paths)

@@ -91,6 +91,6 @@ def _print_table(spec: NetworkSpec, height: int, width: int) -> None:
     stack, single = stacked_3x3_weights(3)
     click.echo(f"\n{spec.parameters / 1e6:.1f} M parameters, {total / 1e9:.2f} G MACs per image.")
     click.echo(
-        f"Section 2.3: three 3x3 convolutions with C channels see 7x7 pixels with {stack}C^2 weights. "
+        f"Section 2.3: three 3x3 convolutions with C channels cover 7x7 pixels with {stack}C^2 weights. "
         f"One 7x7 convolution needs {single}C^2, {single / stack - 1:.0%} more."
     )

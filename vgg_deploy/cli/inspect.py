@@ -24,10 +24,10 @@ _SHOWN_LABELS = 6  # the manifest lists all of them
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.onnx|FILE.plan")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the file's facts and its whole manifest.")
 def command(file: Path, as_json: bool) -> None:
-    """Show what an ONNX file or a plan is. Needs neither a GPU nor TensorRT.
+    """Show what an ONNX file or a plan contains. Needs neither a GPU nor TensorRT.
 
     Shows precision by layer, shapes, sizes, classes, normalization, S, provenance, and the whole manifest. Exits with 1
-    if the file is not what its manifest states.
+    if the file contradicts its manifest.
     """
     from vgg_deploy.artifacts.description import describe
 
@@ -88,7 +88,7 @@ def _plan_facts(plan: PlanManifest) -> Iterator[tuple[str, str]]:
     yield "runs on", f"compute capability {targets}{widened.get(plan.hardware_compatibility, '')}"
     for profile in plan.profiles:
         kernels = " x ".join(map(str, profile.optimum))
-        yield "profile", f"{profile}, fastest at {kernels} x 3"
+        yield "profile", f"{profile}, tuned for {kernels} x 3"
     yield "built from", f"{plan.onnx.name} (SHA-256 {plan.onnx.sha256}) in {plan.build_seconds:.1f} s"
     yield "build again", plan.command
 

@@ -1,4 +1,4 @@
-"""Opens what the command line calls an engine: an ONNX file, a plan or a checkpoint."""
+"""Opens an engine from an ONNX file, a plan or a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def options_for_each(paths: Sequence[Path], options: EngineOptions, facts: WeightFacts) -> list[EngineOptions]:
-    """The options for each engine. An option that some of the engines take is left out for the others.
+    """The options for each engine. An option that only some engines accept is reset for the others.
 
     Raises:
         UsageError: `facts` says how weights were trained, and no engine is a checkpoint.
@@ -64,11 +64,11 @@ class CheckpointOptions:
     Attributes:
         facts: what the user states about its weights.
         template: the manifest of a file that was made from these weights. It states what the checkpoint and `facts` do
-            not. None: there is no such file.
+            not; None if there is no such file.
         fine: class scores on OverFeat's finer grid, see `NetworkSpec.fine`.
-        compiled: torch.compile runs it.
-        any_size: with `compiled`, compile once for all sizes of images.
-        form, keep_activations: see `train.network.reference.Reference`. Without `compiled` only.
+        compiled: whether torch.compile runs it.
+        any_size: with `compiled`, whether to compile once for all image sizes.
+        form, keep_activations: see `train.network.reference.Reference`. Only without `compiled`.
     """
 
     facts: WeightFacts = NOTHING_STATED
@@ -89,7 +89,7 @@ def open_any(
     """Opens an ONNX file, a plan or a checkpoint, and reports the engine's notices.
 
     Args:
-        checkpoint: how a checkpoint runs. None: the command takes no checkpoints, and they are refused.
+        checkpoint: how a checkpoint runs. None: checkpoints are refused.
         say: receives each notice.
 
     Raises:

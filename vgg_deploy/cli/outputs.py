@@ -1,4 +1,4 @@
-"""Output files of long work: checked before the work, written after it."""
+"""Output files of long-running commands: checked before the work, written after it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
 def output_file(where: str | None) -> Path | None:
-    """The file that an option names. None: the option was not given, or names stdout."""
+    """The file that an option names. None if the option is not given or names stdout."""
     return None if where in (None, STDOUT) else Path(str(where))
 
 

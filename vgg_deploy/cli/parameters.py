@@ -90,7 +90,7 @@ def train_scale(ctx: click.Context, parameter: click.Parameter, value: str | Non
 def chosen_normalization(
     name: str | None, mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None
 ) -> Normalization | None:
-    """The normalization that --normalization, --mean and --std state together. None: none of them was given.
+    """The normalization that --normalization, --mean and --std state together. None if none of them is given.
 
     Raises:
         UsageError: a mean or std that contradicts the name; numbers in units of 0..1.
@@ -124,7 +124,7 @@ class LabelsFile:
 
 
 def labels_text() -> str | None:
-    """The text of the running command's labels file. None: --labels was not given."""
+    """The text of the running command's labels file. None if --labels is not given."""
     labels: LabelsFile | None = click.get_current_context().meta.get(_LABELS)
     return None if labels is None else labels.text
 
@@ -145,7 +145,7 @@ def labels_option(command: Function) -> Function:
         metavar="FILE",
         expose_value=False,
         callback=_read_labels,
-        help="Class names in the order of the outputs, one a line: LABEL or ID<TAB>LABEL.  [default: the model's]",
+        help="Class names in the order of the outputs, one per line: LABEL or ID<TAB>LABEL.  [default: the model's]",
     )(command)
 
 
@@ -187,10 +187,10 @@ def images_option(*, required: bool) -> Decorator:
 
 def engine_options(
     *,
-    requests: str | None = "Batches that are computed side by side. They share the threads.  [default: 2 on the CPU]",
+    requests: str | None = "Batches that run in parallel and share the threads.  [default: 2 on the CPU]",
     plans: bool = True,
 ) -> Decorator:
-    """Adds the options that say how to open an engine. The command receives them as `options`, an `EngineOptions`.
+    """Adds the options for opening an engine. The command receives them as `options`, an `EngineOptions`.
 
     They are --runtime, --device, --threads, --allow-bf16 and --labels; on request also --requests, --cuda-api and
     --trust.
@@ -213,7 +213,7 @@ def engine_options(
         click.option(
             "--allow-bf16",
             is_flag=True,
-            help="Compute in bfloat16 if the CPU can. Answers change about as much as in FP16.",
+            help="Compute in bfloat16 if the CPU supports it. Predictions change about as much as in FP16.",
         ),
     ]
     if requests is not None:
@@ -224,7 +224,7 @@ def engine_options(
             click.option(
                 "--trust",
                 is_flag=True,
-                help="Run a plan without a manifest beside it (this requires --labels), or with the manifest of "
+                help="Run a plan that has no manifest beside it (requires --labels), or whose manifest describes "
                 "another file. A plan runs native code.",
             ),
         ]

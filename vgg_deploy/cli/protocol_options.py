@@ -1,4 +1,4 @@
-"""The test protocol that options ask for."""
+"""The test protocol that the options choose."""
 
 from __future__ import annotations
 

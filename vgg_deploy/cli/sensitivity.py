@@ -19,10 +19,10 @@ from vgg_deploy.network.weight_facts import WeightFacts
 @click.command("sensitivity")
 @source_options
 @weight_options
-@calibration_options("Folder of real images. Some calibrate, others judge.", required=True)
+@calibration_options("Folder of real images: some to calibrate on, others to judge on.", required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(source: WeightSource, facts: WeightFacts, calibration: CalibrationOptions, as_json: bool) -> None:
-    """Quantize each layer alone to INT8 and show how that changes the answers, the worst layer first."""
+    """Quantize each layer alone to INT8 and show how that changes the predictions, the worst layer first."""
     require_torch("reading a checkpoint")
     from export.sensitivity import RANKING_IMAGES
 

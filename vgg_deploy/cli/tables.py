@@ -10,7 +10,7 @@ import click
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> None:
-    """Prints aligned columns, numbers on the right. Lines are never cut or wrapped, so they can be piped and searched.
+    """Prints aligned columns, numbers right-aligned. Lines are never cut or wrapped, so they can be piped and searched.
 
     Args:
         left: indices of the text columns.
@@ -58,7 +58,7 @@ def notice(text: str) -> None:
 
 
 def once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """A function that passes each text on to `say` once, however often it comes."""
+    """A function that passes each text to `say` only the first time."""
     texts: set[str] = set()
 
     def say_once(text: str) -> None:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     required=True,
     type=click.Path(path_type=Path),
     metavar="CKPT|MODEL.onnx",
-    help="File whose answers count as correct. An ONNX file needs no torch.",
+    help="File whose predictions count as correct. An ONNX file needs no torch.",
 )
 @images_option(required=True)
 @click.option(
@@ -70,9 +70,9 @@ def command(
     options: EngineOptions,
     facts: WeightFacts,
 ) -> None:
-    """Prove that ONNX files and plans give the same answers as their reference, stage by stage.
+    """Prove that ONNX files and plans predict the same as their reference, stage by stage.
 
-    The exit code is 1 if one does not.
+    The exit code is 1 if a stage fails.
     """
     from export.verify import read_views
 
@@ -103,7 +103,7 @@ class _Opener:
         self._torch_options = EngineOptions(threads=options.threads)
 
     def reference(self, path: Path) -> Engine:
-        """A file whose answers count as correct."""
+        """A file whose predictions count as correct."""
         return open_any(path, self._options, say=self._say)
 
     def read(self, path: Path, checkpoint: CheckpointOptions) -> Checkpoint:
@@ -120,7 +120,7 @@ class _Opener:
         return open_any(path, replace(self._options, allow_bf16=bf16), say=self._say)
 
     def rounding(self, path: Path) -> Engine:
-        """A file with casts to FP16 and back, which ONNX Runtime computes as they stand."""
+        """A file with casts to FP16 and back, which ONNX Runtime does not optimize away."""
         return open_any(path, replace(self._options, runtime="onnxruntime"), say=lambda _text: None)
 
 
@@ -131,7 +131,7 @@ class _Comparison:
     Attributes:
         manifests: by file.
         reference: a checkpoint or an ONNX file.
-        views: what they are compared on.
+        views: the images that they are compared on.
         opener: opens engines.
     """
 
@@ -208,7 +208,7 @@ def _stages_from_checkpoint(
 
 def _say_if_made_from_another(path: Path, manifest: Manifest, reference: Path, checkpoint: Checkpoint) -> None:
     if manifest.source is not None and manifest.source.sha256 not in checkpoint.source.sha256:
-        notice(f"{path} states that it was made from {manifest.source.name}, which is not this {reference.name}")
+        notice(f"{path} was made from {manifest.source.name}, not from this {reference.name}")
 
 
 def _manifest(path: Path, labels: str | None) -> Manifest:
@@ -220,7 +220,9 @@ def _manifest(path: Path, labels: str | None) -> Manifest:
 
 
 def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path, labels: str | None) -> Manifest:
-    """The manifest that decides how views are made: the first of our own. Foreign files do not state it."""
+    """The manifest that decides how views are made: the first that vgg_deploy wrote, since foreign files do not state
+    it.
+    """
     from vgg_deploy.artifacts.onnx_file import read_manifest
 
     described = list(manifests.values())
@@ -234,7 +236,7 @@ def _require_runtime_for_rounding(manifests: Mapping[Path, Manifest]) -> None:
     from export.verify import rounded_too
 
     if not RUNTIMES["onnxruntime"].installed and any(rounded_too(*item) for item in manifests.items()):
-        raise MissingDependencyError("onnxruntime", "cpu", "judging the rounding of an FP16 file")
+        raise MissingDependencyError("onnxruntime", "cpu", "verifying the rounding of an FP16 file")
 
 
 def _sample(images: tuple[str, ...], limit: int) -> list[Path]:
@@ -289,7 +291,7 @@ def _stage_as_json(stage: Stage) -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replaces NaN and infinity, which JSON does not have, by null. `failures` states which it was."""
+    """Replaces NaN and infinity, which JSON does not have, by null. `failures` says which it was."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

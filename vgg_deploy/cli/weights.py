@@ -140,7 +140,7 @@ def require_torch(purpose: str, *others: str) -> None:
 
 
 def describes_itself(path: Path) -> bool:
-    """Whether a checkpoint holds our manifest, which states what the options would."""
+    """Whether a checkpoint holds our manifest, which makes the options unnecessary."""
     require_torch(f"reading {path}")
     import safetensors
 
@@ -154,7 +154,7 @@ def describes_itself(path: Path) -> bool:
 def known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
     """`facts`, completed with what the manifest of an exported file states about its weights.
 
-    It completes the configuration for A-LRN only: the weights themselves show the others.
+    It completes the configuration only for A-LRN, because the weights themselves show the others.
     """
     lrn = manifest.spec is not None and manifest.spec.configuration == "A-LRN"
     return WeightFacts(

@@ -200,7 +200,7 @@ def test_the_table_has_each_contestant_in_each_shape(bench: Callable[..., Any], 
     rows = [line for line in lines if line.startswith(("tiny.onnx ", "onnxruntime: tiny.onnx "))]
     assert len(rows) == 4  # the footprints, and one shape: with --layers the default is one
     assert all(row.endswith("ok") for row in rows[2:])
-    assert "1x32x32, 2 repetitions; images a sample: 1" in lines
+    assert "1x32x32, 2 repetitions; images per sample: 1" in lines
     assert any(line.startswith("peak: ") for line in lines)
     assert "tiny.onnx, 1x32x32, by layer" in lines
     assert any(line.startswith("conv1_1") for line in lines)
@@ -325,7 +325,7 @@ def test_requests_without_an_onnx_file_are_refused(
 ) -> None:
     done = bench(narrow_checkpoint("A"), "--requests", "1")
     assert done.code == 2
-    assert "--requests applies to ONNX files on the CPU, and every MODEL is a checkpoint: leave it out" in " ".join(
+    assert "--requests applies to ONNX files on the CPU, but every MODEL is a checkpoint: leave it out" in " ".join(
         done.err.split()
     )
 

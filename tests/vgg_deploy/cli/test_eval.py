@@ -262,7 +262,7 @@ def test_a_model_of_one_size_is_tested_by_central_crops_with_a_notice(
         done = evaluated("--json", "-", engine=engine)
         assert done.code == 0, done.err
         assert {row["protocol"] for row in report(done)} == {"center"}
-        assert "a model that takes a single size is tested by central crops" in done.err
+        assert "a model that takes only one size is tested on central crops" in done.err
 
 
 def test_all_means_every_protocol_that_the_model_takes(evaluated: Command, fakes: Command, manifest: Manifest) -> None:

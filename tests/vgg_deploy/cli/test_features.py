@@ -91,7 +91,7 @@ def test_descriptors_are_fc7_averaged_over_scales_and_mirrors_at_length_1(
 ) -> None:
     done = describe(data, *arguments, "--threads", "1")
     assert done.code == 0, done.err
-    assert done.out == f"{tmp_path / 'out.npz'}: 6 descriptors of 8 numbers\n"
+    assert done.out == f"{tmp_path / 'out.npz'}: 6 descriptors of 8 dimensions\n"
     with np.load(tmp_path / "out.npz") as arrays:
         paths, folders, descriptors = (arrays[name] for name in ("paths", "folders", "descriptors"))
         assert set(arrays) == {"paths", "folders", "descriptors"}
@@ -175,7 +175,7 @@ def test_if_no_image_can_be_described_the_exit_code_is_1(describe: Command, data
         path.write_bytes(b"no image")
     done = describe(data)
     assert done.code == 1
-    assert "none of 6 images can be described" in done.err
+    assert "all 6 images failed, so there is nothing to write" in done.err
     assert not (tmp_path / "out.npz").exists()
 
 
@@ -263,11 +263,11 @@ def test_folders_that_no_svm_can_separate_exit_2_before_any_work(
     (split / "val" / "red").rename(split / "val" / "green")
     done = describe(split, "--svm")
     assert done.code == 2
-    assert "DATA/val has the folder 'green' and DATA/train does not" in done.err
+    assert "DATA/val has the folder 'green', but DATA/train does not" in done.err
     shutil.rmtree(split / "train" / "red")
     done = describe(split, "--svm")
     assert done.code == 2
-    assert "an SVM needs images of two classes or more" in done.err
+    assert "--svm needs images of at least two classes" in done.err
     assert watched == []
 
 

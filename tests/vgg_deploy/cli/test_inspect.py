@@ -190,7 +190,7 @@ def test_a_plan_is_described_in_full(plan: Callable[..., Path], vgg_deploy_comma
     assert facts["made by"] == "tensorrt-rtx 1.7.1.116"
     assert facts["precision"] == "1/8 convolutions FP16, 7/8 convolutions INT8, fc6-fc8 FP16, declared"
     assert facts["runs on"] == "compute capability 8.0 and later, except 9.0"
-    assert facts["profile"] == "Q=73: 1..8 x 73..146 x 73..146 x 3, fastest at 4 x 73 x 97 x 3"
+    assert facts["profile"] == "Q=73: 1..8 x 73..146 x 73..146 x 3, tuned for 4 x 73 x 97 x 3"
     assert facts["built from"] == f"model.onnx (SHA-256 {'cd' * 32}) in 1.2 s"
     assert facts["build again"] == "vgg-deploy build model.onnx -o model.plan --scales 73"
     assert facts["images"] == "uint8 1..8 x 73..146 x 73..146 x 3"

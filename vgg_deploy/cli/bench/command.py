@@ -34,7 +34,7 @@ from vgg_deploy.network.weight_facts import WeightFacts
 @effort_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report, with all samples, as JSON.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw images/s (.png, .svg, .pdf).")
-@engine_options(requests="Calls computed side by side.  [default: 1; for --protocol 2 on the CPU]")
+@engine_options(requests="Calls that run in parallel.  [default: 1; for --protocol 2 on the CPU]")
 @weight_options
 def command(
     models: tuple[Path, ...],
@@ -46,10 +46,10 @@ def command(
     options: EngineOptions,
     facts: WeightFacts,
 ) -> None:
-    """Time models and other ways to run them, in turn in one run, and compare their answers.
+    """Time models, and other ways to run them, in turns within one run, and compare their predictions.
 
-    Each MODEL is an ONNX file, a plan or a checkpoint. Exit status 1: the answers of a model differ from those
-    of the first model, or of the reference.
+    Each MODEL is an ONNX file, a plan or a checkpoint. The exit code is 1 if the predictions of a model
+    differ too much from those of the first model, or of the reference.
     """
     if plot is not None:
         check_plot(plot)
@@ -74,4 +74,4 @@ def command(
 def _check_requests(requests: int | None, contestants: list[UnopenedContestant]) -> None:
     if requests is not None and not any(kind_of(contestant.path) == ONNX for contestant in contestants):
         kinds = " and ".join(dict.fromkeys(kind_of(contestant.path) for contestant in contestants))
-        raise click.UsageError(f"--requests applies to ONNX files on the CPU, and every MODEL is {kinds}: leave it out")
+        raise click.UsageError(f"--requests applies to ONNX files on the CPU, but every MODEL is {kinds}: leave it out")

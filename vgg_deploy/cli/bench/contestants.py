@@ -27,7 +27,7 @@ TORCH, TORCH_COMPILE = "torch", "torch-compile"
 
 @dataclass(frozen=True, slots=True)
 class UnopenedContestant:
-    """One contestant, not opened yet.
+    """A contestant that has not been opened.
 
     Attributes:
         name: in the report.
@@ -42,12 +42,12 @@ class UnopenedContestant:
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
 
     def open(self, requests: int | None, say: Callable[[str], None] = notice, *, any_size: bool = False) -> Engine:
-        """Its engine.
+        """Opens its engine.
 
         Args:
             requests: for ONNX files, as in `engines.open_engine`.
             say: gets the engine's notices.
-            any_size: images will have many sizes, so torch.compile compiles once for all sizes.
+            any_size: images have many sizes, so torch.compile compiles once for all sizes.
         """
         options = self.options if kind_of(self.path) != ONNX else replace(self.options, requests=requests)
         checkpoint = replace(self.checkpoint, any_size=any_size)
@@ -82,7 +82,7 @@ class Comparison:
 
     Attributes:
         peers: names of other ways to run the network.
-        reference: the file that gives the right answers. None: the first model gives them.
+        reference: the file that gives the expected answers. None: the first model does.
     """
 
     peers: tuple[str, ...]
@@ -103,14 +103,14 @@ comparison_options = gathered(
         "peers",
         callback=peer_names,
         metavar="PEER,...",
-        help="Compare with these too: torch and torch-compile run the --reference; a runtime of ONNX files, such as "
+        help="Also compare with these: torch and torch-compile run the --reference; a runtime of ONNX files, such as "
         "onnxruntime or openvino, runs the first MODEL.",
     ),
     click.option(
         "--reference",
         type=click.Path(path_type=Path),
         metavar="CKPT",
-        help="Model that gives the right answers, and that torch runs.  [default: the first MODEL]",
+        help="Model whose predictions count as correct, and that torch runs.  [default: the first MODEL]",
     ),
 )
 
@@ -163,7 +163,7 @@ def contestants_of(
             continue
         if kind_of(models[0]) != ONNX:
             raise click.UsageError(
-                f"--against {peer} runs the first MODEL, and {models[0]} is {kind_of(models[0])}: "
+                f"--against {peer} runs the first MODEL, but {models[0]} is {kind_of(models[0])}: "
                 "give an ONNX file first"
             )
         own_options = replace(each[0], runtime=peer, allow_bf16=False)

@@ -1,4 +1,4 @@
-"""What an engine costs in a process of its own: time to load, time to the first answer, and peak memory."""
+"""What an engine costs in its own process: load time, time of the first call, and peak memory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SCRIPT = "from vgg_deploy.cli.bench.footprint import main; main()"
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Costs in a fresh process.
+    """An engine's costs in a fresh process.
 
     Attributes:
-        load_s: importing the runtime and opening the file, in seconds.
-        first_run_s: the first call after that.
-        peak_bytes: the most memory that was resident at once; None: the system does not report it.
+        load_s: seconds to import the runtime and open the file.
+        first_run_s: seconds of the first call after that.
+        peak_bytes: peak resident memory; None if the system does not report it.
     """
 
     load_s: float
@@ -39,10 +39,10 @@ class Footprint:
 
 
 def footprint_of(contestant: UnopenedContestant, shape: BatchShape, requests: int = 1) -> Footprint:
-    """Opens a contestant in a process of its own, and runs one batch of `shape` there.
+    """Opens a contestant in its own process, and runs one batch of `shape` there.
 
     Raises:
-        EngineError: the process failed; with its reason.
+        EngineError: the process failed; gives its reason.
     """
     paths = os.pathsep.join(path for path in (_HOME, os.environ.get("PYTHONPATH", "")) if path)
     finished = subprocess.run(
@@ -57,11 +57,11 @@ def footprint_of(contestant: UnopenedContestant, shape: BatchShape, requests: in
     except (ValueError, TypeError, IndexError):
         lines = finished.stderr.decode(errors="replace").strip().splitlines()
         reason = re.sub(r"^vgg_deploy\.errors\.\w+: ", "", lines[-1]) if lines else f"exit code {finished.returncode}"
-        raise EngineError(f"{contestant.name} failed in a process of its own: {reason}") from None
+        raise EngineError(f"{contestant.name} failed in its own process: {reason}") from None
 
 
 def main() -> None:
-    """The process: reads a contestant and a shape from stdin, and writes the figures to stdout."""
+    """Runs in the new process: reads a contestant and a shape from stdin, and writes the figures to stdout."""
     contestant, shape, requests = pickle.loads(sys.stdin.buffer.read())  # written by footprint_of
     began = time.perf_counter()
     engine = contestant.open(requests, lambda _text: None)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _peak_bytes() -> int | None:
-    """Of this process. Linux's other count, ru_maxrss, starts at what the parent held when it forked."""
+    """Peak memory of this process. On Linux, ru_maxrss would start at what the parent held when it forked."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""What `vgg-deploy bench` measures, in order: what each contestant costs by itself, then all of them in contests."""
+"""What `vgg-deploy bench` measures: first what each contestant costs by itself, then all of them in contests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROFILED_CALLS = 5
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Where a contestant's time goes in batches of one shape."""
+    """The time of each layer of a contestant, in batches of one shape."""
 
     contestant: str
     shape: BatchShape
@@ -45,12 +45,12 @@ class Report:
     """Everything that was measured.
 
     Attributes:
-        infos: of the contestants' engines, by name.
-        pictures: what it was measured on, as text.
-        reference: the name of the model that answers were compared with.
+        infos: describes the contestants' engines, by name.
+        pictures: the images that were measured, as text.
+        reference: the name of the model that predictions were compared with.
         footprints: by contestant.
-        results: of all contestants, one work after the other.
-        layers: of each contestant that a runtime can profile, if asked for.
+        results: of all contestants, one workload after the other.
+        layers: of each contestant that its runtime can profile, if requested.
     """
 
     infos: dict[str, EngineInfo]
@@ -67,7 +67,7 @@ class OpenContestants:
 
     Attributes:
         engines: by contestant.
-        reference: gives the right answers; None: the first contestant does.
+        reference: gives the expected answers; None: the first contestant does.
     """
 
     engines: dict[str, Engine]
@@ -84,8 +84,8 @@ class Measurement:
 
     Attributes:
         contestants: the contestants.
-        reference: gives the right answers; None: the first contestant does.
-        options: for the machine's peak. `requests` None: one call at a time, and for a protocol what suits it.
+        reference: gives the expected answers; None: the first contestant does.
+        options: for the machine's peak. If its `requests` is None: one call at a time, except for a protocol.
         workloads: what to time.
         effort: how long.
     """
@@ -258,7 +258,7 @@ def _check_shape(opened: OpenContestants, shape: BatchShape) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BenchImages:
-    """What is measured on: pixels uint8 [h, w, 3], and their files; none if the pictures are generated."""
+    """The images to measure on: pixels, uint8 [h, w, 3], and their files; no files if the pictures are generated."""
 
     pixels: list[Images]
     paths: list[Path]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     *("contestant", "first run ms", "p50 ms", "p90 ms", "p99 ms", "images/s", "GFLOP/s", "of peak"),
-    *("x the first", "agreement", "max |dp|", ""),
+    *("speedup", "agreement", "max |dp|", ""),
 )
 
 
@@ -38,7 +38,7 @@ def print_report(report: Report) -> None:
     for workload, results in _by_workload(report).items():
         click.echo()
         images = max(result.latency.images for result in results)
-        click.echo(f"{workload}, {len(results[0].turns)} repetitions; images a sample: {images}")
+        click.echo(f"{workload}, {len(results[0].turns)} repetitions; images per sample: {images}")
         print_table(_COLUMNS, [_cells(result) for result in results], left=(0, len(_COLUMNS) - 1))
         for peak in dict.fromkeys(result.peak for result in results if result.peak is not None):
             click.echo(f"peak: {peak}")
@@ -98,7 +98,7 @@ def _print_layers(layers: Layers) -> None:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The whole report. Names carry the units; shares are in 0..1; null is not known or not a number."""
+    """The whole report. Names carry the units; shares are in 0..1; null means unknown or not a number."""
     from vgg_deploy.bench.machine import machine, versions
 
     return {
@@ -201,7 +201,7 @@ def _number(value: float) -> float | None:
 
 
 def plot_report(report: Report, path: Path) -> None:
-    """Images/s of each contestant, a panel for each work. Whiskers: the slowest and the fastest repetition."""
+    """Images/s of each contestant, a panel for each workload. Whiskers: the slowest and the fastest repetition."""
     import matplotlib as mpl
 
     from vgg_deploy.files import whole_file

@@ -1,4 +1,4 @@
-"""What `vgg-deploy bench` times and for how long, and the options that say it."""
+"""What `vgg-deploy bench` times and for how long, with its options."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Workloads:
     """What to time.
 
     Attributes:
-        shapes: of batches; None: one image of the network's crop, and eight if the first model takes them.
-        protocol: over the images, from decoding to answers.
+        shapes: batch shapes; None: one image of the network's crop, and eight if the first model accepts them.
+        protocol: a test protocol to time over the images, decoding included.
         scales: the Q's of the protocol.
-        images: names of image files, folders and patterns; none: pictures are generated.
+        images: names of image files, folders and patterns; if empty, pictures are generated.
         limit: use at most this many images.
         layers: whether to profile layers.
     """

@@ -34,7 +34,7 @@ engine_option = click.option(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="MODEL",
-    help="ONNX file, plan or checkpoint. Can be repeated; then the mean posteriors of all models are tested too.",
+    help="ONNX file, plan or checkpoint. If repeated, the models' mean posteriors are tested too.",
 )
 protocol_option = click.option(
     "--protocol",
@@ -42,7 +42,7 @@ protocol_option = click.option(
     multiple=True,
     metavar="P",
     help="center, dense, multiscale, 10-crop, 50-crop, 144-crop, 150-crop, multiscale+150-crop, or all that the models "
-    "take. Separate several by commas or spaces.  [default: dense,multiscale; center for a model of one size]",
+    "support. Separate several by commas or spaces.  [default: dense,multiscale; center for a model of one size]",
 )
 protocol_options = gathered(
     "protocol",
@@ -100,7 +100,7 @@ def command(
 
 
 def _say_if_a_class_has_two_folders(images: LabelledImages) -> None:
-    """DATA may hold train/CLASS/* and val/CLASS/*. It is searched with its subfolders, and both are rarely wanted."""
+    """DATA may hold train/CLASS/* and val/CLASS/*. It is searched recursively, and both are rarely wanted."""
     folder_of_class: dict[int, Path] = {}
     for path, index in zip(images.paths, images.truth.tolist(), strict=True):
         other = folder_of_class.setdefault(index, path.parent)

@@ -66,7 +66,7 @@ class EvaluatedModels(ContextManaged):
         path, options = self._paths[index], self._options[index]
         with open_any(
             path, options, self._checkpoint, say=lambda _text: None
-        ) as engine:  # its notices are printed already
+        ) as engine:  # its notices are already printed
             yield engine
 
     def fingerprint(self, index: int) -> str:
@@ -85,7 +85,9 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     """
     repeated = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
     if repeated:
-        raise click.UsageError(f"--engine {repeated[0]} is given twice. Fusing a model with itself changes nothing")
+        raise click.UsageError(
+            f"--engine {repeated[0]} is given twice, and fusing a model with itself changes nothing; give it once"
+        )
     same_name = Counter(path.name for path in paths)
     return [path.name if same_name[path.name] == 1 else str(path) for path in paths]
 

@@ -46,7 +46,7 @@ class Row:
 
     @property
     def ms_per_image(self) -> float:
-        """The cost of all models together. NaN if one of them has no answer."""
+        """The time of all models together. NaN if one of them has no posteriors."""
         return sum(evaluation.ms_per_image for evaluation in self.evaluations)
 
     @property

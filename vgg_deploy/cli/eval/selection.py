@@ -1,4 +1,4 @@
-"""The protocols under which `vgg-deploy eval` tests. Every refusal comes before the first image is scored."""
+"""The protocols under which `vgg-deploy eval` tests. They are checked before the first image is scored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALL = "all"
 def folder_and_protocols(data: tuple[str, ...], protocols: tuple[str, ...]) -> tuple[str, list[str]]:
     """The data folder and the names of the protocols.
 
-    Names come from --protocol, and from arguments after it as in `--protocol A B`, which click counts to DATA.
+    Names come from --protocol, and from arguments after it as in `--protocol A B`, which click assigns to DATA.
 
     Raises:
         click.UsageError: not exactly one folder, or an unknown protocol.
@@ -53,12 +53,12 @@ def select_protocols(
 
     Args:
         names: of the models, for messages.
-        protocols: names of protocols. `all` stands for each one that every model takes. None given: dense and
-            multiscale, or whichever of them the models and the scales allow.
+        protocols: names of protocols. `all` stands for each one that every model supports. If empty: dense and
+            multiscale, or the one that the models and the scales allow.
         options: scales and mirrors.
 
     Raises:
-        UsageError: a model does not take a protocol that was named.
+        UsageError: a model does not support a protocol that was named.
     """
     from vgg_deploy.views.protocols import PROTOCOLS
 
@@ -75,7 +75,7 @@ def select_protocols(
             notice(f"left out: {error}")
             refused = error
     if not chosen:
-        raise refused or UsageError("no protocol is left.")
+        raise refused or UsageError("no protocol is left")
     for text in dict.fromkeys(text for choices in chosen for choice in choices for text in choice.notices):
         notice(text)
     return [tuple(choice.protocol for choice in choices) for choices in zip(*chosen, strict=True)]
@@ -84,8 +84,8 @@ def select_protocols(
 def _defaults(infos: Sequence[EngineInfo], scales: tuple[int, ...] | None) -> list[str]:
     if not all(info.shapes.free for info in infos):
         notice(
-            "a model that takes a single size is tested by central crops, and so are the models beside it "
-            "(export --dynamic makes a model for whole images)"
+            "a model that takes only one size is tested on central crops, and so are the models compared with it "
+            "(export with --dynamic to test on whole images)"
         )
         return ["center"]
     if scales is not None:

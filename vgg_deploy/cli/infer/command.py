@@ -57,7 +57,7 @@ prediction_options = gathered(
         "--max-view-pixels",
         type=click.IntRange(1),
         metavar="N",
-        help="Refuse images that would be rescaled to more pixels.  [default: 4,194,304]",
+        help="Refuse images with more pixels than this after rescaling.  [default: 4,194,304]",
     ),
     click.option(
         "--reduced-decoding",
@@ -88,7 +88,7 @@ prediction_options = gathered(
     help="Write each image with the score map of its top class over it. Needs a model exported with --score-map.",
 )
 @click.option(
-    "--check-folders", is_flag=True, help="Take each image's class from its folder's name, and report the errors."
+    "--check-folders", is_flag=True, help="Take each image's class from its folder's name, and report error rates."
 )
 @engine_options()
 def command(
@@ -101,11 +101,10 @@ def command(
     check_folders: bool,
     options: EngineOptions,
 ) -> None:
-    """Classify images. PATHS are files, folders (searched with their subfolders) and glob patterns.
+    """Classify images. PATHS are files, folders (searched recursively) and glob patterns.
 
     Each image is rescaled to each scale Q, scored whole and mirrored, and the posteriors are averaged (section 3.2 of
-    the paper). Results come in the order of the images. A file that cannot be read is reported, and the exit code is
-    then 1.
+    the paper). Results come in input order. A file that cannot be read is reported, and the exit code is then 1.
     """
     from vgg_deploy.inference.prediction import Failure, predict
     from vgg_deploy.views.images import MAX_VIEW_PIXELS, find_images

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Images classified and failed, and how many answers are correct if the true classes are known."""
+    """Counts images that were classified or failed and, if the true classes are known, correct predictions."""
 
     def __init__(self, truth: Sequence[int] | None) -> None:
-        """Takes the index of each image's class, in the order of the results. None: unknown."""
+        """Takes the index of each image's class, in the order of the results; None if unknown."""
         self._truth = None if truth is None else iter(truth)
         self.failed = self._classified = self._top_1 = self._top_5 = 0
 
@@ -35,7 +35,7 @@ class Tally:
             self._top_5 += truth in ranks
 
     def report(self) -> None:
-        """Says what was counted, on stderr."""
+        """Prints the counts on stderr."""
         if self._truth is not None and self._classified:
             rates = [
                 f"{name} {self._rate(correct)}" for name, correct in (("top-1", self._top_1), ("top-5", self._top_5))
