@@ -73,3 +73,9 @@ def test_nothing_is_left_behind_if_the_set_cannot_be_written_completely(
     with pytest.raises(OutputError, match="the disk is full"):
         write_digits(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_inside_a_file_is_an_output_error(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        write_digits(tmp_path / "file" / "data")

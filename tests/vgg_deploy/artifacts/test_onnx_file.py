@@ -147,6 +147,8 @@ def test_a_header_lists_external_data_without_reading_it(tmp_path: Path, spec: N
 def test_a_manifest_has_the_shapes_of_the_file_and_labels_replace_its_names(ours: Path, manifest: Manifest) -> None:
     read = read_manifest(ours)
     assert [name.label for name in read_manifest(ours, LABELS).classes] == ["ant", "bee", "cat"]
+    with pytest.raises(UsageError, match="the labels file has 2 labels; the network has 3 classes"):
+        read_manifest(ours, "ant\nbee")
     free = ShapeRange(AxisRange(1), AxisRange(32), AxisRange(32))
     assert read == manifest.with_(shapes=free, outputs=("probabilities",))
     assert OnnxFile(ours).manifest == manifest

@@ -536,8 +536,9 @@ def test_a_full_disk_exits_1_in_one_line(infer: Command, photos: Path, model: Fi
     assert "Traceback" not in err
 
 
-def test_an_output_that_is_a_folder_exits_1(infer: Command, photos: Path, tmp_path: Path) -> None:
-    finished = infer(photos, "--csv", tmp_path)
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_an_output_that_is_a_folder_exits_1(infer: Command, photos: Path, tmp_path: Path, option: str) -> None:
+    finished = infer(photos, option, tmp_path)
     assert finished.code == 1
     assert finished.err.endswith(f"\nError: cannot write {tmp_path}: Is a directory\n")
 

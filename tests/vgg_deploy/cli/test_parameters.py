@@ -46,6 +46,7 @@ def test_a_value_is_read(parser: Any, text: str | None, value: object) -> None:
         (rgb_triple, "1,2", "123.68,116.779,103.939"),
         (rgb_triple, "red", "123.68,116.779,103.939"),
         (train_scale, "256,384,512", "expected S or Smin,Smax"),
+        (train_scale, "big", "256,288,320"),
         (train_scale, "512,256", "Smin <= Smax"),
     ],
 )
