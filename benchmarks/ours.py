@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines import RUNTIMES, open_engine, open_with
+from engines import RUNTIMES, open_with
 from vgg_deploy.bench.peak import PeakProbe, open_best_probe
 from vgg_deploy.bench.result import forward_of
 from vgg_deploy.bench.timing import Stopwatch
@@ -52,7 +52,7 @@ def peak(precision: str) -> PeakProbe:
         UsageError: no runtime here computes in it.
     """
     reasons: list[str] = []
-    probe = open_best_probe(open_engine, precision, say=reasons.append)
+    probe = open_best_probe(open_with, precision, EngineOptions(), say=reasons.append)
     if probe is None:
         raise UsageError(reasons[0])
     return probe

@@ -104,6 +104,22 @@ def read_views(paths: Iterable[Path], manifest: Manifest) -> ComparisonViews:
     return ComparisonViews(tuple(whole), tuple(crops), tuple(unreadable))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Openers:
+    """How a verification opens its engines.
+
+    Attributes:
+        judged: opens an ONNX file or a plan that is compared with the reference.
+        rounding: opens an ONNX file in a runtime that keeps pairs of casts, for FP16 files; see
+            `export.float16.rounding_copy`.
+        activations: opens the reference with `activations`, to find the first layer that diverges.
+    """
+
+    judged: OpenEngine
+    rounding: OpenEngine
+    activations: Callable[[], Engine]
+
+
 class Verification:
     """Compares files with one reference on the same views. The posteriors of the reference are computed once.
 
@@ -111,10 +127,7 @@ class Verification:
         reference: the engine whose answers count as correct.
         name: its name in reports.
         views: the views on which files are compared.
-        open_engine: opens an ONNX file or a plan.
-        open_rounding: opens an ONNX file in a runtime that keeps pairs of casts, for FP16 files; see
-            `export.float16.rounding_copy`.
-        open_activations: opens the reference with `activations`, to find the first layer that diverges.
+        openers: open further engines.
         progress: called after each view of each engine.
     """
 
@@ -123,14 +136,11 @@ class Verification:
         reference: Engine,
         name: str,
         views: ComparisonViews,
-        open_engine: OpenEngine,
-        open_rounding: OpenEngine,
-        open_activations: Callable[[], Engine],
+        openers: Openers,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._reference, self._name, self._views = reference, name, views
-        self._open, self._open_rounding = open_engine, open_rounding
-        self._open_activations, self._progress = open_activations, progress
+        self._openers, self._progress = openers, progress
         self._posteriors: dict[bool, Floats] = {}
 
     def _expected(self, free: bool) -> Floats:
@@ -150,7 +160,7 @@ class Verification:
 
     def file(self, path: Path) -> Iterator[Stage]:
         """Compares an exported file or a plan. It compares an FP16 file again with all activations rounded to FP16."""
-        with self._open(path) as engine:
+        with self._openers.judged(path) as engine:
             manifest = engine.info.manifest
             name = f"{path.name}, computed in bfloat16" if engine.info.bf16 else path.name
             stage = self._compare(engine, name, engine.info.lowest)
@@ -158,16 +168,16 @@ class Verification:
             remedy = "the layers of a plan cannot be compared; verify the ONNX file from which it was built"
             yield dataclasses.replace(stage, diverges=remedy if stage.failures else None)
             return
-        yield self._explained(stage, manifest, lambda: onnx.load(path), self._open)
+        yield self._explained(stage, manifest, lambda: onnx.load(path), self._openers.judged)
         if not rounded_too(path, manifest):
             return
 
         def rounded() -> onnx.ModelProto:
             return rounding_copy(onnx.load(path))
 
-        with tempfile.TemporaryDirectory() as folder, self._open_rounding(_saved(rounded(), folder)) as engine:
+        with tempfile.TemporaryDirectory() as folder, self._openers.rounding(_saved(rounded(), folder)) as engine:
             stage = self._compare(engine, f"{path.name}, activations rounded to FP16", manifest.precision.lowest)
-        yield self._explained(stage, manifest, rounded, self._open_rounding)
+        yield self._explained(stage, manifest, rounded, self._openers.rounding)
 
     def _compare(self, engine: Engine, name: str, precision: str) -> Stage:
         free = engine.info.shapes.free and self._reference.info.shapes.free
@@ -192,7 +202,7 @@ class Verification:
             model = with_activations(load(), manifest.spec)
             with (
                 tempfile.TemporaryDirectory() as folder,
-                self._open_activations() as reference,
+                self._openers.activations() as reference,
                 open_engine(_saved(model, folder)) as engine,
             ):
                 errors = layer_errors(reference, engine, view, [layer.name for layer in manifest.spec.layers])

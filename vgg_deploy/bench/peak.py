@@ -24,12 +24,16 @@ from vgg_deploy.bench.turns import TURN_S, Calls
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.engine import Engine, EngineInfo
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.precision import FLOAT32, INT8
 
 BFLOAT16 = "bfloat16"
 # The runtimes in which to measure a precision's peak on CPUs; the fastest one counts.
 RUNTIMES = {FLOAT32: ("openvino", "onnxruntime"), BFLOAT16: ("openvino",), INT8: ("openvino",)}
 _LABELS = "yes\nno"
+_OPENVINO = EngineOptions(runtime="openvino")
+_CALLS = 5  # of each product, in turn, after a warm-up call; the fastest calls are compared
+OpenWith = Callable[[Path, EngineOptions], Engine]
 # Smaller products reach less: INT8 on two cores with AVX-512 VNNI does 1,300 GFLOP/s with 512 channels, and 1,520,
 # 1,590 and 1,630 with these. Larger ones reach no more.
 PRODUCTS = (Product(1024, 48), Product(2048, 32), Product(2048, 48))
@@ -86,10 +90,10 @@ class PeakProbe(ContextManaged):
     """A product in an open engine, measured in turn with the contestants, so that drift of the machine affects both.
 
     Args:
-        open_engine: `engines.open_engine`.
+        open_with: `engines.open_with`.
         product: what to compute.
         precision: float32, float16 (GPUs), bfloat16 or int8.
-        runtime, device, threads: as for `open_engine`.
+        options: runtime, device and threads.
 
     Raises:
         UsageError: the runtime is not installed, or this machine does not compute in this precision.
@@ -97,14 +101,7 @@ class PeakProbe(ContextManaged):
     """
 
     def __init__(
-        self,
-        open_engine: Callable[..., Engine],
-        product: Product,
-        precision: str,
-        *,
-        runtime: str = "openvino",
-        device: str | None = None,
-        threads: int | None = None,
+        self, open_with: OpenWith, product: Product, precision: str, options: EngineOptions = _OPENVINO
     ) -> None:
         self.product, self.precision = product, precision
         self._folder = tempfile.TemporaryDirectory(prefix="vgg-deploy-peak-")
@@ -112,9 +109,7 @@ class PeakProbe(ContextManaged):
             path = Path(self._folder.name) / "product.onnx"
             onnx.save(product_model(product, precision), path)
             bf16 = precision == BFLOAT16
-            self._engine = open_engine(
-                path, runtime=runtime, device=device, threads=threads, labels=_LABELS, allow_bf16=bf16
-            )
+            self._engine = open_with(path, replace(options, labels=_LABELS, allow_bf16=bf16))
             if bf16 and not self._engine.info.bf16:
                 self._engine.close()
                 raise UsageError("this CPU does not compute in bfloat16")
@@ -138,32 +133,27 @@ class PeakProbe(ContextManaged):
 
 
 def open_best_probe(
-    open_engine: Callable[..., Engine],
+    open_with: OpenWith,
     precision: str,
+    options: EngineOptions,
     *,
-    device: str | None = None,
-    threads: int | None = None,
     products: tuple[Product, ...] | None = None,
-    repetitions: int = 5,
     say: Callable[[str], None] = lambda _text: None,
 ) -> PeakProbe | None:
     """An open probe of the fastest product and runtime. None if no runtime can compute them; `say` gets the reason.
 
     Args:
+        options: device and threads.
         products: None: `PRODUCTS`.
-        repetitions: calls of each product, in turn, after a warm-up call; each product's fastest call is compared.
     """
-    on_cpu = device in (None, "cpu")
-    runtimes = RUNTIMES.get(precision, ()) if on_cpu else ("onnxruntime",)
+    runtimes = RUNTIMES.get(precision, ()) if options.device_kind == "cpu" else ("onnxruntime",)
     probes: list[PeakProbe] = []
     try:
-        reasons = [] if runtimes else [f"no runtime here supports it on {device or 'cpu'}"]
+        reasons = [] if runtimes else [f"no runtime here supports it on {options.device or 'cpu'}"]
         for runtime in runtimes:
             try:
                 for product in products or PRODUCTS:
-                    probes.append(
-                        PeakProbe(open_engine, product, precision, runtime=runtime, device=device, threads=threads)
-                    )
+                    probes.append(PeakProbe(open_with, product, precision, replace(options, runtime=runtime)))
             except (UsageError, EngineError) as error:
                 reasons.append(str(error))
         if not probes:
@@ -171,7 +161,7 @@ def open_best_probe(
             return None
         for probe in probes:
             probe(once=True)
-        rounds = [[probe(once=True).gflops_per_s for probe in probes] for _ in range(repetitions)]
+        rounds = [[probe(once=True).gflops_per_s for probe in probes] for _ in range(_CALLS)]
         rates = [max(of_probe) for of_probe in zip(*rounds, strict=True)]
         return probes.pop(rates.index(max(rates)))
     finally:

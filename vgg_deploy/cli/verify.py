@@ -151,11 +151,12 @@ class _Comparison:
         self, engine: Engine, name: str, open_activations: Callable[[], Engine], advance: Callable[[], None]
     ) -> Verification:
         """A verification of files against the reference that `engine` runs."""
-        from export.verify import Verification
+        from export.verify import Openers, Verification
 
         self.check_network(engine.info.manifest)
         opener = self.opener
-        return Verification(engine, name, self.views, opener.judged, opener.rounding, open_activations, advance)
+        openers = Openers(judged=opener.judged, rounding=opener.rounding, activations=open_activations)
+        return Verification(engine, name, self.views, openers, advance)
 
 
 def _stages(comparison: _Comparison, facts: WeightFacts) -> Iterator[Stage]:

@@ -40,44 +40,38 @@ class PaperRow:
     top5: float
 
 
-def _single(
-    table: int, protocol: str, configuration: str, s: TrainScale, q: tuple[int, ...], top1: float, top5: float
-) -> PaperRow:
-    return PaperRow(table, (PaperNetwork(configuration, s, q),), protocol, top1, top5)
-
-
 _BOTH = (PaperNetwork("D", _JITTER, _WIDE), PaperNetwork("E", _JITTER, _WIDE))
 
 ROWS = (
     # Table 3: one test scale, dense.
-    _single(3, "dense", "A", _256, (256,), 29.6, 10.4),
-    _single(3, "dense", "A-LRN", _256, (256,), 29.7, 10.5),
-    _single(3, "dense", "B", _256, (256,), 28.7, 9.9),
-    _single(3, "dense", "C", _256, (256,), 28.1, 9.4),
-    _single(3, "dense", "C", _384, (384,), 28.1, 9.3),
-    _single(3, "dense", "C", _JITTER, (384,), 27.3, 8.8),
-    _single(3, "dense", "D", _256, (256,), 27.0, 8.8),
-    _single(3, "dense", "D", _384, (384,), 26.8, 8.7),
-    _single(3, "dense", "D", _JITTER, (384,), 25.6, 8.1),
-    _single(3, "dense", "E", _256, (256,), 27.3, 9.0),
-    _single(3, "dense", "E", _384, (384,), 26.9, 8.7),
-    _single(3, "dense", "E", _JITTER, (384,), 25.5, 8.0),
+    PaperRow(3, (PaperNetwork("A", _256, (256,)),), "dense", 29.6, 10.4),
+    PaperRow(3, (PaperNetwork("A-LRN", _256, (256,)),), "dense", 29.7, 10.5),
+    PaperRow(3, (PaperNetwork("B", _256, (256,)),), "dense", 28.7, 9.9),
+    PaperRow(3, (PaperNetwork("C", _256, (256,)),), "dense", 28.1, 9.4),
+    PaperRow(3, (PaperNetwork("C", _384, (384,)),), "dense", 28.1, 9.3),
+    PaperRow(3, (PaperNetwork("C", _JITTER, (384,)),), "dense", 27.3, 8.8),
+    PaperRow(3, (PaperNetwork("D", _256, (256,)),), "dense", 27.0, 8.8),
+    PaperRow(3, (PaperNetwork("D", _384, (384,)),), "dense", 26.8, 8.7),
+    PaperRow(3, (PaperNetwork("D", _JITTER, (384,)),), "dense", 25.6, 8.1),
+    PaperRow(3, (PaperNetwork("E", _256, (256,)),), "dense", 27.3, 9.0),
+    PaperRow(3, (PaperNetwork("E", _384, (384,)),), "dense", 26.9, 8.7),
+    PaperRow(3, (PaperNetwork("E", _JITTER, (384,)),), "dense", 25.5, 8.0),
     # Table 4: several test scales, dense.
-    _single(4, "multiscale", "B", _256, _NEAR_256, 28.2, 9.6),
-    _single(4, "multiscale", "C", _256, _NEAR_256, 27.7, 9.2),
-    _single(4, "multiscale", "C", _384, _NEAR_384, 27.8, 9.2),
-    _single(4, "multiscale", "C", _JITTER, _WIDE, 26.3, 8.2),
-    _single(4, "multiscale", "D", _256, _NEAR_256, 26.6, 8.6),
-    _single(4, "multiscale", "D", _384, _NEAR_384, 26.5, 8.6),
-    _single(4, "multiscale", "D", _JITTER, _WIDE, 24.8, 7.5),
-    _single(4, "multiscale", "E", _256, _NEAR_256, 26.9, 8.7),
-    _single(4, "multiscale", "E", _384, _NEAR_384, 26.7, 8.6),
-    _single(4, "multiscale", "E", _JITTER, _WIDE, 24.8, 7.5),
+    PaperRow(4, (PaperNetwork("B", _256, _NEAR_256),), "multiscale", 28.2, 9.6),
+    PaperRow(4, (PaperNetwork("C", _256, _NEAR_256),), "multiscale", 27.7, 9.2),
+    PaperRow(4, (PaperNetwork("C", _384, _NEAR_384),), "multiscale", 27.8, 9.2),
+    PaperRow(4, (PaperNetwork("C", _JITTER, _WIDE),), "multiscale", 26.3, 8.2),
+    PaperRow(4, (PaperNetwork("D", _256, _NEAR_256),), "multiscale", 26.6, 8.6),
+    PaperRow(4, (PaperNetwork("D", _384, _NEAR_384),), "multiscale", 26.5, 8.6),
+    PaperRow(4, (PaperNetwork("D", _JITTER, _WIDE),), "multiscale", 24.8, 7.5),
+    PaperRow(4, (PaperNetwork("E", _256, _NEAR_256),), "multiscale", 26.9, 8.7),
+    PaperRow(4, (PaperNetwork("E", _384, _NEAR_384),), "multiscale", 26.7, 8.6),
+    PaperRow(4, (PaperNetwork("E", _JITTER, _WIDE),), "multiscale", 24.8, 7.5),
     # Table 5: crops, and crops with dense. Its dense rows are those of Table 4.
-    _single(5, "150-crop", "D", _JITTER, _WIDE, 24.6, 7.5),
-    _single(5, "multiscale+150-crop", "D", _JITTER, _WIDE, 24.4, 7.2),
-    _single(5, "150-crop", "E", _JITTER, _WIDE, 24.6, 7.4),
-    _single(5, "multiscale+150-crop", "E", _JITTER, _WIDE, 24.4, 7.1),
+    PaperRow(5, (PaperNetwork("D", _JITTER, _WIDE),), "150-crop", 24.6, 7.5),
+    PaperRow(5, (PaperNetwork("D", _JITTER, _WIDE),), "multiscale+150-crop", 24.4, 7.2),
+    PaperRow(5, (PaperNetwork("E", _JITTER, _WIDE),), "150-crop", 24.6, 7.4),
+    PaperRow(5, (PaperNetwork("E", _JITTER, _WIDE),), "multiscale+150-crop", 24.4, 7.1),
     # Table 6: the mean of the posteriors of several networks.
     PaperRow(
         6,

@@ -11,16 +11,18 @@ import numpy as np
 import onnx
 import pytest
 
-from engines import open_engine
+from engines import open_engine, open_with
 from vgg_deploy.bench.peak import Peak, PeakProbe, arithmetic, open_best_probe
 from vgg_deploy.bench.product import Product, product_model
 from vgg_deploy.errors import EngineError
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.precision import Precision, Quantization
 from vgg_deploy.testing import FakeEngine
 
 SMALL = Product(16, 8, 2)
+ONE_THREAD = EngineOptions(threads=1)
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_quantized_or_not_a_product_answers_alike(precision: str, tmp_path: Path
 
 def test_the_peak_is_computed_from_the_measured_times() -> None:
     pytest.importorskip("openvino")
-    probe = open_best_probe(open_engine, "int8", products=(SMALL,), threads=1, repetitions=1)
+    probe = open_best_probe(open_with, "int8", ONE_THREAD, products=(SMALL,))
     with probe:
         peak = Peak.merged([probe(once=True) for _ in range(3)])
     assert (peak.precision, peak.product, len(peak.seconds)) == ("int8", SMALL, 3)
@@ -84,12 +86,12 @@ def test_the_peak_is_computed_from_the_measured_times() -> None:
 def test_the_faster_runtime_counts() -> None:
     manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
 
-    def opened(_path: Path, runtime: str, **_options: object) -> FakeEngine:
-        engine = FakeEngine(manifest, latency_s=0.5 if runtime == "openvino" else 0.0)
-        engine.info = dataclasses.replace(engine.info, runtime=runtime)
+    def opened(_path: Path, options: EngineOptions) -> FakeEngine:
+        engine = FakeEngine(manifest, latency_s=0.05 if options.runtime == "openvino" else 0.0)
+        engine.info = dataclasses.replace(engine.info, runtime=options.runtime)
         return engine
 
-    probe = open_best_probe(opened, "float32", products=(SMALL,), repetitions=1)
+    probe = open_best_probe(opened, "float32", ONE_THREAD, products=(SMALL,))
     with probe:
         assert probe.runtime == "onnxruntime"
 
@@ -97,7 +99,7 @@ def test_the_faster_runtime_counts() -> None:
 @pytest.mark.usefixtures("without_openvino")
 def test_without_openvino_there_is_no_peak_in_int8_and_a_notice_says_so() -> None:
     notices: list[str] = []
-    assert open_best_probe(open_engine, "int8", products=(SMALL,), say=notices.append) is None
+    assert open_best_probe(open_with, "int8", ONE_THREAD, products=(SMALL,), say=notices.append) is None
     assert len(notices) == 1
     assert notices[0].startswith("the peak in int8 is unknown: ")
     assert "openvino, which is not installed" in notices[0]
@@ -106,7 +108,7 @@ def test_without_openvino_there_is_no_peak_in_int8_and_a_notice_says_so() -> Non
 @pytest.mark.usefixtures("without_openvino")
 def test_without_openvino_floating_point_is_measured_in_onnx_runtime() -> None:
     pytest.importorskip("onnxruntime")
-    probe = open_best_probe(open_engine, "float32", products=(SMALL,), threads=1, repetitions=1)
+    probe = open_best_probe(open_with, "float32", ONE_THREAD, products=(SMALL,))
     with probe:
         assert probe.runtime.startswith("onnxruntime")
 
@@ -115,7 +117,10 @@ def test_a_cpu_without_bfloat16_has_no_peak_in_it() -> None:
     manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
     engine = FakeEngine(manifest)
     notices: list[str] = []
-    assert open_best_probe(lambda _path, **_options: engine, "bfloat16", products=(SMALL,), say=notices.append) is None
+    assert (
+        open_best_probe(lambda _path, _options: engine, "bfloat16", ONE_THREAD, products=(SMALL,), say=notices.append)
+        is None
+    )
     assert notices == ["the peak in bfloat16 is unknown: this CPU does not compute in bfloat16"]
     assert engine.closed
 
@@ -124,13 +129,13 @@ def test_a_runtime_that_fails_is_no_peak_and_what_was_opened_is_closed() -> None
     manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
     opened: list[FakeEngine] = []
 
-    def open_one(_path: Path, **_options: object) -> FakeEngine:
+    def open_one(_path: Path, _options: EngineOptions) -> FakeEngine:
         if opened:
             raise EngineError("out of luck")
         opened.append(FakeEngine(manifest))
         return opened[0]
 
-    probe = open_best_probe(open_one, "int8", products=(SMALL, Product(32, 8)), repetitions=1)
+    probe = open_best_probe(open_one, "int8", ONE_THREAD, products=(SMALL, Product(32, 8)))
     assert probe.product == SMALL
     probe.close()
     assert opened[0].closed
@@ -138,14 +143,14 @@ def test_a_runtime_that_fails_is_no_peak_and_what_was_opened_is_closed() -> None
 
 def test_a_precision_that_no_runtime_computes_on_this_device_has_no_peak() -> None:
     notices: list[str] = []
-    assert open_best_probe(open_engine, "float16", say=notices.append) is None
+    assert open_best_probe(open_with, "float16", ONE_THREAD, say=notices.append) is None
     assert notices == ["the peak in float16 is unknown: no runtime here supports it on cpu"]
 
 
 def test_a_probe_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
-    with PeakProbe(lambda _path, **_options: FakeEngine(manifest), SMALL, "float32") as probe:
+    with PeakProbe(lambda _path, _options: FakeEngine(manifest), SMALL, "float32") as probe:
         assert list(tmp_path.rglob("*.onnx"))
         assert len(probe(once=True).seconds) == 1
     assert list(tmp_path.iterdir()) == []

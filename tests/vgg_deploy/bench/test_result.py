@@ -21,6 +21,7 @@ from vgg_deploy.bench.result import thresholds_between, time_batches, time_proto
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.parity import THRESHOLDS
 from vgg_deploy.inference.engine import Scores
+from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import Precision
 from vgg_deploy.network.spec import NetworkSpec
@@ -122,7 +123,7 @@ def test_images_that_fill_up_the_last_batch_are_not_compared(manifest: Manifest,
 
 
 def test_the_peak_is_measured_in_the_same_repetitions(manifest: Manifest, batches: list[ImageBatch]) -> None:
-    def open_product(_path: Path, **_options: object) -> FakeEngine:
+    def open_product(_path: Path, _options: EngineOptions) -> FakeEngine:
         small = manifest.with_(spec=None, normalization=None)
         return FakeEngine(small, latency_s=0.05)
 

@@ -145,16 +145,15 @@ class Measurement:
     @contextmanager
     def _probes(self, infos: Sequence[EngineInfo]) -> Iterator[dict[str, PeakProbe]]:
         """Probes of the machine's peak in every precision that an engine computes in."""
-        from engines import open_engine
+        from engines import open_with
         from vgg_deploy.bench.peak import arithmetic, open_best_probe
 
+        options = EngineOptions(device=self.options.device, threads=self.options.threads)
         with ExitStack() as stack:
             probes = {}
             for precision in dict.fromkeys(arithmetic(info) for info in infos if info.plan is None):
                 with progress(f"peak in {precision}", None):
-                    probe = open_best_probe(
-                        open_engine, precision, device=self.options.device, threads=self.options.threads, say=notice
-                    )
+                    probe = open_best_probe(open_with, precision, options, say=notice)
                 if probe is not None:
                     probes[precision] = stack.enter_context(probe)
             yield probes
