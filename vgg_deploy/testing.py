@@ -48,9 +48,8 @@ class FakeEngine(ContextManaged):
     def _brightness(self, images: Images) -> Floats:
         # [n, height, width / classes, 3] each
         strips = np.array_split(images.astype(np.float32), len(self.info.manifest.classes), axis=2)
-        brightness = np.stack(
-            [strip.mean(axis=(1, 2, 3)) if strip.size else 0 * images[:, 0, 0, 0] for strip in strips], 1
-        )  # [n, classes]
+        means = [strip.mean(axis=(1, 2, 3)) if strip.size else 0 * images[:, 0, 0, 0] for strip in strips]  # [n] each
+        brightness = np.stack(means, 1)  # [n, classes]
         exponents = np.exp((brightness - brightness.max(axis=1, keepdims=True)) / 32)
         result: Floats = (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
         return result

@@ -48,8 +48,8 @@ def members(module: str, **environment: str) -> dict[str, object]:
     finished = subprocess.run(
         command, env={**os.environ, **environment}, check=True, capture_output=True, text=True, timeout=120
     )
-    found: dict[str, object] = json.loads(finished.stdout)
-    return found
+    loaded: dict[str, object] = json.loads(finished.stdout)
+    return loaded
 
 
 def members_of_wheel(wheel: Path) -> dict[str, object]:
@@ -76,14 +76,14 @@ def write_stand_ins(library: Path, folder: Path) -> None:
         _output("gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name), str(source))
 
 
-def write(package: str, found: dict[str, object]) -> Path:
+def write(package: str, contract: dict[str, object]) -> Path:
     """A class a line, so that what changes from version to version can be read."""
-    path = HERE / f"{package}-{found['version']}.json"
-    classes = found["classes"]
+    path = HERE / f"{package}-{contract['version']}.json"
+    classes = contract["classes"]
     assert isinstance(classes, dict)
     lines = ",\n".join(f"{json.dumps(name)}:{json.dumps(' '.join(names))}" for name, names in classes.items())
-    others = json.dumps(" ".join(found["names"]))  # type: ignore[arg-type]
-    path.write_text(f'{{"version":{json.dumps(found["version"])},\n"names":{others},\n"classes":{{\n{lines}\n}}}}\n')
+    others = json.dumps(" ".join(contract["names"]))  # type: ignore[arg-type]
+    path.write_text(f'{{"version":{json.dumps(contract["version"])},\n"names":{others},\n"classes":{{\n{lines}\n}}}}\n')
     return path
 
 

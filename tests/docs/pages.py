@@ -21,15 +21,15 @@ class Command:
 
     page: Path
     line: int
-    words: tuple[str, ...]
+    tokens: tuple[str, ...]
     shown: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        return shlex.join(self.words)
+        return shlex.join(self.tokens)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.page.name}:{self.line}: {self.text}"
 
 
@@ -53,13 +53,13 @@ def commands_of(block: Block) -> Iterator[Command]:
     lines = block.text.splitlines()
     if block.language == "sh":
         for number, line in enumerate(lines):
-            if words := shlex.split(line, comments=True):
-                yield Command(block.page, block.line + number, tuple(words))
+            if tokens := shlex.split(line, comments=True):
+                yield Command(block.page, block.line + number, tuple(tokens))
     if block.language == "console":
         starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-            words = tuple(shlex.split(lines[start].removeprefix("$ ")))
-            yield Command(block.page, block.line + start, words, tuple(lines[start + 1 : end]))
+            tokens = tuple(shlex.split(lines[start].removeprefix("$ ")))
+            yield Command(block.page, block.line + start, tokens, tuple(lines[start + 1 : end]))
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page, page.read_text(encoding="utf-8"))]

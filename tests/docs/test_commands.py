@@ -66,42 +66,42 @@ def reason_not_to_run(command: Command) -> str | None:
     return next((pattern for pattern in NOT_RUN if re.match(pattern, command.text)), None)
 
 
-def parse(words: tuple[str, ...]) -> None:
+def parse(tokens: tuple[str, ...]) -> None:
     """Parses a command as it would be before it runs.
 
     Raises:
         click.UsageError: an option, a value or a command that does not exist.
         AssertionError: a program that this file does not know.
     """
-    if words[0] == "torchrun":
-        words = TRAIN + words[words.index("-m") + 2 :]
-    if words[:3] == TRAIN:
-        train_command.make_context("train", list(words[3:]))
-    elif words[0] == "vgg-deploy":
-        context = cli.make_context("vgg-deploy", list(words[1:]))
-        name, subcommand, rest = cli.resolve_command(context, list(words[1:]))
+    if tokens[0] == "torchrun":
+        tokens = TRAIN + tokens[tokens.index("-m") + 2 :]
+    if tokens[:3] == TRAIN:
+        train_command.make_context("train", list(tokens[3:]))
+    elif tokens[0] == "vgg-deploy":
+        context = cli.make_context("vgg-deploy", list(tokens[1:]))
+        name, subcommand, rest = cli.resolve_command(context, list(tokens[1:]))
         assert subcommand is not None
         subcommand.make_context(name, rest, parent=context)
-    elif words[:2] == ("pip", "install"):
-        assert set(re.findall(r"\w+", words[2])) <= set(extras()), words[2]
-    elif words[0] == "make":
-        assert re.search(rf"^{words[1]}:", MAKEFILE.read_text(encoding="utf-8"), re.MULTILINE), words[1]
+    elif tokens[:2] == ("pip", "install"):
+        assert set(re.findall(r"\w+", tokens[2])) <= set(extras()), tokens[2]
+    elif tokens[0] == "make":
+        assert re.search(rf"^{tokens[1]}:", MAKEFILE.read_text(encoding="utf-8"), re.MULTILINE), tokens[1]
     else:
-        assert words[:2] == ("python", "-m"), f"{words[0]}: a program that this test does not know"
-        assert importlib.util.find_spec(words[2]) is not None, words[2]
+        assert tokens[:2] == ("python", "-m"), f"{tokens[0]}: a program that this test does not know"
+        assert importlib.util.find_spec(tokens[2]) is not None, tokens[2]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *commands_of_the_makefile()], ids=lambda command: command.place)
+@pytest.mark.parametrize("command", [*COMMANDS, *commands_of_the_makefile()], ids=lambda command: command.location)
 def test_each_command_parses(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("labels.txt").write_text(LABELS)  # --labels reads its file when it is parsed
-    parse(command.words)
+    parse(command.tokens)
 
 
 def test_a_command_with_an_unknown_option_does_not_parse() -> None:
     [command] = commands_of(Block(README, 1, "sh", "vgg-deploy infer photos/ --engine m.onnx --no-such-option\n"))
     with pytest.raises(click.UsageError, match="--no-such-option"):
-        parse(command.words)
+        parse(command.tokens)
 
 
 def test_each_page_has_blocks_of_known_languages_and_each_reason_not_to_run_a_command_is_used() -> None:
@@ -118,13 +118,13 @@ class Finished:
     output: str
 
 
-def run(words: tuple[str, ...], folder: Path) -> Finished:
+def run(tokens: tuple[str, ...], folder: Path) -> Finished:
     """Runs a command in this process, in `folder`."""
     written = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
-    program = train_command if words[:3] == TRAIN else cli
-    name = " ".join(words[:3]) if words[:3] == TRAIN else words[0]
+    program = train_command if tokens[:3] == TRAIN else cli
+    name = " ".join(tokens[:3]) if tokens[:3] == TRAIN else tokens[0]
     before = sys.argv
-    sys.argv = [name, *(words[3:] if words[:3] == TRAIN else words[1:])]
+    sys.argv = [name, *(tokens[3:] if tokens[:3] == TRAIN else tokens[1:])]
     try:
         with contextlib.chdir(folder), contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
             run_command(program, name)
@@ -135,11 +135,11 @@ def run(words: tuple[str, ...], folder: Path) -> Finished:
     return Finished(code, written.buffer.getvalue().decode("utf-8"))  # type: ignore[attr-defined]
 
 
-def small(words: tuple[str, ...]) -> tuple[str, ...]:
+def small(tokens: tuple[str, ...]) -> tuple[str, ...]:
     """The command; if it trains, for one epoch, and a narrow network unless the digits or weights name one."""
-    if words[:3] != TRAIN and words[:2] != ("vgg-deploy", "train"):
-        return words
-    return (*words, *SHORT, *([] if {"digits", "--weights"} & set(words) else NARROW))
+    if tokens[:3] != TRAIN and tokens[:2] != ("vgg-deploy", "train"):
+        return tokens
+    return (*tokens, *SHORT, *([] if {"digits", "--weights"} & set(tokens) else NARROW))
 
 
 def write_images(folder: Path, count: int, seed: int) -> None:
@@ -220,11 +220,11 @@ def test_the_commands_of_a_page_run_and_print_what_it_shows(page: Path, copied_w
     for command in COMMANDS:
         if command.page != page or reason_not_to_run(command) is not None:
             continue
-        finished = run(small(command.words), copied_world)
-        assert finished.code in EXIT_CODES.get(command.text, (0,)), f"{command.place}\n{finished.output}"
+        finished = run(small(command.tokens), copied_world)
+        assert finished.code in EXIT_CODES.get(command.text, (0,)), f"{command.location}\n{finished.output}"
         printed = {without_figures(line) for line in finished.output.splitlines()}
         missing = [line for line in command.shown if line != "..." and without_figures(line) not in printed]
-        assert not missing, f"{command.place} does not print this, but:\n{finished.output}"
+        assert not missing, f"{command.location} does not print this, but:\n{finished.output}"
 
 
 PROGRAMS = [block for block in BLOCKS if block.language == "python"]

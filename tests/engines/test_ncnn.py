@@ -79,9 +79,9 @@ def rounded(model: onnx.ModelProto) -> None:
     half = helper.make_node("Cast", [reader.input[0]], ["half"], name="half", to=TensorProto.FLOAT16)
     back = helper.make_node("Cast", ["half"], ["back"], name="back", to=TensorProto.FLOAT)
     reader.input[0] = "back"
-    place = list(model.graph.node).index(reader)
-    model.graph.node.insert(place, back)
-    model.graph.node.insert(place, half)
+    index = list(model.graph.node).index(reader)
+    model.graph.node.insert(index, back)
+    model.graph.node.insert(index, half)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_a_std_divides(changed: Callable[..., Path], images: Images) -> None:
         reader = node(model, "transpose")
         std = numpy_helper.from_array(np.array([58.4, 57.1, 57.4], np.float32), "std_rgb")
         model.graph.initializer.append(std)
-        place = list(model.graph.node).index(reader)
+        index = list(model.graph.node).index(reader)
         model.graph.node.insert(
-            place, helper.make_node("Div", [reader.input[0], "std_rgb"], ["divide_std"], name="divide_std")
+            index, helper.make_node("Div", [reader.input[0], "std_rgb"], ["divide_std"], name="divide_std")
         )
         reader.input[0] = "divide_std"
 

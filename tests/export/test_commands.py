@@ -68,8 +68,8 @@ def test_the_default_name_is_that_of_the_configuration(
 
 def test_options_reach_the_file(narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
-    words = ("--dynamic", "--fp16", "--score-map", "--features", "-o", str(path))
-    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("C")), *words)
+    arguments = ("--dynamic", "--fp16", "--score-map", "--features", "-o", str(path))
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("C")), *arguments)
     assert done.code == 0, done.err
     manifest = read_manifest(path)
     assert manifest.outputs == ("probabilities", "score_map", "features")
@@ -109,7 +109,7 @@ def test_the_checkpoint_itself_is_not_overwritten(narrow_checkpoint: Checkpoints
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("arguments", "reason"),
     [
         (("--fp16", "--calibration", "."), "no image in this folder"),
         (("--weights", "none.safetensors"), "none.safetensors: no such checkpoint"),
@@ -124,14 +124,14 @@ def test_the_checkpoint_itself_is_not_overwritten(narrow_checkpoint: Checkpoints
     ],
 )
 def test_bad_use_exits_with_2_and_writes_nothing(
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     reason: str,
     narrow_checkpoint: Checkpoints,
     vgg_deploy_command: Command,
     in_a_new_folder: Path,
 ) -> None:
-    weights = () if "--weights" in words else ("--weights", str(narrow_checkpoint("A")))
-    done = vgg_deploy_command("export", *weights, *words)
+    weights = () if "--weights" in arguments else ("--weights", str(narrow_checkpoint("A")))
+    done = vgg_deploy_command("export", *weights, *arguments)
     assert done.code == 2, done.out
     assert reason in done.err
     assert "Traceback" not in done.err
@@ -153,8 +153,8 @@ def test_a_foreign_checkpoint_with_all_its_facts_has_no_notice(
     foreign_checkpoint: Path, vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
     (in_a_new_folder / "labels.txt").write_text("cat\ndog\nn3\thorse\ncow\nfish\n")
-    words = ("--normalization", "paper", "--labels", "labels.txt", "--train-scale", "64,128")
-    done = vgg_deploy_command("export", "--weights", str(foreign_checkpoint), *words)
+    arguments = ("--normalization", "paper", "--labels", "labels.txt", "--train-scale", "64,128")
+    done = vgg_deploy_command("export", "--weights", str(foreign_checkpoint), *arguments)
     assert done.code == 0, done.err
     assert done.err == ""
     manifest = read_manifest(in_a_new_folder / "vgg11.onnx")
@@ -218,16 +218,16 @@ def test_arch_selects_the_newest_run_of_that_configuration(
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("words", [(), ("--weights", "imagenet"), ("--arch", "A")])
+@pytest.mark.parametrize("arguments", [(), ("--weights", "imagenet"), ("--arch", "A")])
 def test_without_a_run_torchvisions_weights_are_used_and_offline_the_error_is_one_line(
-    words: tuple[str, ...], vgg_deploy_command: Command, in_a_new_folder: Path
+    arguments: tuple[str, ...], vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
     pytest.importorskip("torchvision")
-    done = vgg_deploy_command("export", *words)
+    done = vgg_deploy_command("export", *arguments)
     assert done.code == 1
     lines = done.err.splitlines()
-    if "--weights" not in words:
-        which = " of configuration A" if "--arch" in words else ""
+    if "--weights" not in arguments:
+        which = " of configuration A" if "--arch" in arguments else ""
         assert lines[0] == f"no finished run{which} in runs/; using torchvision's ImageNet weights"
     errors = [line for line in lines if line.startswith("Error: ")]
     assert errors == lines[-1:]
@@ -247,12 +247,12 @@ def test_torchvision_has_no_weights_for_c_and_a_lrn(vgg_deploy_command: Command)
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("words", [("--normalization", "paper"), ("--mean", "120"), ("--train-scale", "384")])
+@pytest.mark.parametrize("arguments", [("--normalization", "paper"), ("--mean", "120"), ("--train-scale", "384")])
 def test_facts_that_torchvisions_weights_state_cannot_be_changed(
-    words: tuple[str, str], vgg_deploy_command: Command
+    arguments: tuple[str, str], vgg_deploy_command: Command
 ) -> None:
     pytest.importorskip("torchvision")
-    done = vgg_deploy_command("export", "--weights", "imagenet", *words)
+    done = vgg_deploy_command("export", "--weights", "imagenet", *arguments)
     assert done.code == 2
     assert "have their own normalization and S" in done.err
 
@@ -261,8 +261,8 @@ def test_calibration_reports_what_it_measured_and_skips_unreadable_images(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, pictures: Path, in_a_new_folder: Path
 ) -> None:
     (pictures / "broken.jpg").write_bytes(b"no picture")
-    words = ("--fp16", "--dynamic", "--calibration", str(pictures))
-    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("D")), *words)
+    arguments = ("--fp16", "--dynamic", "--calibration", str(pictures))
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("D")), *arguments)
     assert done.code == 0, done.err
     lines = done.err.splitlines()
     assert lines[0].startswith(f"skipped {pictures / 'broken.jpg'}: ")

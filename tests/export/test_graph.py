@@ -53,17 +53,17 @@ def inferred_types(model: onnx.ModelProto) -> dict[str, int]:
 def type_conflicts(model: onnx.ModelProto) -> list[str]:
     """Nodes whose inputs have different types, and casts that change nothing or follow another cast."""
     types, makers = inferred_types(model), {node.output[0]: node for node in model.graph.node}
-    found, casts = [], set()
+    conflicts, casts = [], set()
     for node in model.graph.node:
         if node.op_type == "Cast":
             before, after = types[node.input[0]], attributes(node)["to"]
             maker = makers.get(node.input[0])
             if before == after or (maker is not None and maker.op_type == "Cast") or (node.input[0], after) in casts:
-                found.append(node.name)
+                conflicts.append(node.name)
             casts.add((node.input[0], after))
         elif len({types[name] for name in node.input}) != 1:
-            found.append(node.name)
-    return found
+            conflicts.append(node.name)
+    return conflicts
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -84,9 +84,9 @@ def test_nodes_carry_the_papers_names_in_its_order(
 ) -> None:
     model = graph(configuration)
     layers = narrow_spec(configuration).layers
-    found = [(node.op_type, node.name) for node in model.graph.node if node.op_type in ("Conv", "MaxPool", "LRN")]
+    nodes = [(node.op_type, node.name) for node in model.graph.node if node.op_type in ("Conv", "MaxPool", "LRN")]
     kinds = {"conv": "Conv", "fc": "Conv", "pool": "MaxPool", "lrn": "LRN"}
-    assert found == [(kinds[layer.kind], layer.name) for layer in layers]
+    assert nodes == [(kinds[layer.kind], layer.name) for layer in layers]
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
 
@@ -148,11 +148,11 @@ def test_weights_are_stored_unchanged_and_consumed(
 ) -> None:
     spec = narrow_spec("B")
     weights = numpy_weights(spec)
-    given = dict(weights)
+    expected = dict(weights)
     model = build_graph(spec, weights, PAPER_NORMALIZATION, GraphOptions())
     assert not weights
     stored = tensors(model)
-    for name, value in given.items():
+    for name, value in expected.items():
         np.testing.assert_array_equal(stored[name].reshape(value.shape), value)
 
 

@@ -69,10 +69,12 @@ def exports(
 ) -> Callable[..., tuple[Any, Manifest]]:
     """`exports("--fp16", ...)` -> the finished command and the written manifest. Adds --dynamic --int8."""
 
-    def run(*words: str, configuration: str = "A", calibration: Path = album, **fields: Any) -> tuple[Any, Manifest]:
+    def run(
+        *arguments: str, configuration: str = "A", calibration: Path = album, **fields: Any
+    ) -> tuple[Any, Manifest]:
         weights = narrow_checkpoint(configuration, manifest={"classes": CLASSES, **fields})
         common = ("--weights", str(weights), "--int8", "--calibration", str(calibration), "-o", "made.onnx")
-        done = vgg_deploy_command("export", *common, *words)
+        done = vgg_deploy_command("export", *common, *arguments)
         assert done.code == 0, done.err
         assert sorted(path.name for path in here.iterdir()) == ["made.onnx"]
         assert not list((here.parent / "temporary").iterdir())
@@ -90,8 +92,8 @@ def quantization_of(manifest: Manifest) -> Quantization:
 def test_the_manifest_records_method_target_images_scales_and_every_range(
     method: str, target: str, exports: Command, album: Path, here: Path
 ) -> None:
-    words = ("--dynamic", "--calibration-method", method, "--target", target, "--calibration-images", "6")
-    done, manifest = exports(*words)
+    arguments = ("--dynamic", "--calibration-method", method, "--target", target, "--calibration-images", "6")
+    done, manifest = exports(*arguments)
     quantization = quantization_of(manifest)
     assert (quantization.method, quantization.target) == (method, target)
     assert quantization.layers == (LAYERS if target == "tensorrt" else LAYERS[:-1])
@@ -117,8 +119,8 @@ def test_minmax_for_tensorrt_on_all_images_is_the_default(exports: Command, here
     quantization = quantization_of(manifest)
     assert (quantization.method, quantization.target, len(quantization.images)) == ("minmax", "tensorrt", 30)
     default = (here / "made.onnx").read_bytes()
-    words = ("--calibration-method", "minmax", "--target", "tensorrt", "--calibration-images", "128")
-    exports("--dynamic", *words)
+    arguments = ("--calibration-method", "minmax", "--target", "tensorrt", "--calibration-images", "128")
+    exports("--dynamic", *arguments)
     assert (here / "made.onnx").read_bytes() == default
 
 
@@ -152,8 +154,8 @@ def test_an_int8_layer_whose_output_would_overflow_fp16_returns_fp32(
     enlarged_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
 ) -> None:
     weights = str(enlarged_checkpoint(1e6, "conv3_1"))
-    words = ("--int8", "--fp16", "--calibration", str(album), "--calibration-images", "3", "-o", "made.onnx")
-    done = vgg_deploy_command("export", "--weights", weights, *words)
+    arguments = ("--int8", "--fp16", "--calibration", str(album), "--calibration-images", "3", "-o", "made.onnx")
+    done = vgg_deploy_command("export", "--weights", weights, *arguments)
     assert done.code == 0, done.err
     precision = read_manifest(here / "made.onnx").precision
     assert precision.float32_layers == ("conv3_1", "conv3_2")
@@ -247,8 +249,8 @@ def test_a_budget_prints_the_reason_for_each_layer_and_the_manifest_records_the_
     target: str, budget: tuple[str, str], exports: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = spy_on_held_out(monkeypatch)
-    words = ("--dynamic", "--target", target, "--calibration-images", "10", "--held-out", "12", *budget)
-    done, manifest = exports(*words)
+    arguments = ("--dynamic", "--target", target, "--calibration-images", "10", "--held-out", "12", *budget)
+    done, manifest = exports(*arguments)
     quantization = quantization_of(manifest)
     rows = table(done.out)
     assert sorted(row[0] for row in rows) == sorted(LAYERS if target == "tensorrt" else LAYERS[:-1])
@@ -279,17 +281,17 @@ def test_a_loose_budget_keeps_nothing_and_kept_layers_are_fp16_with_fp16(exports
 
 
 def test_too_few_images_for_both_are_shared_with_a_notice(exports: Command, album: Path) -> None:
-    words = ("--target", "onnxruntime", "--min-agreement", "2")
-    done, manifest = exports(*words)
+    arguments = ("--target", "onnxruntime", "--min-agreement", "2")
+    done, manifest = exports(*arguments)
     assert done.err.splitlines()[0] == f"{album} has 30 readable images: 15 for calibration, 15 held out"
     assert len(quantization_of(manifest).images) == 15
-    done, manifest = exports(*words, "--calibration-images", "4")
+    done, manifest = exports(*arguments, "--calibration-images", "4")
     assert done.err.splitlines()[0] == f"{album} has 30 readable images: 4 for calibration, 26 held out"
 
 
 def test_exactly_the_requested_number_of_images_is_enough(exports: Command) -> None:
-    words = ("--target", "onnxruntime", "--min-agreement", "2", "--calibration-images", "25", "--held-out", "5")
-    done, manifest = exports(*words)
+    arguments = ("--target", "onnxruntime", "--min-agreement", "2", "--calibration-images", "25", "--held-out", "5")
+    done, manifest = exports(*arguments)
     assert len(quantization_of(manifest).images) == 25
     assert quantization_of(manifest).budget.endswith("on 5 images")  # type: ignore[union-attr]
     assert "others judge" not in done.err  # no notice about sharing
@@ -318,7 +320,7 @@ BUDGET = ("--min-agreement", "50")
 
 
 @pytest.mark.parametrize(
-    ("command", "kind", "words", "reason", "notices"),
+    ("command", "kind", "arguments", "reason", "notices"),
     [
         ("export", "empty", (), "no image in this folder", 0),
         ("export", "one", (), "1 readable image. INT8 ranges need at least 2", 0),
@@ -332,7 +334,7 @@ BUDGET = ("--min-agreement", "50")
 def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
     command: str,
     kind: str,
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     reason: str,
     notices: int,
     folders: Callable[[str], Path],
@@ -344,7 +346,7 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
     if command == "export":
         common = (*common, "--int8", "--dynamic", "-o", "made.onnx")
     (here / "made.onnx").write_text("an older export")
-    done = vgg_deploy_command(command, *common, *words)
+    done = vgg_deploy_command(command, *common, *arguments)
     assert done.code == 2, done.out
     assert reason in done.err
     assert done.out == ""
@@ -357,7 +359,7 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("arguments", "reason"),
     [
         (("--int8",), "--int8 requires --calibration DIR, a folder of real images"),
         (("--target", "tensorrt"), "--target requires --int8"),
@@ -377,9 +379,9 @@ def test_bad_calibration_exits_with_2_says_why_in_a_line_and_leaves_nothing(
     ],
 )
 def test_options_that_contradict_each_other_exit_with_2_before_anything_is_read(
-    words: tuple[str, ...], reason: str, vgg_deploy_command: Command, here: Path
+    arguments: tuple[str, ...], reason: str, vgg_deploy_command: Command, here: Path
 ) -> None:
-    done = vgg_deploy_command("export", "--weights", "nowhere.safetensors", "--dynamic", *words)
+    done = vgg_deploy_command("export", "--weights", "nowhere.safetensors", "--dynamic", *arguments)
     assert done.code == 2
     assert reason in done.err
     assert sum(line.startswith("Error: ") for line in done.err.splitlines()) == 1
@@ -419,8 +421,8 @@ def test_folders_must_name_classes_for_max_drop_and_need_not_for_min_agreement(
 def test_too_few_images_are_bad_use_and_the_error_says_what_would_be_enough(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path
 ) -> None:
-    words = ("--int8", "--calibration", str(album), "--calibration-images", "20", *BUDGET, "-o", "made.onnx")
-    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), *words)
+    arguments = ("--int8", "--calibration", str(album), "--calibration-images", "20", *BUDGET, "-o", "made.onnx")
+    done = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), *arguments)
     assert done.code == 2
     assert "has 30 readable images, too few to calibrate on 20" in done.err
     assert "--calibration-images 15" in done.err
@@ -431,9 +433,9 @@ def test_a_budget_that_cannot_be_met_exits_with_1_and_writes_nothing(
     narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path, here: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(export.sensitivity.Budget, "judge", lambda *_arguments: (False, "agreement 12.00 %"))
-    words = ("--int8", "--target", "onnxruntime", "--calibration", str(album), "--calibration-images", "2", *BUDGET)
+    arguments = ("--int8", "--target", "onnxruntime", "--calibration", str(album), "--calibration-images", "2", *BUDGET)
     done = vgg_deploy_command(
-        "export", "--weights", str(narrow_checkpoint("A")), *words, "--held-out", "2", "-o", "made.onnx"
+        "export", "--weights", str(narrow_checkpoint("A")), *arguments, "--held-out", "2", "-o", "made.onnx"
     )
     assert done.code == 1
     assert done.err.splitlines()[-1].startswith("Error: no layer can be INT8 within the budget: even with ")
@@ -466,8 +468,8 @@ def test_sensitivity_as_json_prints_only_json_in_the_networks_order(
     target: str, narrow_checkpoint: Checkpoints, vgg_deploy_command: Command, album: Path
 ) -> None:
     common = ("--weights", str(narrow_checkpoint("A")), "--calibration", str(album), "--calibration-images", "4")
-    words = ("--held-out", "8", "--calibration-method", "percentile", "--target", target, "--json")
-    done = vgg_deploy_command("sensitivity", *common, *words)
+    arguments = ("--held-out", "8", "--calibration-method", "percentile", "--target", target, "--json")
+    done = vgg_deploy_command("sensitivity", *common, *arguments)
     assert done.code == 0, done.err
     assert done.err == ""
     report = json.loads(done.out)
@@ -479,7 +481,7 @@ def test_sensitivity_as_json_prints_only_json_in_the_networks_order(
         assert row["divergence"] > 0
         assert 0 <= row["agreement"] <= 1
         assert row["range"][0] <= 0 < row["range"][1]
-    again = vgg_deploy_command("sensitivity", *common, *words)
+    again = vgg_deploy_command("sensitivity", *common, *arguments)
     assert again.out == done.out
 
 
@@ -488,8 +490,8 @@ def test_an_int8_file_is_smaller_than_an_fp16_file_and_that_is_smaller_than_an_f
 ) -> None:
     weights = str(narrow_checkpoint("A", width_divisor=4, fc_width=256))
     sizes = []
-    for words in ((), ("--fp16",), ("--int8", "--calibration", str(album), "--calibration-images", "2")):
-        assert vgg_deploy_command("export", "--weights", weights, *words, "-o", "made.onnx").code == 0
+    for arguments in ((), ("--fp16",), ("--int8", "--calibration", str(album), "--calibration-images", "2")):
+        assert vgg_deploy_command("export", "--weights", weights, *arguments, "-o", "made.onnx").code == 0
         sizes.append((here / "made.onnx").stat().st_size)
     assert sizes[1] < 0.55 * sizes[0]
     assert sizes[2] < 0.55 * sizes[1]
@@ -500,8 +502,8 @@ def test_verify_judges_an_int8_file_by_the_thresholds_of_int8(
 ) -> None:
     exports("--dynamic", "--fp16", "--calibration-images", "8", configuration="C")
     weights = narrow_checkpoint("C", manifest={"classes": CLASSES})
-    words = ("made.onnx", "--reference", str(weights), "--images", str(album), "--json", "report.json")
-    done = vgg_deploy_command("verify", *words)
+    arguments = ("made.onnx", "--reference", str(weights), "--images", str(album), "--json", "report.json")
+    done = vgg_deploy_command("verify", *arguments)
     report = json.loads((here / "report.json").read_text())
     stages = {stage["name"]: stage for stage in report["stages"]}
     assert list(stages) == ["convolutional form (PyTorch)", "made.onnx", "made.onnx, activations rounded to FP16"]

@@ -55,12 +55,12 @@ def ranges(spec: NetworkSpec, score_map: bool) -> dict[str, tuple[float, float]]
 def quantized(
     narrow_spec: Callable[..., NetworkSpec], numpy_weights: Callable[..., dict[str, np.ndarray]]
 ) -> Callable[..., tuple[onnx.ModelProto, Quantization]]:
-    """`quantized(configuration, target, kept=(), spec={}, **GraphOptions fields)` -> the model and its quantization."""
+    """`quantized(configuration, target, float_layers=(), spec={}, **GraphOptions fields)` -> model and quantization."""
 
     def make(
         configuration: str,
         target: str,
-        kept: Collection[str] = (),
+        float_layers: Collection[str] = (),
         *,
         spec: dict[str, Any] | None = None,
         **options: Any,
@@ -68,11 +68,11 @@ def quantized(
         network = narrow_spec(configuration, **(spec or {}))
         names = [layer.name for layer in network.weight_layers]
         if target == "onnxruntime":
-            kept = {*kept, "fc8"}
-        layers = tuple(name for name in names if name not in kept)
-        kept = tuple(name for name in names if name in kept)
+            float_layers = {*float_layers, "fc8"}
+        layers = tuple(name for name in names if name not in float_layers)
+        float_layers = tuple(name for name in names if name in float_layers)
         spans = ranges(network, options.get("score_map", False))
-        quantization = Quantization(target, layers, kept, "minmax", spans, (), (64,), True)
+        quantization = Quantization(target, layers, float_layers, "minmax", spans, (), (64,), True)
         fields = GraphOptions(quantization=quantization, dynamic=True, **options)
         return build_graph(network, numpy_weights(network), PAPER_NORMALIZATION, fields), quantization
 
@@ -114,8 +114,8 @@ class Reader:
 def test_every_quantized_graph_is_valid_and_its_types_are_as_requested(
     configuration: str, target: str, half: bool, quantized: Graphs
 ) -> None:
-    for kept, options in zip(KEPT, itertools.cycle(OUTPUTS), strict=False):
-        model, quantization = quantized(configuration, target, kept, half=half, **options)
+    for float_layers, options in zip(KEPT, itertools.cycle(OUTPUTS), strict=False):
+        model, quantization = quantized(configuration, target, float_layers, half=half, **options)
         onnx.checker.check_model(model)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         rest = "float16" if half else "float32"
@@ -131,15 +131,15 @@ def test_int8_for_onnxruntime_cannot_be_combined_with_fp16(quantized: Graphs) ->
         quantized("A", "onnxruntime", half=True)
 
 
-@pytest.mark.parametrize("kept", KEPT, ids=lambda kept: "+".join(kept) or "none")
+@pytest.mark.parametrize("float_layers", KEPT, ids=lambda float_layers: "+".join(float_layers) or "none")
 @pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 def test_for_tensorrt_only_the_inputs_of_int8_layers_and_of_poolings_before_them_have_q_and_dq(
-    configuration: str, kept: tuple[str, ...], quantized: Graphs, narrow_spec: Callable[..., NetworkSpec]
+    configuration: str, float_layers: tuple[str, ...], quantized: Graphs, narrow_spec: Callable[..., NetworkSpec]
 ) -> None:
     spec = narrow_spec(configuration)
     names = [layer.name for layer in spec.layers]
     for options in OUTPUTS:
-        model, quantization = quantized(configuration, "tensorrt", kept, **options)
+        model, quantization = quantized(configuration, "tensorrt", float_layers, **options)
         graph, expected = Reader(model), set()
         for index, layer in enumerate(spec.layers):
             reader = names[index + 1] if layer.kind == "pool" else layer.name
@@ -151,8 +151,8 @@ def test_for_tensorrt_only_the_inputs_of_int8_layers_and_of_poolings_before_them
                 assert (zero_point.dtype, int(zero_point)) == (np.int8, 0)
             else:
                 assert graph.scale_before(layer.name) is None, layer.name
-        found = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-        assert len(found) == len(expected)
+        quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        assert len(quantizers) == len(expected)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -178,13 +178,13 @@ def test_for_tensorrt_weights_are_int8_by_channel_and_the_bias_is_floating_point
         assert integers.min() >= -127
 
 
-@pytest.mark.parametrize("kept", KEPT, ids=lambda kept: "+".join(kept) or "none")
+@pytest.mark.parametrize("float_layers", KEPT, ids=lambda float_layers: "+".join(float_layers) or "none")
 @pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 def test_for_onnxruntime_every_reader_of_an_int8_layer_reads_it_through_one_pair_of_q_and_dq(
-    configuration: str, kept: tuple[str, ...], quantized: Graphs
+    configuration: str, float_layers: tuple[str, ...], quantized: Graphs
 ) -> None:
     for options in OUTPUTS:
-        model, quantization = quantized(configuration, "onnxruntime", kept, **options)
+        model, quantization = quantized(configuration, "onnxruntime", float_layers, **options)
         graph = Reader(model)
         for name in quantization.layers:
             assert graph.scale_before(name) is not None
@@ -211,36 +211,36 @@ def optimized(model: onnx.ModelProto, folder: Path) -> dict[str, list[str]]:
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(written)
     runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    found: dict[str, list[str]] = {}
+    operators: dict[str, list[str]] = {}
     for node in onnx.load(written).graph.node:
-        found.setdefault(node.op_type, []).append(node.name)
-    return found
+        operators.setdefault(node.op_type, []).append(node.name)
+    return operators
 
 
-@pytest.mark.parametrize("kept", KEPT, ids=lambda kept: "+".join(kept) or "none")
+@pytest.mark.parametrize("float_layers", KEPT, ids=lambda float_layers: "+".join(float_layers) or "none")
 @pytest.mark.parametrize("configuration", ["A-LRN", "C"])
 def test_onnxruntime_runs_the_int8_layers_and_no_others_with_its_integer_kernels(
-    configuration: str, kept: tuple[str, ...], quantized: Graphs, tmp_path: Path
+    configuration: str, float_layers: tuple[str, ...], quantized: Graphs, tmp_path: Path
 ) -> None:
     """Unprevented, it would quantize a layer between two INT8 layers, with one scale for all channels."""
-    for options in OUTPUTS if kept in ((), ("fc7",)) else OUTPUTS[:1]:
-        model, quantization = quantized(configuration, "onnxruntime", kept, **options)
-        found = optimized(model, tmp_path)
-        assert found.get("QLinearConv", []) == list(quantization.layers)
-        floating = {name.split("/")[0] for operator in ("Conv", "FusedConv") for name in found.get(operator, [])}
+    for options in OUTPUTS if float_layers in ((), ("fc7",)) else OUTPUTS[:1]:
+        model, quantization = quantized(configuration, "onnxruntime", float_layers, **options)
+        operators = optimized(model, tmp_path)
+        assert operators.get("QLinearConv", []) == list(quantization.layers)
+        floating = {name.split("/")[0] for operator in ("Conv", "FusedConv") for name in operators.get(operator, [])}
         assert len(floating) == len(quantization.kept)
-        if not kept and configuration != "A-LRN":  # eight bits from conv1_1 to fc7
-            assert len(found["QuantizeLinear"]) == 1
+        if not float_layers and configuration != "A-LRN":  # eight bits from conv1_1 to fc7
+            assert len(operators["QuantizeLinear"]) == 1
 
 
 def test_onnxruntime_leaves_layers_kept_in_floating_point_alone_in_a_file_for_tensorrt_too(
     quantized: Graphs, tmp_path: Path
 ) -> None:
-    for kept in KEPT:
-        model, quantization = quantized("A", "tensorrt", kept)
-        found = optimized(model, tmp_path)
-        assert not set(found.get("QLinearConv", [])) & set(quantization.kept)
-        assert not any(name.endswith("_weight_q") for names in found.values() for name in names)
+    for float_layers in KEPT:
+        model, quantization = quantized("A", "tensorrt", float_layers)
+        operators = optimized(model, tmp_path)
+        assert not set(operators.get("QLinearConv", [])) & set(quantization.kept)
+        assert not any(name.endswith("_weight_q") for names in operators.values() for name in names)
 
 
 def without_quantization(model: onnx.ModelProto) -> list[tuple[str, str, list[str], dict[str, Any]]]:
@@ -265,9 +265,9 @@ def test_a_quantized_graph_without_its_q_and_dq_nodes_is_the_plain_graph(
 ) -> None:
     for half in (False, True) if target == "tensorrt" else (False,):
         plain = [graph(configuration, dynamic=True, half=half, **options) for options in OUTPUTS]
-        for index, kept in enumerate(KEPT):
+        for index, float_layers in enumerate(KEPT):
             expected, options = plain[index % 4], OUTPUTS[index % 4]
-            model, _quantization = quantized(configuration, target, kept, half=half, **options)
+            model, _quantization = quantized(configuration, target, float_layers, half=half, **options)
             assert not any("quantize" in node.op_type.lower() for node in expected.graph.node)
             assert without_quantization(model) == without_quantization(expected)
             assert model.graph.output == expected.graph.output

@@ -43,8 +43,8 @@ def verify(vgg_deploy_command: Command, pictures: Path, narrow_checkpoint: Calla
 
     def run(*arguments: str | Path, reference: Path | None = None, images: Path = pictures) -> Any:
         against = reference or narrow_checkpoint("A")
-        words = ("verify", *arguments, "--reference", against, "--images", images, "--threads", "1")
-        return vgg_deploy_command(*map(str, words))
+        command = ("verify", *arguments, "--reference", against, "--images", images, "--threads", "1")
+        return vgg_deploy_command(*map(str, command))
 
     return run
 
@@ -219,8 +219,8 @@ def test_with_calibration_the_same_network_keeps_those_layers_in_fp32_and_passes
     tmp_path: Path,
 ) -> None:
     reference, path = enlarged_checkpoint(factor, layer), tmp_path / "half.onnx"
-    words = ("export", "--weights", reference, "--dynamic", "--fp16", "--calibration", pictures, "-o", path)
-    made = vgg_deploy_command(*map(str, words))
+    arguments = ("export", "--weights", reference, "--dynamic", "--fp16", "--calibration", pictures, "-o", path)
+    made = vgg_deploy_command(*map(str, arguments))
     assert made.code == 0, made.err
     assert f"{layer}, " in made.err
     assert "kept in FP32" in made.err
@@ -260,8 +260,8 @@ def test_an_onnx_reference_needs_no_torch(
     candidate = exported(name="candidate.onnx", dynamic=True, half=True).path
     if layer:
         alter(candidate, f"{layer}.weight", lambda weight: -weight)
-    words = ("verify", candidate, "--reference", reference, "--images", pictures)
-    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)]
+    arguments = ("verify", candidate, "--reference", reference, "--images", pictures)
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == (1 if layer else 0), done.stderr
     assert [line for line in done.stderr.splitlines() if not line.startswith("runtime ")] == []
@@ -380,8 +380,8 @@ def test_a_foreign_checkpoint_is_read_with_the_facts_of_the_file(
 
     weights, path = tmp_path / "foreign.safetensors", tmp_path / "lrn.onnx"
     save_file(random_weights(narrow_spec("A-LRN")), weights)
-    words = ("--arch", "A-LRN", "--mean", "100,110,120", "--std", "50")
-    made = vgg_deploy_command("export", "--weights", str(weights), *words, "--dynamic", "-o", str(path))
+    arguments = ("--arch", "A-LRN", "--mean", "100,110,120", "--std", "50")
+    made = vgg_deploy_command("export", "--weights", str(weights), *arguments, "--dynamic", "-o", str(path))
     assert made.code == 0, made.err
     done = verify(path, reference=weights)
     assert done.code == 0, done.out + done.err
@@ -405,20 +405,20 @@ def test_a_file_without_our_manifest_is_judged_by_its_answers(
     images = tmp_path / "crops"
     images.mkdir()
     Image.fromarray(np.full((100, 120, 3), 90, np.uint8)).save(images / "grey.png")
-    words = ("--labels", str(labels))
+    arguments = ("--labels", str(labels))
     # Its smallest size is unknown, so the reference comes first.
-    done = verify(reference, *words, reference=path, images=images)
+    done = verify(reference, *arguments, reference=path, images=images)
     assert done.code == 0, done.out + done.err
     alter(path, "conv3_1.weight", np.negative)
-    done = verify(reference, *words, reference=path, images=images)
+    done = verify(reference, *arguments, reference=path, images=images)
     assert done.code == 1, done.out + done.err
     assert "layers cannot be compared" in done.out
 
 
 def test_options_about_weights_are_refused_with_an_onnx_reference(exported: Exported, verify: Command) -> None:
     path = exported(dynamic=True).path
-    for words in (("--arch", "A"), ("--normalization", "paper"), ("--train-scale", "256")):
-        done = verify(path, *words, reference=path)
+    for arguments in (("--arch", "A"), ("--normalization", "paper"), ("--train-scale", "256")):
+        done = verify(path, *arguments, reference=path)
         assert done.code == 2
         assert "its manifest states how the network was trained" in done.err
 

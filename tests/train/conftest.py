@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,8 +52,8 @@ def run(
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        words = [word for each in arguments for word in (each.split() if isinstance(each, str) else [str(each)])]
-        monkeypatch.setattr(sys, "argv", ["train", *words])
+        parts = [each.split() if isinstance(each, str) else [str(each)] for each in arguments]
+        monkeypatch.setattr(sys, "argv", ["train", *itertools.chain(*parts)])
         with pytest.raises(SystemExit) as caught:
             run_command(command, "python -m train")
         captured = capsys.readouterr()

@@ -53,8 +53,7 @@ def batches_of(pictures: Sequence[Images], shape: BatchShape, rescaling: Rescali
     cut = [fitted(picture, shape.height, shape.width, rescaling) for picture in pictures]
     batches = []
     for start in range(0, len(cut), shape.images):
-        images = np.stack(
-            [cut[index % len(cut)] for index in range(start, start + shape.images)]
-        )  # [n, height, width, 3]
+        chosen = [cut[index % len(cut)] for index in range(start, start + shape.images)]
+        images = np.stack(chosen)  # [n, height, width, 3]
         batches.append(ImageBatch(images, min(shape.images, len(cut) - start)))
     return batches

@@ -172,11 +172,9 @@ def _split(options: CalibrationOptions, manifest: Manifest, *, dynamic: bool) ->
         return drawn, None
     if readable < wanted + held_out:
         notice(f"{options.folder} has {readable} readable images: {count} for calibration, {readable - count} held out")
-    single = choose_protocol(
-        manifest, "dense" if dynamic else "center", mirror=False, free_size=dynamic
-    ).protocol  # one view per image
+    one_view = choose_protocol(manifest, "dense" if dynamic else "center", mirror=False, free_size=dynamic).protocol
     calibrating = dataclasses.replace(drawn, paths=drawn.paths[:count])
-    return calibrating, dataclasses.replace(drawn, paths=drawn.paths[count:], protocol=single)
+    return calibrating, dataclasses.replace(drawn, paths=drawn.paths[count:], protocol=one_view)
 
 
 def _calibrating(options: CalibrationOptions, readable: int, wanted: int) -> int:

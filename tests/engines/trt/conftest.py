@@ -135,9 +135,9 @@ class Foreign:
     def insert(self, operator: str, name: str, before: str, **attributes: Any) -> None:
         """Inserts a node between another and its first input."""
         reader = self.node(before)
-        place = self.nodes.index(reader)
+        index = self.nodes.index(reader)
         self.add(operator, name, reader.input[0], **attributes)
-        self.nodes.insert(place, self.nodes.pop())
+        self.nodes.insert(index, self.nodes.pop())
         reader.input[0] = name
 
     def model(self) -> onnx.ModelProto:

@@ -41,9 +41,9 @@ def start(tmp_path: Path) -> Torchrun:
     """start(processes, *arguments) -> python -m train in an empty folder, by torchrun for several processes."""
 
     def start(processes: int, *arguments: object) -> subprocess.Popen[str]:
-        words = [word for each in arguments for word in str(each).split()]
+        split_arguments = [part for each in arguments for part in str(each).split()]
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "train", *words]
+        command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "train", *split_arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -65,10 +65,10 @@ def machines(tmp_path: Path) -> Machines:
         for rank, name in enumerate(("first", "second")):
             (tmp_path / name).mkdir(exist_ok=True)
             torchrun = f"-m torch.distributed.run --nnodes 2 --node-rank {rank} --nproc-per-node 1 {address} -m train"
-            words = [word for each in (torchrun, *arguments) for word in str(each).split()]
+            split_arguments = [part for each in (torchrun, *arguments) for part in str(each).split()]
             started.append(
                 subprocess.Popen(
-                    [sys.executable, *words],
+                    [sys.executable, *split_arguments],
                     cwd=tmp_path / name,
                     env=environment,
                     stdout=subprocess.PIPE,

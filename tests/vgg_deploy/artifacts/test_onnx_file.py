@@ -178,9 +178,9 @@ def test_small_tensors_keep_their_data_on_request(ours: Path) -> None:
 
 def test_damage_anywhere_is_one_of_our_errors_or_none(ours: Path) -> None:
     data, random = ours.read_bytes(), np.random.default_rng(1)
-    for place in random.integers(0, len(data), 200).tolist():
+    for offset in random.integers(0, len(data), 200).tolist():
         damaged = bytearray(data)
-        damaged[place] ^= int(random.integers(1, 256))
+        damaged[offset] ^= int(random.integers(1, 256))
         ours.write_bytes(damaged)
         with contextlib.suppress(ModelFileError, ManifestError, UsageError):
             read_manifest(ours)
@@ -355,11 +355,11 @@ def test_every_place_that_is_stated_for_a_weight_is_looked_at(secret: Path) -> N
 
 def test_a_weight_that_comes_in_two_parts_is_one(secret: Path) -> None:
     # Protobuf merges a single field that a file gives twice, here the tensor of a Constant.
-    place, tensor = TensorProto(), TensorProto(name="hidden")
-    place.external_data.add(key="location", value="../secret")
+    outside, tensor = TensorProto(), TensorProto(name="hidden")
+    outside.external_data.add(key="location", value="../secret")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="model.onnx")
-    halves = [onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=half) for half in (place, tensor)]
+    halves = [onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=half) for half in (outside, tensor)]
     attribute = b"".join(half.SerializeToString() for half in halves)
     node = onnx.NodeProto(op_type="Constant", output=["hidden"]).SerializeToString() + field(5, attribute)
     model = foreign().SerializeToString() + field(7, field(1, node))

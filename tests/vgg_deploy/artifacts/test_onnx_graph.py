@@ -38,8 +38,8 @@ def test_attributes_of_every_kind_that_is_read(ours: Path, tmp_path: Path) -> No
     values = {"real": -2.5, "whole": -3, "word": b"SAME", "list": [1, -1], "others": [1.5, 2.5]}
     node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
     onnx.save(model, path)
-    found = OnnxFile(path).graph.nodes[0].attributes
-    assert {name: found[name] for name in values} == {
+    attributes = OnnxFile(path).graph.nodes[0].attributes
+    assert {name: attributes[name] for name in values} == {
         "real": -2.5,
         "whole": -3,
         "word": "SAME",
@@ -53,11 +53,11 @@ def test_weights_are_those_of_the_file_and_are_not_copied(external: bool, ours: 
     model, path = onnx.load(ours), tmp_path / "copy.onnx"
     expected = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     onnx.save(model, path, save_as_external_data=external, location="copy.weights", size_threshold=0)
-    found = OnnxFile(path).graph.weights
-    assert found.keys() == expected.keys()
+    weights = OnnxFile(path).graph.weights
+    assert weights.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values)
-        assert not found[name].flags.owndata
+        np.testing.assert_array_equal(weights[name], values)
+        assert not weights[name].flags.owndata
 
 
 def test_a_place_counts_for_external_tensors_alone(ours: Path, tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_what_is_not_floating_point_or_not_in_one_piece_is_left_out(ours: Path, 
     typed = helper.make_tensor("typed", TensorProto.FLOAT, [2], [1.5, 2.5])  # in float_data, packed
     model.graph.initializer.extend([numpy_helper.from_array(np.arange(3), "integers"), half, short, typed])
     onnx.save(model, path)
-    found = OnnxFile(path).graph.weights
-    assert not {"integers", "half", "short"} & found.keys()
-    np.testing.assert_array_equal(found["typed"], [1.5, 2.5])
-    assert model.graph.initializer[0].name in found
+    weights = OnnxFile(path).graph.weights
+    assert not {"integers", "half", "short"} & weights.keys()
+    np.testing.assert_array_equal(weights["typed"], [1.5, 2.5])
+    assert model.graph.initializer[0].name in weights
 
 
 def test_a_cut_off_file_is_refused_at_every_length(ours: Path, tmp_path: Path) -> None:

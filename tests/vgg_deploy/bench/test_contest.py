@@ -113,8 +113,6 @@ def test_the_peak_is_measured_once_in_each_repetition() -> None:
 
 
 def test_an_effort_in_seconds_counts_repetitions_of_all_contestants() -> None:
-    contest = Contest(
-        [Contestant("a", Player("a", []))], ["x"], Terms(effort=Effort(seconds=1000.0))
-    )  # a turn of no time: the most repetitions
-    contest.hold()
+    contest = Contest([Contestant("a", Player("a", []))], ["x"], Terms(effort=Effort(seconds=1000.0)))
+    contest.hold()  # a turn takes no time, so it makes the most repetitions
     assert len(contest["a"].turns) == 1000

@@ -162,32 +162,38 @@ def test_the_json_has_machine_versions_contestants_and_every_sample(
     assert report["machine"]["usable_cores"] >= 1
     assert {"python", "vgg-deploy", "numpy", "onnxruntime"} <= set(report["versions"])
     assert (report["pictures"], report["reference"], report["passed"]) == ("3 images", "tiny.onnx", True)
-    assert [one["name"] for one in report["contestants"]] == ["tiny.onnx", "other.onnx"]
-    for one in report["contestants"]:
-        assert (one["device"], one["precision"], one["requests"]) == ("cpu", "float32", 1)
-        assert one["load_s"] > 0
-        assert one["first_run_s"] > 0
-        assert one["peak_bytes"] is None or one["peak_bytes"] > 10_000_000
-    assert [(one["work"], one["contestant"]) for one in report["results"]] == [
+    assert [contestant["name"] for contestant in report["contestants"]] == ["tiny.onnx", "other.onnx"]
+    for contestant in report["contestants"]:
+        assert (contestant["device"], contestant["precision"], contestant["requests"]) == ("cpu", "float32", 1)
+        assert contestant["load_s"] > 0
+        assert contestant["first_run_s"] > 0
+        assert contestant["peak_bytes"] is None or contestant["peak_bytes"] > 10_000_000
+    assert [(result["work"], result["contestant"]) for result in report["results"]] == [
         (work, name) for work in ("1x40x48", "3x32x32") for name in ("tiny.onnx", "other.onnx")
     ]
     spec = read_manifest(TINY).spec
-    for one in report["results"]:
-        shape = BatchShape.parse(one["work"])
-        samples = one["samples_ms"]
-        assert one["images_per_sample"] == shape.images
-        assert len(one["turns_ms_per_image"]) == 2
+    for result in report["results"]:
+        shape = BatchShape.parse(result["work"])
+        samples = result["samples_ms"]
+        assert result["images_per_sample"] == shape.images
+        assert len(result["turns_ms_per_image"]) == 2
         assert len(samples) >= 2
         for share, name in ((50, "p50_ms"), (90, "p90_ms"), (99, "p99_ms"), (0, "lowest_ms"), (100, "highest_ms")):
-            assert one[name] == pytest.approx(np.percentile(samples, share), abs=1e-3)
-        assert one["images_per_s"] == pytest.approx(1000 * shape.images / one["p50_ms"])
-        assert one["gflop_per_sample"] == pytest.approx(2 * shape.images * spec.macs(shape.height, shape.width) / 1e9)
-        assert one["gflops_per_s"] == pytest.approx(1000 * one["gflop_per_sample"] / one["p50_ms"])
-        assert one["share_of_peak"] == pytest.approx(one["gflops_per_s"] / one["peak"]["gflops_per_s"])
-        assert one["peak"]["precision"] == "float32"
-        assert one["ratio_to_first"]["lowest"] <= one["ratio_to_first"]["median"] <= one["ratio_to_first"]["highest"]
-        assert one["parity"]["pictures"] == 3
-        assert (one["parity"]["agreement"], one["failures"]) == (1, [])
+            assert result[name] == pytest.approx(np.percentile(samples, share), abs=1e-3)
+        assert result["images_per_s"] == pytest.approx(1000 * shape.images / result["p50_ms"])
+        assert result["gflop_per_sample"] == pytest.approx(
+            2 * shape.images * spec.macs(shape.height, shape.width) / 1e9
+        )
+        assert result["gflops_per_s"] == pytest.approx(1000 * result["gflop_per_sample"] / result["p50_ms"])
+        assert result["share_of_peak"] == pytest.approx(result["gflops_per_s"] / result["peak"]["gflops_per_s"])
+        assert result["peak"]["precision"] == "float32"
+        assert (
+            result["ratio_to_first"]["lowest"]
+            <= result["ratio_to_first"]["median"]
+            <= result["ratio_to_first"]["highest"]
+        )
+        assert result["parity"]["pictures"] == 3
+        assert (result["parity"]["agreement"], result["failures"]) == (1, [])
     assert report["layers"] == []
 
 
@@ -209,14 +215,14 @@ def test_the_table_has_each_contestant_in_each_shape(bench: Callable[..., Any], 
 
 def test_without_shapes_the_crop_is_timed_for_one_and_for_eight(bench: Callable[..., Any], tmp_path: Path) -> None:
     done = bench(TINY, "--json", "-")
-    assert [one["work"] for one in json.loads(done.out)["results"]] == ["1x32x32", "8x32x32"]
+    assert [result["work"] for result in json.loads(done.out)["results"]] == ["1x32x32", "8x32x32"]
     done = bench(fixed(tmp_path / "fixed.onnx"), "--json", "-")
-    assert [one["work"] for one in json.loads(done.out)["results"]] == ["1x32x32"]
+    assert [result["work"] for result in json.loads(done.out)["results"]] == ["1x32x32"]
 
 
 def test_a_model_given_twice_shows_the_noise(bench: Callable[..., Any]) -> None:
     done = bench(TINY, TINY, "--shapes", "1x32x32", "--json", "-")
-    assert [one["name"] for one in json.loads(done.out)["contestants"]] == ["tiny.onnx", "tiny.onnx #2"]
+    assert [contestant["name"] for contestant in json.loads(done.out)["contestants"]] == ["tiny.onnx", "tiny.onnx #2"]
 
 
 def test_a_protocol_is_timed_decode_to_answer(bench: Callable[..., Any], photos: Path) -> None:
@@ -248,7 +254,7 @@ def test_the_peak_is_sought_once_for_shapes_and_a_protocol(
     done = bench(TINY, "--shapes", "1x32x32", "--protocol", "dense", "--images", photos, "--json", "-")
     assert done.code == 0, done.err
     assert sought == ["float32"]
-    assert [one["peak"]["precision"] for one in json.loads(done.out)["results"]] == ["float32"] * 2
+    assert [result["peak"]["precision"] for result in json.loads(done.out)["results"]] == ["float32"] * 2
 
 
 def test_images_that_are_repeated_to_fill_a_batch_are_compared_once(bench: Callable[..., Any], photos: Path) -> None:
@@ -256,7 +262,7 @@ def test_images_that_are_repeated_to_fill_a_batch_are_compared_once(bench: Calla
     assert "8x32x32: 3 images do not fill a batch, so some are repeated; each is compared once" in " ".join(
         done.err.split()
     )
-    assert [one["parity"]["pictures"] for one in json.loads(done.out)["results"]] == [3, 3]
+    assert [result["parity"]["pictures"] for result in json.loads(done.out)["results"]] == [3, 3]
 
 
 def test_images_that_fail_to_decode_are_skipped_and_named(bench: Callable[..., Any], photos: Path) -> None:
@@ -291,7 +297,7 @@ def test_a_model_that_disagrees_is_marked_and_exits_1(
     assert "FAILED other.onnx, 1x40x40: max_dp " in done.out
     report = json.loads(bench(*arguments, "--json", "-").out)
     assert report["passed"] is False
-    assert [bool(one["failures"]) for one in report["results"]] == [False, True]
+    assert [bool(result["failures"]) for result in report["results"]] == [False, True]
 
 
 def test_a_flip_of_a_near_tie_among_few_images_is_reported_and_is_no_failure(
@@ -334,9 +340,9 @@ def test_nan_is_a_failure_and_null_in_json(bench: Callable[..., Any], changed: C
     broken = changed("broken.onnx", lambda bias: bias * math.nan)
     done = bench(broken, "--shapes", "1x40x40", "--json", "-", "--runtime", "onnxruntime")  # ncnn refuses such weights
     assert done.code == 1
-    (one,) = json.loads(done.out)["results"]
-    assert (one["parity"]["max_dp"], one["parity"]["agreement"]) == (None, None)
-    assert "max_dp is nan" in one["failures"]
+    (result,) = json.loads(done.out)["results"]
+    assert (result["parity"]["max_dp"], result["parity"]["agreement"]) == (None, None)
+    assert "max_dp is nan" in result["failures"]
 
 
 def test_a_checkpoint_is_the_reference_and_a_contestant(
@@ -352,7 +358,7 @@ def test_a_checkpoint_is_the_reference_and_a_contestant(
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["reference"] == path.name
-    assert [one["name"] for one in report["contestants"]] == ["a.onnx", f"torch: {path.name}"]
+    assert [contestant["name"] for contestant in report["contestants"]] == ["a.onnx", f"torch: {path.name}"]
     assert report["results"][1]["parity"]["max_dp"] == 0
     done = bench(tmp_path / "a.onnx", "--reference", narrow_checkpoint("A", 1), *arguments)
     assert done.code == 1

@@ -174,7 +174,7 @@ def test_an_interrupt_signal_exits_130_without_a_traceback() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")
 @pytest.mark.parametrize("how", ["click", "print"])
-def test_a_closed_pipe_exits_141_in_silence(how: str) -> None:
+def test_a_closed_pipe_exits_141_without_a_message(how: str) -> None:
     process = start("-c", PRINTER, how)
     assert process.stdout.readline() == "line 1\n"
     process.stdout.close()

@@ -561,7 +561,7 @@ def test_ctrl_c_exits_130_and_what_was_written_is_whole(photos: Path, model: Fil
 
 
 @linux
-def test_a_closed_pipe_exits_141_in_silence(photos: Path, model: Files) -> None:
+def test_a_closed_pipe_exits_141_without_a_message(photos: Path, model: Files) -> None:
     arguments = [photos / "b.png", photos / "a.jpg"] * 2000
     process = start(*arguments, "--engine", model(), "--json", "-", stdout=subprocess.PIPE)
     json.loads(process.stdout.readline())

@@ -64,9 +64,8 @@ class EvaluatedModels(ContextManaged):
             yield self._single
             return
         path, options = self._paths[index], self._options[index]
-        with open_any(
-            path, options, self._checkpoint, say=lambda _text: None
-        ) as engine:  # its notices are already printed
+        # Its notices are already printed.
+        with open_any(path, options, self._checkpoint, say=lambda _text: None) as engine:
             yield engine
 
     def fingerprint(self, index: int) -> str:
