@@ -12,6 +12,8 @@ import click
 
 from train.execution_options import execution_options
 from train.recipe_options import RecipeChoices, recipe_options
+from train.runs.metrics_log import check_tensorboard
+from train.runs.run import ROOT
 from vgg_deploy.cli.entry import run_command
 from vgg_deploy.errors import UsageError
 
@@ -81,7 +83,6 @@ def command(
     from train.campaign import Campaign
     from train.compute.processes import joined_processes
     from train.data.folder import read_folder
-    from train.runs.metrics_log import check_tensorboard
 
     if tensorboard:
         check_tensorboard()
@@ -113,7 +114,6 @@ def command(
 
 def _digits_folder(*, warn: bool) -> Path:
     from train.data.digits import write_digits
-    from train.runs.run import ROOT
 
     if warn and Path(BUILT_IN).is_dir():
         click.echo(

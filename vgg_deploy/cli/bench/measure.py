@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vgg_deploy.artifacts.build_command import refusal
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.effort import Effort
+from vgg_deploy.bench.layer_times import LayerTime, by_layer
 from vgg_deploy.cli.bench.contestants import UnopenedContestant
 from vgg_deploy.cli.bench.footprint import Footprint, footprint_of
 from vgg_deploy.cli.bench.workloads import Workloads
@@ -21,7 +23,6 @@ from vgg_deploy.errors import ImageError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
-    from vgg_deploy.bench.layer_times import LayerTime
     from vgg_deploy.bench.peak import PeakProbe
     from vgg_deploy.bench.result import ContestResult
     from vgg_deploy.inference.engine import Engine, EngineInfo
@@ -178,7 +179,6 @@ class Measurement:
             return None
         from engines import RUNTIMES
         from vgg_deploy.bench.batches import batches_of
-        from vgg_deploy.bench.layer_times import by_layer
         from vgg_deploy.network.tensors import SCORE_MAP
 
         adapter = importlib.import_module(RUNTIMES[info.runtime.partition(" ")[0]].adapter)
@@ -242,8 +242,6 @@ def _crop(info: EngineInfo) -> BatchShape:
 
 def _check_shape(opened: OpenContestants, shape: BatchShape) -> None:
     """Raises UsageError if a contestant does not accept batches of this shape."""
-    from vgg_deploy.artifacts.build_command import refusal
-
     for name, engine in opened.engines.items():
         info = engine.info
         if info.plan is not None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vgg_deploy.bench.machine import machine, versions
 from vgg_deploy.cli.tables import print_table
+from vgg_deploy.files import whole_file
 
 if TYPE_CHECKING:
     from vgg_deploy.bench.result import ContestResult
@@ -21,8 +23,6 @@ _COLUMNS = (
 
 
 def print_report(report: Report) -> None:
-    from vgg_deploy.bench.machine import machine
-
     host = machine()
     cores = f"{host['usable_cores']} of {host['cores']} cores"
     click.echo(f"{host['cpu']}, {cores}; {report.pictures}; compared with {report.reference}")
@@ -99,8 +99,6 @@ def _print_layers(layers: Layers) -> None:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The whole report. Names carry the units; shares are in 0..1; null means unknown or not a number."""
-    from vgg_deploy.bench.machine import machine, versions
-
     return {
         "machine": machine(),
         "versions": versions(),
@@ -203,8 +201,6 @@ def _number(value: float) -> float | None:
 def plot_report(report: Report, path: Path) -> None:
     """Images/s of each contestant, a panel for each workload. Whiskers: the slowest and the fastest repetition."""
     import matplotlib as mpl
-
-    from vgg_deploy.files import whole_file
 
     mpl.use("Agg")
     from matplotlib import pyplot
