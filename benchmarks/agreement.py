@@ -1,4 +1,4 @@
-"""How far the answers of timed models are from PyTorch's. It is shown beside every speed."""
+"""How much the answers of timed models differ from PyTorch's. Tables show it next to every speed."""
 
 from __future__ import annotations
 

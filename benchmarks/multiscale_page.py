@@ -45,7 +45,7 @@ class ProtocolMeasurements:
 
 
 def small_table(all_programs: Sequence[Program], measured: ProtocolMeasurements, method: str) -> Table:
-    """First and warm passes of each program, beside PyTorch eager, the straightforward program and the bare loop."""
+    """First and warm passes of each program, against PyTorch eager, the straightforward program and the bare loop."""
     columns = (
         "program",
         *("first pass, images/s", "times PyTorch eager", "times the straightforward program"),

@@ -1,4 +1,4 @@
-"""INT8 files for either target in either runtime, beside FP32: why `export --target` matters.
+"""INT8 files for either target in either runtime, compared with FP32: why `export --target` matters.
 
     python -m benchmarks.pairing
 

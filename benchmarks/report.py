@@ -103,8 +103,9 @@ class Page:
         if self.drawing is not None:
             import matplotlib as mpl
 
-            alike: Any = {"svg.hashsalt": "vgg_deploy", "svg.fonttype": "none"}  # the same in every run; text as text
-            with whole_file(out / picture) as temporary, mpl.rc_context(alike):
+            # The same file in every run, with text as text.
+            settings: Any = {"svg.hashsalt": "vgg_deploy", "svg.fonttype": "none"}
+            with whole_file(out / picture) as temporary, mpl.rc_context(settings):
                 self.drawing.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
         return text
 

@@ -118,7 +118,7 @@ class ImageCollection:
         return self.paths[::step][:count]
 
     def of_different_sizes(self, count: int) -> list[Path]:
-        """`count` of them, as far as possible of different sizes, at most half."""
+        """`count` of them, of different sizes where possible, but at most half."""
         by_size: dict[tuple[int, int], list[Path]] = {}
         for path in self.paths:
             with Image.open(path) as image:

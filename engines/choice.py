@@ -173,7 +173,7 @@ def pairing_notices(runtime: str, options: EngineOptions, manifest: Manifest | N
         else f"openvino runs them as INT8 ({install_command(RUNTIMES['openvino'].extra)})"
     )
     return (
-        "the file's Q/DQ nodes are placed for TensorRT, and onnxruntime's CPU kernels run most of them one by one, "
-        "slower than FP32 (VGG-16 took 1.2 times as long as in FP32; openvino takes a quarter of the FP32 time): "
+        "the file's Q/DQ nodes are placed for TensorRT. onnxruntime's CPU kernels run most of them one by one, slower "
+        "than FP32: VGG-16 took 1.2 times as long as in FP32; openvino takes a quarter of the FP32 time. "
         f"{remedy}. Or export the file with --target onnxruntime",
     )

@@ -66,7 +66,7 @@ def unrepresentable_layers(weights: Mapping[str, Floats]) -> tuple[str, ...]:
 
 
 def rounding_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` with FP32 instead of FP16, which rounds weights and activations to FP16 wherever `model` does.
+    """A copy of `model` with FP32 instead of FP16, in which weights and activations are rounded to FP16 as in `model`.
 
     INT8 layers stay INT8. ONNX Runtime keeps the pairs of casts that round; OpenVINO removes them.
     """

@@ -1,7 +1,7 @@
 """The fully convolutional ONNX graph of a network, node by node, from its spec and weights.
 
-It is written with onnx's own helpers rather than traced, which gives the paper's names, one `LRN` node, free axes,
-exact types, and no second copy of the weights. It is trusted because `verify` compares it with PyTorch.
+It is written with onnx's own helpers, not traced. So it has the paper's names, one `LRN` node, free axes, exact types,
+and no second copy of the weights. It is trusted because `verify` compares it with PyTorch.
 """
 
 from __future__ import annotations

@@ -42,10 +42,11 @@ def quantized_inputs(spec: NetworkSpec, quantization: Quantization, score_map: b
 
 
 def layers_at_risk(spec: NetworkSpec, quantization: Quantization, quantized: Collection[str]) -> frozenset[str]:
-    """Layers kept in floating point that ONNX Runtime (1.32) would quantize nevertheless, against the budget.
+    """Layers kept in floating point that ONNX Runtime (1.32) would still quantize, against the budget.
 
-    Its WeightBiasQuantization looks for a convolution between a DequantizeLinear and a Relu with a QuantizeLinear, and
-    gives it INT8 weights with one scale for all channels. A DequantizeLinear before a pooling is moved behind it first.
+    Its WeightBiasQuantization looks for a convolution between a DequantizeLinear and a Relu with a QuantizeLinear. It
+    gives this convolution INT8 weights, with one scale for all channels. First it moves a DequantizeLinear before a
+    pooling behind it.
     """
     if quantization.target != "onnxruntime":
         return frozenset()

@@ -51,9 +51,9 @@ class InitialWeights:
 def initial_weights(recipe: Recipe, classes: tuple[ClassName, ...]) -> InitialWeights:
     """The weights that `recipe.chosen_initialisation` names.
 
-    A checkpoint of the same configuration gives its convolutions, fc6 and fc7 if crop and FC width are the same, and
-    fc8 if the classes are the same too. All other layers are random: N(0, 0.01) at full width, Glorot's for narrower
-    networks. All layers learn at the same rate (section 3.1).
+    A checkpoint of the same configuration gives its convolutions. It also gives fc6 and fc7 if crop and FC width are
+    the same, and fc8 if the classes are the same too. All other layers are random: N(0, 0.01) at full width, Glorot's
+    for narrower networks. All layers learn at the same rate (section 3.1).
 
     Raises:
         UsageError: no such checkpoint, or one of another configuration or width.

@@ -84,6 +84,6 @@ def recipe_text(recipe: Recipe) -> str:
     lines = []
     for name, value in values.items():
         if value is not None:
-            # JSON and TOML write numbers, strings, booleans and lists of numbers alike.
+            # JSON and TOML have the same syntax for numbers, strings, booleans and lists of numbers.
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"

@@ -57,8 +57,8 @@ def resolve(manifest: Manifest, options: BuildOptions) -> tuple[BuildOptions, tu
 def profiles_of(manifest: Manifest, options: BuildOptions) -> tuple[Profile, ...]:
     """The profiles for resolved options: one for each scale, one for all, or one for the only shape of the model.
 
-    A profile for Q accepts images whose short side is Q and whose long side is at most Q times the largest aspect,
-    upright or flat. Kernels are chosen for a batch of photos (4:3), as `infer` makes them by default.
+    A profile for Q accepts upright and flat images whose short side is Q. Their long side is at most Q times the
+    largest aspect. Kernels are chosen for a batch of photos (4:3), as `infer` makes them by default.
     """
     shapes = manifest.shapes
     assert shapes is not None

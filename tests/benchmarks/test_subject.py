@@ -14,7 +14,7 @@ from benchmarks.subject import ImageCollection, Setup, pictures
 
 
 @pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data_beside_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty ../shared/data; the variable is not set."""
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     monkeypatch.setattr(data, "BESIDE", tmp_path / "shared" / "data")
@@ -22,13 +22,13 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "shared" / "data"
 
 
-def test_data_beside_the_project_is_found_without_a_variable(beside: Path) -> None:
-    assert data_folder() == beside
-    assert Setup().data == beside
+def test_data_beside_the_project_is_found_without_a_variable(data_beside_project: Path) -> None:
+    assert data_folder() == data_beside_project
+    assert Setup().data == data_beside_project
 
 
 def test_the_variable_comes_first_and_an_empty_one_means_no_data(
-    beside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_beside_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     assert data_folder() == tmp_path
@@ -36,8 +36,8 @@ def test_the_variable_comes_first_and_an_empty_one_means_no_data(
     assert data_folder() is None
 
 
-def test_without_a_folder_beside_the_project_there_is_no_data(beside: Path) -> None:
-    beside.rmdir()
+def test_without_a_folder_beside_the_project_there_is_no_data(data_beside_project: Path) -> None:
+    data_beside_project.rmdir()
     assert data_folder() is None
 
 

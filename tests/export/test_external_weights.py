@@ -39,8 +39,8 @@ def test_answers_are_those_of_one_file(precision: tuple[str, ...], runtime: str,
     (weights,) = OnnxFile(apart).external_files
     assert weights.stat().st_size > apart.stat().st_size
     images = np.random.default_rng(1).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
-    with open_engine(together, runtime=runtime) as one, open_engine(apart, runtime=runtime) as other:
-        np.testing.assert_array_equal(one.run(images).probabilities, other.run(images).probabilities)
+    with open_engine(together, runtime=runtime) as whole, open_engine(apart, runtime=runtime) as split:
+        np.testing.assert_array_equal(whole.run(images).probabilities, split.run(images).probabilities)
 
 
 def test_a_new_export_replaces_both_files(export: Command, tmp_path: Path) -> None:

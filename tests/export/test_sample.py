@@ -131,9 +131,9 @@ def test_calibration_uses_the_same_pixels_as_inference(
     manifest = manifest_for(narrow_spec("A"), rescaling=rescaling)
     answered = list(predict(FakeEngine(manifest, answer), paths, protocol))
     assert len(answered) == len(paths) == 6
-    given = list(ImageSample(tuple(paths), protocol, rescaling).views())
-    assert all(view.shape[0] == 1 and view.dtype == np.uint8 and view.flags.c_contiguous for view in given)
-    assert sorted((view.shape[1:], view.tobytes()) for view in given) == sorted(seen)
+    views = list(ImageSample(tuple(paths), protocol, rescaling).views())
+    assert all(view.shape[0] == 1 and view.dtype == np.uint8 and view.flags.c_contiguous for view in views)
+    assert sorted((view.shape[1:], view.tobytes()) for view in views) == sorted(seen)
 
 
 def test_mirrors_are_those_of_inference(pictures: Path) -> None:

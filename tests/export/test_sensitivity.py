@@ -203,8 +203,8 @@ def test_budgets_are_met_despite_rounding_of_percentages() -> None:
 
 def test_a_candidate_that_is_better_than_fp32_has_a_negative_drop_and_meets_a_budget_of_0() -> None:
     truth = np.array([1, 1, 2, 2])
-    met, words = Budget(max_drop=0).judge(posteriors(1, 0, 2, 0), posteriors(1, 1, 2, 0), truth)
-    assert (met, words) == (True, "top-1 drop -25.00 points (at most 0) on 4 images")
+    met, text = Budget(max_drop=0).judge(posteriors(1, 0, 2, 0), posteriors(1, 1, 2, 0), truth)
+    assert (met, text) == (True, "top-1 drop -25.00 points (at most 0) on 4 images")
 
 
 def test_other_mistakes_are_neither_a_drop_nor_agreement() -> None:
@@ -217,9 +217,9 @@ def test_other_mistakes_are_neither_a_drop_nor_agreement() -> None:
 def test_nan_meets_no_budget(budget: Budget) -> None:
     reference, candidate = posteriors(1, 2), posteriors(1, 2)
     candidate[1] = np.nan
-    met, words = budget.judge(reference, candidate, np.array([1, 2]))
+    met, text = budget.judge(reference, candidate, np.array([1, 2]))
     assert not met
-    assert "nan" in words
+    assert "nan" in text
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Processes:
     Attributes:
         rank: 0 ... size - 1. Only rank 0 writes files and prints.
         size: the number of processes.
-        device: the torch device of this process, cpu or cuda:N. Exchanged tensors lie on it.
+        device: the torch device of this process, cpu or cuda:N. Exchanged tensors are on it.
         failures: reports failures among the processes. None: this is the only process.
     """
 

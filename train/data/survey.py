@@ -21,7 +21,7 @@ from vgg_deploy.files import whole_file
 from vgg_deploy.network.manifest import Triple
 from vgg_deploy.network.tensors import Images
 
-SURVEY_BATCH = 64  # images that a worker hands over at once
+SURVEY_BATCH = 64  # images that a worker returns at once
 
 _PAIRS = tuple((i, j) for i in range(3) for j in range(i, 3))  # RR, RG, RB, GG, GB, BB
 

@@ -30,9 +30,9 @@ RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "
 class TrainingRun:
     """A run in progress. It makes its folder and keeps run.json up to date until the end of its `with` block.
 
-    run.json has `status` (running, finished, interrupted or failed), `started` and `ended` (ISO 8601, UTC), after a
-    failure its `reason`, `history` (the metrics of each epoch) and the given facts. It is replaced as a whole, so a
-    reader never sees half of it. A killed run stays "running".
+    run.json has `status` (running, finished, interrupted or failed), `started` and `ended` (ISO 8601, UTC), `history`
+    (the metrics of each epoch) and the given facts. After a failure it also has `reason`. It is replaced as a whole, so
+    a reader never sees half of it. A killed run stays "running".
 
     Args:
         folder: for this run only; made with its parents.

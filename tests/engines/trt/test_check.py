@@ -168,13 +168,13 @@ def test_a_plan_that_cannot_be_read_says_so(machine: Machine, monkeypatch: pytes
 def test_without_a_gpu_the_onnx_file_beside_it_is_named_with_its_command(machine: Machine) -> None:
     machine.describe()
     machine.capability = None
-    beside = machine.path.with_name("vgg11.onnx")
-    beside.touch()
+    onnx_file = machine.path.with_name("vgg11.onnx")
+    onnx_file.touch()
     problem = machine.problem()
     assert isinstance(problem, PlanError)
     assert str(problem).startswith(f"{machine.path} needs an NVIDIA GPU, and CUDA shows none here")
-    assert str(problem).endswith(f": run the ONNX file beside it: vgg-deploy infer IMAGES --engine {beside}")
-    beside.unlink()
+    assert str(problem).endswith(f": run the ONNX file beside it: vgg-deploy infer IMAGES --engine {onnx_file}")
+    onnx_file.unlink()
     elsewhere = machine.path.with_name("elsewhere.onnx")
     elsewhere.touch()
     machine.describe(command=f"vgg-deploy build {elsewhere} -o vgg11.plan")
