@@ -71,14 +71,14 @@ def train(
     if run is not None:
         run.state = None
     crops = TrainCrops(data.train, recipe, position.colours)
-    batches = BatchLoader(crops, recipe.batch, execution, shuffle_seed=recipe.seed)
+    loader = BatchLoader(crops, recipe.batch, execution, shuffle_seed=recipe.seed)
     centres = BatchLoader(CentreCrops(data.val, recipe), recipe.batch, execution)
     log = None
     if run is not None:
-        steps = position.steps(len(batches))
+        steps = position.steps(len(loader))
         log = MetricsLog(run.folder, steps, position.history, tensorboard=run.tensorboard)
     with log or nullcontext(), torch_errors(recipe, execution):
-        position = _Loop(recipe, data, run, execution, learner, batches, centres, log).until_the_end(position)
+        position = _Loop(recipe, data, run, execution, learner, loader, centres, log).until_the_end(position)
     if run is not None:
         reason = draw_curves(run.folder, position.history)
         if reason is not None:
@@ -115,7 +115,7 @@ class _Loop:
     run: TrainingRun | None  # None: another process writes
     execution: Execution
     learner: Learner
-    batches: BatchLoader
+    loader: BatchLoader
     centres: BatchLoader
     log: MetricsLog | None
     saved: float = 0.0  # when the state was saved, by time.monotonic
@@ -145,9 +145,9 @@ class _Loop:
         unchecked: list[tuple[int, Tensor]] = []  # images and sums of each step
         title = f"epoch {number} of {self.recipe.epochs}"
         with progress(self.execution.console, title, images, total.images) as advance:
-            for done, batch in enumerate(self.batches.epoch(number, position.batches), position.batches + 1):
+            for done, batch in enumerate(self.loader.epoch(number, position.batches), position.batches + 1):
                 unchecked.append((batch.total, self.learner.step(batch, number, learning_rate)))
-                if len(unchecked) < steps_per_check and done < len(self.batches):
+                if len(unchecked) < steps_per_check and done < len(self.loader):
                     continue
                 before = total.images
                 position = replace(position, batches=done, total=self.checked(position, learning_rate, unchecked))
@@ -155,11 +155,11 @@ class _Loop:
                 unchecked.clear()
                 seconds = time.perf_counter() - started
                 advance(total.images - before, f"loss {total.loss / total.images:.4f}")
-                if done < len(self.batches) and self.minutes_since_save >= self.execution.save_minutes:
+                if done < len(self.loader) and self.minutes_since_save >= self.execution.save_minutes:
                     self.save(replace(position, total=replace(total, seconds=seconds)))
         trained = time.perf_counter()
         val = self.validate()
-        steps = number * len(self.batches)
+        steps = number * len(self.loader)
         if not math.isfinite(val.loss):
             raise self.diverged(position, learning_rate, f"the validation loss became {val.loss} after step {steps}")
         seconds = time.perf_counter() - started
@@ -177,7 +177,7 @@ class _Loop:
             TrainingError: a loss is NaN or infinite.
         """
         sums = self.execution.processes.summed(torch.stack([own for _, own in steps])).tolist()  # [steps, 3]
-        total, first = position.total, position.steps(len(self.batches)) + 1
+        total, first = position.total, position.steps(len(self.loader)) + 1
         for step, ((images, _), (loss, top1, top5)) in enumerate(zip(steps, sums, strict=True), first):
             if not math.isfinite(loss):
                 raise self.diverged(position, learning_rate, f"the loss became {loss / images} at step {step}")

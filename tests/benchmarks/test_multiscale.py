@@ -30,7 +30,7 @@ PROGRAMS = [
 PATHS = [Path("a.jpg"), Path("b.jpg")]
 
 
-class Player:
+class ProgramPlayer:
     """Stands for a contestant's process: notes each turn. It keeps one core and a half busy."""
 
     def __init__(self, name: str, turns: list[str], seconds: float) -> None:
@@ -52,7 +52,7 @@ def held(turns: list[str], repetitions: int) -> Contest[Any]:
     contestants = []
     for program, seconds in zip(PROGRAMS[:4], (12.0, 2.0, 6.0, 1.0), strict=True):
         contestant = program.contestant(PROTOCOL)
-        player = Player(program.name, turns, seconds)
+        player = ProgramPlayer(program.name, turns, seconds)
         contestants.append(Contestant(program.name, player, contestant.group, contestant.every))
     contest = Contest(with_bare_loops(contestants), [PATHS], Terms(effort=Effort(repetitions=repetitions)))
     contest.hold()

@@ -16,7 +16,7 @@ MAKEFILE = ROOT / "Makefile"
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class PageCommand:
     """A command of a page, split as a shell splits it, and the lines of output that the page shows below it."""
 
     page: Path
@@ -48,28 +48,28 @@ def blocks_of(page: Path, text: str) -> Iterator[Block]:
         yield Block(page, text.count("\n", 0, match.start()) + 2, match[1], match[2])
 
 
-def commands_of(block: Block) -> Iterator[Command]:
+def commands_of(block: Block) -> Iterator[PageCommand]:
     """The commands of an `sh` block, one a line, or of a `console` block, where they begin with `$ `."""
     lines = block.text.splitlines()
     if block.language == "sh":
         for number, line in enumerate(lines):
             if tokens := shlex.split(line, comments=True):
-                yield Command(block.page, block.line + number, tuple(tokens))
+                yield PageCommand(block.page, block.line + number, tuple(tokens))
     if block.language == "console":
         starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
             tokens = tuple(shlex.split(lines[start].removeprefix("$ ")))
-            yield Command(block.page, block.line + start, tokens, tuple(lines[start + 1 : end]))
+            yield PageCommand(block.page, block.line + start, tokens, tuple(lines[start + 1 : end]))
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page, page.read_text(encoding="utf-8"))]
 COMMANDS = [command for block in BLOCKS for command in commands_of(block)]
 
 
-def commands_of_the_makefile() -> Iterator[Command]:
+def commands_of_the_makefile() -> Iterator[PageCommand]:
     for number, line in enumerate(MAKEFILE.read_text(encoding="utf-8").splitlines(), 1):
         if match := re.match(r"\t\$\(BIN\)/(vgg-deploy [^>]*)", line):
-            yield Command(MAKEFILE, number, tuple(shlex.split(match[1])))
+            yield PageCommand(MAKEFILE, number, tuple(shlex.split(match[1])))
 
 
 def prose(page: Path) -> str:

@@ -27,7 +27,7 @@ from tests.docs.pages import (
     README,
     ROOT,
     Block,
-    Command,
+    PageCommand,
     commands_of,
     commands_of_the_makefile,
     extras,
@@ -61,7 +61,7 @@ CLASSES = {"n01440764": "tench", "n02102040": "English springer", "n03028079": "
 LABELS = "".join(f"{key}\t{label}\n" for key, label in CLASSES.items())
 
 
-def reason_not_to_run(command: Command) -> str | None:
+def reason_not_to_run(command: PageCommand) -> str | None:
     """The pattern of `NOT_RUN` that a command matches."""
     return next((pattern for pattern in NOT_RUN if re.match(pattern, command.text)), None)
 
@@ -92,7 +92,7 @@ def parse(tokens: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *commands_of_the_makefile()], ids=lambda command: command.location)
-def test_each_command_parses(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_command_parses(command: PageCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("labels.txt").write_text(LABELS)  # --labels reads its file when it is parsed
     parse(command.tokens)
@@ -111,14 +111,14 @@ def test_each_page_has_blocks_of_known_languages_and_each_reason_not_to_run_a_co
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class CommandOutput:
     """How a command ended: its exit code, and what it wrote to stdout and stderr together."""
 
     code: int
     output: str
 
 
-def run(tokens: tuple[str, ...], folder: Path) -> Finished:
+def run(tokens: tuple[str, ...], folder: Path) -> CommandOutput:
     """Runs a command in this process, in `folder`."""
     written = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     program = train_command if tokens[:3] == TRAIN else cli
@@ -132,7 +132,7 @@ def run(tokens: tuple[str, ...], folder: Path) -> Finished:
         code = int(stop.code or 0)
     finally:
         sys.argv = before
-    return Finished(code, written.buffer.getvalue().decode("utf-8"))  # type: ignore[attr-defined]
+    return CommandOutput(code, written.buffer.getvalue().decode("utf-8"))  # type: ignore[attr-defined]
 
 
 def small(tokens: tuple[str, ...]) -> tuple[str, ...]:

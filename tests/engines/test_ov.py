@@ -29,14 +29,14 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The properties with which models are compiled, and the precision that they then report."""
     properties: list[dict[str, Any]] = []
 
-    class Recording(openvino.Core):  # type: ignore[misc]
+    class RecordingCore(openvino.Core):  # type: ignore[misc]
         def compile_model(self, model: Any, device: str, config: dict[str, Any]) -> Any:
             compiled = super().compile_model(model, device, config)
             precision = compiled.get_property("INFERENCE_PRECISION_HINT")
             properties.append({**config, "device": device, "precision": precision.to_string()})
             return compiled
 
-    monkeypatch.setattr(openvino, "Core", Recording)
+    monkeypatch.setattr(openvino, "Core", RecordingCore)
     return properties
 
 

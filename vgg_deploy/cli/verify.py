@@ -85,7 +85,7 @@ def command(
     views = read_views(_sample(images, limit), _view_manifest(manifests, reference, options.labels))
     for text in views.unreadable:
         notice(f"skipped {text}")
-    stages = list(_stages(_Comparison(manifests, reference, views, _Opener(options)), facts))
+    stages = list(_stages(_VerifiedFiles(manifests, reference, views, _Opener(options)), facts))
     if json_path != STDOUT:
         _print(stages)
     if json_path is not None:
@@ -125,7 +125,7 @@ class _Opener:
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparison:
+class _VerifiedFiles:
     """Files to compare with one reference.
 
     Attributes:
@@ -159,43 +159,43 @@ class _Comparison:
         return Verification(engine, name, self.views, openers, advance)
 
 
-def _stages(comparison: _Comparison, facts: WeightFacts) -> Iterator[Stage]:
+def _stages(verified: _VerifiedFiles, facts: WeightFacts) -> Iterator[Stage]:
     from export.verify import views_needed
 
-    from_checkpoint = kind_of(comparison.reference) == CHECKPOINT
-    total = views_needed(comparison.manifests, comparison.views, forms=from_checkpoint)
+    from_checkpoint = kind_of(verified.reference) == CHECKPOINT
+    total = views_needed(verified.manifests, verified.views, forms=from_checkpoint)
     with progress("verifying", total) as advance:
         if from_checkpoint:
-            yield from _stages_from_checkpoint(comparison, facts, advance)
+            yield from _stages_from_checkpoint(verified, facts, advance)
         else:
-            yield from _stages_from_onnx(comparison, advance)
+            yield from _stages_from_onnx(verified, advance)
 
 
-def _stages_from_onnx(comparison: _Comparison, advance: Callable[[], None]) -> Iterator[Stage]:
+def _stages_from_onnx(verified: _VerifiedFiles, advance: Callable[[], None]) -> Iterator[Stage]:
     from export.verify import open_with_activations
 
-    reference, opener = comparison.reference, comparison.opener
+    reference, opener = verified.reference, verified.opener
     with opener.reference(reference) as engine:
-        verification = comparison.verification(
+        verification = verified.verification(
             engine, reference.name, lambda: open_with_activations(reference, opener.reference), advance
         )
-        for path in comparison.manifests:
+        for path in verified.manifests:
             yield from verification.file(path)
 
 
 def _stages_from_checkpoint(
-    comparison: _Comparison, facts: WeightFacts, advance: Callable[[], None]
+    verified: _VerifiedFiles, facts: WeightFacts, advance: Callable[[], None]
 ) -> Iterator[Stage]:
     from export.verify import all_use_fine_grid
 
-    reference, manifests, opener = comparison.reference, comparison.manifests, comparison.opener
+    reference, manifests, opener = verified.reference, verified.manifests, verified.opener
     template = next(iter(manifests.values()))
     options = CheckpointOptions(facts=facts, template=template, fine=all_use_fine_grid(manifests))
     checkpoint = opener.read(reference, options)
     with ExitStack() as stack:
         convolutional = stack.enter_context(opener.torch(checkpoint, options))
         fc = stack.enter_context(opener.torch(checkpoint, replace(options, form="fc")))
-        verification = comparison.verification(
+        verification = verified.verification(
             convolutional,
             "convolutional form (PyTorch)",
             lambda: opener.torch(checkpoint, replace(options, keep_activations=True)),

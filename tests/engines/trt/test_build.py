@@ -24,7 +24,7 @@ from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8, Precision
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 
-Models = Callable[..., Path]
+MakeModel = Callable[..., Path]
 SMALL = BuildOptions(scales=(64,), max_batch=2)
 PRECISIONS = {
     "fp32": ({}, FLOAT32),
@@ -37,7 +37,7 @@ PRECISIONS = {
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("configuration", ["A-LRN", "C", "E"])
 def test_each_configuration_builds_in_each_precision_and_computes_in_it(
-    configuration: str, precision: str, model: Models
+    configuration: str, precision: str, model: MakeModel
 ) -> None:
     options, kind = PRECISIONS[precision]
     built = build(model(configuration, **options), options=SMALL)
@@ -48,19 +48,19 @@ def test_each_configuration_builds_in_each_precision_and_computes_in_it(
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_models_with_further_outputs_build(dynamic: bool, model: Models) -> None:
+def test_models_with_further_outputs_build(dynamic: bool, model: MakeModel) -> None:
     path = model("A-LRN", half=True, score_map=True, features=True, dynamic=dynamic, spec={"fine": dynamic})
     built = build(path, options=SMALL if dynamic else None)
     assert set(built.manifest.manifest.outputs) == {"probabilities", "score_map", "features"}
 
 
-def test_layers_kept_in_floating_point_stay_so_in_the_plan(model: Models) -> None:
+def test_layers_kept_in_floating_point_stay_so_in_the_plan(model: MakeModel) -> None:
     built = build(model("B", half=True, int8=("conv1_2", "conv2_1", "fc7")), options=SMALL)
     expected = {"conv1_2": INT8, "conv2_1": INT8, "fc7": INT8}
     assert {layer: expected.get(layer, FLOAT16) for layer in built.manifest.layers} == dict(built.manifest.layers)
 
 
-def test_the_plan_and_its_manifest_lie_beside_the_model_and_match(model: Models, rtx: Backend) -> None:
+def test_the_plan_and_its_manifest_lie_beside_the_model_and_match(model: MakeModel, rtx: Backend) -> None:
     path = model()
     built = vgg_deploy.build(path)
     plan = path.with_suffix(".plan")
@@ -76,7 +76,7 @@ def test_the_plan_and_its_manifest_lie_beside_the_model_and_match(model: Models,
     assert built.manifest.build_seconds > 0
 
 
-def test_profiles_come_from_the_paper_s_scales_for_the_training_scale(model: Models) -> None:
+def test_profiles_come_from_the_paper_s_scales_for_the_training_scale(model: MakeModel) -> None:
     built = build(model(manifest={"train_scale": TrainScale(96, 96)}))
     assert [profile.scales for profile in built.manifest.profiles] == [(64,), (96,), (128,)]
     assert str(built.manifest.manifest.shapes) == "1..8 x 64..256 x 64..256 x 3"
@@ -86,7 +86,7 @@ def test_profiles_come_from_the_paper_s_scales_for_the_training_scale(model: Mod
     assert low.notices == ("default scale 41 dropped: smaller than the network's crop of 64",)
 
 
-def test_one_profile_makes_a_smaller_plan(model: Models, tmp_path: Path) -> None:
+def test_one_profile_makes_a_smaller_plan(model: MakeModel, tmp_path: Path) -> None:
     path, scales = model(), (64, 96, 128)
     three = build(path, tmp_path / "3.plan", BuildOptions(scales=scales))
     single = build(path, tmp_path / "1.plan", BuildOptions(scales=scales, one_profile=True))
@@ -97,7 +97,7 @@ def test_one_profile_makes_a_smaller_plan(model: Models, tmp_path: Path) -> None
 
 
 def test_the_command_in_the_manifest_builds_the_same_plan_again(
-    model: Models, tmp_path: Path, vgg_deploy_command: Callable[..., Any]
+    model: MakeModel, tmp_path: Path, vgg_deploy_command: Callable[..., Any]
 ) -> None:
     options = BuildOptions(max_batch=3, max_aspect=1.25, workspace=1 << 30, compute_capabilities=("8.9", "12.0"))
     built = build(model(), tmp_path / "my plans" / "a.plan", options)
@@ -111,13 +111,13 @@ def test_the_command_in_the_manifest_builds_the_same_plan_again(
 
 
 @pytest.mark.parametrize("capabilities", [("7.5",), ("8.9", "12.0")])
-def test_the_manifest_lists_the_named_gpus(capabilities: tuple[str, ...], model: Models) -> None:
+def test_the_manifest_lists_the_named_gpus(capabilities: tuple[str, ...], model: MakeModel) -> None:
     built = build(model(), options=BuildOptions(scales=(64,), compute_capabilities=capabilities))
     assert built.manifest.compute_capabilities == capabilities
 
 
 @pytest.mark.parametrize("capability", ["9.0", "sm_89"])
-def test_a_gpu_that_rtx_does_not_build_for_is_a_usage_error(capability: str, model: Models, tmp_path: Path) -> None:
+def test_a_gpu_that_rtx_does_not_build_for_is_a_usage_error(capability: str, model: MakeModel, tmp_path: Path) -> None:
     path = model()
     with pytest.raises(UsageError, match=r"builds for 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1\. .* except 9\.0"):
         build(path, options=BuildOptions(compute_capabilities=(capability,)))
@@ -136,7 +136,7 @@ def test_a_gpu_that_rtx_does_not_build_for_is_a_usage_error(capability: str, mod
     ],
 )
 def test_a_plan_of_another_precision_than_the_manifest_declares_is_not_written(
-    really: dict[str, Any], stated: Precision, reason: str, model: Models, tmp_path: Path
+    really: dict[str, Any], stated: Precision, reason: str, model: MakeModel, tmp_path: Path
 ) -> None:
     path = model("A", **really, manifest={"precision": stated})
     with pytest.raises(BuildError, match=reason):
@@ -145,7 +145,7 @@ def test_a_plan_of_another_precision_than_the_manifest_declares_is_not_written(
 
 
 def test_an_engine_of_another_precision_is_not_written(
-    model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = model(half=True)
     monkeypatch.setattr("engines.trt.build.compute_capability", lambda: (8, 9))
@@ -159,7 +159,7 @@ def test_an_engine_of_another_precision_is_not_written(
     ("reported", "layers_from", "notices"), [(11, "built", 0), (10, "declared", 1), (0, "declared", 1)]
 )
 def test_with_a_gpu_the_types_are_those_that_the_engine_reports(
-    reported: int, layers_from: str, notices: int, model: Models, monkeypatch: pytest.MonkeyPatch
+    reported: int, layers_from: str, notices: int, model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engines.trt.build.compute_capability", lambda: (8, 9))
     monkeypatch.setattr(
@@ -172,7 +172,7 @@ def test_with_a_gpu_the_types_are_those_that_the_engine_reports(
 
 
 def test_without_a_gpu_a_built_plan_reports_no_types(
-    model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch
+    model: MakeModel, rtx: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     if compute_capability() is not None:
@@ -183,19 +183,19 @@ def test_without_a_gpu_a_built_plan_reports_no_types(
     assert any("deserializeCudaEngine" in text for text in messages.errors)  # it was tried
 
 
-def test_a_notice_says_that_int8_on_rtx_is_unproven(model: Models) -> None:
+def test_a_notice_says_that_int8_on_rtx_is_unproven(model: MakeModel) -> None:
     notices = build(model(int8=True), options=SMALL).notices
     assert sum(text.startswith("INT8 convolutions may not be faster than FP16") for text in notices) == 1
 
 
-def test_warnings_of_tensorrt_are_shown_once(model: Models) -> None:
+def test_warnings_of_tensorrt_are_shown_once(model: MakeModel) -> None:
     notices = [text for text in build(model(int8=True, half=True)).notices if text.startswith("tensorrt-rtx: ")]
     assert notices
     assert len(set(notices)) == len(notices)
     assert not any("\n" in text or "unsupported in TensorRT-RTX" in text for text in notices)
 
 
-def test_every_line_of_tensorrt_s_log_is_given_to_verbose(model: Models) -> None:
+def test_every_line_of_tensorrt_s_log_is_given_to_verbose(model: MakeModel) -> None:
     lines: list[str] = []
     build(model(), options=SMALL, verbose=lines.append)
     assert any(line.startswith("[verbose] ") for line in lines)

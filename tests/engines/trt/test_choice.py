@@ -17,17 +17,17 @@ from vgg_deploy.errors import BuildError, MissingDependencyError
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 
-Models = Callable[..., Path]
+MakeModel = Callable[..., Path]
 SMALL = BuildOptions(scales=(64,), max_batch=2)
 
 
-def test_without_any_package_the_extra_is_named(model: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_package_the_extra_is_named(model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.trt.backend.installed", tuple)
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[rtx\]'"):
         build(model())
 
 
-def test_tensorrt_needs_a_gpu(model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_needs_a_gpu(model: MakeModel, rtx: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.trt.build.choose", lambda *_: Backend("tensorrt", rtx.trt))
     with pytest.raises(
         BuildError, match="CUDA shows none here: build on a machine with that GPU, or give --backend tensorrt-rtx"
@@ -35,7 +35,7 @@ def test_tensorrt_needs_a_gpu(model: Models, rtx: Backend, monkeypatch: pytest.M
         build(model())
 
 
-def test_a_requested_backend_that_is_not_installed_names_its_extra(model: Models) -> None:
+def test_a_requested_backend_that_is_not_installed_names_its_extra(model: MakeModel) -> None:
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("tensorrt is installed")
     with pytest.raises(MissingDependencyError, match=r"'\.\[gpu\]'"):
@@ -62,7 +62,7 @@ def test_if_both_are_installed_tensorrt_is_chosen_if_it_supports_the_gpu(
 
 
 def test_if_tensorrt_returns_no_builder_the_error_is_one_line(
-    model: Models, rtx: Backend, monkeypatch: pytest.MonkeyPatch
+    model: MakeModel, rtx: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(_logger: Any) -> None:
         raise TypeError("pybind11::init(): factory function returned nullptr")

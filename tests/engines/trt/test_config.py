@@ -35,7 +35,7 @@ def parsed(rtx: Backend, model: Callable[..., Path]) -> Iterator[Parsed]:
         yield parse(rtx, rtx.trt.Builder(logger(rtx)), model())
 
 
-class Recording:
+class RecordingBuilder:
     """A builder whose configuration records its calls and gives prepared answers."""
 
     def __init__(self, builder: Any, **answers: Any) -> None:
@@ -70,14 +70,14 @@ class Config:
 def test_hardware_compatibility_is_set_if_requested(
     asked: str | None, level: str | None, tensorrt: Backend, parsed: Parsed
 ) -> None:
-    recording = dataclasses.replace(parsed, builder=Recording(parsed.builder))
+    recording = dataclasses.replace(parsed, builder=RecordingBuilder(parsed.builder))
     config = configured(tensorrt, recording, BuildOptions(hardware_compatibility=asked), [PROFILE], Messages())
     level_set = config.calls.get("hardware_compatibility_level")
     assert level_set == (None if level is None else getattr(tensorrt.trt.HardwareCompatibilityLevel, level))
 
 
 def test_limits_and_verbosity_are_set(tensorrt: Backend, parsed: Parsed) -> None:
-    recording = dataclasses.replace(parsed, builder=Recording(parsed.builder))
+    recording = dataclasses.replace(parsed, builder=RecordingBuilder(parsed.builder))
     config = configured(tensorrt, recording, BuildOptions(workspace=1 << 30), [PROFILE], Messages())
     trt = tensorrt.trt
     assert config.calls["set_memory_pool_limit"] == (trt.MemoryPoolType.WORKSPACE, 1 << 30)
@@ -91,7 +91,7 @@ def test_a_timing_cache_is_created_or_read(tensorrt: Backend, parsed: Parsed, tm
     save_timing_cache(config, path)
     stored = path.read_bytes()
     assert stored
-    recording = dataclasses.replace(parsed, builder=Recording(parsed.builder))
+    recording = dataclasses.replace(parsed, builder=RecordingBuilder(parsed.builder))
     again = configured(tensorrt, recording, BuildOptions(timing_cache=path), [PROFILE], Messages())
     assert again.calls["create_timing_cache"] == (stored,)
     assert [item.name for item in path.parent.iterdir()] == ["timing.cache"]
@@ -103,7 +103,7 @@ def test_a_timing_cache_of_another_gpu_is_not_written_over(
 ) -> None:
     path = tmp_path / "t"
     path.write_bytes(b"of another GPU")
-    recording = dataclasses.replace(parsed, builder=Recording(parsed.builder, **answers))
+    recording = dataclasses.replace(parsed, builder=RecordingBuilder(parsed.builder, **answers))
     with pytest.raises(
         BuildError, match=r"t is not a timing cache of tensorrt .* for this GPU: .*\. Give another file"
     ):
@@ -131,7 +131,7 @@ def test_a_refused_profile_is_an_error_with_the_reason(tensorrt: Backend, parsed
 
 
 def test_a_refused_compute_capability_is_an_error(rtx: Backend, parsed: Parsed) -> None:
-    recording = dataclasses.replace(parsed, builder=Recording(parsed.builder, set_compute_capability=False))
+    recording = dataclasses.replace(parsed, builder=RecordingBuilder(parsed.builder, set_compute_capability=False))
     with pytest.raises(BuildError, match=r"refuses compute capability 8\.9"):
         configured(rtx, recording, BuildOptions(compute_capabilities=("8.9",)), [PROFILE], Messages())
 

@@ -16,7 +16,7 @@ from vgg_deploy.network.precision import INT8
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 
-Models = Callable[..., Path]
+MakeModel = Callable[..., Path]
 SMALL = BuildOptions(scales=(64,), max_batch=2)
 
 

@@ -19,7 +19,7 @@ from engines.trt.progress import serialized, stoppable
 SMALL = BuildOptions(scales=(64,), max_batch=2)
 
 
-class Witness:
+class PhaseWitness:
     """Records the phases, and calls an action at step `at`."""
 
     def __init__(self, at: int | None = None, then: Callable[[], None] = lambda: None) -> None:
@@ -45,7 +45,7 @@ class Witness:
 
 @pytest.mark.usefixtures("rtx", "without_gpu")
 def test_phases_nest_have_steps_and_end(model: Callable[..., Path]) -> None:
-    witness = Witness()
+    witness = PhaseWitness()
     build(model(), options=SMALL, phases=witness)
     assert witness.open == []
     assert witness.seen[0][1] is None
@@ -56,7 +56,7 @@ def test_phases_nest_have_steps_and_end(model: Callable[..., Path]) -> None:
 @pytest.mark.usefixtures("rtx", "without_gpu")
 @pytest.mark.parametrize("at", [1, 100])
 def test_ctrl_c_stops_the_build_and_leaves_no_file(at: int, model: Callable[..., Path], tmp_path: Path) -> None:
-    path, witness = model(), Witness(at, _thread.interrupt_main)
+    path, witness = model(), PhaseWitness(at, _thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt):
         build(path, options=SMALL, phases=witness)
     # No phase is reported after that. How soon the main thread learns of Ctrl-C may vary.
@@ -71,7 +71,7 @@ def test_ctrl_c_leaves_an_older_plan(model: Callable[..., Path]) -> None:
     plan = build(path, options=SMALL).path
     before = plan.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        build(path, options=BuildOptions(scales=(96,)), phases=Witness(5, _thread.interrupt_main))
+        build(path, options=BuildOptions(scales=(96,)), phases=PhaseWitness(5, _thread.interrupt_main))
     assert plan.read_bytes() == before
     assert build(path, options=SMALL).path.is_file()  # the next build works
 
@@ -82,7 +82,7 @@ def test_an_error_of_phases_ends_the_build_and_is_raised(model: Callable[..., Pa
         raise RuntimeError("the terminal has gone")
 
     with pytest.raises(RuntimeError, match="the terminal has gone"):
-        build(model(), options=SMALL, phases=Witness(3, fail))
+        build(model(), options=SMALL, phases=PhaseWitness(3, fail))
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 
 
@@ -122,7 +122,7 @@ def test_a_monitor_never_raises_into_tensorrt() -> None:
             answers.append(monitor.step_complete("a", 0))
             monitor.phase_finish("a")
 
-    class Failing(Witness):
+    class Failing(PhaseWitness):
         def begin(self, name: str, parent: str | None, steps: int) -> None:
             raise OSError("no")
 

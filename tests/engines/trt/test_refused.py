@@ -16,7 +16,7 @@ from vgg_deploy.errors import BuildError, OutputError, UsageError
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 
-Models = Callable[..., Path]
+MakeModel = Callable[..., Path]
 SMALL = BuildOptions(scales=(64,), max_batch=2)
 
 
@@ -54,18 +54,18 @@ def test_checkpoints_and_plans_are_not_models(name: str, reason: str, tmp_path: 
         ({"max_batch": 4}, "--max-batch 4: the model accepts batches of 1 only"),
     ],
 )
-def test_shapes_for_a_model_of_one_shape_are_refused(options: dict[str, Any], reason: str, model: Models) -> None:
+def test_shapes_for_a_model_of_one_shape_are_refused(options: dict[str, Any], reason: str, model: MakeModel) -> None:
     with pytest.raises(UsageError, match=reason):
         build(model(dynamic=False), options=BuildOptions(**options))
 
 
-def test_a_model_of_one_shape_has_one_profile_of_it(model: Models) -> None:
+def test_a_model_of_one_shape_has_one_profile_of_it(model: MakeModel) -> None:
     (profile,) = build(model(dynamic=False)).manifest.profiles
     assert (profile.minimum, profile.optimum, profile.maximum) == ((1, 64, 64),) * 3
     assert str(profile) == "1 x 64 x 64 x 3"
 
 
-def test_scales_and_options_of_the_other_backend_are_refused_by_their_checks(model: Models) -> None:
+def test_scales_and_options_of_the_other_backend_are_refused_by_their_checks(model: MakeModel) -> None:
     for options, reason in (
         ({"scales": (96, 96)}, "expected different"),
         ({"timing_cache": Path("t")}, "requires tensorrt"),
@@ -74,7 +74,7 @@ def test_scales_and_options_of_the_other_backend_are_refused_by_their_checks(mod
             build(model(), options=BuildOptions(**options))
 
 
-def test_a_plan_is_not_written_over_a_model(model: Models) -> None:
+def test_a_plan_is_not_written_over_a_model(model: MakeModel) -> None:
     path = model()
     before = path.read_bytes()
     for output in (path, path.with_name("other.onnx"), path.with_name("x.plan.json")):
@@ -87,26 +87,26 @@ def test_a_plan_is_not_written_over_a_model(model: Models) -> None:
 
 
 @pytest.mark.parametrize("name", ["x", "best.safetensors"])
-def test_an_extension_that_no_plan_has_is_refused(name: str, model: Models, tmp_path: Path) -> None:
+def test_an_extension_that_no_plan_has_is_refused(name: str, model: MakeModel, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"give a file that ends in \.plan or \.engine"):
         build(model(), tmp_path / name, SMALL)
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_profiles_that_tensorrt_only_warns_about_are_refused(model: Models, tmp_path: Path) -> None:
+def test_profiles_that_tensorrt_only_warns_about_are_refused(model: MakeModel, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"finds the profiles too large .*: give a smaller --max-batch"):
         build(model(), options=BuildOptions(scales=(64,), max_batch=100_000_000))
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_folder_is_not_a_plan(model: Models, tmp_path: Path) -> None:
+def test_a_folder_is_not_a_plan(model: MakeModel, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="it is a folder"):
         build(model(), tmp_path)
     with pytest.raises(OutputError, match="is a file, not a folder"):
         build(model(), tmp_path / "model.onnx" / "x.plan")
 
 
-def test_too_small_a_workspace_is_an_error_with_tensorrts_reason(model: Models, tmp_path: Path) -> None:
+def test_too_small_a_workspace_is_an_error_with_tensorrts_reason(model: MakeModel, tmp_path: Path) -> None:
     with pytest.raises(
         BuildError, match=r"failed to build .*; give a larger --workspace than 1KiB, a smaller --max-batch"
     ):
@@ -115,7 +115,7 @@ def test_too_small_a_workspace_is_an_error_with_tensorrts_reason(model: Models, 
 
 
 def test_a_full_disk_leaves_an_older_plan_as_it_was(
-    model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = model()
     build(path, options=SMALL)
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_an_older_plan_as_it_was(
     assert files_of(tmp_path) == before
 
 
-def test_a_manifest_that_cannot_be_written_leaves_an_older_plan_as_it_was(model: Models, tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_written_leaves_an_older_plan_as_it_was(model: MakeModel, tmp_path: Path) -> None:
     path = model()
     build(path, options=SMALL)
     sidecar_of(path.with_suffix(".plan")).unlink()

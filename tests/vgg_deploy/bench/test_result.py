@@ -45,7 +45,7 @@ def batches() -> list[ImageBatch]:
     return [ImageBatch(random.integers(0, 256, (2, 64, 96, 3), dtype=np.uint8), 2) for _ in range(3)]
 
 
-class Witness(FakeEngine):
+class WitnessEngine(FakeEngine):
     """Takes 30 ms, and notes its name and the first byte of each call."""
 
     def __init__(self, name: str, calls: list[tuple[str, int]], manifest: Manifest, **options: object) -> None:
@@ -67,7 +67,7 @@ def test_each_repetition_gives_every_contestant_the_same_batch_in_turn(
     manifest: Manifest, batches: list[ImageBatch]
 ) -> None:
     calls: list[tuple[str, int]] = []
-    time_batches({name: Witness(name, calls, manifest) for name in "ab"}, SHAPE, batches, TWICE)
+    time_batches({name: WitnessEngine(name, calls, manifest) for name in "ab"}, SHAPE, batches, TWICE)
     seen = [int(batch.images[0, 0, 0, 0]) for batch in batches]
     # All batches once for the answers, then turns: a call that settles, and the timed ones.
     comparing = [(name, byte) for name in "ab" for byte in seen]
