@@ -385,6 +385,7 @@ def test_a_foreign_checkpoint_is_read_with_the_facts_of_the_file(
     assert made.code == 0, made.err
     done = verify(path, reference=weights)
     assert done.code == 0, done.out + done.err
+    assert " ".join(done.err.split()).count(f"{weights} has no class names") == 1
     assert verify(path, "--mean", "100,110,121", "--std", "50", reference=weights).code == 1
 
 

@@ -19,6 +19,8 @@ from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.product import Product
+from vgg_deploy.network.manifest import Normalization
+from vgg_deploy.network.weight_facts import WeightFacts
 
 pytest.importorskip("onnxruntime")
 
@@ -362,6 +364,31 @@ def test_a_checkpoint_is_the_reference_and_a_contestant(
     assert report["results"][1]["parity"]["max_dp"] == 0
     done = bench(tmp_path / "a.onnx", "--reference", narrow_checkpoint("A", 1), *arguments)
     assert done.code == 1
+
+
+def test_a_foreign_reference_is_read_with_the_facts_of_the_model_and_what_it_lacks_is_a_notice(
+    bench: Callable[..., Any], random_weights: Callable[..., Any], narrow_spec: Callable[..., Any], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    from export import export
+    from train.network.checkpoint import read
+
+    path, facts = tmp_path / "foreign.safetensors", WeightFacts(normalization=Normalization((100.0, 110.0, 120.0)))
+    save_file(random_weights(narrow_spec("A")), path)
+    export(read(path, facts), tmp_path / "a.onnx", dynamic=True)
+    done = bench(tmp_path / "a.onnx", "--reference", path, "--shapes", "1x64x80", "--json", "-")
+    assert done.code == 0, done.err
+    assert " ".join(done.err.split()).count(f"foreign.safetensors: {path} has no class names") == 1
+
+
+def test_pytorch_refuses_a_gpu_that_it_does_not_see(
+    bench: Callable[..., Any], narrow_checkpoint: Callable[..., Path]
+) -> None:
+    path = narrow_checkpoint("A")
+    done = bench(path, "--reference", path, "--device", "cuda:63")
+    assert done.code == 2
+    assert "device is cuda:63; PyTorch sees" in done.err
 
 
 def test_torch_compile_without_a_compiler_is_one_line(
