@@ -1,4 +1,4 @@
-"""README and docs/ as data: their fenced blocks, and the commands in them."""
+"""Reads README and docs/: their fenced blocks, and the commands in them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PageCommand:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block of a page; `line` is that of its first line of text."""
+    """A fenced block of a page; `line` is the number of its first line of text."""
 
     page: Path
     line: int
@@ -49,7 +49,7 @@ def blocks_of(page: Path, text: str) -> Iterator[Block]:
 
 
 def commands_of(block: Block) -> Iterator[PageCommand]:
-    """The commands of an `sh` block, one a line, or of a `console` block, where they begin with `$ `."""
+    """The commands of a block: every line of an `sh` block, or the lines of a `console` block that begin with `$ `."""
     lines = block.text.splitlines()
     if block.language == "sh":
         for number, line in enumerate(lines):

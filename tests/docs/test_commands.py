@@ -1,4 +1,4 @@
-"""Every command and program in README and docs/ runs, or at least parses; the README shows what its commands print."""
+"""Every command and program in README and docs/ runs, or at least parses. The README shows what its commands print."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from vgg_deploy.cli.entry import run_command
 
 TRAIN = ("python", "-m", "train")
 
-# Commands that are parsed and not run, by a pattern of their beginning, each with its reason.
+# Patterns of commands that are parsed but not run, each with the reason.
 NOT_RUN = {
     r"torchrun ": "starts four processes; tests/train/test_processes.py starts two",
     r"vgg-deploy infer \S+ --engine \S+\.plan": "needs an NVIDIA GPU that TensorRT-RTX runs on",
@@ -50,7 +50,7 @@ NOT_RUN = {
     r"python -m benchmarks\.": "tests/benchmarks/test_quick.py runs each table",
 }
 
-# What is added to a command to make it small: the last value of an option counts.
+# Options that make a command small. If an option is repeated, click uses its last value.
 SHORT = shlex.split("--epochs 1 --device cpu")
 NARROW = shlex.split("--workers 0 --width-divisor 16 --fc-width 16 --crop 32 --batch 8")
 
@@ -67,11 +67,11 @@ def reason_not_to_run(command: PageCommand) -> str | None:
 
 
 def parse(tokens: tuple[str, ...]) -> None:
-    """Parses a command as it would be before it runs.
+    """Parses a command without running it.
 
     Raises:
         click.UsageError: an option, a value or a command that does not exist.
-        AssertionError: a program that this file does not know.
+        AssertionError: the program is unknown to this test.
     """
     if tokens[0] == "torchrun":
         tokens = TRAIN + tokens[tokens.index("-m") + 2 :]
@@ -136,14 +136,14 @@ def run(tokens: tuple[str, ...], folder: Path) -> CommandOutput:
 
 
 def small(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """The command; if it trains, for one epoch, and a narrow network unless the digits or weights name one."""
+    """The command. If it trains: for one epoch, with a narrow network unless it uses the digits or given weights."""
     if tokens[:3] != TRAIN and tokens[:2] != ("vgg-deploy", "train"):
         return tokens
     return (*tokens, *SHORT, *([] if {"digits", "--weights"} & set(tokens) else NARROW))
 
 
 def write_images(folder: Path, count: int, seed: int) -> None:
-    """Noisy pictures of one colour each, whose colour depends on the seed."""
+    """Writes noisy pictures of one colour, which depends on the seed."""
     folder.mkdir(parents=True)
     chance = np.random.default_rng(seed)
     for number in range(count):
@@ -155,7 +155,9 @@ def write_images(folder: Path, count: int, seed: int) -> None:
 def world(
     tmp_path_factory: pytest.TempPathFactory, narrow_spec: Callable[..., Any], random_weights: Callable[..., Any]
 ) -> Path:
-    """A folder with all that the pages' commands read: photos, labelled images, a run, and narrow networks of it."""
+    """A folder with everything that the pages' commands read: photos, labelled images, a run, and its narrow
+    networks.
+    """
     for package in ("torch", "safetensors", "sklearn", "matplotlib", "onnxruntime", "openvino", "ncnn", "tensorrt_rtx"):
         pytest.importorskip(package)
     import torch
@@ -210,7 +212,7 @@ def copied_world(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def without_figures(line: str) -> str:
-    """A line of output with # for each number and one space for several, so that two runs of a command agree."""
+    """A line with # for each number and single spaces, so that the output of two runs is equal."""
     line = re.sub(r"\d[\d,.]*(e[-+]\d+)?", "#", line)
     return " ".join(re.sub(r"-{2,}", "--", line).split())
 

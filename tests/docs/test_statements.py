@@ -1,4 +1,4 @@
-"""What README and docs/ state is so: options, links, figures, names."""
+"""README and docs/ are true: options, links, figures, names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_each_option_that_the_prose_names_exists() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as code hosts make them."""
+    """The anchors that code hosts give a page's headings."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -118,6 +118,6 @@ def test_the_page_on_weights_names_each_ending_of_a_checkpoint() -> None:
 
 
 def test_no_module_has_the_name_of_a_public_name() -> None:
-    """A module of the package takes a name's place as soon as it is imported."""
+    """An imported submodule would shadow the public name."""
     modules = {path.stem for path in (ROOT / "vgg_deploy").iterdir()}
     assert modules.isdisjoint(vgg_deploy.__all__)

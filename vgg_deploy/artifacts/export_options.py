@@ -1,4 +1,4 @@
-"""What an exported ONNX file holds: precision, axes, outputs, and the measured ranges that they need."""
+"""What an exported ONNX file holds: precision, axes, outputs, and the measured ranges that the precision needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class GraphOptions:
     """Precision, axes and outputs of a graph.
 
     Attributes:
-        dynamic: free batch, height and width. Otherwise they are fixed to 1 x crop x crop.
+        dynamic: make batch size, height and width dynamic. Otherwise they are fixed at 1 x crop x crop.
         half: FP16 weights and arithmetic from conv1_1 to fc8.
         float32_layers: with `half`, layers with weights that stay in FP32.
         quantization: layers that compute in INT8, and their ranges, from `export.int8.Calibration`. `half` decides the
@@ -40,7 +40,7 @@ class GraphOptions:
     def __post_init__(self) -> None:
         if self.half and self.quantization is not None and self.quantization.target == "onnxruntime":
             raise UsageError(
-                "INT8 files for onnxruntime use CPU kernels, which have no FP16; leave FP16 out, or quantize for "
+                "INT8 files for onnxruntime use CPU kernels, which have no FP16; leave out FP16, or quantize for "
                 "tensorrt"
             )
 
@@ -60,7 +60,7 @@ class ExportOptions:
     Attributes:
         graph: precision, axes and outputs. An export adds the layers that FP16 cannot hold to `float32_layers`.
         fine: class scores on OverFeat's finer grid, see `NetworkSpec.fine`.
-        external_data: keep the weights in a file of their own beside the ONNX file, which runtimes map.
+        external_data: keep the weights in a separate file beside the ONNX file, which runtimes map.
         calibration: with `graph.half`, batches uint8 [n, h, w, 3] on which the largest activation of each layer is
             measured. Layers that would overflow FP16 stay in FP32.
         largest: with `graph.half`, the largest activations if they are known. They make `calibration` unnecessary.

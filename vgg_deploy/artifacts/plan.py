@@ -132,7 +132,7 @@ def read_plan(plan: Path) -> PlanManifest | None:
 
 
 def mismatch(plan: Path, manifest: PlanManifest) -> str | None:
-    """Why a plan is not the one that its manifest describes; None if it is."""
+    """Why a plan does not match its manifest; None if it does."""
     if sha256_of(plan) == manifest.plan.sha256:
         return None
     return (

@@ -62,7 +62,7 @@ class Message:
         return Message(*self._bodies(field))
 
     def text(self, field: int, errors: str = "backslashreplace") -> str:
-        """The last text of a field, which is the one that counts.
+        """The last text of a field; protobuf ignores earlier ones.
 
         Args:
             errors: how to decode bytes that are not UTF-8, as in `bytes.decode`. Writers may write such bytes and
@@ -78,7 +78,7 @@ class Message:
             raise NotProtobufError("a text that is not UTF-8") from error
 
     def data(self, field: int) -> memoryview:
-        """The last bytes of a field, which are the ones that count, without a copy; empty if there are none."""
+        """The last bytes of a field, without a copy; empty if there are none. Protobuf ignores earlier ones."""
         return next(reversed(self._bodies(field)), memoryview(b""))
 
     def texts(self, field: int) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class Message:
         return tuple(map(_signed, numbers))
 
     def float32(self, field: int) -> float:
-        """The last float of a field, which is the one that counts; 0 if there is none."""
+        """The last float of a field; 0 if there is none. Protobuf ignores earlier ones."""
         return next((value for value in reversed(self._values.get(field, [])) if isinstance(value, float)), 0.0)
 
     def numbers(self, field: int) -> list[int]:
@@ -111,7 +111,7 @@ class Message:
         return [_signed(value) for value in self._values.get(field, ()) if isinstance(value, int)]
 
     def number(self, field: int) -> int:
-        """The last number of a field, which is the one that counts, as int64; 0 if there is none."""
+        """The last number of a field, as int64; 0 if there is none. Protobuf ignores earlier ones."""
         return next(reversed(self.numbers(field)), 0)
 
     def _bodies(self, field: int) -> list[memoryview]:
@@ -126,8 +126,8 @@ def _signed(number: int) -> int:
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | int | float | None]]:
     """Yields each field's number, its bytes including the key, and its value.
 
-    The value is a memoryview for a field with a length, an int from 0 to 2^64 - 1 for a varint, a float for a float32,
-    and None for 64 fixed bits.
+    A field with a length gives a memoryview, a varint an int from 0 to 2^64 - 1. A float32 gives a float, and 64 fixed
+    bits give None.
 
     Raises:
         TruncatedError, NotProtobufError: the bytes are not a whole message.

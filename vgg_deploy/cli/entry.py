@@ -19,8 +19,8 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 def run_command(command: click.Command, program: str) -> NoReturn:
     """Runs `command` on the arguments of this process, and exits.
 
-    The exit code is 0 for success, 1 for failed work, 2 for a bad request, 130 after Ctrl-C, and 141 if the reader of
-    stdout has exited. `--debug`, at any position, shows the traceback of an error instead of its one line.
+    The exit code is 0 for success, 1 for failed work and 2 for a bad request. It is 130 after Ctrl-C, and 141 if the
+    reader of stdout has exited. `--debug`, at any position, shows the traceback of an error instead of its one line.
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments

@@ -1,4 +1,4 @@
-"""`with` for classes that are closed."""
+"""`with` for classes that have `close`."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def from_json(kind: type[Record], text: str, version: int, where: str, key: str 
         raise ManifestError(f"{where}: its manifest has no {key}: another tool wrote it, or it is damaged")
     if stated != version:
         raise ManifestError(
-            f"{where}: its manifest has version {stated!r}, this vgg_deploy reads {version}; "
+            f"{where}: its manifest has version {stated!r}, but this vgg_deploy reads {version}; "
             f"{'export' if key == 'version' else 'build'} it again, or install the version of vgg_deploy that wrote it"
         )
     try:

@@ -15,7 +15,7 @@ class WeightFacts:
         configuration: A ... E. Only A-LRN needs it: its tensors are the same as those of A.
         normalization: of pixels. A foreign checkpoint is refused without it.
         labels: text of a labels file; see `classes_from_labels`.
-        train_scale: S. None for a foreign checkpoint: 256 for a crop of 224, in proportion for others.
+        train_scale: S. If a foreign checkpoint has None: 256 for a crop of 224, scaled with the crop.
     """
 
     configuration: str | None = None

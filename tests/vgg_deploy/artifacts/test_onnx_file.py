@@ -473,7 +473,7 @@ def test_our_file_without_its_manifest_says_that_it_was_lost(tmp_path: Path, spe
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path, spec: NetworkSpec, manifest: Manifest) -> None:
     model = build(spec)
     model.metadata_props.add(key=MANIFEST_KEY, value=json.dumps({**json.loads(manifest.to_json()), "version": 2}))
-    with pytest.raises(ManifestError, match=r"ours\.onnx: .*version 2, this vgg_deploy reads 1; export it again"):
+    with pytest.raises(ManifestError, match=r"ours\.onnx: .*version 2, but this vgg_deploy reads 1; export it again"):
         read_manifest(saved(model, tmp_path / "ours.onnx"))
 
 

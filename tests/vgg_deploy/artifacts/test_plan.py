@@ -119,7 +119,7 @@ def test_files_that_are_no_plans_are_refused(tmp_path: Path) -> None:
     [
         (lambda data: "", "is not JSON"),
         (lambda data: "[]", "has no plan_version: another tool wrote it"),
-        (lambda data: json.dumps({**data, "plan_version": 2}), "has version 2, this vgg_deploy reads 1"),
+        (lambda data: json.dumps({**data, "plan_version": 2}), "has version 2, but this vgg_deploy reads 1"),
         (lambda data: json.dumps({**data, "profiles": []}), "the plan has no profile"),
         (lambda data: json.dumps({**data, "backend": "onnxruntime"}), "expected tensorrt or tensorrt-rtx"),
         (lambda data: json.dumps({**data, "layers_from": "hearsay"}), "expected declared or built"),

@@ -35,7 +35,7 @@ class Heatmaps:
         if protocol.name not in WHOLE_IMAGE_PROTOCOLS:
             raise click.UsageError(
                 "--heatmaps shows whole images and central crops, "
-                f"and protocol {protocol.name} scores other crops; use dense, multiscale or center"
+                f"but protocol {protocol.name} scores other crops; use dense, multiscale or center"
             )
         if SCORE_MAP not in info.outputs:
             raise UsageError("--heatmaps needs a model with the output score_map; export it with --score-map")
