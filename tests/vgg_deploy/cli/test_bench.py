@@ -248,9 +248,9 @@ def test_the_peak_is_sought_once_for_shapes_and_a_protocol(
     sought: list[str] = []
     find = peak.open_best_probe
 
-    def counting(open_engine: Any, precision: str, **options: Any) -> Any:
+    def counting(open_with: Any, precision: str, *arguments: Any, **keywords: Any) -> Any:
         sought.append(precision)
-        return find(open_engine, precision, **options)
+        return find(open_with, precision, *arguments, **keywords)
 
     monkeypatch.setattr(peak, "open_best_probe", counting)
     done = bench(TINY, "--shapes", "1x32x32", "--protocol", "dense", "--images", photos, "--json", "-")
