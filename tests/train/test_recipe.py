@@ -34,8 +34,8 @@ def test_a_starts_from_gaussian_at_full_width_and_from_glorot_if_narrower(config
 def test_deeper_networks_start_from_a_trained_a_by_default(configuration: str):
     recipe = Recipe(NetworkSpec(configuration))
     assert recipe.chosen_initialisation is None
-    for given in ("gaussian", "glorot", "a:runs/a/best.safetensors", "w.pth"):
-        assert dataclasses.replace(recipe, initialisation=given).chosen_initialisation == given
+    for how in ("gaussian", "glorot", "a:runs/a/best.safetensors", "w.pth"):
+        assert dataclasses.replace(recipe, initialisation=how).chosen_initialisation == how
 
 
 @pytest.mark.parametrize("initialisation", [None, "glorot", "a:w.safetensors"])

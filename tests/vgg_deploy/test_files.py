@@ -115,21 +115,21 @@ def test_a_pipe_or_a_device_is_never_renamed_over(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-def test_a_closed_pipe_is_no_output_error() -> None:
+def test_a_closed_pipe_is_not_an_output_error() -> None:
     with pytest.raises(BrokenPipeError), output_errors(Path("out")):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/x"), "the disk is full"),
         (OSError(errno.EISDIR, "it is a folder; name a file"), "it is a folder; name a file"),
         (OSError("without a number"), "without a number"),
     ],
 )
-def test_an_os_error_is_described_without_number_and_path(error: OSError, words: str) -> None:
-    assert describe_os_error(error) == words
+def test_an_os_error_is_described_without_number_and_path(error: OSError, message: str) -> None:
+    assert describe_os_error(error) == message
 
 
 def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:

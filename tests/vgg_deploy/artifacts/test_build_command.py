@@ -66,8 +66,8 @@ def scale(*scales: int, aspect: float = 2, batch: int = 8) -> Profile:
 
 
 def options_of(text: str) -> dict[str, str]:
-    words = shlex.split(text[text.index("vgg-deploy build") :])
-    return dict(itertools.pairwise(words))
+    tokens = shlex.split(text[text.index("vgg-deploy build") :])
+    return dict(itertools.pairwise(tokens))
 
 
 @pytest.mark.parametrize("shape", [(1, 224, 224), (8, 512, 512), (3, 448, 256)])

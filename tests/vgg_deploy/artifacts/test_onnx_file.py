@@ -312,7 +312,7 @@ def test_weights_outside_the_models_folder_are_refused(location: str, secret: Pa
 
 
 @pytest.mark.parametrize("location", ["a\0b", "x" * 5000, "loop"])
-def test_a_location_that_is_no_path_is_refused(location: str, secret: Path) -> None:
+def test_a_location_that_is_not_a_path_is_refused(location: str, secret: Path) -> None:
     folder = secret.parent / "models"
     (folder / "loop").symlink_to("loop")
     model = foreign()

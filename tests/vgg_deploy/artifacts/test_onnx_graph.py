@@ -72,7 +72,7 @@ def test_a_place_counts_for_external_tensors_alone(ours: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("key", ["offset", "length"])
-def test_a_place_that_is_no_number_is_refused(key: str, ours: Path, tmp_path: Path) -> None:
+def test_a_negative_offset_or_length_is_refused(key: str, ours: Path, tmp_path: Path) -> None:
     model, path = onnx.load(ours), tmp_path / "changed.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
     model = onnx.load(path, load_external_data=False)

@@ -115,7 +115,7 @@ def test_files_that_are_no_plans_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda data: "", "is not JSON"),
         (lambda data: "[]", "has no plan_version: another tool wrote it"),
@@ -127,13 +127,13 @@ def test_files_that_are_no_plans_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_manifest_that_is_damaged_is_one_line(
-    change: Callable[[dict[str, Any]], str], words: str, plan: Callable[..., PlanManifest], tmp_path: Path
+    change: Callable[[dict[str, Any]], str], message: str, plan: Callable[..., PlanManifest], tmp_path: Path
 ) -> None:
     path = tmp_path / "model.plan"
     write_plan(path, DATA, plan())
     sidecar = sidecar_of(path)
     sidecar.write_text(change(json.loads(sidecar.read_text(encoding="utf-8"))), encoding="utf-8")
-    with pytest.raises(ManifestError, match=words) as refused:
+    with pytest.raises(ManifestError, match=message) as refused:
         read_plan(path)
     assert str(sidecar) in str(refused.value)
     assert "\n" not in str(refused.value)

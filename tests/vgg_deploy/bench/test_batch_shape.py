@@ -42,7 +42,7 @@ def test_a_shape_is_read_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize("text", ["224x224", "1x3x224x224", "1xax224", "", "1x-2x3", "1x²x3"])
-def test_another_text_is_no_shape(text: str) -> None:
+def test_other_text_is_not_a_shape(text: str) -> None:
     with pytest.raises(UsageError, match=r"expected NxHxW.*such as 1x224x224"):
         BatchShape.parse(text)
 

@@ -125,7 +125,7 @@ def test_a_cpu_without_bfloat16_has_no_peak_in_it() -> None:
     assert engine.closed
 
 
-def test_a_runtime_that_fails_is_no_peak_and_what_was_opened_is_closed() -> None:
+def test_a_runtime_that_fails_gives_no_peak_and_its_engines_are_closed() -> None:
     manifest = Manifest(numbered_classes(2), None, None, TrainScale(8, 8))
     opened: list[FakeEngine] = []
 

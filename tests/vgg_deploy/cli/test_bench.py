@@ -302,7 +302,7 @@ def test_a_model_that_disagrees_is_marked_and_exits_1(
     assert [bool(result["failures"]) for result in report["results"]] == [False, True]
 
 
-def test_a_flip_of_a_near_tie_among_few_images_is_reported_and_is_no_failure(
+def test_a_flip_of_a_near_tie_among_few_images_is_reported_and_is_not_a_failure(
     bench: Callable[..., Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vgg_deploy.evaluation.parity import THRESHOLDS

@@ -436,7 +436,7 @@ def test_an_engine_that_cannot_be_opened_is_noticed_before_the_first_is_run(eval
     assert not (tmp_path / "out.json").exists()
 
 
-def test_engines_of_one_file_name_are_told_apart_by_their_paths(evaluated: Command, tmp_path: Path) -> None:
+def test_engines_with_the_same_file_name_are_named_by_their_paths(evaluated: Command, tmp_path: Path) -> None:
     paths = tuple(tmp_path / run / "best.onnx" for run in ("one", "two"))
     for path in paths:
         path.parent.mkdir()
@@ -874,8 +874,8 @@ def test_options_that_a_checkpoint_does_not_take_are_refused(
 def test_an_option_reaches_only_the_engines_that_take_it_if_some_do() -> None:
     nothing = WeightFacts()
     plan, model, checkpoint = Path("a.plan"), Path("b.onnx"), Path("c.pth")
-    given = EngineOptions(runtime="openvino", threads=3, cuda_api="pycuda", trust=True)
-    of_plan, of_model, of_checkpoint = options_for_each([plan, model, checkpoint], given, nothing)
+    options = EngineOptions(runtime="openvino", threads=3, cuda_api="pycuda", trust=True)
+    of_plan, of_model, of_checkpoint = options_for_each([plan, model, checkpoint], options, nothing)
     assert (of_plan.runtime, of_plan.threads, of_plan.cuda_api, of_plan.trust) == ("auto", None, "pycuda", True)
     assert (of_model.runtime, of_model.threads, of_model.cuda_api, of_model.trust) == (
         "openvino",
@@ -886,7 +886,7 @@ def test_an_option_reaches_only_the_engines_that_take_it_if_some_do() -> None:
     assert (of_checkpoint.runtime, of_checkpoint.threads, of_checkpoint.trust) == ("auto", 3, False)
     # If no engine takes an option, all keep it, and opening refuses it.
     for path in (plan, model, checkpoint):
-        assert options_for_each([path], given, nothing) == [given]
+        assert options_for_each([path], options, nothing) == [options]
     other, _plan = options_for_each([model, plan], EngineOptions(runtime="tensorrt"), nothing)
     assert other.runtime == "auto"
 

@@ -132,8 +132,8 @@ def test_the_answers_are_those_of_the_python_api(infer: Command, photos: Path, m
     for record, result in zip(records(finished.out), expected, strict=True):
         assert isinstance(result, Prediction)
         assert [entry["id"] for entry in record["top"]] == [name.id for name, _ in result.top(5)]
-        given = [entry["probability"] for entry in record["top"]]
-        np.testing.assert_allclose(given, [share for _, share in result.top(5)], atol=1e-6)
+        probabilities = [entry["probability"] for entry in record["top"]]
+        np.testing.assert_allclose(probabilities, [share for _, share in result.top(5)], atol=1e-6)
     assert len({record["top"][0]["probability"] for record in records(finished.out)}) > 1
 
 

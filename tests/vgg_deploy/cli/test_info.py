@@ -52,8 +52,8 @@ def test_size_is_the_input_that_is_counted_for(
 
 def test_fc_width_follows_the_width_divisor_unless_given(vgg_deploy_command: Callable[..., Any]) -> None:
     assert json.loads(vgg_deploy_command("info", "--width-divisor", "8", "--json").out)["fc_width"] == 512
-    given = vgg_deploy_command("info", "--width-divisor", "8", "--fc-width", "100", "--json")
-    assert json.loads(given.out)["fc_width"] == 100
+    narrow = vgg_deploy_command("info", "--width-divisor", "8", "--fc-width", "100", "--json")
+    assert json.loads(narrow.out)["fc_width"] == 100
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_a_plan_whose_layers_are_not_what_its_model_declares_exits_1(
 
 
 @pytest.mark.parametrize(
-    ("stated", "words"),
+    ("stated", "pattern"),
     [
         (
             {"precision": Precision("float16", (), "unmeasured")},
@@ -263,7 +263,7 @@ def test_a_plan_whose_layers_are_not_what_its_model_declares_exits_1(
     ],
 )
 def test_an_onnx_file_that_contradicts_its_manifest_exits_1(
-    stated: dict[str, Any], words: str, model: Callable[..., Path], vgg_deploy_command: Callable[..., Any]
+    stated: dict[str, Any], pattern: str, model: Callable[..., Path], vgg_deploy_command: Callable[..., Any]
 ) -> None:
     path = model(stated=stated)
     done = vgg_deploy_command("inspect", str(path))
@@ -271,7 +271,7 @@ def test_an_onnx_file_that_contradicts_its_manifest_exits_1(
     assert done.out
     assert done.err.startswith("Error: ")
     (text,) = describe(path).contradictions
-    assert re.search(words, text)
+    assert re.search(pattern, text)
 
 
 def test_a_file_of_ours_that_lost_its_manifest_exits_1(

@@ -72,14 +72,14 @@ def test_an_empty_file_in_a_new_folder_becomes_a_cache(tmp_path: Path) -> None:
     "content",
     [b"an image or a model, and no database" * 100, b"\x89PNG\r\n\x1a\n" + bytes(5000), b"SQLite format 3\0" * 70],
 )
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_refused_and_unchanged(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(OutputError, match=r"cache\.sqlite cannot be used as a cache: .*; name another file"):
         PosteriorCache(path)
     assert path.read_bytes() == content
 
 
-def test_another_programs_database_is_refused_and_left_as_it_is(path: Path) -> None:
+def test_another_programs_database_is_refused_and_unchanged(path: Path) -> None:
     with sqlite3.connect(path) as file:
         file.execute("CREATE TABLE posteriors (mine TEXT)")
     file.close()

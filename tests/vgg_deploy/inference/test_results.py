@@ -92,8 +92,10 @@ def test_text_shows_labels_in_per_cent() -> None:
 
 def test_small_posteriors_are_plain_numbers_and_sums_stay_near_1() -> None:
     posteriors = (1 - 3e-6, 2e-6, 1e-6)
-    given = [entry["probability"] for entry in json.loads(JsonLines(3).line(prediction(posteriors=posteriors)))["top"]]
-    assert sum(given) == pytest.approx(1, abs=3e-7)
+    probabilities = [
+        entry["probability"] for entry in json.loads(JsonLines(3).line(prediction(posteriors=posteriors)))["top"]
+    ]
+    assert sum(probabilities) == pytest.approx(1, abs=3e-7)
     assert "0.0000020" in Csv(3).line(prediction(posteriors=posteriors))
 
 

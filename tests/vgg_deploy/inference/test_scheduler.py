@@ -167,8 +167,8 @@ def test_an_image_of_an_unusual_shape_does_not_wait_for_long(manifest: Manifest,
     with FakeEngine(manifest) as engine:
         assert [result.path for result in predict(engine, paths, DENSE, batch=2)] == paths
     # Four images are taken on while it waits for another of its shape: two batches of usual ones.
-    places = [place for place, shape in enumerate(engine.batches) if shape == (1, 96, 64, 3)]
-    assert places == [2, 52, 103]
+    positions = [position for position, shape in enumerate(engine.batches) if shape == (1, 96, 64, 3)]
+    assert positions == [2, 52, 103]
 
 
 def test_views_that_wait_for_others_hold_no_more_pixels_than_a_batch_of_the_largest(
@@ -361,14 +361,14 @@ def test_an_engine_that_fails_raises_once_earlier_results_were_given(
             time.sleep(0.01)  # the batch that fails ends before those that began before it
         return marked(images)
 
-    given: list[Path] = []
+    received: list[Path] = []
     results = predict(
         FakeEngine(manifest, answer, concurrency=requests), [*sound, damned, *[later] * 6], protocol, batch=batch
     )
     with pytest.raises(EngineError, match="out of device memory"):
-        given.extend(result.path for result in results)
+        received.extend(result.path for result in results)
     # Every view of these went to the engine before the batch that failed.
-    assert given == sound
+    assert received == sound
     assert next(results, None) is None
 
 

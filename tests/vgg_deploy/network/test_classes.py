@@ -108,7 +108,7 @@ def test_the_nearest_are_found_in_parts_of_the_name_in_any_case(folder: str) -> 
             class_of_folder(folder, classes)
 
 
-def test_a_folder_of_another_wordnet_id_is_no_class_of_its_word() -> None:
+def test_a_folder_with_another_wordnet_id_does_not_match_by_its_word() -> None:
     # ImageNet-21k has the bird in one folder and the machine in another; a network may know one of them.
     for machine in (ClassName("n03126707", "crane"), ClassName("n03126707_crane", "crane")):
         with pytest.raises(
@@ -119,7 +119,7 @@ def test_a_folder_of_another_wordnet_id_is_no_class_of_its_word() -> None:
     assert class_of_folder("n02012849_crane", [BY_WORD[0], ClassName("crane", "crane")]) == 1
 
 
-def test_part_of_a_word_is_no_match() -> None:
+def test_part_of_a_word_does_not_match() -> None:
     with pytest.raises(UsageError, match="'horn' is not a class"):
         class_of_folder("horn", BY_WORDNET)
 
@@ -133,7 +133,7 @@ def test_networks_have_the_same_classes_if_ids_or_words_agree_in_order() -> None
     assert first_other_class(BY_WORDNET, (*BY_BOTH[:2], ClassName("n02012849", "crane"))) == 2
 
 
-def test_two_classes_of_one_word_are_told_apart_by_their_ids() -> None:
+def test_two_classes_with_the_same_word_are_distinguished_by_their_ids() -> None:
     bird, machine = ClassName("n02012849", "crane"), ClassName("n03126707", "crane")
     assert first_other_class((bird, machine), (machine, bird)) == 0
     assert first_other_class((bird, machine), (ClassName("n02012849_crane", "crane"), machine)) is None

@@ -84,7 +84,7 @@ def test_another_version_is_refused_with_what_to_do(full: Manifest, version: obj
 
 
 @pytest.mark.parametrize("text", ["", "[]", "not JSON", "[" * 100_000])
-def test_text_that_is_no_manifest_is_refused(text: str) -> None:
+def test_text_that_is_not_a_manifest_is_refused(text: str) -> None:
     with pytest.raises(ManifestError, match=r"^model\.onnx: its manifest "):
         Manifest.from_json(text, "model.onnx")
 

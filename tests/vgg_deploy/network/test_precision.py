@@ -72,7 +72,7 @@ def test_the_lowest_type_names_the_row_of_thresholds(precision: Precision, lowes
 
 
 @pytest.mark.parametrize(
-    ("precision", "words"),
+    ("precision", "text"),
     [
         (Precision(), "float32"),
         (Precision("float16"), "float16"),
@@ -93,8 +93,8 @@ def test_the_lowest_type_names_the_row_of_thresholds(precision: Precision, lowes
         (Precision("float16", ("fc6",), quantization=NONE_INT8), "float16 (fc6 in float32)"),
     ],
 )
-def test_in_words_each_layer_is_named_with_one_type_at_most(precision: Precision, words: str) -> None:
-    assert str(precision) == words
+def test_in_words_each_layer_is_named_with_one_type_at_most(precision: Precision, text: str) -> None:
+    assert str(precision) == text
 
 
 @pytest.mark.parametrize("arithmetic", ["int8", "FP16"])
@@ -142,7 +142,7 @@ FC = ("fc6", "fc7", "fc8")
 
 
 @pytest.mark.parametrize(
-    ("types", "words"),
+    ("types", "text"),
     [
         (types_of("D", *((name, "float16") for name in FC)), "13/13 convolutions INT8, fc6-fc8 FP16"),
         (types_of("A", otherwise="float32"), "8/8 convolutions FP32, fc6-fc8 FP32"),
@@ -163,10 +163,8 @@ FC = ("fc6", "fc7", "fc8")
         ({}, ""),
     ],
 )
-def test_the_summary_counts_convolutions_and_names_the_fully_connected_layers(
-    types: dict[str, str], words: str
-) -> None:
-    assert summary(types) == words
+def test_the_summary_counts_convolutions_and_names_the_fully_connected_layers(types: dict[str, str], text: str) -> None:
+    assert summary(types) == text
 
 
 def test_at_most_three_differences_are_named() -> None:
