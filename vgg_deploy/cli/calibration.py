@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INT8_IMAGES, HALF_IMAGES = 128, 32  # defaults of --calibration-images
 LEAST_IMAGES = 2  # for INT8: the range of one image says nothing about others
-HELD_OUT = 200  # default of --held-out
+HELD_OUT, RANKED_ON = 200, 32  # defaults of --held-out: in export, and in sensitivity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +46,14 @@ class CalibrationOptions:
     held_out: int | None
 
 
-def calibration_options(help: str, *, required: bool) -> Decorator:
+def calibration_options(help: str, *, required: bool, images: str, held_out: int) -> Decorator:
     """Adds the options of calibration. The command receives them as `calibration`, a `CalibrationOptions`.
 
     Args:
         help: the help text of --calibration.
         required: whether --calibration must be given.
+        images: the default of --calibration-images, in words.
+        held_out: the default of --held-out.
     """
     return gathered(
         "calibration",
@@ -64,8 +66,7 @@ def calibration_options(help: str, *, required: bool) -> Decorator:
             "images",
             type=click.IntRange(1),
             metavar="N",
-            help="Calibrate on a seeded sample of N images of the folder.  "
-            f"[default: {INT8_IMAGES}; {HALF_IMAGES} for FP16 alone]",
+            help=f"Calibrate on a seeded sample of N images of the folder.  [default: {images}]",
         ),
         click.option(
             "--calibration-method",
@@ -83,8 +84,7 @@ def calibration_options(help: str, *, required: bool) -> Decorator:
             "--held-out",
             type=click.IntRange(1),
             metavar="N",
-            help="Judge the INT8 layers on N other images of the folder.  "
-            f"[default: {HELD_OUT}; 32 in vgg-deploy sensitivity]",
+            help=f"Judge the INT8 layers on N other images of the folder.  [default: {held_out}]",
         ),
     )
 

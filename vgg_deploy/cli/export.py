@@ -13,6 +13,7 @@ from vgg_deploy.artifacts.kinds import CHECKPOINT, kind_of
 from vgg_deploy.cli.calibration import (
     HALF_IMAGES,
     HELD_OUT,
+    INT8_IMAGES,
     CalibrationOptions,
     calibration_options,
     draw_sample,
@@ -116,7 +117,10 @@ budget_options = gathered(
 @export_options
 @click.option("--int8", is_flag=True, help="INT8 weights and arithmetic, as Q/DQ nodes. Requires --calibration.")
 @calibration_options(
-    "Folder of real images. They give the INT8 ranges, and show which layers would overflow FP16.", required=False
+    "Folder of real images. They give the INT8 ranges, and show which layers would overflow FP16.",
+    required=False,
+    images=f"{INT8_IMAGES}; {HALF_IMAGES} for FP16 alone",
+    held_out=HELD_OUT,
 )
 @budget_options
 @click.option(

@@ -7,6 +7,8 @@ import json
 import click
 
 from vgg_deploy.cli.calibration import (
+    INT8_IMAGES,
+    RANKED_ON,
     CalibrationOptions,
     calibration_options,
     print_sensitivities,
@@ -19,15 +21,18 @@ from vgg_deploy.network.weight_facts import WeightFacts
 @click.command("sensitivity")
 @source_options
 @weight_options
-@calibration_options("Folder of real images: some to calibrate on, others to judge on.", required=True)
+@calibration_options(
+    "Folder of real images: some to calibrate on, others to judge on.",
+    required=True,
+    images=str(INT8_IMAGES),
+    held_out=RANKED_ON,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(source: WeightSource, facts: WeightFacts, calibration: CalibrationOptions, as_json: bool) -> None:
     """Quantize each layer alone to INT8 and show how that changes the predictions, the worst layer first."""
     require_torch("reading a checkpoint")
-    from export.sensitivity import RANKING_IMAGES
-
     checkpoint = source.read(facts)
-    measured, rows = sensitivities(checkpoint, calibration, calibration.held_out or RANKING_IMAGES)
+    measured, rows = sensitivities(checkpoint, calibration, calibration.held_out or RANKED_ON)
     if not as_json:
         print_sensitivities(rows, measured)
         return

@@ -81,6 +81,7 @@ workload_options = gathered(
     click.option(
         "--limit",
         type=click.IntRange(1),
+        metavar="N",
         default=16,
         show_default=True,
         help="Use at most this many images, a seeded sample.",
