@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vgg_deploy.cli.parameters import chosen_normalization, gathered, rgb_triple, train_scale
+from vgg_deploy.cli.parameters import (
+    chosen_normalization,
+    gathered,
+    normalization_option,
+    rgb_triple,
+    std_option,
+    train_scale,
+)
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION, Normalization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
@@ -103,18 +110,14 @@ recipe_options = gathered(
         default=None,
         help="With --weights: keep the convolutions and train the FC layers only.  [default: no]",
     ),
-    click.option(
-        "--normalization",
-        type=click.Choice(["paper", "torchvision"]),
-        help="For weights whose file does not state it. paper: RGB 0..255 minus a mean.",
-    ),
+    normalization_option,
     click.option(
         "--mean",
         callback=rgb_triple,
         metavar="R,G,B",
-        help="Mean to subtract, in units of 0..255.  [default: that of the weights, or of the training images]",
+        help="Mean to subtract, in units of 0..255.  [default: the weights' mean, or the mean of the training images]",
     ),
-    click.option("--std", callback=rgb_triple, metavar="R,G,B", help="Divisor, in units of 0..255.  [default: 1,1,1]"),
+    std_option,
     click.option("--seed", type=int, help="Seed of weights, order, crops, colours and dropout.  [default: 0]"),
     click.option(
         "--recipe",

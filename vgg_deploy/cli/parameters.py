@@ -166,6 +166,16 @@ def flip_option(
     return click.option("--flip/--no-flip", "mirror", default=None, help=help)
 
 
+normalization_option = click.option(
+    "--normalization",
+    type=click.Choice(["paper", "torchvision"]),
+    help="For weights whose file does not state it. paper: RGB 0..255 minus a mean.",
+)
+
+std_option = click.option(
+    "--std", callback=rgb_triple, metavar="R,G,B", help="Divisor in units of 0..255.  [default: 1,1,1]"
+)
+
 batch_option = click.option(
     "--batch",
     type=click.IntRange(1),

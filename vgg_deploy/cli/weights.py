@@ -16,7 +16,9 @@ from vgg_deploy.cli.parameters import (
     gathered,
     labels_option,
     labels_text,
+    normalization_option,
     rgb_triple,
+    std_option,
     train_scale,
 )
 from vgg_deploy.cli.tables import notice
@@ -57,18 +59,14 @@ weight_options = gathered(
         type=click.Choice(CONFIGURATIONS),
         help="Configuration of the network. A checkpoint needs it only for A-LRN, whose tensors look like those of A.",
     ),
-    click.option(
-        "--normalization",
-        type=click.Choice(["paper", "torchvision"]),
-        help="For weights whose file does not state it. paper: RGB 0..255 minus a mean.",
-    ),
+    normalization_option,
     click.option(
         "--mean",
         callback=rgb_triple,
         metavar="R,G,B",
         help="Mean in units of 0..255. With paper, it replaces 123.68,116.779,103.939.",
     ),
-    click.option("--std", callback=rgb_triple, metavar="R,G,B", help="Divisor in units of 0..255.  [default: 1,1,1]"),
+    std_option,
     click.option(
         "--train-scale",
         callback=train_scale,
