@@ -21,8 +21,8 @@ from export.float16 import (
     unrepresentable_layers,
 )
 from export.graph import build_graph
+from export.proof.answers import with_activations
 from export.quantize import quantized_weights
-from export.verify import with_activations
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.errors import VGGDeployError
 from vgg_deploy.inference.engine import Scores

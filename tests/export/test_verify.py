@@ -18,7 +18,7 @@ from PIL import Image
 
 from engines import open_engine
 from export.float16 import rounding_copy
-from export.verify import check_same_network, with_activations
+from export.proof.answers import check_same_network, with_activations
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest
 from vgg_deploy.network.spec import NetworkSpec

@@ -34,7 +34,8 @@ from vgg_deploy.network.weight_facts import WeightFacts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from export.verify import ComparisonViews, Stage, Verification
+    from export.proof.answers import Stage, Verification
+    from export.proof.views import ComparisonViews
     from train.network.checkpoint import Checkpoint
     from vgg_deploy.inference.engine import Engine
     from vgg_deploy.network.manifest import Manifest
@@ -74,7 +75,7 @@ def command(
 
     The exit code is 1 if a stage fails.
     """
-    from export.verify import read_views
+    from export.proof.views import read_views
 
     if not reference.is_file():
         raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
@@ -142,7 +143,7 @@ class _VerifiedFiles:
 
     def check_network(self, reference: Manifest) -> None:
         """Raises UsageError if a file is a different network than the reference."""
-        from export.verify import check_same_network
+        from export.proof.answers import check_same_network
 
         for path, manifest in self.manifests.items():
             check_same_network(path, manifest, reference)
@@ -151,7 +152,7 @@ class _VerifiedFiles:
         self, engine: Engine, name: str, open_activations: Callable[[], Engine], advance: Callable[[], None]
     ) -> Verification:
         """A verification of files against the reference that `engine` runs."""
-        from export.verify import Openers, Verification
+        from export.proof.answers import Openers, Verification
 
         self.check_network(engine.info.manifest)
         opener = self.opener
@@ -160,7 +161,7 @@ class _VerifiedFiles:
 
 
 def _stages(verified: _VerifiedFiles, facts: WeightFacts) -> Iterator[Stage]:
-    from export.verify import views_needed
+    from export.proof.answers import views_needed
 
     from_checkpoint = kind_of(verified.reference) == CHECKPOINT
     total = views_needed(verified.manifests, verified.views, forms=from_checkpoint)
@@ -172,7 +173,7 @@ def _stages(verified: _VerifiedFiles, facts: WeightFacts) -> Iterator[Stage]:
 
 
 def _stages_from_onnx(verified: _VerifiedFiles, advance: Callable[[], None]) -> Iterator[Stage]:
-    from export.verify import open_with_activations
+    from export.proof.answers import open_with_activations
 
     reference, opener = verified.reference, verified.opener
     with opener.reference(reference) as engine:
@@ -186,7 +187,7 @@ def _stages_from_onnx(verified: _VerifiedFiles, advance: Callable[[], None]) -> 
 def _stages_from_checkpoint(
     verified: _VerifiedFiles, facts: WeightFacts, advance: Callable[[], None]
 ) -> Iterator[Stage]:
-    from export.verify import all_use_fine_grid
+    from export.proof.answers import all_use_fine_grid
 
     reference, manifests, opener = verified.reference, verified.manifests, verified.opener
     template = next(iter(manifests.values()))
@@ -234,7 +235,7 @@ def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path, labels: 
 
 def _require_runtime_for_rounding(manifests: Mapping[Path, Manifest]) -> None:
     from engines import RUNTIMES
-    from export.verify import rounded_too
+    from export.proof.answers import rounded_too
 
     if not RUNTIMES["onnxruntime"].installed and any(rounded_too(*item) for item in manifests.items()):
         raise MissingDependencyError("onnxruntime", "cpu", "verifying the rounding of an FP16 file")

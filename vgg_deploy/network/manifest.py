@@ -15,9 +15,11 @@ from vgg_deploy.errors import ManifestError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network import records
 from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.digests import Digests
 from vgg_deploy.network.precision import Precision
 from vgg_deploy.network.shapes import ShapeRange
 from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.verdict import Verdict
 
 MANIFEST_VERSION = 1
 MANIFEST_KEY = "vgg_deploy"  # in ONNX metadata_props and in safetensors metadata
@@ -108,6 +110,8 @@ class Manifest:
         source: the file from which this one was made.
         tools: names and versions of the tools that made it.
         training: recipe and results as plain JSON, for our own checkpoints.
+        digests: of the parts of an ONNX file, as it was exported; None for a checkpoint, and for older files.
+        verdict: the proofs that `verify --record` saw the file pass.
     """
 
     classes: tuple[ClassName, ...]
@@ -122,6 +126,8 @@ class Manifest:
     source: Source | None = None
     tools: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] | None = None
+    digests: Digests | None = None
+    verdict: Verdict | None = None
 
     def __post_init__(self) -> None:
         if self.spec is not None and len(self.classes) != self.spec.classes:
