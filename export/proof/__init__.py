@@ -1,1 +1,1 @@
-"""The four proofs of an exported file: it is what its source says; its runtime computes it; what it costs; the pipeline."""
+"""The four proofs of an exported file: the file, its layers, its answers, and the pipeline around it."""
