@@ -16,6 +16,7 @@ import torch
 from export.external_weights import externalized_weights
 from export.float16 import HEADROOM, LARGEST_FLOAT16, measure_activations, overflowing_layers, unrepresentable_layers
 from export.graph import INPUT, build_graph
+from export.manifest import exported_manifest
 from train.network.checkpoint import Checkpoint
 from train.network.reference import Reference
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
@@ -27,7 +28,6 @@ from vgg_deploy.errors import ModelFileError, OutputError
 from vgg_deploy.files import whole_file
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest
 from vgg_deploy.network.precision import Precision, Quantization
-from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.tensors import Images
 from vgg_deploy.version import __version__
 
@@ -108,19 +108,6 @@ def export_with(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> E
     except ValueError as error:  # protobuf's limit of 2 GB
         raise OutputError(f"cannot write {path}: {error}") from error
     return ExportResult(path, manifest, tuple(notices))
-
-
-def exported_manifest(manifest: Manifest, options: GraphOptions, precision: Precision, *, fine: bool) -> Manifest:
-    """The manifest of the ONNX file that `export` makes of a checkpoint with this manifest."""
-    assert manifest.spec is not None
-    spec = dataclasses.replace(manifest.spec, fine=fine)
-    edge = AxisRange(spec.crop) if options.dynamic else AxisRange(spec.crop, spec.crop)
-    return manifest.with_(
-        spec=spec,
-        precision=precision,
-        shapes=ShapeRange(AxisRange(1) if options.dynamic else AxisRange(1, 1), edge, edge),
-        outputs=options.outputs,
-    )
 
 
 def tool_versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ and no second copy of the weights. It is trusted because `verify` compares it wi
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,11 @@ _LRN: dict[str, Any] = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
 
 
 def build_graph(
-    spec: NetworkSpec, weights: MutableMapping[str, Floats], normalization: Normalization, options: GraphOptions
+    spec: NetworkSpec,
+    weights: MutableMapping[str, Floats],
+    normalization: Normalization,
+    options: GraphOptions,
+    writer: Callable[[onnx.ModelProto, str], GraphWriter] = GraphWriter,
 ) -> onnx.ModelProto:
     """The network as ONNX: uint8 images [n, h, w, 3] in, posteriors [n, classes] out.
 
@@ -39,8 +43,9 @@ def build_graph(
         weights: float32 by name, in FC or convolutional form. They are removed one by one, so no weight is held twice.
         normalization: applied inside the graph, in float32, before anything else.
         options: precision, free axes and outputs.
+        writer: makes the writer of the graph. It decides what becomes of the values of the tensors.
     """
-    graph = GraphWriter(_empty_model(spec, options), INPUT)
+    graph = writer(_empty_model(spec, options), INPUT)
     _normalize(graph, normalization)
     quantizers = Quantizers(spec, options.quantization, options.score_map)
     for layer in spec.layers:

@@ -36,9 +36,14 @@ class GraphWriter:
 
     def constant(self, name: str, values: np.ndarray[Any, Any]) -> str:
         """Adds a constant and returns its name."""
-        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
-        self.model.graph.initializer.add(name=name, data_type=kind, dims=values.shape, raw_data=values.tobytes())
+        self.declare(name, values).raw_data = values.tobytes()
         return name
+
+    def declare(self, name: str, values: np.ndarray[Any, Any]) -> TensorProto:
+        """Adds a constant of the type and shape of `values`, without data."""
+        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+        declared: TensorProto = self.model.graph.initializer.add(name=name, data_type=kind, dims=values.shape)
+        return declared
 
     def quantize(self, levels: Levels, name: str) -> None:
         """Quantizes the current tensor to eight bits and back. The scale of `levels` must have its type."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.calibrate import MeasuredRanges, measure, observe
-from export.exporter import exported_manifest, write_model
+from export.exporter import write_model
 from export.graph import build_graph
+from export.manifest import exported_manifest
 from export.sample import ImageSample
 from train.network.checkpoint import Checkpoint
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
