@@ -14,19 +14,16 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.graph_writer import FLOAT, HALF, NUMPY_TYPES, GraphWriter
-from export.qdq import SPATIAL_MEAN, Quantizers
+from export.qdq import Quantizers
 from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.artifacts.onnx_format import IR_VERSION, OPSET, PRODUCER
 from vgg_deploy.network.manifest import Normalization
-from vgg_deploy.network.spec import Layer, NetworkSpec
+from vgg_deploy.network.quantized_inputs import SPATIAL_MEAN
+from vgg_deploy.network.spec import LRN, Layer, NetworkSpec
 from vgg_deploy.network.tensors import FEATURES, PROBABILITIES, SCORE_MAP, Floats
 from vgg_deploy.version import __version__
 
 INPUT = "images"
-
-# Krizhevsky et al. 2012: n=5, k=2, alpha=1e-4, beta=0.75, over the plain sum. ONNX divides the sum by n, so alpha is
-# 5e-4 here.
-_LRN: dict[str, Any] = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
 
 
 def build_graph(
@@ -83,7 +80,7 @@ def _layer(
     elif layer.kind == "lrn":
         # Squares of activations pass 65,504, where FP16 ends.
         graph.cast(FLOAT, f"{layer.name}_to_float32")
-        graph.add("LRN", layer.name, **_LRN)
+        graph.add("LRN", layer.name, **LRN)
     else:
         weight = weights.pop(f"{layer.name}.weight").reshape(layer.weight_shape)
         constants = quantizers.constants(graph, layer.name, weight, weights.pop(f"{layer.name}.bias"))

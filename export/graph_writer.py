@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.quantize import Levels
+from vgg_deploy.network.levels import Levels
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 NUMPY_TYPES: dict[int, Any] = {FLOAT: np.float32, HALF: np.float16}

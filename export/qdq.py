@@ -9,36 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from export.graph_writer import NUMPY_TYPES, GraphWriter
-from export.quantize import activation_levels, quantized_bias, quantized_weights
+from export.quantize import quantized_bias, quantized_weights
+from vgg_deploy.network.levels import activation_levels
 from vgg_deploy.network.precision import Quantization
+from vgg_deploy.network.quantized_inputs import SPATIAL_MEAN, quantized_inputs
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.tensors import Floats
-
-SPATIAL_MEAN = "spatial_mean"  # the node before fc8, if fc8 runs on the mean
 
 
 def observed_inputs(spec: NetworkSpec, score_map: bool) -> tuple[str, ...]:
     """The nodes whose input ranges are measured: layers with weights, LRN, and the spatial mean."""
     names = [layer.name for layer in spec.layers if layer.has_weights or layer.kind == "lrn"]
     return tuple(names) if score_map else (*names[:-1], SPATIAL_MEAN, names[-1])
-
-
-def quantized_inputs(spec: NetworkSpec, quantization: Quantization, score_map: bool) -> dict[str, str]:
-    """The nodes whose inputs are quantized, and for each the node whose measured input range it uses.
-
-    A pooling uses the range of the layer that reads its output, since pooling does not change the largest value.
-    """
-    layers = {layer.name: layer for layer in spec.layers}
-    names = list(layers)
-    if not score_map:
-        names.insert(names.index("fc8"), SPATIAL_MEAN)
-    range_sources = {}
-    for index, name in enumerate(names):
-        reader = next(other for other in names[index:] if other == SPATIAL_MEAN or layers[other].kind != "pool")
-        behind_int8 = index > 0 and names[index - 1] in quantization.layers
-        if reader in quantization.layers or (quantization.target == "onnxruntime" and behind_int8):
-            range_sources[name] = reader
-    return range_sources
 
 
 def layers_at_risk(spec: NetworkSpec, quantization: Quantization, quantized: Collection[str]) -> frozenset[str]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.quantize import Levels, activation_levels, quantized_bias, quantized_weights
+from export.quantize import quantized_bias, quantized_weights
+from vgg_deploy.network.levels import Levels, activation_levels
 
 TARGETS = ("tensorrt", "onnxruntime")
 SPANS = [(0.0, 6.0), (-123.68, 151.061), (-3.0, 0.0), (-1e-3, 2e-7), (0.0, 1e-7), (0.0, 3e37)]

@@ -6,9 +6,9 @@ Simonyan & Zisserman, arXiv 1409.1556, sections 2.1 to 2.3.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vgg_deploy.errors import UsageError
 
@@ -27,6 +27,10 @@ CONFIGURATIONS = tuple(TABLE_1)
 
 # The common names of the columns, which are also the default names of exported files.
 COMMON_NAMES = {"A": "vgg11", "A-LRN": "vgg11-lrn", "B": "vgg13", "C": "vgg16-c", "D": "vgg16", "E": "vgg19"}
+
+# Krizhevsky et al. 2012: n=5, k=2, alpha=1e-4, beta=0.75, over the plain sum. ONNX, whose names these are, divides the
+# sum by n, so alpha is 5e-4 here.
+LRN: Mapping[str, Any] = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
 
 TOTAL_STRIDE = 32  # five 2x2 poolings
 BASE_WIDTH = 64  # channels of conv1_1 at full width
