@@ -45,12 +45,15 @@ class Checkpoint:
         manifest: its `spec` and `normalization` are never None.
         source: the file of the weights.
         notices: assumptions about the file that the user should know.
+        describes_itself: whether the file states its classes, normalization and S itself. If not, the user did, or they
+            were assumed.
     """
 
     weights: dict[str, Tensor]
     manifest: Manifest
     source: Source
     notices: tuple[str, ...] = ()
+    describes_itself: bool = False
 
 
 def save(path: Path, weights: Mapping[str, Tensor], manifest: Manifest) -> None:
@@ -145,7 +148,7 @@ def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: WeightFacts, sou
         manifest = manifest.with_(classes=classes_from_labels(facts.labels, spec.classes, "the labels file"))
     if facts.train_scale is not None:
         manifest = manifest.with_(train_scale=facts.train_scale)
-    return Checkpoint(_checked(spec, tensors, where), manifest, source)
+    return Checkpoint(_checked(spec, tensors, where), manifest, source, describes_itself=True)
 
 
 def _options(normalization: Normalization) -> str:

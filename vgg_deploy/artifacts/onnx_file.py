@@ -23,7 +23,7 @@ from vgg_deploy.artifacts.onnx_format import (
     TensorField,
     ValueField,
 )
-from vgg_deploy.artifacts.onnx_graph import Graph, read_nodes, read_weights
+from vgg_deploy.artifacts.onnx_graph import Graph, StoredTensor, read_nodes, read_tensors, read_weights
 from vgg_deploy.artifacts.protobuf import Message, NotProtobufError, TruncatedError, encoded_key, fields, mapped
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.network.classes import classes_from_labels
@@ -151,6 +151,16 @@ class OnnxFile:
                 nodes=read_nodes(self._graph),
                 weights=read_weights(self._graph, self.path.parent),
             )
+
+    @cached_property
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        """The tensors as they are stored, in the file's order.
+
+        Raises:
+            ModelFileError: a tensor is damaged; external data cannot be read.
+        """
+        with _model_errors(self.path):
+            return read_tensors(self._graph, self.path.parent)
 
     def effective_manifest(self, labels: str | None = None) -> Manifest:
         """The manifest with the shapes and outputs of the graph itself: those of an engine that runs the file.

@@ -40,6 +40,24 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as a file stores it.
+
+    Attributes:
+        name: its name.
+        element: its type, a number of onnx.TensorProto.DataType.
+        shape: its sizes.
+        data: its little-endian values, a view into the mapped file. It may be shorter or longer than the shape needs.
+            It is empty for a tensor that is not stored as raw bytes, unless it is float32.
+    """
+
+    name: str
+    element: int
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """What a model computes.
 
@@ -63,17 +81,31 @@ def read_nodes(graph: Message) -> tuple[Node, ...]:
     return tuple(map(_node, graph.messages(GraphField.NODES)))
 
 
-def read_weights(graph: Message, folder: Path) -> dict[str, npt.NDArray[np.floating[Any]]]:
-    """The weights of a GraphProto, by name; see `Graph.weights`.
+def read_tensors(graph: Message, folder: Path) -> tuple[StoredTensor, ...]:
+    """The tensors of a GraphProto, in the file's order. Nothing of them is read before it is used.
 
     Args:
         folder: the model's folder, with the files that hold its external data.
     """
-    weights, files = {}, dict[str, memoryview]()
-    for tensor in graph.messages(GraphField.INITIALIZERS):
-        values = _values(tensor, folder, files)
+    files = dict[str, memoryview]()
+    return tuple(
+        StoredTensor(
+            tensor.text(TensorField.NAME),
+            tensor.number(TensorField.TYPE),
+            tensor.packed(TensorField.DIMENSIONS),
+            _data(tensor, folder, files),
+        )
+        for tensor in graph.messages(GraphField.INITIALIZERS)
+    )
+
+
+def read_weights(graph: Message, folder: Path) -> dict[str, npt.NDArray[np.floating[Any]]]:
+    """The weights of a GraphProto, by name; see `Graph.weights` and `read_tensors`."""
+    weights = {}
+    for tensor in read_tensors(graph, folder):
+        values = _values(tensor)
         if values is not None:
-            weights[tensor.text(TensorField.NAME)] = values
+            weights[tensor.name] = values
     return weights
 
 
@@ -102,20 +134,21 @@ def _attribute(attribute: Message) -> Attribute:
     return attribute.packed(AttributeField.INTEGERS) if kind == AttributeType.INTEGERS else None
 
 
-def _values(tensor: Message, folder: Path, files: dict[str, memoryview]) -> npt.NDArray[np.floating[Any]] | None:
-    """A weight, or None if it is not contiguous floating point. `files` holds the mapped files of external data."""
-    dtype, shape = _DTYPES.get(tensor.number(TensorField.TYPE)), tensor.packed(TensorField.DIMENSIONS)
-    if dtype is None:
-        return None
+def _data(tensor: Message, folder: Path, files: dict[str, memoryview]) -> memoryview:
+    """The bytes of a tensor's values. `files` holds the mapped files of external data."""
     external = external_range(tensor)
     if external is None:
-        data = tensor.data(TensorField.RAW_DATA if TensorField.RAW_DATA in tensor else TensorField.FLOATS)
-    else:
-        location, offset, length = external
-        if location not in files:
-            files[location] = mapped(folder / location)
-        data = files[location]
-        data = data[offset : len(data) if length is None else offset + length]
-    if min(shape, default=1) < 0 or len(data) != math.prod(shape) * dtype.itemsize:
+        return tensor.data(TensorField.RAW_DATA if TensorField.RAW_DATA in tensor else TensorField.FLOATS)
+    location, offset, length = external
+    if location not in files:
+        files[location] = mapped(folder / location)
+    data = files[location]
+    return data[offset : len(data) if length is None else offset + length]
+
+
+def _values(tensor: StoredTensor) -> npt.NDArray[np.floating[Any]] | None:
+    """A weight, or None if it is not contiguous floating point."""
+    dtype, shape = _DTYPES.get(tensor.element), tensor.shape
+    if dtype is None or min(shape, default=1) < 0 or len(tensor.data) != math.prod(shape) * dtype.itemsize:
         return None
-    return np.frombuffer(data, dtype).reshape(shape)
+    return np.frombuffer(tensor.data, dtype).reshape(shape)
