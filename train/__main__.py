@@ -12,6 +12,7 @@ import click
 
 from train.execution_options import execution_options
 from train.recipe_options import RecipeChoices, recipe_options
+from train.runs.chance import beats_chance
 from train.runs.metrics_log import check_tensorboard
 from train.runs.run import ROOT
 from vgg_deploy.cli.entry import run_command
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from train.data.folder import DataFolder
 
 BUILT_IN = "digits"
-CHANCE_MARGIN = 1.2  # times the share of the largest class; a validation top-1 up to there may be luck
 
 _NO_DATA = """--data is missing. A data folder has one folder of images for each class, for training and for validation:
 
@@ -126,10 +126,11 @@ def _digits_folder(*, warn: bool) -> Path:
 
 def _print_result(result: TrainingResult, data: DataFolder) -> None:
     top1, top5 = result.best.val.top1, result.best.val.top5
-    if top1 <= CHANCE_MARGIN * data.val.largest_share:
+    if not beats_chance(top1, len(data.val), data.val.largest_share):
         click.echo(
             f"Warning: this network learned nothing: always answering the largest class is right for "
-            f"{data.val.largest_share:.2%} of the images. Try a lower --lr, another --init, or a shallower --arch",
+            f"{data.val.largest_share:.2%} of the {len(data.val):,} validation images. Try a lower --lr, another "
+            "--init, or a shallower --arch",
             err=True,
         )
     click.echo(

@@ -17,9 +17,12 @@ from train.data.folder import DataFolder
 from train.loop import train
 from train.recipe import FROM_A, LEARNING_RATE_FACTOR, Recipe
 from train.recipe_file import recipe_text
+from train.runs.chance import beats_chance
+from train.runs.finished import finished_runs
 from train.runs.metrics import Epoch, Metrics
-from train.runs.run import BEST, FINISHED, RECORD, ROOT, TrainingRun, new_folder, newest_run, record_of
-from vgg_deploy.errors import UsageError
+from train.runs.run import BEST, FINISHED, RECORD, ROOT, TrainingRun, new_folder, newest_unfinished, record_of
+from train.trained_a import trained_a
+from vgg_deploy.errors import TrainingError, UsageError
 from vgg_deploy.files import whole_file
 from vgg_deploy.network.manifest import TrainScale
 
@@ -83,6 +86,7 @@ class Campaign:
             low, high = (side * crop // STAGES_CROP for side in (scale.minimum, scale.maximum))
             stage = replace(recipe, train_scale=TrainScale(low, high))
             if result is not None:
+                self._require_learned(result, f"stage {number}")
                 slower = recipe.learning_rate * LEARNING_RATE_FACTOR
                 stage = replace(stage, initialisation=str(result.checkpoint), learning_rate=slower)
             self._print(f"stage {number} of {len(STAGES)}: S = {stage.train_scale}")
@@ -101,6 +105,7 @@ class Campaign:
 
         Raises:
             UsageError: `out` holds a finished run, or one of another recipe or data.
+            TrainingError: the A that was trained first learned nothing.
         """
         processes = self.execution.processes
         plan = processes.agreed(lambda: self._plan_in(out, recipe) if out else self._plan_under_root(recipe, again))
@@ -111,9 +116,11 @@ class Campaign:
         initialisation = plan.initialisation
         if initialisation is None:
             self._print(f"configuration {recipe.spec.configuration} starts from a trained A (section 3.1)")
-            self._print(f"{self.root}/ has no finished A for these classes and sizes, so an A is trained first")
+            self._print(f"{self.root}/ has no finished A to take for these images and sizes, so an A is trained first")
             shallow = replace(recipe, spec=replace(recipe.spec, configuration="A"), initialisation=None)
-            initialisation = FROM_A + str(self.train(shallow, again=False).checkpoint)
+            a = self.train(shallow, again=False)
+            self._require_learned(a, f"configuration {recipe.spec.configuration}")
+            initialisation = FROM_A + str(a.checkpoint)
         resolved = replace(recipe, initialisation=initialisation)
         stem = (name or recipe.spec.common_name) + self.suffix
         folder = processes.agreed(lambda: plan.resumed or out or new_folder(self.root, stem))
@@ -135,6 +142,7 @@ class Campaign:
 
     def _run(self, folder: Path, recipe: Recipe, resolved: Recipe, plan: _Plan) -> TrainingRun:
         facts = {**self.facts, "fingerprint": self.data.fingerprint, "classes": [each.id for each in self.data.classes]}
+        facts["validation"] = {"images": len(self.data.val), "largest_share": self.data.val.largest_share}
         facts |= {"recipe": resolved.as_json(), "asked": recipe.as_json()}
         return TrainingRun(folder, facts, resumed=plan.resumed is not None, tensorboard=self.tensorboard)
 
@@ -175,10 +183,11 @@ class Campaign:
         def same(record: Mapping[str, Any]) -> bool:
             return bool(_json(record["asked"]) == asked and record["fingerprint"] == self.data.fingerprint)
 
-        finished = None if again else newest_run(self.root, same, finished=True)
-        if finished is not None:
-            return _Plan(result=_result(finished))
-        unfinished = newest_run(self.root, same, finished=False)
+        if not again:
+            for run in finished_runs(self.root):
+                if "asked" in run.record and "fingerprint" in run.record and same(run.record):
+                    return _Plan(result=_result(run.folder))
+        unfinished = newest_unfinished(self.root, same)
         if unfinished is not None:
             record = record_of(unfinished / RECORD)
             assert record is not None
@@ -186,23 +195,23 @@ class Campaign:
         return self._plan_from_scratch(recipe)
 
     def _plan_from_scratch(self, recipe: Recipe) -> _Plan:
-        """A new run. B to E start from a finished A of the same classes, width and crop, if there is one."""
+        """A new run. B to E start from the best A that was trained on these images, if there is one."""
         if recipe.chosen_initialisation is not None:
             return _Plan(initialisation=recipe.chosen_initialisation)
-        shallow = replace(recipe.spec, configuration="A")
-        sizes = {
-            name: getattr(shallow, name) for name in ("configuration", "width_divisor", "crop", "fc_width", "classes")
-        }
-        classes = [each.id for each in self.data.classes]
+        choice = trained_a(self.root, recipe.spec, self.data)
+        for text in choice.notices:
+            self._print(text)
+        return _Plan(initialisation=None if choice.run is None else FROM_A + str(choice.run.checkpoint))
 
-        def fits(record: Mapping[str, Any]) -> bool:
-            return bool(record["recipe"]["spec"] == sizes and record["classes"] == classes)
-
-        finished = newest_run(self.root, fits, finished=True)
-        if finished is None:
-            return _Plan()
-        self._print(f"starts from the trained A in {finished} (section 3.1)")
-        return _Plan(initialisation=FROM_A + str(finished / BEST))
+    def _require_learned(self, result: TrainingResult, heir: str) -> None:
+        """Raises TrainingError if the network that `heir` would start from learned nothing."""
+        val, top1 = self.data.val, result.best.val.top1
+        if not beats_chance(top1, len(val), val.largest_share):
+            raise TrainingError(
+                f"{result.checkpoint} learned nothing, so {heir} does not start from it: top-1 {top1:.2%}, and "
+                f"{val.largest_share:.2%} of the {len(val):,} validation images are one class. Try another --lr, more "
+                "--epochs, or another initialisation: --init glorot, or --init a:CKPT"
+            )
 
 
 def _where_it_stopped(run: TrainingRun) -> str:

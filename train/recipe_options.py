@@ -97,7 +97,8 @@ recipe_options = gathered(
         metavar="a:CKPT|gaussian|glorot|CKPT",
         help="Initial weights. a:CKPT: the first four convolutions and the FC layers of a trained A. gaussian: N(0, "
         "0.01). glorot: Glorot & Bengio 2010. CKPT: all layers that fit.  [default: A and A-LRN: gaussian, or glorot "
-        "for narrower networks; B to E: from a trained A, which is trained first if there is none]",
+        "for narrower networks; B to E: the best A in runs/ of the same images, which is trained first if there is "
+        "none]",
     ),
     click.option(
         "--weights",

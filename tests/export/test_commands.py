@@ -178,12 +178,20 @@ def test_a_damaged_checkpoint_exits_with_1(vgg_deploy_command: Command, narrow_c
 @pytest.fixture
 def finished_run(narrow_checkpoint: Checkpoints, in_a_new_folder: Path) -> Callable[..., Path]:
     """`finished_run("name", "B")` -> best.safetensors of a run under runs/ that has just finished."""
+    from train.runs.metrics import Epoch, Metrics
     from train.runs.run import TrainingRun
 
-    def make(name: str, configuration: str, root: str = "runs") -> Path:
-        facts = {"recipe": {"spec": {"configuration": configuration}}}
+    def make(name: str, configuration: str, root: str = "runs", top1: float | None = None) -> Path:
+        facts = {
+            "data": "cats",
+            "validation": {"images": 100, "largest_share": 0.2},
+            "recipe": {"spec": {"configuration": configuration}},
+        }
         with TrainingRun(in_a_new_folder / root / name, facts) as run:
             narrow_checkpoint(configuration).rename(run.best)
+            if top1 is not None:
+                metrics = Metrics(1.0, top1, 1.0)
+                run.record([Epoch(1, 4, 0.01, metrics, metrics, 12.0, 100.0)])
         return run.best
 
     return make
@@ -192,15 +200,43 @@ def finished_run(narrow_checkpoint: Checkpoints, in_a_new_folder: Path) -> Calla
 def test_the_newest_finished_run_is_the_default_and_is_printed(
     finished_run: Callable[..., Path], vgg_deploy_command: Command, in_a_new_folder: Path
 ) -> None:
-    finished_run("z-older", "A")
-    newest = finished_run("a-newer", "B")
+    finished_run("z-older", "A", top1=0.9)
+    newest = finished_run("a-newer", "B", top1=0.75)
     other = finished_run("other", "D", root="elsewhere")
     done = vgg_deploy_command("export")
     assert done.code == 0, done.err
-    assert done.err == f"newest finished run: {newest.relative_to(in_a_new_folder)}\n"
+    path = newest.relative_to(in_a_new_folder)
+    assert done.err == f"newest finished run: {path}, top-1 75.00% on cats, less than a minute old\n"
     assert (in_a_new_folder / "vgg13.onnx").is_file()
     done = vgg_deploy_command("export", "--runs", "elsewhere")
-    assert done.err == f"newest finished run: {other.relative_to(in_a_new_folder)}\n"
+    path = other.relative_to(in_a_new_folder)
+    assert done.err == f"newest finished run: {path}, top-1 unknown on cats, less than a minute old\n"
+
+
+def test_a_run_that_learned_nothing_is_refused_unless_it_is_named(
+    finished_run: Callable[..., Path], vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    finished_run("a", "A", top1=0.05)
+    done = vgg_deploy_command("export")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "Error: the newest finished run learned nothing: runs/a/best.safetensors, top-1 5.00% of 100 images, of which "
+        "20.00% are one class. Train again with another --lr or --init, or take it anyway: "
+        "--weights runs/a/best.safetensors\n"
+    )
+    assert not list(in_a_new_folder.glob("*.onnx"))
+    assert vgg_deploy_command("export", "--weights", "runs/a/best.safetensors").code == 0
+
+
+def test_beside_a_run_that_learned_nothing_one_that_learned_is_named(
+    finished_run: Callable[..., Path], vgg_deploy_command: Command
+) -> None:
+    finished_run("good", "A", top1=0.8)
+    finished_run("deep", "E", top1=0.9)
+    finished_run("dead", "A", top1=0.2)
+    done = vgg_deploy_command("export", "--arch", "A")
+    assert done.code == 2
+    assert "--weights runs/good/best.safetensors learned (top-1 80.00% on cats, less than a minute old)" in done.err
 
 
 @pytest.mark.usefixtures("offline")
@@ -211,7 +247,7 @@ def test_arch_selects_the_newest_run_of_that_configuration(
     finished_run("newer", "B")
     done = vgg_deploy_command("export", "--arch", "A")
     assert done.code == 0, done.err
-    assert done.err == f"newest finished run: {older.relative_to(in_a_new_folder)}\n"
+    assert done.err.startswith(f"newest finished run: {older.relative_to(in_a_new_folder)}, ")
     done = vgg_deploy_command("export", "--arch", "E")
     assert done.code == 1
     assert done.err.startswith("no finished run of configuration E in runs/; using torchvision's ImageNet weights\n")

@@ -13,7 +13,7 @@ import torch
 from train.data.digits import write_digits
 from train.learner import Learner
 from train.network.checkpoint import read
-from train.runs.run import newest_finished
+from train.runs.finished import newest_finished
 from vgg_deploy.errors import TrainingError
 from vgg_deploy.network.manifest import TrainScale
 
@@ -31,6 +31,13 @@ def folders(beginning: str = "vgg") -> list[Path]:
 def record(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return content
+
+
+@pytest.fixture
+def every_network_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch on a few images teaches nothing. This is for tests of what follows after a training that did."""
+    for module in ("train.campaign", "train.trained_a"):
+        monkeypatch.setattr(f"{module}.beats_chance", lambda *_arguments: True)
 
 
 @pytest.fixture
@@ -57,27 +64,31 @@ FailingStep = Callable[[int], None]
 # Starting from A
 
 
+@pytest.mark.usefixtures("every_network_learns")
 def test_a_deeper_network_trains_an_a_first_in_a_separate_run(run: RunCommand, data_folder: MakeFolder):
     code, out, err = run("--arch B --data", data_folder(), NARROW)
     assert code == 0, err
     [a], [b] = folders("vgg11-"), folders("vgg13-")
-    assert "runs/ has no finished A for these classes and sizes, so an A is trained first" in err
+    assert "runs/ has no finished A to take for these images and sizes, so an A is trained first" in err
     assert out.startswith(f"{b}/best.safetensors")
     assert record(b)["recipe"]["initialisation"] == f"a:{a}/best.safetensors"
     assert "conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from best.safetensors; random: conv1_2" in err
-    assert newest_finished(Path("runs")) == b / "best.safetensors"
+    assert newest_finished(Path("runs")).checkpoint == b / "best.safetensors"
 
 
+@pytest.mark.usefixtures("every_network_learns")
 def test_a_finished_a_of_the_same_classes_and_sizes_is_used(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW, "--seed 5")[0] == 0
     [a] = folders("vgg11-")
     code, _out, err = run("--arch B --data", folder, NARROW)
     assert code == 0
-    assert f"starts from the trained A in {a}" in err
+    assert f"starts from {a}/best.safetensors: top-1 " in err
+    assert "the only A trained from random weights on these images" in err
     assert folders("vgg11-") == [a]
 
 
+@pytest.mark.usefixtures("every_network_learns")
 @pytest.mark.parametrize("other", ["--fc-width 8", "--crop 64"])
 def test_an_a_of_other_sizes_is_not_used(run: RunCommand, data_folder: MakeFolder, other: str):
     folder = data_folder()
@@ -86,6 +97,7 @@ def test_an_a_of_other_sizes_is_not_used(run: RunCommand, data_folder: MakeFolde
     assert len(folders("vgg11-")) == 2
 
 
+@pytest.mark.usefixtures("every_network_learns")
 def test_an_a_of_other_classes_is_not_used(run: RunCommand, data_folder: MakeFolder):
     folder = data_folder()
     assert run("--arch A --data", folder, NARROW)[0] == 0
@@ -93,6 +105,70 @@ def test_an_a_of_other_classes_is_not_used(run: RunCommand, data_folder: MakeFol
         (folder / split / "light").rename(folder / split / "bright")
     assert run("--arch B --data", folder, NARROW)[0] == 0
     assert len(folders("vgg11-")) == 2
+
+
+def set_accuracy(folder: Path, top1: float) -> None:
+    """Changes the accuracy that the record of a run states."""
+    content = record(folder)
+    for epoch in content["history"]:
+        epoch["val"]["top1"] = top1
+    (folder / "run.json").write_text(json.dumps(content))
+
+
+def test_the_best_a_is_taken_and_not_the_newest(run: RunCommand, data_folder: MakeFolder):
+    folder = data_folder(val=20)
+    for seed, top1 in ((1, 0.75), (2, 0.90), (3, 0.50), (4, 0.85)):  # of 40 images, half of which are one class
+        assert run("--arch A --data", folder, NARROW, f"--seed {seed} --out runs/a{seed}")[0] == 0
+        set_accuracy(Path(f"runs/a{seed}"), top1)
+    code, _out, err = run("--arch B --data", folder, NARROW, "--out b")
+    assert code == 0, err
+    assert (
+        "starts from runs/a2/best.safetensors: top-1 90.00%, the best of 3 A's trained from random weights on these "
+        "images\n" in err
+    )
+    assert "passed over as A: runs/a3: top-1 50.00%, no better than guessing\n" in err
+    assert record(Path("b"))["recipe"]["initialisation"] == "a:runs/a2/best.safetensors"
+
+
+def test_an_a_that_was_fine_tuned_or_saw_other_images_is_passed_over(run: RunCommand, data_folder: MakeFolder):
+    folder, others = data_folder(), data_folder(val=5)
+    assert run("--arch A --data", folder, NARROW, "--out runs/scratch")[0] == 0
+    fine_tuned = "--weights runs/scratch/best.safetensors --epochs 1 --batch 8 --workers 0 --device cpu"
+    assert run("--data", folder, fine_tuned, "--out runs/tuned")[0] == 0
+    assert run("--arch A --data", others, NARROW, "--out runs/others")[0] == 0
+    assert run("--arch A --data", folder, NARROW, "--seed 2 --out runs/old")[0] == 0
+    old = record(Path("runs/old"))
+    del old["fingerprint"]
+    Path("runs/old/run.json").write_text(json.dumps(old))
+    set_accuracy(Path("runs/scratch"), 1.0)
+    for name in ("tuned", "others"):
+        set_accuracy(Path("runs") / name, 1.0)
+    code, _out, err = run("--arch B --data", folder, NARROW, "--out b")
+    assert code == 0, err
+    assert "passed over as A: runs/tuned: fine-tuned, not trained from random weights\n" in err
+    assert "passed over as A: runs/others: trained on other images\n" in err
+    assert "passed over as A: runs/old: its run.json does not state its images\n" in err
+    assert "starts from runs/scratch/best.safetensors: top-1 100.00%, the only A" in err
+
+
+def test_an_a_that_learned_nothing_ends_the_training_before_the_deeper_network(
+    run: RunCommand, data_folder: MakeFolder
+):
+    folder = data_folder()
+    for _attempt in range(2):  # the second finds the A that the first trained
+        code, out, err = run("--arch B --data", folder, NARROW, "--lr 1e-30")
+        assert (code, out) == (1, "")
+        assert "learned nothing, so configuration B does not start from it: top-1 50.00%" in err.splitlines()[-1]
+        assert "--init glorot" in err.splitlines()[-1]
+    assert folders("vgg13-") == []
+    assert len(folders("vgg11-")) == 1
+
+
+def test_a_stage_that_learned_nothing_ends_the_schedule(run: RunCommand, data_folder: MakeFolder):
+    folder = data_folder(size=(80, 90))
+    code, _out, err = run("--arch A --schedule paper --data", folder, NARROW, "--lr 1e-30")
+    assert code == 1
+    assert "learned nothing, so stage 2 does not start from it" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("how", ["gaussian", "glorot"])
@@ -111,7 +187,7 @@ def test_an_a_that_the_user_names_is_used(run: RunCommand, data_folder: MakeFold
 
 @pytest.mark.slow
 def test_a_narrow_e_from_gaussian_stays_at_chance_and_from_a_trained_a_learns(run: RunCommand):
-    """README.md has the figures of whole trainings."""
+    """docs/train.md has the figures of whole trainings."""
     write_digits(Path("runs/digits-data"))
     assert run("--arch A --data digits --workers 1 --epochs 5")[0] == 0
     best = {}
@@ -188,6 +264,7 @@ def test_a_run_that_another_process_trains_is_refused(
 # The schedule
 
 
+@pytest.mark.usefixtures("every_network_learns")
 def test_the_schedule_is_an_a_and_three_stages_each_from_the_one_before(run: RunCommand, data_folder: MakeFolder):
     code, out, err = run("--arch B --schedule paper --data", data_folder(size=(80, 90)), NARROW)
     assert code == 0, err
@@ -202,10 +279,11 @@ def test_the_schedule_is_an_a_and_three_stages_each_from_the_one_before(run: Run
     means = {read(folder / "best.safetensors").manifest.normalization for folder in (a, first, second, third)}
     assert len(means) == 1
     assert out.startswith(f"{third}/best.safetensors")
-    assert newest_finished(Path("runs")) == third / "best.safetensors"
+    assert newest_finished(Path("runs")).checkpoint == third / "best.safetensors"
     assert "stage 3 of 3: S = [36, 73]" in err
 
 
+@pytest.mark.usefixtures("every_network_learns")
 @pytest.mark.parametrize("step", [2, 4, 8])
 def test_the_schedule_resumes_in_the_stage_where_it_stopped(
     run: RunCommand, data_folder: MakeFolder, failing_step: FailingStep, step: int

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from train.network.checkpoint import read
-from train.runs.run import newest_finished
+from train.runs.finished import newest_finished
 from vgg_deploy.network.manifest import TrainScale
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -37,7 +37,7 @@ def test_without_data_the_error_shows_a_data_folder(run: RunCommand):
 def test_training_writes_a_checkpoint_and_prints_its_path_and_accuracy(run: RunCommand, data_folder: MakeFolder):
     code, out, _err = run("--data", data_folder(), SMALL)
     assert code == 0
-    best = newest_finished(Path("runs"))
+    best = newest_finished(Path("runs")).checkpoint
     assert re.fullmatch(
         rf"{best}: epoch 1, top-1 accuracy [\d.]+% \(error [\d.]+%\), top-5 accuracy 100.00% \(error 0.00%\)\n", out
     )
@@ -72,8 +72,7 @@ def test_the_digits_are_written_once_and_have_their_own_recipe(run: RunCommand):
     written = image.stat().st_mtime_ns
     assert run("--data", "digits", small)[0] == 0
     assert image.stat().st_mtime_ns == written
-    best = newest_finished(Path("runs"))
-    assert best is not None
+    best = newest_finished(Path("runs")).checkpoint
     assert not read(best).manifest.mirror
 
 

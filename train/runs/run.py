@@ -163,30 +163,11 @@ def new_folder(root: Path, name: str) -> Path:
         return folder
 
 
-def newest_finished(root: Path, configuration: str | None = None) -> Path | None:
-    """best.safetensors of the run under `root` that finished last. None: no run has finished.
-
-    Args:
-        root: the folder of runs.
-        configuration: only runs of this column of Table 1. None: any.
-
-    Folders whose run.json cannot be read do not count.
-    """
-
-    def wanted(record: Mapping[str, Any]) -> bool:
-        return configuration is None or record["recipe"]["spec"]["configuration"] == configuration
-
-    newest = newest_run(root, wanted, finished=True)
-    return None if newest is None else newest / BEST
-
-
-def newest_run(root: Path, wanted: Callable[[Mapping[str, Any]], bool], *, finished: bool) -> Path | None:
-    """The folder of the newest run under `root` whose run.json is `wanted`. None: there is none.
+def newest_unfinished(root: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> Path | None:
+    """The folder of the unfinished run under `root` that started last and whose run.json is `wanted`, if there is one.
 
     Args:
         wanted: gets the content of run.json. If it raises KeyError or TypeError, the run is not wanted.
-        finished: True: the run that ended last, of those that finished and have a checkpoint. False: the run that
-            started last, of those that did not finish.
     """
     newest: tuple[datetime, Path] | None = None
     for path in root.glob(f"*/{RECORD}"):
@@ -194,9 +175,9 @@ def newest_run(root: Path, wanted: Callable[[Mapping[str, Any]], bool], *, finis
         if record is None:
             continue
         try:
-            if (record["status"] == FINISHED) is not finished or (finished and not (path.parent / BEST).is_file()):
+            if record["status"] == FINISHED:
                 continue
-            when = datetime.fromisoformat(record["ended" if finished else "started"]).astimezone(UTC)
+            when = datetime.fromisoformat(record["started"]).astimezone(UTC)
             if wanted(record) and (newest is None or when > newest[0]):
                 newest = when, path.parent
         except (ValueError, KeyError, TypeError):

@@ -88,7 +88,7 @@ class WeightSource:
         """Reads the checkpoint and reports its notices.
 
         Raises:
-            UsageError: the options contradict each other, or torch is not installed.
+            UsageError: the options contradict each other, the newest run learned nothing, or torch is not installed.
             CheckpointError: the file is damaged, or does not hold a VGG network.
         """
         weights = self.weights or self._newest(facts.configuration)
@@ -98,15 +98,24 @@ class WeightSource:
         return checkpoint
 
     def _newest(self, configuration: str | None) -> str:
-        from train.runs.run import newest_finished
+        from train.runs.finished import finished_runs, newest_finished
 
         newest = newest_finished(self.runs, configuration)
         if newest is None:
             kind = f" of configuration {configuration}" if configuration else ""
             notice(f"no finished run{kind} in {self.runs}/; using torchvision's ImageNet weights")
             return IMAGENET
-        notice(f"newest finished run: {newest}")
-        return str(newest)
+        if newest.learned is False:
+            others = [
+                run for run in finished_runs(self.runs) if run.learned and configuration in (None, run.configuration)
+            ]
+            other = f"--weights {others[0].checkpoint} learned ({others[0].summary()}). " if others else ""
+            raise UsageError(
+                f"the newest finished run learned nothing: {newest.checkpoint}, {newest.odds}. {other}"
+                f"Train again with another --lr or --init, or take it anyway: --weights {newest.checkpoint}"
+            )
+        notice(f"newest finished run: {newest.checkpoint}, {newest.summary()}")
+        return str(newest.checkpoint)
 
 
 # The command receives `source`, a `WeightSource`.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from train.runs.metrics import Epoch, Metrics
-from train.runs.run import TrainingRun, new_folder, newest_finished
+from train.runs.run import TrainingRun, new_folder
 from vgg_deploy.errors import OutputError, TrainingError, UsageError
 
 EPOCH = Epoch(1, 4, 0.01, Metrics(2.0, 0.2, 0.6), Metrics(1.5, 0.4, 0.8), 12.0, 100.0)
@@ -19,12 +19,6 @@ EPOCH = Epoch(1, 4, 0.01, Metrics(2.0, 0.2, 0.6), Metrics(1.5, 0.4, 0.8), 12.0, 
 def record_of(folder: Path) -> dict[str, object]:
     record: dict[str, object] = json.loads((folder / "run.json").read_text())
     return record
-
-
-def finish(folder: Path) -> Path:
-    with TrainingRun(folder, {}) as run:
-        run.best.write_bytes(b"weights")
-    return run.best
 
 
 def fail(folder: Path) -> None:
@@ -121,27 +115,3 @@ def test_folders_made_in_the_same_second_have_different_names(tmp_path: Path):
     folders = [new_folder(tmp_path / "runs", "vgg11") for _ in range(3)]
     assert len(set(folders)) == 3
     assert all(folder.name.startswith("vgg11-2") for folder in folders)
-
-
-def test_the_newest_finished_run_is_the_one_that_ended_last(tmp_path: Path):
-    finish(tmp_path / "b")
-    last = finish(tmp_path / "a")
-    assert newest_finished(tmp_path) == last
-
-
-def test_only_finished_runs_with_a_checkpoint_count(tmp_path: Path):
-    finished = finish(tmp_path / "first")
-    with pytest.raises(TrainingError):
-        fail(tmp_path / "failed")
-    finish(tmp_path / "lost").unlink()
-    TrainingRun(tmp_path / "running", {}).best.write_bytes(b"weights")
-    assert newest_finished(tmp_path) == finished
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": "finished", "ended": "yesterday"}', '{"ended": 3}'])
-def test_a_run_whose_record_cannot_be_read_does_not_count(tmp_path: Path, text: str):
-    assert newest_finished(tmp_path / "runs") is None
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "run.json").write_text(text)
-    (tmp_path / "odd" / "best.safetensors").touch()
-    assert newest_finished(tmp_path) is None
