@@ -24,7 +24,7 @@ from vgg_deploy.artifacts.kinds import CHECKPOINT_ENDINGS, CHECKPOINT_FORMATS, S
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.network.classes import classes_from_labels, numbered_classes
-from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, Normalization, TrainScale
+from vgg_deploy.network.manifest import BGR, MANIFEST_KEY, Manifest, Normalization, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.weight_facts import NOTHING_STATED, WeightFacts
 
@@ -105,7 +105,8 @@ def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, w
     if facts.normalization is None:
         raise UsageError(
             f"{where} does not state the normalization of its pixels; give --normalization paper (0..255 minus a "
-            "mean), --normalization torchvision, or --mean R,G,B [--std R,G,B] in units of 0..255"
+            "mean), torchvision, unit (0..1), tf (-1..1) or raw (0..255), or --mean R,G,B [--std R,G,B] in units of "
+            "0..255 (vgg-deploy probe finds out which one fits)"
         )
     scale, crop = ASSUMED_S_OVER_CROP
     assumed = max(spec.crop, spec.crop * scale // crop)
@@ -114,6 +115,8 @@ def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, w
         notices.append(f"{where} does not state its training scale S; {assumed} is assumed (--train-scale changes it)")
     if facts.labels is None:
         notices.append(f"{where} has no class names; classes are numbered from 0 (--labels FILE gives names)")
+    if (text := _looks_like_bgr(facts.normalization)) is not None:
+        notices.append(text)
     classes = (
         numbered_classes(spec.classes)
         if facts.labels is None
@@ -124,8 +127,26 @@ def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, w
         spec=spec,
         normalization=facts.normalization,
         train_scale=facts.train_scale or TrainScale(assumed, assumed),
+        channels_reversed=facts.channels == BGR,
     )
-    return Checkpoint(_checked(spec, weights, where), manifest, source, tuple(notices))
+    checked = _checked(spec, weights, where)
+    if manifest.channels_reversed:
+        checked = with_channels_reversed(checked)
+    return Checkpoint(checked, manifest, source, tuple(notices))
+
+
+def with_channels_reversed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network that takes RGB, from those of one that takes BGR, or the other way round."""
+    return {**weights, "conv1_1.weight": weights["conv1_1.weight"].flip(1).contiguous()}  # [out, 3, kernel, kernel]
+
+
+def _looks_like_bgr(normalization: Normalization) -> str | None:
+    """A notice if the mean rises from R to B. The mean of photos falls: blue is their darkest channel."""
+    red, green, blue = normalization.mean
+    if not red < green < blue:
+        return None
+    mean = ",".join(f"{value:.6g}" for value in normalization.mean)
+    return f"the mean {mean} looks like B,G,R, as Caffe writes it; --mean is R,G,B, also with --channels bgr"
 
 
 def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: WeightFacts, source: Source, where: str) -> Checkpoint:
@@ -144,6 +165,8 @@ def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: WeightFacts, sou
             f"{where} was trained with {_options(manifest.normalization)}, but {_options(facts.normalization)} is "
             "given; leave out the normalization, or give the same"
         )
+    if facts.channels == BGR:
+        raise UsageError(f"{where} takes RGB, as its manifest states, but --channels bgr is given; leave it out")
     if facts.labels is not None:
         manifest = manifest.with_(classes=classes_from_labels(facts.labels, spec.classes, "the labels file"))
     if facts.train_scale is not None:

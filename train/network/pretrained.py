@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 from urllib.error import URLError
@@ -63,4 +64,5 @@ def imagenet(configuration: str) -> Checkpoint:
         train_scale=TrainScale(256, 256),
     )
     # The file's name ends with the beginning of its SHA-256, which torchvision checks.
-    return foreign(tensors, facts, Source(name, name.rpartition("-")[2].removesuffix(".pth")), name)
+    checkpoint = foreign(tensors, facts, Source(name, name.rpartition("-")[2].removesuffix(".pth")), name)
+    return dataclasses.replace(checkpoint, describes_itself=True)  # torchvision states all of it

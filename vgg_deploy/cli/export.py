@@ -21,7 +21,7 @@ from vgg_deploy.cli.calibration import (
 )
 from vgg_deploy.cli.parameters import gathered
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.cli.weights import WeightSource, require_torch, source_options, weight_options
+from vgg_deploy.cli.weights import WeightSource, assumed_line, require_torch, source_options, weight_options
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
@@ -156,6 +156,8 @@ def command(
     for text in result.notices:
         notice(text)
     _print(path, result)
+    if source.weights is not None and (line := assumed_line(checkpoint, source.weights)) is not None:
+        notice(line)
 
 
 def _check_precision(calibration: CalibrationOptions, limits: BudgetOptions, *, half: bool, int8: bool) -> None:

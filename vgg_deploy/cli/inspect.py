@@ -106,6 +106,8 @@ def _manifest_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if normalization is not None:
         mean, std = (",".join(f"{value:g}" for value in triple) for triple in (normalization.mean, normalization.std))
         yield "normalization", f"(pixel - {mean}) / {std}, RGB in units of 0..255"
+    if manifest.channels_reversed:
+        yield "channels", "RGB; the checkpoint took BGR, so conv1_1's input channels were reversed"
     mirror = "also mirrored" if manifest.mirror else "not mirrored"
     yield "trained at", f"S={manifest.train_scale}, {rescaling.filter}, sides rounded by {rescaling.rounding}, {mirror}"
     if manifest.source is not None:

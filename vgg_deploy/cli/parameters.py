@@ -93,10 +93,11 @@ def chosen_normalization(
     """The normalization that --normalization, --mean and --std state together. None if none of them is given.
 
     Raises:
-        UsageError: a mean or std that contradicts the name; numbers in units of 0..1.
+        UsageError: a mean or std that contradicts the name; numbers in units of 0..1; a mean of 0 with a std of 1,
+            which may mean 0..1 or 0..255.
     """
-    if name == "torchvision" and (mean or std):
-        raise UsageError("--normalization torchvision has its own mean and std; give --mean and --std without it")
+    if name not in (None, "paper") and (mean or std):
+        raise UsageError(f"--normalization {name} has its own mean and std; give --mean and --std without it")
     if name == "paper" and std:
         raise UsageError("--normalization paper does not divide; give --mean and --std without it")
     if mean is None and name is not None:
@@ -111,6 +112,11 @@ def chosen_normalization(
         raise UsageError(
             "--mean and --std look like units of 0..1. Give them in units of 0..255: "
             f"--mean {scaled[0]} --std {scaled[1]}"
+        )
+    if not any(mean) and std == (1.0, 1.0, 1.0):
+        raise UsageError(
+            "--mean 0 with --std 1 has two meanings. Give --normalization unit if the network takes pixels in 0..1, "
+            "as ToTensor alone gives; give --normalization raw if it takes pixels in 0..255 as they are"
         )
     return Normalization(mean, std)
 
@@ -168,8 +174,8 @@ def flip_option(
 
 normalization_option = click.option(
     "--normalization",
-    type=click.Choice(["paper", "torchvision"]),
-    help="For weights whose file does not state it. paper: RGB 0..255 minus a mean.",
+    type=click.Choice(tuple(NORMALIZATIONS)),
+    help="For weights whose file does not state it. paper: 0..255 minus a mean. unit: 0..1. tf: -1..1. raw: 0..255.",
 )
 
 std_option = click.option(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +26,7 @@ from vgg_deploy.cli.parameters import (
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError, UsageError
 from vgg_deploy.network.classes import classes_from_labels
-from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
+from vgg_deploy.network.manifest import BGR, MANIFEST_KEY, NORMALIZATIONS, RGB, Manifest, Normalization, TrainScale
 from vgg_deploy.network.spec import CONFIGURATIONS
 from vgg_deploy.network.weight_facts import WeightFacts
 
@@ -40,11 +42,13 @@ def _weight_facts(
     normalization: str | None,
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
+    channels: str | None,
     train_scale: TrainScale | None,
 ) -> WeightFacts:
     return WeightFacts(
         configuration=arch,
         normalization=chosen_normalization(normalization, mean, std),
+        channels=channels,
         labels=labels_text(),
         train_scale=train_scale,
     )
@@ -67,6 +71,12 @@ weight_options = gathered(
         help="Mean in units of 0..255. With paper, it replaces 123.68,116.779,103.939.",
     ),
     std_option,
+    click.option(
+        "--channels",
+        type=click.Choice([RGB, BGR]),
+        help="Order of a foreign checkpoint's input channels; Caffe and OpenCV use bgr. --mean and --std stay R,G,B.  "
+        "[default: rgb]",
+    ),
     click.option(
         "--train-scale",
         callback=train_scale,
@@ -139,6 +149,38 @@ source_options = gathered(
 )
 
 
+def normalization_options(normalization: Normalization) -> list[str]:
+    """The options that state it: the name of a known one, or numbers."""
+    name = next((name for name, known in NORMALIZATIONS.items() if known == normalization), None)
+    if name is not None:
+        return ["--normalization", name]
+    return ["--mean", _comma(normalization.mean), "--std", _comma(normalization.std)]
+
+
+def _comma(values: Sequence[float]) -> str:
+    """Numbers as an option takes them, exact."""
+    return ",".join(f"{value:g}" if float(f"{value:g}") == value else repr(value) for value in values)
+
+
+def assumed_line(checkpoint: Checkpoint, path: str | Path) -> str | None:
+    """What was assumed about a foreign checkpoint, and which commands can show whether it is right.
+
+    None for a checkpoint that states it: one of our own, or torchvision's ImageNet weights.
+    """
+    manifest = checkpoint.manifest
+    if checkpoint.describes_itself:
+        return None
+    assert manifest.normalization is not None
+    pixels = " ".join(normalization_options(manifest.normalization))
+    order = BGR if manifest.channels_reversed else RGB
+    return (
+        f"assumed, because {Path(path).name} does not state it: {pixels}, --channels {order}, "
+        f"S={manifest.train_scale}, sides rounded by {manifest.rescaling.rounding}. "
+        "No comparison of the file with the checkpoint can show whether that is right, but these can: "
+        f"vgg-deploy probe --weights {shlex.quote(str(path))} --images DIR; vgg-deploy verify ... --expected FILE"
+    )
+
+
 def require_torch(purpose: str, *others: str) -> None:
     """Raises MissingDependencyError if torch, safetensors or one of `others` is not installed."""
     for package in ("torch", "safetensors", *others):
@@ -167,6 +209,7 @@ def known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
     return WeightFacts(
         configuration=facts.configuration or ("A-LRN" if lrn else None),
         normalization=facts.normalization or manifest.normalization,
+        channels=facts.channels or (BGR if manifest.channels_reversed else RGB),
         labels=facts.labels,
         train_scale=facts.train_scale or manifest.train_scale,
     )
@@ -184,10 +227,10 @@ def _imagenet(facts: WeightFacts) -> Checkpoint:
     require_torch("taking torchvision's weights", "torchvision")
     from train.network.pretrained import imagenet
 
-    if facts.normalization is not None or facts.train_scale is not None:
+    if facts.normalization is not None or facts.train_scale is not None or facts.channels == BGR:
         raise UsageError(
-            "torchvision's ImageNet weights have their own normalization and S; "
-            "leave out --normalization, --mean, --std and --train-scale, or give --weights FILE"
+            "torchvision's ImageNet weights have their own normalization and S, and take RGB; "
+            "leave out --normalization, --mean, --std, --channels and --train-scale, or give --weights FILE"
         )
     checkpoint = imagenet(facts.configuration or "D")
     if facts.labels is None:

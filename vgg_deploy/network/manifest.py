@@ -18,7 +18,7 @@ from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.digests import Digests
 from vgg_deploy.network.precision import Precision
 from vgg_deploy.network.shapes import ShapeRange
-from vgg_deploy.network.spec import NetworkSpec
+from vgg_deploy.network.spec import ADDED, NetworkSpec
 from vgg_deploy.network.verdict import Verdict
 
 MANIFEST_VERSION = 1
@@ -47,7 +47,15 @@ PAPER_NORMALIZATION = Normalization((123.68, 116.779, 103.939))
 TORCHVISION_NORMALIZATION = Normalization(
     (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)
 )
-NORMALIZATIONS = {"paper": PAPER_NORMALIZATION, "torchvision": TORCHVISION_NORMALIZATION}
+NORMALIZATIONS = {
+    "paper": PAPER_NORMALIZATION,
+    "torchvision": TORCHVISION_NORMALIZATION,
+    "unit": Normalization((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),  # 0..1, as torchvision's ToTensor alone gives
+    "tf": Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),  # -1..1; Keras calls it tf
+    "raw": Normalization((0.0, 0.0, 0.0)),  # 0..255, as decoded
+}
+# The order of a foreign checkpoint's input channels. OpenCV's and Caffe's is BGR.
+RGB, BGR = "rgb", "bgr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,8 @@ class Manifest:
         training: recipe and results as plain JSON, for our own checkpoints.
         digests: of the parts of an ONNX file, as it was exported; None for a checkpoint, and for older files.
         verdict: the proofs that `verify --record` saw the file pass.
+        channels_reversed: whether the input channels of conv1_1 were reversed when the weights were read, because their
+            checkpoint takes BGR. The network takes RGB from then on, and `normalization` is in that order.
     """
 
     classes: tuple[ClassName, ...]
@@ -128,6 +138,7 @@ class Manifest:
     training: Mapping[str, Any] | None = None
     digests: Digests | None = None
     verdict: Verdict | None = None
+    channels_reversed: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.spec is not None and len(self.classes) != self.spec.classes:

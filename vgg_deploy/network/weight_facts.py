@@ -13,20 +13,22 @@ class WeightFacts:
 
     Attributes:
         configuration: A ... E. Only A-LRN needs it: its tensors are the same as those of A.
-        normalization: of pixels. A foreign checkpoint is refused without it.
+        normalization: of pixels, in the order R, G, B. A foreign checkpoint is refused without it.
+        channels: RGB or BGR, the order of the input channels. If a foreign checkpoint has None: RGB.
         labels: text of a labels file; see `classes_from_labels`.
         train_scale: S. If a foreign checkpoint has None: 256 for a crop of 224, scaled with the crop.
     """
 
     configuration: str | None = None
     normalization: Normalization | None = None
+    channels: str | None = None
     labels: str | None = None
     train_scale: TrainScale | None = None
 
     @property
     def about_training(self) -> bool:
         """Whether more than labels was given. Only checkpoints need it."""
-        return bool(self.configuration or self.normalization or self.train_scale)
+        return bool(self.configuration or self.normalization or self.channels or self.train_scale)
 
 
 NOTHING_STATED = WeightFacts()

@@ -22,13 +22,22 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from train.network.checkpoint import read, save
 from train.network.model import VGG
+from train.network.reference import Reference
 from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.errors import CheckpointError, ManifestError, OutputError, UsageError
 from vgg_deploy.network.classes import ClassName, numbered_classes
-from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest, Rescaling, TrainScale
+from vgg_deploy.network.manifest import (
+    PAPER_NORMALIZATION,
+    TORCHVISION_NORMALIZATION,
+    Manifest,
+    Normalization,
+    Rescaling,
+    TrainScale,
+)
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.weight_facts import WeightFacts
 
@@ -87,6 +96,7 @@ def test_facts_that_the_file_states_may_be_left_out_or_repeated(narrow_checkpoin
     facts = WeightFacts(
         configuration="A-LRN",
         normalization=PAPER_NORMALIZATION,
+        channels="rgb",
         labels="a\nb\nc\nd\ne\n",
         train_scale=TrainScale(100, 200),
     )
@@ -102,6 +112,7 @@ def test_facts_that_the_file_states_may_be_left_out_or_repeated(narrow_checkpoin
         (WeightFacts(configuration="A"), "holds configuration A-LRN, which contradicts --arch A"),
         (WeightFacts(normalization=TORCHVISION_NORMALIZATION), "leave out the normalization, or give the same"),
         (WeightFacts(labels="a\nb\n"), "has 2 labels; the network has 5 classes"),
+        (WeightFacts(channels="bgr"), "takes RGB, as its manifest states, but --channels bgr is given; leave it out"),
     ],
 )
 def test_facts_that_contradict_the_file_are_refused(
@@ -245,7 +256,16 @@ def test_without_a_normalization_foreign_weights_are_refused_with_the_choices(
 ) -> None:
     with pytest.raises(UsageError, match="does not state the normalization of its pixels") as raised:
         read(written(tmp_path / "w.pt", weights))
-    for choice in ("--normalization paper", "--normalization torchvision", "--mean R,G,B", "--std R,G,B", "0..255"):
+    for choice in (
+        "--normalization paper",
+        "torchvision",
+        "unit",
+        "tf",
+        "raw",
+        "--mean R,G,B",
+        "--std R,G,B",
+        "0..255",
+    ):
         assert choice in str(raised.value)
     assert raised.value.exit_code == 2
 
@@ -284,6 +304,37 @@ def test_facts_that_contradict_foreign_weights_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=named):
         read(written(tmp_path / "w.safetensors", weights), facts)
+
+
+@torch.no_grad()
+def test_a_network_that_takes_bgr_gives_the_same_scores_for_rgb_once_it_is_read(
+    tmp_path: Path, weights: dict[str, Tensor], narrow_spec: Callable[..., NetworkSpec]
+) -> None:
+    normalization = Normalization((123.0, 117.0, 104.0), (1.5, 1.0, 0.5))
+    facts = WeightFacts(normalization=normalization, channels="bgr")
+    path = written(tmp_path / "caffe.pt", weights)
+    checkpoint = read(path, facts)
+    assert not checkpoint.describes_itself
+    assert checkpoint.manifest.channels_reversed
+    assert not read(path, PAPER).manifest.channels_reversed
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    pixels[..., 0] //= 4
+    caffe = VGG(narrow_spec("D"))
+    caffe.load_state_dict(weights)
+    bgr = torch.from_numpy(pixels[..., ::-1].copy()).float()  # [n, h, w, 3]
+    blue_first = ((bgr - torch.tensor([104.0, 117.0, 123.0])) / torch.tensor([0.5, 1.0, 1.5])).permute(0, 3, 1, 2)
+    expected = functional.softmax(caffe(blue_first), dim=1).numpy()
+    assert np.allclose(Reference(checkpoint, form="fc").run(pixels).probabilities, expected, atol=1e-5)
+    wrong = read(path, WeightFacts(normalization=normalization))
+    assert not np.allclose(Reference(wrong, form="fc").run(pixels).probabilities, expected, atol=1e-2)
+
+
+def test_a_mean_in_caffes_order_is_noticed(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    path = written(tmp_path / "caffe.pt", weights)
+    notices = read(path, WeightFacts(normalization=Normalization((103.939, 116.779, 123.68)), channels="bgr")).notices
+    assert "103.939,116.779,123.68 looks like B,G,R, as Caffe writes it; --mean is R,G,B" in notices[-1]
+    assert not any("B,G,R" in text for text in read(path, PAPER).notices)
 
 
 def test_only_the_user_can_state_that_a_network_is_a_lrn(

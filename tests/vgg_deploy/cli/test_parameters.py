@@ -64,6 +64,9 @@ def test_a_value_that_cannot_be_read_is_refused_with_an_example(parser: Any, tex
         ("paper", (120.0, 110.0, 100.0), None, Normalization((120, 110, 100))),
         (None, (120.0, 110.0, 100.0), (58.0, 57.0, 57.0), Normalization((120, 110, 100), (58, 57, 57))),
         (None, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), Normalization((0, 0, 0), (255, 255, 255))),
+        ("unit", None, None, Normalization((0, 0, 0), (255, 255, 255))),
+        ("tf", None, None, Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))),
+        ("raw", None, None, Normalization((0, 0, 0))),
     ],
 )
 def test_normalization_options_are_read_together(
@@ -76,6 +79,10 @@ def test_normalization_options_are_read_together(
     ("name", "mean", "std", "named"),
     [
         ("torchvision", (1.0, 2.0, 3.0), None, "its own mean and std"),
+        ("unit", (1.0, 2.0, 3.0), None, "--normalization unit has its own mean and std"),
+        ("tf", None, (2.0, 2.0, 2.0), "--normalization tf has its own mean and std"),
+        (None, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), r"--normalization unit .* 0\.\.1, .* --normalization raw .* 0\.\.255"),
+        (None, (0.0, 0.0, 0.0), None, "two meanings"),
         ("paper", None, (58.0, 57.0, 57.0), "does not divide"),
         (None, None, (58.0, 57.0, 57.0), "--std requires --mean"),
         (None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "--mean 123.675,116.280,103.530 --std 58.395,57.120"),
@@ -140,8 +147,8 @@ def test_options_arrive_as_one_object_for_engines_and_one_for_weights(tmp_path: 
         "--allow-bf16",
         "--trust",
     ]
-    of_weights = ("--arch", "E", "--mean", "1,2,3", "--train-scale", "256,512", "--labels", str(labels))
-    options, facts = received(*of_engines, "--cuda-api", "pycuda", *of_weights)
+    of_weights = ("--arch", "E", "--mean", "3,2,1", "--train-scale", "256,512", "--labels", str(labels))
+    options, facts = received(*of_engines, "--cuda-api", "pycuda", *of_weights, "--channels", "bgr")
     assert options == EngineOptions(
         runtime="ncnn",
         device="cpu",
@@ -153,5 +160,9 @@ def test_options_arrive_as_one_object_for_engines_and_one_for_weights(tmp_path: 
         trust=True,
     )
     assert facts == WeightFacts(
-        configuration="E", normalization=Normalization((1, 2, 3)), labels="one\ntwo\n", train_scale=TrainScale(256, 512)
+        configuration="E",
+        normalization=Normalization((3, 2, 1)),
+        channels="bgr",
+        labels="one\ntwo\n",
+        train_scale=TrainScale(256, 512),
     )
