@@ -1,4 +1,4 @@
-"""Parity stage by stage: FC form, convolutional form, each exported file, and each FP16 file with rounded activations.
+"""Proof 3: what a file's precision costs end to end, and whether its runtime answers as the file says.
 
 The caller opens the engines: files with `engines.open_engine`, a checkpoint with `train.network.reference`. With an
 ONNX file as reference nothing here needs torch.
@@ -8,171 +8,189 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
-from onnx import TensorProto, helper
 
 from export.float16 import rounding_copy
 from export.proof.views import ComparisonViews
 from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
 from vgg_deploy.errors import UsageError
-from vgg_deploy.evaluation.parity import (
-    THRESHOLDS,
-    NamedView,
-    Parity,
-    compare,
-    first_divergence,
-    layer_errors,
-    posteriors,
-)
+from vgg_deploy.evaluation.accuracy_drop import AccuracyDrop, accuracy_drop
+from vgg_deploy.evaluation.parity import THRESHOLDS, Flip, Parity, compare, posteriors
+from vgg_deploy.evaluation.proof import ANSWERS, Proof, Table
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.network.spec import NetworkSpec
-from vgg_deploy.network.tensors import ACTIVATION, Floats
+from vgg_deploy.network.precision import FLOAT32
+from vgg_deploy.network.tensors import Floats
 
 OpenEngine = Callable[[Path], Engine]
+Progress = Callable[[], None]
+
+_PRICE = "the price of the precision is too high: keep layers in floating point, or calibrate on images like these"
+
+
+def _silent() -> None:
+    """No progress."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """One step from training to a file, compared with its reference.
+class Comparison:
+    """An engine's posteriors beside those of the reference.
 
     Attributes:
         name: what was compared.
-        reference: what it was compared with.
         precision: the row of the thresholds that applies.
         parity: the figures.
-        failures: the thresholds that were not met, as text; empty if all were.
-        diverges: after a failure, the first layer that diverges, as text.
+        drops: of top-1 and top-5 accuracy; empty unless the images' folders name their classes.
     """
 
     name: str
-    reference: str
     precision: str
     parity: Parity
-    failures: tuple[str, ...]
-    diverges: str | None = None
+    drops: tuple[AccuracyDrop, ...] = ()
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The limits that are exceeded, as text."""
+        return self.parity.failures(THRESHOLDS[self.precision])
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        fields = dataclasses.asdict(self)
+        fields["parity"] = {"views": fields["parity"].pop("view_count"), **fields["parity"]}
+        return {**fields, "failures": list(self.failures)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Openers:
-    """How a verification opens its engines.
-
-    Attributes:
-        judged: opens an ONNX file or a plan that is compared with the reference.
-        rounding: opens an ONNX file in a runtime that keeps pairs of casts, for FP16 files; see
-            `export.float16.rounding_copy`.
-        activations: opens the reference with `activations`, to find the first layer that diverges.
-    """
-
-    judged: OpenEngine
-    rounding: OpenEngine
-    activations: Callable[[], Engine]
-
-
-class Verification:
-    """Compares files with one reference on the same views. The posteriors of the reference are computed once.
+class Answers:
+    """Compares the answers of files with those of one reference, on the same views.
 
     Args:
         reference: the engine whose answers count as correct.
         name: its name in reports.
         views: the views on which files are compared.
-        openers: open further engines.
-        progress: called after each view of each engine.
+        open_rounding: opens an ONNX file in a runtime that keeps pairs of casts; see `export.float16.rounding_copy`.
     """
 
-    def __init__(
-        self,
-        reference: Engine,
-        name: str,
-        views: ComparisonViews,
-        openers: Openers,
-        progress: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._reference, self._name, self._views = reference, name, views
-        self._openers, self._progress = openers, progress
+    def __init__(self, reference: Engine, name: str, views: ComparisonViews, open_rounding: OpenEngine) -> None:
+        self._reference, self._name, self._views, self._open_rounding = reference, name, views, open_rounding
         self._posteriors: dict[bool, Floats] = {}
 
-    def _expected(self, free: bool) -> Floats:
+    def _free(self, engine: Engine) -> bool:
+        return engine.info.shapes.free and self._reference.info.shapes.free
+
+    def _expected(self, free: bool, progress: Progress) -> Floats:
         if free not in self._posteriors:
-            self._posteriors[free] = posteriors(self._reference, self._chosen(free), self._progress)
+            self._posteriors[free] = posteriors(self._reference, self._views.chosen(free), progress)
         return self._posteriors[free]
 
-    def _chosen(self, free: bool) -> Sequence[NamedView]:
-        return self._views.whole if free else self._views.crops
+    def steps(self, path: Path, engine: Engine) -> int:
+        """How often `file` calls its `progress`."""
+        free = self._free(engine)
+        runs = 1 + rounded_too(path, engine.info.manifest) + (free not in self._posteriors)
+        return runs * len(self._views.chosen(free))
 
-    def form(self, other: Engine, name: str) -> Stage:
+    def form(self, other: Engine, name: str, progress: Progress = _silent) -> Proof:
         """Compares the reference with another form of the same weights, on the crops."""
-        expected = posteriors(other, self._views.crops, self._progress)
-        classes = self._reference.info.manifest.classes
-        parity = compare(expected, self._expected(False), [view.name for view in self._views.crops], classes)
-        return Stage(self._name, name, "float32", parity, parity.failures(THRESHOLDS["float32"]))
+        begin = time.perf_counter()
+        expected = posteriors(other, self._views.crops, progress)  # [views, classes]
+        names = [view.name for view in self._views.crops]
+        received = self._expected(False, progress)  # [views, classes]
+        parity = compare(expected, received, names, self._reference.info.manifest.classes)
+        return self._proof(self._name, name, [Comparison(self._name, FLOAT32, parity)], begin)
 
-    def file(self, path: Path) -> Iterator[Stage]:
-        """Compares an exported file or a plan. It compares an FP16 file again with all activations rounded to FP16."""
-        with self._openers.judged(path) as engine:
-            manifest = engine.info.manifest
-            name = f"{path.name}, computed in bfloat16" if engine.info.bf16 else path.name
-            stage = self._compare(engine, name, engine.info.lowest)
-        if path.suffix in PLAN_SUFFIXES:  # it computes in FP16 itself, and does not give the activations of layers
-            remedy = "the layers of a plan cannot be compared; verify the ONNX file from which it was built"
-            yield dataclasses.replace(stage, diverges=remedy if stage.failures else None)
-            return
-        yield self._explained(stage, manifest, lambda: onnx.load(path), self._openers.judged)
-        if not rounded_too(path, manifest):
-            return
+    def file(self, path: Path, engine: Engine, progress: Progress = _silent) -> Proof:
+        """Compares an exported file or a plan. It compares an FP16 file again with all activations rounded to FP16.
 
-        def rounded() -> onnx.ModelProto:
-            return rounding_copy(onnx.load(path))
+        Args:
+            path: the file.
+            engine: runs it.
+            progress: called after each view of each engine.
+        """
+        begin = time.perf_counter()
+        manifest = engine.info.manifest
+        name = f"{path.name} in bfloat16" if engine.info.bf16 else path.name
+        comparisons = [self._compare(engine, name, engine.info.lowest, progress)]
+        if rounded_too(path, manifest):
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder) / "model.onnx"
+                onnx.save(rounding_copy(onnx.load(path)), copy)
+                with self._open_rounding(copy) as rounding:
+                    rounded = f"{path.name}, activations rounded"
+                    lowest = manifest.precision.lowest
+                    comparisons.append(self._compare(rounding, rounded, lowest, progress))
+        return self._proof(path.name, self._name, comparisons, begin)
 
-        with tempfile.TemporaryDirectory() as folder, self._openers.rounding(_saved(rounded(), folder)) as engine:
-            stage = self._compare(engine, f"{path.name}, activations rounded to FP16", manifest.precision.lowest)
-        yield self._explained(stage, manifest, rounded, self._openers.rounding)
-
-    def _compare(self, engine: Engine, name: str, precision: str) -> Stage:
-        free = engine.info.shapes.free and self._reference.info.shapes.free
-        views = self._chosen(free)
-        expected = self._expected(free)
-        received = posteriors(engine, views, self._progress)
+    def _compare(self, engine: Engine, name: str, precision: str, progress: Progress) -> Comparison:
+        free = self._free(engine)
+        views, expected = self._views.chosen(free), self._expected(free, progress)  # [views, classes]
+        received = posteriors(engine, views, progress)  # [views, classes]
         parity = compare(expected, received, [view.name for view in views], self._reference.info.manifest.classes)
-        return Stage(name, self._name, precision, parity, parity.failures(THRESHOLDS[precision]))
+        truth = self._views.truth
+        drops: tuple[AccuracyDrop, ...] = ()
+        if truth is not None:
+            before, after = self._views.by_image(expected), self._views.by_image(received)  # [images, classes]
+            drops = tuple(accuracy_drop(before, after, truth, k) for k in (1, 5))
+        return Comparison(name, precision, parity, drops)
 
-    def _explained(
-        self, stage: Stage, manifest: Manifest, load: Callable[[], onnx.ModelProto], open_engine: OpenEngine
-    ) -> Stage:
-        """The stage, with the first layer that diverges if it failed."""
-        if not stage.failures:
-            return stage
-        if manifest.spec is None or self._reference.info.manifest.spec is None:
-            diverges = "layers cannot be compared: the file or the reference has no manifest that names them"
-        else:
-            limit = THRESHOLDS[stage.precision].layer
-            free = stage.parity.view_count == len(self._views.whole)
-            view = self._chosen(free)[stage.parity.worst]
-            model = with_activations(load(), manifest.spec)
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                self._openers.activations() as reference,
-                open_engine(_saved(model, folder)) as engine,
-            ):
-                errors = layer_errors(reference, engine, view, [layer.name for layer in manifest.spec.layers])
-            first = first_divergence(errors, limit)
-            if first is not None:
-                diverges = (
-                    f"first layer that diverges: {first.layer}, by {first.error:.2g} of its largest value ({view.name})"
-                )
-            elif errors:
-                largest = max(errors, key=lambda error: error.error)
-                diverges = (
-                    f"no layer diverges by more than {limit:g}; the largest error is {largest.error:.2g} in "
-                    f"{largest.layer}"
-                )
-            else:
-                diverges = "layers cannot be compared: the nodes of the file do not have the paper's names"
-        return dataclasses.replace(stage, diverges=diverges)
+    def _proof(self, artifact: str, against: str, comparisons: Sequence[Comparison], begin: float) -> Proof:
+        failures = []
+        for comparison in comparisons:
+            if comparison.failures:
+                failures.append(f"{comparison.name} ({comparison.precision}): {'; '.join(comparison.failures)}")
+        if failures and comparisons[0].precision != FLOAT32:
+            failures.append(_PRICE)
+        return Proof(
+            number=ANSWERS,
+            artifact=artifact,
+            against=against,
+            summary=_summary(comparisons[0]),
+            failures=tuple(failures),
+            tables=tuple(_tables(comparisons)),
+            figures={"comparisons": [comparison.as_json() for comparison in comparisons]},
+            seconds=time.perf_counter() - begin,
+        )
+
+
+def _summary(comparison: Comparison) -> str:
+    parity = comparison.parity
+    if comparison.precision == FLOAT32:
+        return f"max |dp| {parity.max_dp:.1e} on {parity.view_count} views"
+    cost = str(comparison.drops[0]) if comparison.drops else f"on {parity.view_count} views"
+    return f"mean |dp| {parity.mean_dp:.1e}, {cost}"
+
+
+def _tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    rows = [
+        (
+            comparison.name,
+            str(comparison.parity.view_count),
+            f"{comparison.parity.max_dp:.1e}",
+            f"{comparison.parity.mean_dp:.1e}",
+            f"{comparison.parity.divergence:.1e}",
+            f"{comparison.parity.agreement:.2%}",
+            "FAILED" if comparison.failures else "ok",
+        )
+        for comparison in comparisons
+    ]
+    columns = ("answers of", "views", "max |dp|", "mean |dp|", "divergence", "top-1 agreement", "")
+    tables = [Table("posteriors beside the reference", columns, tuple(rows))]
+    drops = [(comparison.name, str(drop)) for comparison in comparisons for drop in comparison.drops]
+    if drops:
+        tables.append(Table("accuracy beside the reference", ("answers of", "change"), tuple(drops), (0, 1)))
+    flips = [_flip_row(comparison.name, flip) for comparison in comparisons for flip in comparison.parity.flips]
+    if flips:
+        flip_columns = ("answers of", "view", "reference", "now", "lead")
+        tables.append(Table("views whose most probable class changed", flip_columns, tuple(flips), (0, 1, 2, 3)))
+    return tables
+
+
+def _flip_row(name: str, flip: Flip) -> tuple[str, ...]:
+    return (name, flip.view, flip.reference.label, flip.candidate.label, f"{flip.margin:.2g}")
 
 
 def check_same_network(path: Path, manifest: Manifest, reference: Manifest) -> None:
@@ -197,44 +215,6 @@ def all_use_fine_grid(manifests: Mapping[Path, Manifest]) -> bool:
     return any(fine.values())
 
 
-def with_activations(model: onnx.ModelProto, spec: NetworkSpec) -> onnx.ModelProto:
-    """A copy of a graph with an output float32 `activation/LAYER` for each layer of the spec that is a node of it."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    tensors = {node.name: node.output[0] for node in copy.graph.node}
-    for layer in spec.layers:
-        # In a copy that rounds to FP16 two more nodes follow each layer. The last of them has its value.
-        tensor = tensors.get(f"{layer.name}/from_half", tensors.get(layer.name))
-        if tensor is None:
-            continue
-        name = ACTIVATION + layer.name
-        copy.graph.node.append(helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT))
-        copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return copy
-
-
-def _saved(model: onnx.ModelProto, folder: str) -> Path:
-    path = Path(folder) / "model.onnx"
-    onnx.save(model, path)
-    return path
-
-
-def open_with_activations(path: Path, open_engine: OpenEngine) -> Engine:
-    """Opens an ONNX file as a reference that gives the activation of every layer."""
-    with open_engine(path) as engine:
-        spec = engine.info.manifest.spec
-    if spec is None:
-        raise UsageError(f"{path} has no vgg_deploy manifest, so its layers are unknown")
-    with tempfile.TemporaryDirectory() as folder:
-        return open_engine(_saved(with_activations(onnx.load(path), spec), folder))
-
-
 def rounded_too(path: Path, manifest: Manifest) -> bool:
     """Whether a file is also compared with rounded activations, because CPU runtimes compute FP16 in FP32."""
     return manifest.precision.arithmetic == "float16" and path.suffix not in PLAN_SUFFIXES
-
-
-def views_needed(manifests: Mapping[Path, Manifest], views: ComparisonViews, *, forms: bool) -> int:
-    """The number of views that verifying these files runs, for the progress bar."""
-    runs = sum(1 + rounded_too(path, manifest) for path, manifest in manifests.items())
-    return (runs + 1) * len(views.whole) + (2 * len(views.crops) if forms else 0)

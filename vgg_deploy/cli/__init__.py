@@ -25,7 +25,7 @@ _COMMANDS = {
     "train": ("train.__main__", "Train a network by the paper's recipe; the same as python -m train."),
     "export": ("vgg_deploy.cli.export", "Write a network as a fully convolutional ONNX file."),
     "sensitivity": ("vgg_deploy.cli.sensitivity", "Show what INT8 costs, layer by layer."),
-    "verify": ("vgg_deploy.cli.verify", "Prove that ONNX files and plans predict the same as their reference."),
+    "verify": ("vgg_deploy.cli.verify.command", "Prove that ONNX files and plans predict the same as their reference."),
     "build": ("vgg_deploy.cli.build", "Build a TensorRT plan from an ONNX file."),
     "inspect": ("vgg_deploy.cli.inspect", "Show what an ONNX file or a plan contains. Needs no GPU."),
     "infer": ("vgg_deploy.cli.infer.command", "Classify images by the paper's dense multi-scale test."),

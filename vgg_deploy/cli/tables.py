@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,13 +29,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
         click.echo(text.encode(errors="backslashreplace"))  # UTF-8, whatever the terminal's encoding
 
 
+SECONDS_BETWEEN_LINES = 5.0
+
+
 @contextmanager
-def progress(task: str, total: int | None, *, shown: bool | None = None) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr if that is a terminal. Yields the function that advances it by one."""
+def progress(
+    task: str, total: int | None, *, shown: bool | None = None, lines: bool = False
+) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr if that is a terminal. Yields the function that advances it by one.
+
+    With `lines`, a stderr that is no terminal gets a line every few seconds instead.
+    """
     if shown is None:
         shown = sys.stderr.isatty()
     if not shown:
-        yield lambda: None
+        yield _line_writer(task, total) if lines else lambda: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -50,6 +60,21 @@ def progress(task: str, total: int | None, *, shown: bool | None = None) -> Iter
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         row = bar.add_task(task, total=total)
         yield lambda: bar.advance(row)
+
+
+def _line_writer(task: str, total: int | None) -> Callable[[], None]:
+    """Counts steps, and writes the count to stderr every `SECONDS_BETWEEN_LINES`."""
+    steps = itertools.count(1)
+    begin = last = time.monotonic()
+
+    def advance() -> None:
+        nonlocal last
+        done, now = next(steps), time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            notice(f"{task}: {done}{'' if total is None else f' of {total}'} after {now - begin:.0f} s")
+
+    return advance
 
 
 def notice(text: str) -> None:

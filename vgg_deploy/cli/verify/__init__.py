@@ -1,0 +1,1 @@
+"""vgg-deploy verify."""

@@ -1,0 +1,94 @@
+"""What verify compares files with: a checkpoint in PyTorch, or an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, kind_of
+from vgg_deploy.cli.opening import CheckpointOptions, open_any, read_for_torch, torch_engine
+from vgg_deploy.cli.tables import notice, once
+from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.network.weight_facts import WeightFacts
+
+if TYPE_CHECKING:
+    from train.network.checkpoint import Checkpoint
+    from vgg_deploy.inference.engine import Engine
+    from vgg_deploy.network.manifest import Manifest
+
+
+class Opener:
+    """Opens the engines of a verification. Each notice is printed once."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options, self._say = replace(options, allow_bf16=False), once(notice)
+        self._allow_bf16 = options.allow_bf16
+        self._torch_options = EngineOptions(threads=options.threads)
+
+    def reference(self, path: Path) -> Engine:
+        """A file whose predictions count as correct."""
+        return open_any(path, self._options, say=self._say)
+
+    def read(self, path: Path, checkpoint: CheckpointOptions) -> Checkpoint:
+        """The weights of a reference that PyTorch runs."""
+        return read_for_torch(path, self._torch_options, checkpoint, self._say)
+
+    def torch(self, weights: Checkpoint, checkpoint: CheckpointOptions) -> Engine:
+        """A reference in PyTorch, on the CPU."""
+        return torch_engine(weights, self._torch_options, checkpoint)
+
+    def options_for(self, path: Path) -> EngineOptions:
+        """The options with which a file is judged."""
+        return replace(self._options, allow_bf16=self._allow_bf16 and kind_of(path) == ONNX)
+
+    def judged(self, path: Path) -> Engine:
+        """A file that is compared with the reference."""
+        return open_any(path, self.options_for(path), say=self._say)
+
+    def rounding(self, path: Path) -> Engine:
+        """A file with casts to FP16 and back, which ONNX Runtime does not optimize away."""
+        return open_any(path, replace(self._options, runtime="onnxruntime"), say=lambda _text: None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A reference, opened.
+
+    Attributes:
+        path: its file.
+        engine: gives the answers that count as correct.
+        fc: the same weights in FC form; None for an ONNX file.
+    """
+
+    path: Path
+    engine: Engine
+    fc: Engine | None = None
+
+
+@contextmanager
+def opened(path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts: WeightFacts) -> Iterator[Reference]:
+    """Opens a reference for these files.
+
+    Raises:
+        UsageError: a file is a different network than the reference.
+    """
+    from export.proof.answers import all_use_fine_grid, check_same_network
+
+    with ExitStack() as stack:
+        if kind_of(path) != CHECKPOINT:
+            reference = Reference(path=path, engine=stack.enter_context(opener.reference(path)))
+        else:
+            template = next(iter(manifests.values()))
+            options = CheckpointOptions(facts=facts, template=template, fine=all_use_fine_grid(manifests))
+            checkpoint = opener.read(path, options)
+            reference = Reference(
+                path=path,
+                engine=stack.enter_context(opener.torch(checkpoint, options)),
+                fc=stack.enter_context(opener.torch(checkpoint, replace(options, form="fc"))),
+            )
+        for judged, manifest in manifests.items():
+            check_same_network(judged, manifest, reference.engine.info.manifest)
+        yield reference
