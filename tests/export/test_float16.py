@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from engines import open_engine
 from export.float16 import (
@@ -21,7 +21,6 @@ from export.float16 import (
     unrepresentable_layers,
 )
 from export.graph import build_graph
-from export.proof.answers import with_activations
 from export.quantize import quantized_weights
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.errors import VGGDeployError
@@ -29,6 +28,19 @@ from vgg_deploy.inference.engine import Scores
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
+from vgg_deploy.network.tensors import ACTIVATION
+
+
+def with_activations(model: onnx.ModelProto, spec: NetworkSpec) -> onnx.ModelProto:
+    """A copy of a graph with an output float32 `activation/LAYER` for each layer, after its rounding to FP16."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensors = {node.name: node.output[0] for node in copy.graph.node}
+    for layer in spec.layers:
+        tensor, name = tensors.get(f"{layer.name}/from_half", tensors[layer.name]), ACTIVATION + layer.name
+        copy.graph.node.append(helper.make_node("Cast", [tensor], [name], name=name, to=TensorProto.FLOAT))
+        copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return copy
 
 
 def scores_of(model: onnx.ModelProto, folder: Path, images: np.ndarray) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +25,7 @@ class Thresholds:
         divergence: mean Kullback-Leibler divergence, in nats.
         agreement: smallest share of views with the same most probable class, in 0..1. It fails only if the clear
             changes are more than chance gives at this share; see `Parity.failures`.
-        layer: largest error of a layer's output, as a share of the layer's largest value. A failed comparison names the
-            first layer that exceeds it.
+        layer: largest error of a layer's output after all layers before it, as a share of the layer's largest value.
     """
 
     max_dp: float
@@ -188,36 +187,3 @@ def furthest(reference: Floats, candidates: Sequence[Floats]) -> Floats:
         return float(np.nan_to_num(np.abs(reference - rows), nan=math.inf).max())
 
     return max(candidates, key=distance)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerError:
-    """A layer's largest error on one view, as a share of the layer's largest value in the reference."""
-
-    layer: str
-    error: float
-
-
-def layer_errors(
-    reference: Engine, candidate: Engine, view: NamedView, layers: Iterable[str]
-) -> tuple[LayerError, ...]:
-    """Errors of the layers whose activations both engines give, in the order of `layers`.
-
-    If one engine gives fc8 at each position and the other its spatial mean, the means are compared.
-    """
-    expected, received = (engine.run(view.pixels[None]).activations for engine in (reference, candidate))
-    errors = []
-    for layer in layers:
-        if layer not in expected or layer not in received:
-            continue
-        a, b = expected[layer].astype(np.float64), received[layer].astype(np.float64)  # [1, channels, rows, cols]
-        if a.shape != b.shape:
-            a, b = a.mean(axis=(2, 3)), b.mean(axis=(2, 3))  # [1, channels]
-        scale = np.abs(a).max() or 1.0
-        errors.append(LayerError(layer, float(np.abs(a - b).max() / scale)))
-    return tuple(errors)
-
-
-def first_divergence(errors: Sequence[LayerError], limit: float) -> LayerError | None:
-    """The first layer whose error is above `limit` or NaN; None if there is none."""
-    return next((error for error in errors if not error.error <= limit), None)
