@@ -20,6 +20,7 @@ from export.manifest import exported_manifest
 from train.network.checkpoint import Checkpoint
 from train.network.reference import Reference
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
+from vgg_deploy.artifacts.fingerprint import file_digests, model_digests
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.onnx_format import GraphField, ModelField, TensorField
 from vgg_deploy.artifacts.onnx_layers import layer_types
@@ -96,6 +97,7 @@ def export_with(checkpoint: Checkpoint, path: Path, options: ExportOptions) -> E
     weights = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
     checkpoint.weights.clear()
     model = build_graph(manifest.spec, weights, manifest.normalization, graph)
+    manifest = manifest.with_(digests=model_digests(model, manifest), verdict=None)
     model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
     try:
         with ExitStack() as stack:
@@ -185,7 +187,7 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _check(path: Path, manifest: Manifest, external_data: bool) -> None:
-    """Compares the written file with what was requested: valid ONNX, the manifest, free or fixed axes, and types."""
+    """Compares the written file with what was requested: valid ONNX, manifest, digests, free or fixed axes, types."""
     # With a path, or for a full check, onnx (1.23) would hold the weights three times. The full check adds only shape
     # inference, which runs on the header below.
     onnx.checker.check_model(path if external_data else path.read_bytes())
@@ -202,3 +204,5 @@ def _check(path: Path, manifest: Manifest, external_data: bool) -> None:
             raise ModelFileError(
                 f"layer {layer} of the written file is {layer_type}; expected {manifest.precision.of(layer)}"
             )
+    if file_digests(file) != manifest.digests:
+        raise ModelFileError("the written file has other bytes than were written; the disk may be damaged")

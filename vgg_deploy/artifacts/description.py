@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,16 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from vgg_deploy.artifacts.integrity import onnx_contradictions, plan_contradictions
 from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, PLAN_SUFFIXES, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
-from vgg_deploy.artifacts.onnx_format import PRODUCER
 from vgg_deploy.artifacts.onnx_layers import layer_types
-from vgg_deploy.artifacts.plan import PLAN_VERSION, VERSION_KEY, PlanManifest, mismatch, read_plan, sidecar_of
-from vgg_deploy.errors import ManifestError, UsageError
+from vgg_deploy.artifacts.plan import PLAN_VERSION, VERSION_KEY, PlanManifest, read_plan, sidecar_of
+from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network import records
 from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8, differences
+from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
 _WEIGHT_BYTES = {FLOAT32: 4, FLOAT16: 2, INT8: 1}
 
@@ -102,7 +103,6 @@ def _describe_plan(path: Path) -> Description:
             "both files, or build the plan with vgg-deploy build"
         )
     digest = sha256_of(path)
-    difference = None if digest == plan.plan.sha256 else mismatch(path, plan)
     spec, arithmetic = plan.manifest.spec, plan.manifest.precision.arithmetic
     weight_bytes = 0
     for layer in spec.weight_layers if spec is not None else ():
@@ -120,10 +120,7 @@ def _describe_plan(path: Path) -> Description:
         made_by=f"{plan.backend} {plan.version}",
         manifest=plan.manifest,
         plan=plan,
-        contradictions=(
-            *((difference,) if difference else ()),
-            *_type_contradictions(path, plan.manifest, plan.layers),
-        ),
+        contradictions=plan_contradictions(path, plan, digest),
     )
 
 
@@ -131,16 +128,11 @@ def _describe_onnx(path: Path) -> Description:
     file = OnnxFile(path)
     header = file.header
     layers = layer_types(header)
-    contradictions: tuple[str, ...] = ()
-    manifest = None
-    if file.manifest is not None:
-        manifest = file.effective_manifest()
-        contradictions = (
-            *_graph_contradictions(path, file.manifest, manifest),
-            *_type_contradictions(path, manifest, layers),
-        )
-    elif file.producer == PRODUCER:
-        contradictions = (f"{path} was written by vgg_deploy, but its manifest is missing; export it again",)
+    contradictions = onnx_contradictions(file)
+    manifest = file.manifest
+    if manifest is not None:
+        with suppress(ModelFileError, ManifestError):  # it does not fit the graph, as the contradictions say
+            manifest = file.effective_manifest()
     opset = next((entry.version for entry in header.opset_import if entry.domain in ("", "ai.onnx")), "?")
     producer = f"{header.producer_name} {header.producer_version}".strip() or "an unnamed tool"
     return Description(
@@ -156,33 +148,6 @@ def _describe_onnx(path: Path) -> Description:
         plan=None,
         contradictions=contradictions,
     )
-
-
-def _graph_contradictions(path: Path, stated: Manifest, effective: Manifest) -> tuple[str, ...]:
-    """Shapes and outputs of the graph that were changed after the export."""
-    contradictions = []
-    if stated.shapes != effective.shapes:
-        contradictions.append(
-            f"{path} takes images of {effective.shapes}, but its manifest states {stated.shapes}; export it again"
-        )
-    if stated.outputs != effective.outputs:
-        contradictions.append(
-            f"{path} has the outputs {', '.join(effective.outputs)}, but its manifest states "
-            f"{', '.join(stated.outputs) or 'none'}; export it again"
-        )
-    return tuple(contradictions)
-
-
-def _type_contradictions(path: Path, manifest: Manifest, layers: Mapping[str, str]) -> tuple[str, ...]:
-    """One line for all layers that compute in another type than the manifest states."""
-    spec = manifest.spec
-    if spec is None:
-        return ()
-    declared = {layer.name: manifest.precision.of(layer.name) for layer in spec.weight_layers}
-    difference = differences(declared, {layer: layers.get(layer, "missing") for layer in declared})
-    if difference is None:
-        return ()
-    return (f"{path} does not compute in the types that its manifest states: {difference}; export it again",)
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:

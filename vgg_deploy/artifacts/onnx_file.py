@@ -23,8 +23,9 @@ from vgg_deploy.artifacts.onnx_format import (
     TensorField,
     ValueField,
 )
-from vgg_deploy.artifacts.onnx_graph import Graph, StoredTensor, read_nodes, read_tensors, read_weights
+from vgg_deploy.artifacts.onnx_graph import Graph, read_nodes, read_weights
 from vgg_deploy.artifacts.protobuf import Message, NotProtobufError, TruncatedError, encoded_key, fields, mapped
+from vgg_deploy.artifacts.tensor import StoredTensor, read_tensors
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
@@ -76,6 +77,7 @@ class OnnxFile:
         inputs: the graph's inputs that are not weights.
         outputs: the graph's outputs.
         producer: the name of the tool that wrote it.
+        manifest_json: the text of its manifest; None if it has none.
         external_files: the other files that hold its weights, sorted. Each is in the file's folder or below it, and
             exists.
 
@@ -103,7 +105,7 @@ class OnnxFile:
             self.outputs = tuple(map(ValueInfo.of, graph.messages(GraphField.OUTPUTS)))
             self.producer = model.text(ModelField.PRODUCER)
             entries = model.messages(ModelField.METADATA)
-            self._manifest_json = next(
+            self.manifest_json = next(
                 (entry.text(EntryField.VALUE) for entry in entries if entry.text(EntryField.KEY) == MANIFEST_KEY), None
             )
 
@@ -114,7 +116,7 @@ class OnnxFile:
         Raises:
             ManifestError: it is damaged or of another version.
         """
-        return None if self._manifest_json is None else Manifest.from_json(self._manifest_json, str(self.path))
+        return None if self.manifest_json is None else Manifest.from_json(self.manifest_json, str(self.path))
 
     @cached_property
     def header(self) -> onnx.ModelProto:
@@ -154,13 +156,13 @@ class OnnxFile:
 
     @cached_property
     def tensors(self) -> tuple[StoredTensor, ...]:
-        """The tensors as they are stored, in the file's order.
+        """The initializers, in the file's order, as views into the mapped file and its external data.
 
         Raises:
             ModelFileError: a tensor is damaged; external data cannot be read.
         """
         with _model_errors(self.path):
-            return read_tensors(self._graph, self.path.parent)
+            return tuple(read_tensors(self._graph, self.path.parent))
 
     def effective_manifest(self, labels: str | None = None) -> Manifest:
         """The manifest with the shapes and outputs of the graph itself: those of an engine that runs the file.
@@ -216,7 +218,7 @@ class OnnxFile:
             ModelFileError: the graph does not accept our images.
         """
         outputs = {value.name: value for value in self.outputs}
-        foreign = self._manifest_json is None
+        foreign = self.manifest_json is None
         begin = f"{self.path} " + ("has no vgg_deploy manifest, and" if foreign else "was changed after its export:")
         if len(self.inputs) != 1:
             raise ModelFileError(f"{begin} it has {len(self.inputs)} inputs; expected one, uint8 [n, h, w, 3]")

@@ -41,7 +41,8 @@ class AttributeField:
 class TensorField:
     """TensorProto."""
 
-    DIMENSIONS, TYPE, FLOATS, NAME, RAW_DATA, EXTERNAL_DATA, LOCATION = 1, 2, 4, 8, 9, 13, 14
+    DIMENSIONS, TYPE, NAME, EXTERNAL_DATA, LOCATION = 1, 2, 8, 13, 14
+    FLOATS, INTEGERS, LONG_INTEGERS, RAW_DATA, DOUBLES, UNSIGNED_LONG_INTEGERS = 4, 5, 7, 9, 10, 11
     DATA = frozenset({4, 5, 6, 7, 9, 10, 11})  # float, int32, string, int64, raw, double and uint64 data
 
 
@@ -70,7 +71,8 @@ class ValueField:
 class ElementType:
     """TensorProto.DataType."""
 
-    FLOAT, UINT8, FLOAT16 = 1, 2, 10
+    FLOAT, UINT8, INT8, UINT16, INT16, INT32, INT64, BOOL, FLOAT16 = 1, 2, 3, 4, 5, 6, 7, 9, 10
+    DOUBLE, UINT32, UINT64, BFLOAT16 = 11, 12, 13, 16
 
 
 class AttributeType:

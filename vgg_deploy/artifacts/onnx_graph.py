@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.artifacts.external_data import external_range
 from vgg_deploy.artifacts.onnx_format import (
     AttributeField,
     AttributeType,
     ElementType,
     GraphField,
     NodeField,
-    TensorField,
 )
-from vgg_deploy.artifacts.protobuf import Message, mapped
+from vgg_deploy.artifacts.protobuf import Message
+from vgg_deploy.artifacts.tensor import read_tensors
 
-_DTYPES: dict[int, np.dtype[Any]] = {ElementType.FLOAT: np.dtype("<f4"), ElementType.FLOAT16: np.dtype("<f2")}
+_FLOATS = (ElementType.FLOAT, ElementType.FLOAT16)
 
 Attribute = float | int | str | tuple[int, ...] | None
 
@@ -40,24 +38,6 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor as a file stores it.
-
-    Attributes:
-        name: its name.
-        element: its type, a number of onnx.TensorProto.DataType.
-        shape: its sizes.
-        data: its little-endian values, a view into the mapped file. It may be shorter or longer than the shape needs.
-            It is empty for a tensor that is not stored as raw bytes, unless it is float32.
-    """
-
-    name: str
-    element: int
-    shape: tuple[int, ...]
-    data: memoryview
-
-
-@dataclass(frozen=True, slots=True)
 class Graph:
     """What a model computes.
 
@@ -65,7 +45,7 @@ class Graph:
         inputs: names of the inputs that are not weights.
         outputs: names of the outputs.
         nodes: in the order of computation.
-        weights: by name, the float32 and float16 weights that a file stores contiguously. They are views into the
+        weights: by name, the float32 and float16 weights that are whole. They are views into the
             mapped file, so nothing is read before it is used. They keep the file open. If another process truncates the
             file meanwhile, the system kills this process.
     """
@@ -81,32 +61,11 @@ def read_nodes(graph: Message) -> tuple[Node, ...]:
     return tuple(map(_node, graph.messages(GraphField.NODES)))
 
 
-def read_tensors(graph: Message, folder: Path) -> tuple[StoredTensor, ...]:
-    """The tensors of a GraphProto, in the file's order. Nothing of them is read before it is used.
-
-    Args:
-        folder: the model's folder, with the files that hold its external data.
-    """
-    files = dict[str, memoryview]()
-    return tuple(
-        StoredTensor(
-            tensor.text(TensorField.NAME),
-            tensor.number(TensorField.TYPE),
-            tensor.packed(TensorField.DIMENSIONS),
-            _data(tensor, folder, files),
-        )
-        for tensor in graph.messages(GraphField.INITIALIZERS)
-    )
-
-
 def read_weights(graph: Message, folder: Path) -> dict[str, npt.NDArray[np.floating[Any]]]:
     """The weights of a GraphProto, by name; see `Graph.weights` and `read_tensors`."""
-    weights = {}
-    for tensor in read_tensors(graph, folder):
-        values = _values(tensor)
-        if values is not None:
-            weights[tensor.name] = values
-    return weights
+    floats = (tensor for tensor in read_tensors(graph, folder) if tensor.element in _FLOATS)
+    weights = {tensor.name: tensor.values for tensor in floats}
+    return {name: values for name, values in weights.items() if values is not None}
 
 
 def _node(node: Message) -> Node:
@@ -132,23 +91,3 @@ def _attribute(attribute: Message) -> Attribute:
     if kind == AttributeType.TEXT:
         return attribute.text(AttributeField.TEXT)
     return attribute.packed(AttributeField.INTEGERS) if kind == AttributeType.INTEGERS else None
-
-
-def _data(tensor: Message, folder: Path, files: dict[str, memoryview]) -> memoryview:
-    """The bytes of a tensor's values. `files` holds the mapped files of external data."""
-    external = external_range(tensor)
-    if external is None:
-        return tensor.data(TensorField.RAW_DATA if TensorField.RAW_DATA in tensor else TensorField.FLOATS)
-    location, offset, length = external
-    if location not in files:
-        files[location] = mapped(folder / location)
-    data = files[location]
-    return data[offset : len(data) if length is None else offset + length]
-
-
-def _values(tensor: StoredTensor) -> npt.NDArray[np.floating[Any]] | None:
-    """A weight, or None if it is not contiguous floating point."""
-    dtype, shape = _DTYPES.get(tensor.element), tensor.shape
-    if dtype is None or min(shape, default=1) < 0 or len(tensor.data) != math.prod(shape) * dtype.itemsize:
-        return None
-    return np.frombuffer(tensor.data, dtype).reshape(shape)

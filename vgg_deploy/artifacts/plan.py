@@ -5,17 +5,21 @@ A plan stays as TensorRT wrote it, so other tools can load it too. Everything th
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vgg_deploy.errors import ManifestError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.network import records
+from vgg_deploy.network.digests import json_digest
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import Profile
+from vgg_deploy.network.verdict import Verdict
 
 PLAN_VERSION = 1
 VERSION_KEY = "plan_version"  # `version` is the version of the backend
@@ -40,7 +44,11 @@ class PlanManifest:
         onnx: name and fingerprint of the ONNX file from which the plan was built.
         build_seconds: how long the build took.
         command: the command that builds the plan again.
-        manifest: the manifest of the ONNX file, with the shapes of all profiles together.
+        manifest: the manifest of the ONNX file, with the shapes of all profiles together. Its verdict is that of the
+            ONNX file when the plan was built.
+        verdict: the proofs that `verify --record` saw the plan itself pass.
+        seal: SHA-256 of the sidecar without its seal and its verdicts; None for an older sidecar. `to_json` computes
+            it.
     """
 
     backend: str
@@ -55,6 +63,8 @@ class PlanManifest:
     build_seconds: float
     command: str
     manifest: Manifest
+    verdict: Verdict | None = None
+    seal: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -69,7 +79,13 @@ class PlanManifest:
             raise ManifestError(f"command is {self.command!r:.80}; expected one vgg-deploy build command")
 
     def to_json(self) -> str:
-        return records.to_json(self, PLAN_VERSION, indent=1, key=VERSION_KEY)
+        """The sidecar's text, sealed.
+
+        Raises:
+            ManifestError: a number is NaN or infinite.
+        """
+        data = json.loads(records.to_json(self, PLAN_VERSION, key=VERSION_KEY))
+        return json.dumps({**data, "seal": _seal(data)}, ensure_ascii=False, indent=1)
 
     @staticmethod
     def from_json(text: str, where: str) -> PlanManifest:
@@ -88,6 +104,25 @@ def _is_plain(command: str) -> bool:
     except ValueError:  # an unclosed quotation
         return False
     return tokens[:2] == ["vgg-deploy", "build"] and shlex.join(tokens) == command
+
+
+def _seal(sidecar: Mapping[str, Any]) -> str:
+    manifest = sidecar.get("manifest")
+    if isinstance(manifest, dict):
+        manifest = {key: value for key, value in manifest.items() if key != "verdict"}
+    return json_digest({**sidecar, "manifest": manifest}, leave_out=("seal", "verdict"))
+
+
+def seal_problem(plan: Path) -> str | None:
+    """Why the sidecar of a plan is not as it was written; None if it is, or if it has no seal, as older ones."""
+    sidecar = sidecar_of(plan)
+    data = json.loads(sidecar.read_text(encoding="utf-8"))
+    if data.get("seal") in (None, _seal(data)):
+        return None
+    return (
+        f"{sidecar} was edited after it was written (its seal differs), so what it says of the plan may be wrong; "
+        f"build the plan again: {data.get('command')}"
+    )
 
 
 def sidecar_of(plan: Path) -> Path:

@@ -81,6 +81,10 @@ class Message:
         """The last bytes of a field, without a copy; empty if there are none. Protobuf ignores earlier ones."""
         return next(reversed(self._bodies(field)), memoryview(b""))
 
+    def values(self, field: int) -> tuple[memoryview | int | float, ...]:
+        """All values of a field, as `fields` yields them."""
+        return tuple(self._values.get(field, ()))
+
     def texts(self, field: int) -> tuple[str, ...]:
         """All texts of a repeated field, decoded as `text` does."""
         return tuple(str(body, "utf-8", "backslashreplace") for body in self._bodies(field))

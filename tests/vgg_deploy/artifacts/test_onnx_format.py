@@ -45,7 +45,16 @@ NAMES: dict[Any, tuple[Any, dict[str, str]]] = {
     ),
     TensorField: (
         onnx.TensorProto,
-        {"DIMENSIONS": "dims", "TYPE": "data_type", "FLOATS": "float_data", "LOCATION": "data_location"},
+        {
+            "DIMENSIONS": "dims",
+            "TYPE": "data_type",
+            "FLOATS": "float_data",
+            "INTEGERS": "int32_data",
+            "LONG_INTEGERS": "int64_data",
+            "DOUBLES": "double_data",
+            "UNSIGNED_LONG_INTEGERS": "uint64_data",
+            "LOCATION": "data_location",
+        },
     ),
     SparseTensorField: (onnx.SparseTensorProto, {}),
     EntryField: (onnx.StringStringEntryProto, {}),
