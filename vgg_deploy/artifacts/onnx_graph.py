@@ -45,9 +45,9 @@ class Graph:
         inputs: names of the inputs that are not weights.
         outputs: names of the outputs.
         nodes: in the order of computation.
-        weights: by name, the float32 and float16 weights that are whole. They are views into the
-            mapped file, so nothing is read before it is used. They keep the file open. If another process truncates the
-            file meanwhile, the system kills this process.
+        weights: by name, the float32 and float16 weights that are whole. They are views into the mapped file,
+            so nothing is read before it is used. They keep the file open. If another process truncates the file
+            meanwhile, the system kills this process.
     """
 
     inputs: tuple[str, ...]
