@@ -58,7 +58,7 @@ def prove_witness(
     protocol = chosen_protocol(engine.info, witness, protocol)
     answers = answers_of(engine, witness, protocol, range(len(expected)), progress)
     against = f"{witness.source.name} (columns ordered by name)" if reordered else witness.source.name
-    kept = sorted(answers.rows)
+    kept = list(answers.rows)
     lost = tuple(f"{name}: {reason}" for name, reason in answers.failures.items())
     if not kept:
         return Proof(

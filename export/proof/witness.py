@@ -109,6 +109,8 @@ def _from_npz(path: Path) -> Witness:
         found = " and ".join(answers) or f"no answers, only {', '.join(sorted(arrays))}"
         raise UsageError(f"{path} has {found}; give one of probabilities and logits, [n, classes]")
     images = _images(path, arrays, numbered)
+    if images and max(int(pixels.max()) for pixels in images) <= 1:
+        raise UsageError(f"{path}: no pixel is above 1; expected the pixels in 0..255, before they are divided by 255")
     paths = _located(path, _texts(path, _PATHS, arrays[_PATHS])) if _PATHS in arrays else ()
     columns = _texts(path, _CLASSES, arrays[_CLASSES]) if _CLASSES in arrays else ()
     (kind,) = answers
