@@ -60,9 +60,9 @@ FILES = WitnessLimits(
     dataclasses.replace(THRESHOLDS[FLOAT32], max_dp=0.08, mean_dp=3e-3, divergence=5e-4, agreement=0.985), 0.035
 )
 
-# The score error that a precision adds. The same VGG-16 showed 4.6e-4 in FP16; bfloat16, which is judged alike, rounds
-# eight times as much.
-_SCORE_ERROR_OF = {FLOAT16: 0.02, "int8": 0.3}
+# The score error that a precision adds. The same VGG-16 showed 4.6e-4 in FP16, and 0.048 in INT8 (0.12 on one photo).
+# bfloat16 is judged as FP16 is, and rounds eight times as much.
+_SCORE_ERROR_OF = {FLOAT16: 0.02, "int8": 0.15}
 
 SMALLEST = 1e-30  # smaller posteriors count as this; float32 ends at 1e-38
 
