@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -19,12 +20,15 @@ from export import export
 from export.proof.source import SourceWeights, prove_source
 from export.qdq import observed_inputs
 from train.network.checkpoint import read
-from vgg_deploy.artifacts.integrity import Examination
+from vgg_deploy.artifacts.integrity import Examination, examine
 from vgg_deploy.artifacts.onnx_file import OnnxFile
+from vgg_deploy.artifacts.plan import PlanManifest, write_plan
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.proof import Proof
+from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, TrainScale
 from vgg_deploy.network.precision import Quantization
+from vgg_deploy.network.shapes import Profile
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.weight_facts import WeightFacts
 
@@ -553,6 +557,112 @@ def test_a_foreign_file_is_not_judged(made: Callable[..., tuple[Path, Path]]) ->
     damaged(file, rename)
     proof = proved(file, checkpoint)
     assert (proof.shown, proof.failures, proof.summary) == (False, (), "it has no vgg_deploy manifest")
+
+
+@pytest.fixture
+def planned(made: Callable[..., tuple[Path, Path]], tmp_path: Path) -> Callable[..., tuple[Path, Path, Path]]:
+    """`planned(**arguments of made)` -> a plan with its sidecar, its ONNX file beside it, and the checkpoint."""
+
+    def write(**options: Any) -> tuple[Path, Path, Path]:
+        file, checkpoint = made(dynamic=True, **options)
+        plan, data = tmp_path / "model.plan", b"what TensorRT wrote"
+        profile = Profile((64,), (1, 64, 64), (4, 64, 85), (8, 128, 128))
+        manifest = OnnxFile(file).manifest
+        assert manifest is not None
+        assert manifest.spec is not None
+        sidecar = PlanManifest(
+            backend="tensorrt-rtx",
+            version="1.7.1",
+            compute_capabilities=(),
+            hardware_compatibility="none",
+            profiles=(profile,),
+            layers={layer.name: manifest.precision.of(layer.name) for layer in manifest.spec.weight_layers},
+            layers_from="declared",
+            plan=Source(plan.name, hashlib.sha256(data).hexdigest()),
+            onnx=Source.of(file),
+            build_seconds=1.0,
+            command="vgg-deploy build model.onnx",
+            manifest=manifest.with_(shapes=profile.shapes),
+        )
+        write_plan(plan, data, sidecar)
+        return plan, file, checkpoint
+
+    return write
+
+
+@pytest.mark.parametrize("int8", [None, "tensorrt"])
+def test_a_plan_is_judged_by_its_sidecar_and_the_onnx_file_beside_it(
+    int8: str | None, planned: Callable[..., tuple[Path, Path, Path]], narrow_checkpoint: Files
+) -> None:
+    plan, file, checkpoint = planned(int8=int8)
+    source = SourceWeights.from_checkpoint(read(checkpoint))
+    proof = prove_source(plan, source, examine)
+    assert (proof.failures, proof.passed, proof.artifact) == ((), True, "model.plan")
+    assert proof.figures["tensors_compared"] == len(onnx.load(file).graph.initializer)
+    assert prove_source(plan, None, examine).passed
+
+    other = SourceWeights.from_checkpoint(read(narrow_checkpoint("A", seed=1)))
+    assert prove_source(plan, other, examine).failures[0].startswith("model.onnx: ")
+
+    damaged(file, flipped("conv3_1.bias", 0))
+    assert not prove_source(plan, None, examine).passed
+    assert prove_source(plan, None, examine).failures
+
+    file.unlink()
+    proof = prove_source(plan, source, examine)
+    assert (proof.shown, proof.failures) == (False, ())
+    assert "its ONNX file is not beside it" in proof.summary
+    plan.write_bytes(b"another plan")
+    assert prove_source(plan, source, examine).failures
+
+
+def test_a_plan_without_its_onnx_file_is_still_compared_with_the_facts_of_the_checkpoint(
+    planned: Callable[..., tuple[Path, Path, Path]], narrow_checkpoint: Files
+) -> None:
+    plan, file, _ = planned()
+    file.unlink()
+    (failure,) = prove_source(
+        plan, SourceWeights.from_checkpoint(read(narrow_checkpoint("A", seed=1))), examine
+    ).failures
+    assert "it was made from vgg11-0.safetensors" in failure
+    (failure,) = prove_source(plan, SourceWeights.from_checkpoint(read(narrow_checkpoint("B"))), examine).failures
+    assert failure.startswith("its configuration is A, but that of vgg13-0.safetensors is B")
+
+
+def test_a_plan_without_a_sidecar_is_not_judged(tmp_path: Path) -> None:
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"what TensorRT wrote")
+    proof = prove_source(plan, None, examine)
+    assert (proof.shown, proof.summary) == (False, "it has no manifest beside it")
+
+
+@pytest.mark.parametrize("kind", [{}, {"half": True, "features": True}, {"int8": "onnxruntime"}])
+@pytest.mark.parametrize("recorded", [True, False], ids=["with digests", "of an older version"])
+def test_the_examination_and_the_derivation_are_one_proof(
+    kind: dict[str, Any], recorded: bool, made: Callable[..., tuple[Path, Path]]
+) -> None:
+    file, checkpoint = made(**kind)
+    if not recorded:
+        manifest = OnnxFile(file).manifest
+        assert manifest is not None
+        damaged(file, lambda model: _rewrite(model, manifest.with_(digests=None).to_json()))
+    source = SourceWeights.from_checkpoint(read(checkpoint))
+    proof = prove_source(file, source, examine)
+    assert (proof.failures, proof.figures["digests_recorded"]) == ((), recorded)
+    alone = prove_source(file, None, examine)
+    assert (alone.failures, alone.shown) == ((), recorded)
+    damaged(file, attribute("pool3", "strides", [1, 1]))
+    failures = prove_source(file, source, examine).failures
+    assert failures[0].startswith("the node pool3: strides is [1, 1]")
+    assert len(failures) > 1
+    assert prove_source(file, None, examine).failures
+
+
+def test_a_file_whose_manifest_was_removed_fails(made: Callable[..., tuple[Path, Path]]) -> None:
+    file, checkpoint = made()
+    damaged(file, lambda model: model.ClearField("metadata_props"))
+    (failure,) = prove_source(file, SourceWeights.from_checkpoint(read(checkpoint)), examine).failures
+    assert "its manifest is missing" in failure
 
 
 def test_a_file_cut_off_fails_and_says_so(made: Callable[..., tuple[Path, Path]]) -> None:
