@@ -12,26 +12,38 @@ from onnx import TensorProto, helper
 from vgg_deploy.artifacts.onnx_file import ValueInfo
 from vgg_deploy.artifacts.protobuf import Message
 
+_COMPARED_APART = ("node", "input", "output", "initializer")  # fields of a graph
+
 
 def graph_differences(received: onnx.ModelProto, expected: onnx.ModelProto) -> Iterator[str]:
-    """The differences of two models without data, one line each. Metadata and the version of the tool are no part.
+    """The differences of two models without data, one line each. What changes no answer is ignored.
 
     Args:
         received, expected: with tensors that have a name, a type and a shape. They are emptied.
     """
+    for model in (received, expected):
+        _remove_descriptions(model)
     yield from _nodes(received.graph.node, expected.graph.node)
     for what in ("input", "output"):
         yield from _values(what, getattr(received.graph, what), getattr(expected.graph, what))
     yield from _tensors(received.graph.initializer, expected.graph.initializer)
     for model in (received, expected):
-        for name in ("node", "input", "output", "initializer"):
+        for name in _COMPARED_APART:
             model.graph.ClearField(name)
-        model.ClearField("metadata_props")
-        model.ClearField("producer_version")
     yield from _rest("graph.", received.graph, expected.graph)
     for model in (received, expected):
         model.ClearField("graph")
     yield from _rest("", received, expected)
+
+
+def _remove_descriptions(model: onnx.ModelProto) -> None:
+    """Removes documentation, metadata, types of inner values, and the version of the tool."""
+    model.ClearField("producer_version")
+    model.graph.ClearField("value_info")
+    for message in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        for name in ("doc_string", "metadata_props"):
+            if name in message.DESCRIPTOR.fields_by_name:  # older versions of onnx have no metadata of nodes
+                message.ClearField(name)
 
 
 def _nodes(received: Sequence[onnx.NodeProto], expected: Sequence[onnx.NodeProto]) -> Iterator[str]:

@@ -18,11 +18,13 @@ from onnx import TensorProto, helper
 
 from export import export
 from export.proof.source import SourceWeights, prove_source
+from export.proof.tensor_differences import TensorComparison
 from export.qdq import observed_inputs
 from train.network.checkpoint import read
 from vgg_deploy.artifacts.integrity import Examination, examine
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import PlanManifest, write_plan
+from vgg_deploy.artifacts.tensor import StoredTensor
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.proof import Proof
 from vgg_deploy.files import Source
@@ -232,6 +234,19 @@ def test_the_sign_of_zero_and_the_bits_of_a_nan_count(made: Callable[..., tuple[
     assert "[1] is -0.0 instead of 0.0" in prove_source(file, source, unexamined).failures[0]
 
 
+def test_a_large_tensor_is_compared_to_its_end() -> None:
+    expected = np.zeros((5, 1_500_000), np.float32)
+    received = expected.copy()
+    received[2, 7] = received[4, -2:] = 1.5
+    comparison = TensorComparison(
+        [StoredTensor("fc6.weight", TensorProto.FLOAT, (5, 1_500_000), memoryview(received.tobytes()))]
+    )
+    comparison.compare("fc6.weight", expected)
+    (difference,) = comparison.differences
+    assert difference.text == "fc6.weight: 3 of 7,500,000 values differ; [2, 7] is 1.5 instead of 0.0"
+    assert (comparison.tensors, comparison.values) == (1, 7_500_000)
+
+
 def test_swapped_filters_are_counted(made: Callable[..., tuple[Path, Path]]) -> None:
     file, checkpoint = made()
 
@@ -367,6 +382,24 @@ GRAPHS: list[tuple[Edit, str]] = [
         "fc7.bias has 8 bytes of values; expected 96",
     ),
     (lambda model: setattr(model.opset_import[0], "version", 19), "opset_import is "),
+    (lambda model: model.opset_import.add(domain="more", version=1), "opset_import is "),
+    (lambda model: model.functions.add(name="Relu", domain=""), "functions is "),
+    (
+        lambda model: setattr(nodes_of(model)["relu3_1"], "domain", "more"),
+        "the node relu3_1: it is more.Relu; expected Relu",
+    ),
+    (
+        lambda model: model.graph.sparse_initializer.add().values.CopyFrom(TensorProto(name="fc7.bias", dims=[1])),
+        "graph.sparse_initializer is ",
+    ),
+    (
+        lambda model: tensors_of(model)["fc7.weight"].dims.append(1),
+        "the tensor fc7.weight is float [24, 24, 1, 1, 1]; expected float [24, 24, 1, 1]",
+    ),
+    (
+        lambda model: tensors_of(model)["fc7.bias"].float_data.append(1.0),
+        "fc7.bias has 0 bytes of values; expected 96",
+    ),
     (
         lambda model: setattr(model.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 96),
         "its input images is uint8 [1, 96, 64, 3]; expected uint8 [1, 64, 64, 3]",
@@ -386,6 +419,25 @@ def test_an_edited_graph_is_found_and_the_node_named(
     damaged(file, edit)
     proof = proved(file, checkpoint)
     assert any(line.startswith(text) for line in proof.failures), proof.failures
+
+
+def test_documentation_and_the_types_of_inner_values_change_no_answer(
+    made: Callable[..., tuple[Path, Path]],
+) -> None:
+    file, checkpoint = made()
+
+    def describe(model: onnx.ModelProto) -> None:
+        model.doc_string = model.graph.doc_string = model.graph.node[3].doc_string = "changed by hand"
+        model.graph.input[0].doc_string = "images"
+        model.producer_version = "0.1"
+        model.metadata_props.add(key="another tool", value="was here")
+        model.graph.value_info.append(helper.make_tensor_value_info("conv1_1", TensorProto.FLOAT, None))
+        tensors = list(model.graph.initializer)
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(reversed(tensors))
+
+    damaged(file, describe)
+    assert proved(file, checkpoint).passed
 
 
 # A field of the manifest, as JSON, and what the failure says.
