@@ -82,7 +82,7 @@ def command(
     """
     from train.campaign import Campaign
     from train.compute.processes import joined_processes
-    from train.data.folder import read_folder
+    from train.data.folder import class_ids, read_folder
 
     if tensorboard:
         check_tensorboard()
@@ -91,6 +91,8 @@ def command(
     digits = data == BUILT_IN
     with joined_processes("cuda" if execution.on_gpu else "cpu") as processes:
         execution = execution.among(processes)
+        if not digits:
+            class_ids(Path(data))  # before weights are downloaded
         recipe = recipe_choices.recipe(digits=digits, fixed_scales=schedule is not None)
         folder = _digits_folder(warn=processes.first) if digits else Path(data)
         with execution.console.status(f"listing the images of {folder}"):

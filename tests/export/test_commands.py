@@ -9,6 +9,7 @@ from typing import Any
 from urllib.error import URLError
 
 import pytest
+from PIL import Image
 
 from vgg_deploy.artifacts.onnx_file import OnnxFile, read_manifest
 from vgg_deploy.network.spec import COMMON_NAMES, CONFIGURATIONS
@@ -271,6 +272,30 @@ def test_without_a_run_torchvisions_weights_are_used_and_offline_the_error_is_on
     assert "Name or service not known" in errors[0]
     assert "--weights FILE" in errors[0]
     assert not list(in_a_new_folder.glob("*.onnx"))
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sensitivity", "--calibration", "none"), "none: no such file or folder"),
+        (("export", "--fp16", "--calibration", "none"), "none: no such file or folder"),
+        (("export", "--int8", "--calibration", "data"), "must not calibrate it: give data/train"),
+        (("sensitivity", "--calibration", "data"), "must not calibrate it: give data/train"),
+        (("export", "-o", "vgg16.pth"), "--output vgg16.pth has the ending of a checkpoint"),
+        (("export", "-o", "data"), "it is a folder; name a file"),
+    ],
+)
+def test_what_else_is_wrong_is_said_before_half_a_gigabyte_is_downloaded(
+    arguments: tuple[str, ...], message: str, vgg_deploy_command: Command, in_a_new_folder: Path
+) -> None:
+    for part in ("train", "val"):
+        (in_a_new_folder / "data" / part / "cat").mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(in_a_new_folder / "data" / part / "cat" / "1.png")
+    done = vgg_deploy_command(*arguments, "--weights", "imagenet")
+    assert done.code in (1, 2)
+    assert message in " ".join(done.err.split())
+    assert "download" not in done.err
 
 
 @pytest.mark.usefixtures("offline")

@@ -106,9 +106,9 @@ def test_the_manifest_records_method_target_images_scales_and_every_range(
     hashes = {sha256_of(path): path.name for path in album.rglob("*.png")}
     assert len(quantization.images) == 6
     assert all(hashes[source.sha256] == source.name for source in quantization.images)
-    assert (quantization.scales, quantization.mirror) == ((73, 105), True)
+    assert (quantization.scales, quantization.mirror) == ((64, 73, 82), True)
     assert quantization.budget is None
-    assert done.err == f"INT8 ranges: {method} of 6 images, multiscale: whole image at Q=73,105, with mirrors\n"
+    assert done.err == f"INT8 ranges: {method} of 6 images, multiscale: whole image at Q=64,73,82, with mirrors\n"
     rest = "the rest" if target == "tensorrt" else "fc8"
     assert f", int8 ({rest} in float32), images 1.. x 64.. x 64.. x 3, " in done.out
     assert layer_types(OnnxFile(here / "made.onnx").header) == {name: manifest.precision.of(name) for name in LAYERS}
@@ -179,9 +179,9 @@ def test_a_file_of_one_size_is_calibrated_on_central_crops(target: str, exports:
 @pytest.mark.parametrize(
     ("fields", "scales", "mirror"),
     [
-        ({"train_scale": TrainScale(96, 96)}, (64, 96, 128), True),
+        ({"train_scale": TrainScale(96, 96)}, (87, 96, 105), True),
         ({"train_scale": TrainScale(70, 100), "mirror": False}, (70, 85, 100), False),
-        ({"train_scale": TrainScale(73, 73), "rescaling": Rescaling("lanczos", "nearest")}, (73, 105), True),
+        ({"train_scale": TrainScale(73, 73), "rescaling": Rescaling("lanczos", "nearest")}, (64, 73, 82), True),
     ],
 )
 def test_calibration_uses_the_scales_that_inference_uses_for_this_network(
@@ -213,7 +213,7 @@ def test_further_outputs_are_present_and_right(
         received, expected = engine.run(images), reference.run(images)
     for name in ("score_map", "features"):
         a, b = getattr(received, name), getattr(expected, name)
-        assert np.abs(a - b).max() < 0.1 * np.abs(b).max(), name
+        assert np.abs(a - b).max() < 0.15 * np.abs(b).max(), name
 
 
 def table(text: str) -> list[list[str]]:

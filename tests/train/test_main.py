@@ -110,6 +110,16 @@ def test_a_value_out_of_range_is_refused_before_anything_is_written(
     assert not Path("runs").exists()
 
 
+def test_a_missing_folder_is_refused_before_weights_are_downloaded(run: RunCommand, monkeypatch: pytest.MonkeyPatch):
+    def download(_configuration: str) -> Path:
+        raise AssertionError("the weights were asked for first")
+
+    monkeypatch.setattr("train.network.pretrained.cached", download)
+    code, _out, err = run("--data nowhere --weights imagenet")
+    assert code == 2
+    assert err.startswith("Error: nowhere: no such folder")
+
+
 def test_a_missing_folder_is_refused_in_one_line(run: RunCommand):
     code, _out, err = run("--data", "nowhere", "--arch", "A")
     assert code == 2

@@ -63,6 +63,17 @@ def read_folder(folder: Path) -> DataFolder:
         UsageError: train/ or val/ is missing, has fewer than two class folders or one without images, or their classes
             differ.
     """
+    ids = class_ids(folder)
+    train, val = (_image_set(folder / split, ids) for split in ("train", "val"))
+    return DataFolder(tuple(class_name(name) for name in ids), train, val, _fingerprint(folder, train.paths, val.paths))
+
+
+def class_ids(folder: Path) -> list[str]:
+    """The names of a data folder's class folders, sorted. Lists no images.
+
+    Raises:
+        UsageError: see `read_folder`.
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; {LAYOUT}")
     ids = {split: _class_ids(folder, split) for split in ("train", "val")}
@@ -75,10 +86,7 @@ def read_folder(folder: Path) -> DataFolder:
         raise UsageError(f"{folder}: train/ and val/ must have the same class folders, but {' and '.join(differences)}")
     if len(ids["train"]) == 1:
         raise UsageError(f"{folder}/train has only one class, {ids['train'][0]!r}; expected at least two")
-    train, val = (_image_set(folder / split, ids[split]) for split in ("train", "val"))
-    return DataFolder(
-        tuple(class_name(name) for name in ids["train"]), train, val, _fingerprint(folder, train.paths, val.paths)
-    )
+    return ids["train"]
 
 
 LAYOUT = "expected a folder of images for each class, in train/ and in val/"

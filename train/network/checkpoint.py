@@ -20,7 +20,7 @@ from torch import Tensor
 
 from train.network.foreign import identify
 from train.network.model import fc_weight_shape
-from vgg_deploy.artifacts.kinds import CHECKPOINT_ENDINGS, CHECKPOINT_FORMATS, SAFETENSORS
+from vgg_deploy.artifacts.kinds import CHECKPOINT, CHECKPOINT_ENDINGS, CHECKPOINT_FORMATS, SAFETENSORS, require_file
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.network.classes import classes_from_labels, numbered_classes
@@ -85,10 +85,7 @@ def read(path: Path, facts: WeightFacts = NOTHING_STATED) -> Checkpoint:
             non-finite tensors.
         UsageError: no such file; a foreign checkpoint without `facts.normalization`; or facts that contradict the file.
     """
-    if not path.is_file():
-        raise UsageError(
-            f"{path}: no such checkpoint" if not path.exists() else f"{path} is a folder; expected a checkpoint file"
-        )
+    require_file(path, CHECKPOINT)
     if path.suffix not in CHECKPOINT_FORMATS:
         raise UsageError(f"{path}: unknown kind of checkpoint; expected a file that ends in {CHECKPOINT_ENDINGS}")
     safe = CHECKPOINT_FORMATS[path.suffix] == SAFETENSORS

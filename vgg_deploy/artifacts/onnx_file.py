@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vgg_deploy.artifacts.external_data import external_locations
+from vgg_deploy.artifacts.kinds import ONNX, require_file
 from vgg_deploy.artifacts.onnx_format import (
     PRODUCER,
     ElementType,
@@ -250,8 +251,7 @@ def read_manifest(path: Path, labels: str | None = None) -> Manifest:
 
 
 def _opened(path: Path) -> memoryview:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such model" if not path.exists() else f"{path} is not a file; name an ONNX file")
+    require_file(path, ONNX)
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path} is empty (0 bytes)")
     return mapped(path)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vgg_deploy.errors import ManifestError, PlanError, UsageError
+from vgg_deploy.artifacts.kinds import PLAN, require_file
+from vgg_deploy.errors import ManifestError, PlanError
 from vgg_deploy.files import Source, sha256_of, whole_file
 from vgg_deploy.network import records
 from vgg_deploy.network.digests import json_digest
@@ -150,8 +151,7 @@ def read_plan(plan: Path) -> PlanManifest | None:
         PlanError: the plan is empty.
         ManifestError: another tool wrote the sidecar, or it is damaged.
     """
-    if not plan.is_file():
-        raise UsageError(f"{plan}: no such plan" if not plan.exists() else f"{plan} is not a file; name a plan")
+    require_file(plan, PLAN)
     if plan.stat().st_size == 0:
         raise PlanError(f"{plan} is empty (0 bytes); build it again")
     sidecar = sidecar_of(plan)

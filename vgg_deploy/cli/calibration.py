@@ -12,6 +12,7 @@ import click
 
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.cli.parameters import Decorator, gathered
+from vgg_deploy.cli.split_folders import TRAIN, refuse_split
 from vgg_deploy.cli.tables import notice, print_table, progress
 from vgg_deploy.errors import UsageError
 
@@ -44,6 +45,17 @@ class CalibrationOptions:
     method: str | None
     target: str | None
     held_out: int | None
+
+    def check_folder(self) -> None:
+        """Raises UsageError if the folder is given and has no images, or has train/ and val/ inside.
+
+        Commands check it before they read weights, which may take a download of half a gigabyte.
+        """
+        from vgg_deploy.views.images import find_images
+
+        if self.folder is not None:
+            next(find_images([str(self.folder)]))
+            refuse_split(self.folder, "images that judge the network must not calibrate it", part=TRAIN)
 
 
 def calibration_options(help: str, *, required: bool, images: str, held_out: int) -> Decorator:
@@ -96,9 +108,11 @@ def draw_sample(folder: Path, count: int, manifest: Manifest, *, dynamic: bool) 
     from vgg_deploy.views.protocols import choose_protocol
 
     paths = list(find_images([str(folder)]))
-    protocol = choose_protocol(manifest, None if dynamic else "center", free_size=dynamic).protocol
+    choice = choose_protocol(manifest, None if dynamic else "center", free_size=dynamic)
+    for text in choice.notices:
+        notice(text)
     with progress("reading images", min(count, len(paths))) as advance:
-        return draw(paths, count, protocol, manifest.rescaling, _say_skipped, advance)
+        return draw(paths, count, choice.protocol, manifest.rescaling, _say_skipped, advance)
 
 
 def _say_skipped(path: Path, reason: str) -> None:

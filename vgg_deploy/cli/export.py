@@ -22,6 +22,7 @@ from vgg_deploy.cli.calibration import (
 from vgg_deploy.cli.parameters import gathered
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.cli.weights import WeightSource, assumed_line, require_torch, source_options, weight_options
+from vgg_deploy.files import require_writable
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ def command(
     budget = limits.budget()
     if calibration.held_out is not None and budget is None:
         raise click.UsageError("--held-out requires --max-drop or --min-agreement")
+    calibration.check_folder()
+    if output is not None:
+        _check_output(output)
     checkpoint = source.read(facts)
     path = _output_path(output, source.weights, checkpoint.manifest)
     options = _with_ranges(options, checkpoint, calibration, budget, int8=int8)
@@ -184,11 +188,16 @@ def _check_precision(calibration: CalibrationOptions, limits: BudgetOptions, *, 
             raise click.UsageError(f"{option} requires --int8")
 
 
+def _check_output(output: Path) -> None:
+    """Before weights are read, which may take a download of half a gigabyte."""
+    if kind_of(output) == CHECKPOINT:
+        raise click.UsageError(f"--output {output} has the ending of a checkpoint; name an .onnx file")
+    require_writable(output)
+
+
 def _output_path(output: Path | None, weights: str | None, manifest: Manifest) -> Path:
     assert manifest.spec is not None
     path = output or Path(f"{manifest.spec.common_name}.onnx")
-    if kind_of(path) == CHECKPOINT:
-        raise click.UsageError(f"--output {path} has the ending of a checkpoint; name an .onnx file")
     if weights is not None and path.exists() and Path(weights).exists() and path.samefile(weights):
         raise click.UsageError(f"--output {path} would overwrite the checkpoint; name another file")
     return path

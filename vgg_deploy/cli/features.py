@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vgg_deploy.artifacts.kinds import require_file
 from vgg_deploy.cli.opening import CheckpointOptions, open_any, options_for_each
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
@@ -96,6 +97,7 @@ def command(
     """
     from vgg_deploy.views.images import find_images
 
+    require_file(model)
     if svm:
         _require_split(Path(data))
     folders = [str(Path(data) / part) for part in SPLIT] if svm else [data]

@@ -31,6 +31,7 @@ from vgg_deploy.network.weight_facts import WeightFacts
 def command(source: WeightSource, facts: WeightFacts, calibration: CalibrationOptions, as_json: bool) -> None:
     """Quantize each layer alone to INT8 and show how that changes the predictions, the worst layer first."""
     require_torch("reading a checkpoint")
+    calibration.check_folder()
     checkpoint = source.read(facts)
     measured, rows = sensitivities(checkpoint, calibration, calibration.held_out or RANKED_ON)
     if not as_json:

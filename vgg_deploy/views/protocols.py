@@ -11,8 +11,9 @@ from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views.images import centre_box, rescaled_size
 from vgg_deploy.views.view import Box, View, centre_square, corners_and_centre, merged, regular_grid, three_squares
 
-PAPER_CROP = 224  # other papers give the Q's of their protocols for crops of this side
-SCALE_STEP = 32  # section 4.2: a network trained at a fixed S is tested at S - 32, S and S + 32
+PAPER_CROP = 224  # this paper and the others give the Q's of their protocols for crops of this side
+# Section 4.2: a network trained at a fixed S is tested at S - 32, S and S + 32; in proportion for other crops, as S is.
+SCALE_STEP = 32
 
 
 # A box of the rescaled image (None: the whole image), and the side to which it is resized (None: it keeps its size).
@@ -153,11 +154,15 @@ class Protocol:
         return f"{self.name}: {scored} at Q={','.join(map(str, self.scales))}{mirrors}"
 
 
-def multiscale_defaults(train_scale: TrainScale) -> tuple[int, ...]:
-    """Section 4.2: Q in {S-32, S, S+32} for a fixed S, {Smin, (Smin+Smax)/2, Smax} for a range."""
+def multiscale_defaults(train_scale: TrainScale, crop: int = PAPER_CROP) -> tuple[int, ...]:
+    """Section 4.2: Q in {S-32, S, S+32} for a fixed S, {Smin, (Smin+Smax)/2, Smax} for a range.
+
+    32 is for crops of 224 pixels. For other crops the step is in proportion, rounded down as S is, so that S of 256 for
+    a crop of 224 leads to the crop itself as the smallest Q, whatever the crop.
+    """
     if train_scale.fixed:
-        middle = train_scale.minimum
-        return (middle - SCALE_STEP, middle, middle + SCALE_STEP)
+        middle, step = train_scale.minimum, max(1, SCALE_STEP * crop // PAPER_CROP)
+        return (middle - step, middle, middle + step)
     # The middle of a range of two numbers is the lower one.
     return tuple(sorted({train_scale.minimum, train_scale.middle, train_scale.maximum}))
 
@@ -189,8 +194,8 @@ def choose_protocol(
     Args:
         manifest: of the model.
         name: one of `PROTOCOLS`; None: multiscale (dense for one scale), or center if the model takes only one size.
-        scales: the Q's; None: those that the plan was built for, or the paper's for the training S. Defaults below the
-            crop are dropped with a notice.
+        scales: the Q's; None: those that the plan was built for, or the paper's for the training S. The crop takes the
+            place of defaults below it, with a notice.
         mirror: whether mirrors are scored; None: yes if the network was trained on mirrors, except for center.
         free_size: whether the model's height and width are dynamic.
         built_for: the Q's whose whole images a plan takes.
@@ -247,13 +252,17 @@ def _default_scales(name: str, manifest: Manifest, built_for: tuple[int, ...], n
     if not isinstance(kind.scales, str):
         return tuple(round(scale * manifest.crop / PAPER_CROP) for scale in kind.scales)
     if kind.one_scale:
-        return (max(single_scale_default(manifest.train_scale), manifest.crop),)
-    defaults = multiscale_defaults(manifest.train_scale)
-    usable = tuple(scale for scale in defaults if scale >= manifest.crop)
-    if len(usable) < len(defaults):
-        dropped = ", ".join(str(scale) for scale in defaults if scale < manifest.crop)
-        notices.append(f"default scale {dropped} dropped: smaller than the network's crop of {manifest.crop}")
-    return usable or (manifest.crop,)
+        defaults: tuple[int, ...] = (single_scale_default(manifest.train_scale),)
+    else:
+        defaults = multiscale_defaults(manifest.train_scale, manifest.crop)
+    small = [str(scale) for scale in defaults if scale < manifest.crop]
+    scales = tuple(sorted({max(scale, manifest.crop) for scale in defaults}))
+    if small:
+        instead = f"Q={scales[0]} is scored" if len(scales) == 1 else f"Q={','.join(map(str, scales))} are averaged"
+        notices.append(
+            f"{name}: the default Q={','.join(small)} is below the network's crop of {manifest.crop}; {instead} instead"
+        )
+    return scales
 
 
 def _check_scales(name: str, scales: tuple[int, ...], crop: int) -> None:

@@ -78,12 +78,14 @@ def test_the_plan_and_its_manifest_lie_beside_the_model_and_match(model: MakeMod
 
 def test_profiles_come_from_the_paper_s_scales_for_the_training_scale(model: MakeModel) -> None:
     built = build(model(manifest={"train_scale": TrainScale(96, 96)}))
-    assert [profile.scales for profile in built.manifest.profiles] == [(64,), (96,), (128,)]
-    assert str(built.manifest.manifest.shapes) == "1..8 x 64..256 x 64..256 x 3"
+    assert [profile.scales for profile in built.manifest.profiles] == [(87,), (96,), (105,)]  # crop 64: S - 9, S, S + 9
+    assert str(built.manifest.manifest.shapes) == "1..8 x 87..210 x 87..210 x 3"
     assert built.notices == ()
-    low = build(model(manifest={"train_scale": TrainScale(73, 73)}))
-    assert [profile.scales for profile in low.manifest.profiles] == [(73,), (105,)]
-    assert low.notices == ("default scale 41 dropped: smaller than the network's crop of 64",)
+    low = build(model(manifest={"train_scale": TrainScale(72, 72)}))
+    assert [profile.scales for profile in low.manifest.profiles] == [(64,), (72,), (81,)]
+    assert low.notices == (
+        "multiscale: the default Q=63 is below the network's crop of 64; Q=64,72,81 are averaged instead",
+    )
 
 
 def test_one_profile_makes_a_smaller_plan(model: MakeModel, tmp_path: Path) -> None:

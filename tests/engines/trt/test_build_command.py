@@ -17,6 +17,7 @@ import pytest
 
 from vgg_deploy.artifacts.plan import read_plan
 from vgg_deploy.cli.phases import phase_bars
+from vgg_deploy.network.manifest import TrainScale
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 
@@ -69,10 +70,10 @@ def test_options_reach_the_plan(model: Callable[..., Path], vgg_deploy_command: 
 
 
 def test_notices_go_to_stderr(model: Callable[..., Path], vgg_deploy_command: Command) -> None:
-    done = vgg_deploy_command("build", str(model(int8=True)))
+    done = vgg_deploy_command("build", str(model(int8=True, manifest={"train_scale": TrainScale(72, 72)})))
     assert done.code == 0, done.err
     assert done.err.count("\n") == 2
-    assert "default scale 41 dropped" in done.err
+    assert "the default Q=63 is below the network's crop of 64; Q=64,72,81 are averaged instead" in done.err
     assert "may not be faster than FP16" in done.err
     assert "8/8 convolutions INT8, fc6-fc8 INT8" in done.out
 

@@ -44,7 +44,7 @@ def test_the_default_scales_are_those_of_inference(manifest: Callable[..., Manif
         options, notices = resolve(known, BuildOptions())
         choice = choose_protocol(known, "multiscale", free_size=True)
         assert (options.scales, notices) == (choice.protocol.scales, choice.notices)
-    assert [profile.scales for profile in made(manifest())] == [(64,), (96,), (128,)]
+    assert [profile.scales for profile in made(manifest())] == [(87,), (96,), (105,)]
 
 
 def test_resolved_options_contain_the_defaults(manifest: Callable[..., Manifest]) -> None:

@@ -493,7 +493,7 @@ def test_weights_that_are_not_finite_are_refused_with_their_name(
 def test_a_path_that_is_not_a_checkpoint_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.pt: no such checkpoint"):
         read(tmp_path / "absent.pt", PAPER)
-    with pytest.raises(UsageError, match="is a folder; expected a checkpoint file"):
+    with pytest.raises(UsageError, match="is not a file; name a checkpoint"):
         read(tmp_path, PAPER)
     (tmp_path / "w.onnx").write_bytes(b"x")
     with pytest.raises(

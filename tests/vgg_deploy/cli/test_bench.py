@@ -144,6 +144,14 @@ def test_what_cannot_be_measured_is_refused_at_once(
     assert done.out == ""
 
 
+def test_a_missing_model_is_all_that_is_said(bench: Callable[..., Any], tmp_path: Path) -> None:
+    done = bench(TINY, tmp_path / "absent.onnx")
+    assert (done.code, done.out) == (2, "")
+    assert (
+        done.err == f"Error: {tmp_path / 'absent.onnx'}: no such model; check the path (vgg-deploy export writes one)\n"
+    )
+
+
 def test_results_are_not_written_over_a_model(bench: Callable[..., Any], changed: Callable[..., Path]) -> None:
     path = changed("model.onnx", lambda bias: bias)
     done = bench(path, "--json", path)

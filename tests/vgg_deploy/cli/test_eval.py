@@ -129,7 +129,7 @@ def test_every_protocols_row_has_the_figures_of_a_direct_computation(evaluated: 
                 assert row[f"{name}_standard_error"] == pytest.approx((rate * (1 - rate) / 15) ** 0.5)
             assert row["ms_per_image"] > 0
             assert row["images_per_s"] == pytest.approx(1000 / row["ms_per_image"])
-    assert [row["views"] for row in rows] == [1, 2, 4, 10, 144, 50, 100, 104]
+    assert [row["views"] for row in rows] == [1, 2, 6, 10, 144, 50, 150, 156]
     assert {row["top1_error"] for row in rows} != {0.0}
 
 
@@ -185,10 +185,10 @@ def test_fused_networks_have_their_own_scales(
     paths = fakes(a=FakeEngine(manifest), b=FakeEngine(wide))
     done = evaluated("--json", "-", engine=paths)
     by_test = {(*row["engines"], row["protocol"]): row for row in report(done)}
-    assert by_test["a.onnx", "b.onnx", "multiscale"]["scales"] == [[40, 72], [40, 50, 60]]
+    assert by_test["a.onnx", "b.onnx", "multiscale"]["scales"] == [[36, 40, 44], [40, 50, 60]]
     assert by_test["a.onnx", "b.onnx", "multiscale"]["mirror"] == [True, False]
     table = evaluated(engine=paths).out
-    assert "40,72 + 40,50,60" in table
+    assert "36,40,44 + 40,50,60" in table
     assert "fused: a.onnx + b.onnx" in table
 
 
@@ -236,7 +236,7 @@ def test_protocols_are_given_in_a_row_with_commas_or_again(
 @pytest.mark.parametrize(
     ("scales", "expected"),
     [
-        ((), {"dense": [40], "multiscale": [40, 72]}),
+        ((), {"dense": [40], "multiscale": [36, 40, 44]}),
         (("--scales", "64"), {"dense": [64]}),
         (("--scales", "64,32"), {"multiscale": [32, 64]}),
     ],
@@ -377,16 +377,35 @@ def test_a_limit_is_a_balanced_sample_and_a_larger_one_is_all(evaluated: Command
 
 def test_a_class_with_two_folders_gives_a_notice(evaluated: Command, data: Path) -> None:
     assert "are the same class" not in evaluated("--protocol", "center").err
-    for part in ("train", "val"):
+    for part in ("first", "second"):
         shutil.copytree(data / "church", data / part / "church")
     shutil.rmtree(data / "church")
     done = evaluated("--protocol", "center", "--json", "-")
     assert done.code == 0, done.err
-    expected = f"{data / 'train' / 'church'} and {data / 'val' / 'church'} are the same class"
+    expected = f"{data / 'first' / 'church'} and {data / 'second' / 'church'} are the same class"
     assert expected in done.err
     assert report(done)[0]["images"] == 18
     # A sample may hold images of only one of the two.
     assert expected in evaluated("--protocol", "center", "--limit", "1").err
+
+
+def test_a_folder_with_train_and_val_inside_is_refused_and_val_is_named(
+    evaluated: Command, data: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(data / "church", data / part / "church")
+    done = evaluated("--protocol", "center")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"Error: {data} has train/ and val/ inside, and the figures would count the images of the training too: "
+        f"give {data / 'val'}\n"
+    )
+
+
+def test_classes_named_train_and_val_are_no_parts_of_a_set(evaluated: Command, data: Path) -> None:
+    for name in ("train", "val"):
+        shutil.copytree(data / "church", data / name)
+    assert "is not a class" in evaluated("--protocol", "center").err  # so it went on to look for the classes
 
 
 def test_labels_name_the_classes_of_a_model_that_has_other_names(
@@ -709,7 +728,7 @@ def test_the_name_of_a_plot_gives_its_format(
 def test_csv_on_stdout_is_nothing_but_csv(evaluated: Command) -> None:
     done = evaluated("--csv", "-", "--protocol", "multiscale")
     (row,) = csv.DictReader(done.out.splitlines())
-    assert (row["scales"], row["mirror"], row["images"]) == ("40,72", "True", "15")
+    assert (row["scales"], row["mirror"], row["images"]) == ("36,40,44", "True", "15")
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv", "--plot", "--cache"])

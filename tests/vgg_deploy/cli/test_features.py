@@ -83,7 +83,11 @@ def directly(path: Path, scales: tuple[int, ...], mirrors: bool, engine: Any) ->
 
 @pytest.mark.parametrize(
     ("arguments", "scales", "mirrors"),
-    [((), (40, 72), True), (("--scales", "33,50"), (33, 50), True), (("--scales", "64", "--no-flip"), (64,), False)],
+    [
+        ((), (36, 40, 44), True),
+        (("--scales", "33,50"), (33, 50), True),
+        (("--scales", "64", "--no-flip"), (64,), False),
+    ],
     ids=["defaults", "scales", "one"],
 )
 def test_descriptors_are_fc7_averaged_over_scales_and_mirrors_at_length_1(
@@ -200,7 +204,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_watch_sees_batches(describe: Command, data: Path, watched: list[int]) -> None:
     assert describe(data).code == 0
-    assert sum(watched) == 24
+    assert sum(watched) == 36
 
 
 @pytest.mark.parametrize(

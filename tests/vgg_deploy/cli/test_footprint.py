@@ -32,5 +32,5 @@ def test_memory_is_that_of_the_engine_alone_whatever_its_parent_holds() -> None:
 
 
 def test_a_failure_is_one_line_with_the_name(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"^lost failed in its own process: .*absent.onnx: no such model$"):
+    with pytest.raises(EngineError, match=r"^lost failed in its own process: .*absent.onnx: no such model; check"):
         footprint_of(UnopenedContestant("lost", tmp_path / "absent.onnx", OPTIONS), BatchShape(1, 32, 32))

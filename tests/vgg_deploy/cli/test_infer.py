@@ -6,6 +6,7 @@ import csv
 import importlib.machinery
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def spec(narrow_spec: Callable[..., NetworkSpec]) -> NetworkSpec:
 
 @pytest.fixture
 def manifest(spec: NetworkSpec, manifest_for: Callable[..., Manifest]) -> Manifest:
-    """S is 36: the default scales are 36 and 68, since 4 is below the crop."""
+    """S is 36: the default scales are 32, 36 and 40, since the crop is 32."""
     return manifest_for(spec, classes=CLASSES)
 
 
@@ -120,8 +121,7 @@ def test_a_folder_is_searched_whole_and_results_come_in_sorted_order(infer: Comm
     finished = infer(photos, "--json", "-")
     assert finished.code == 0, finished.err
     assert names(records(finished.out), photos) == IN_ORDER
-    assert "multiscale: whole image at Q=36,68, with mirrors; " in finished.err
-    assert "default scale 4 dropped" in finished.err
+    assert "multiscale: whole image at Q=32,36,40, with mirrors; " in finished.err  # crop 32: S - 4, S, S + 4
 
 
 def test_the_answers_are_those_of_the_python_api(infer: Command, photos: Path, model: Files) -> None:
@@ -135,6 +135,17 @@ def test_the_answers_are_those_of_the_python_api(infer: Command, photos: Path, m
         probabilities = [entry["probability"] for entry in record["top"]]
         np.testing.assert_allclose(probabilities, [share for _, share in result.top(5)], atol=1e-6)
     assert len({record["top"][0]["probability"] for record in records(finished.out)}) > 1
+
+
+def test_error_rates_of_a_folder_with_train_and_val_inside_are_refused(infer: Command, photos: Path) -> None:
+    for part in ("train", "val"):
+        (photos / part / "cat").mkdir(parents=True)
+        shutil.copy(photos / "a.jpg", photos / part / "cat" / "1.jpg")
+    done = infer(photos, "--check-folders")
+    assert done.code == 2
+    assert f"{photos} has train/ and val/ inside" in done.err
+    assert f"give {photos / 'val'}" in done.err
+    assert infer(photos, "--json", "-").code == 0  # answers alone may be of both
 
 
 def test_text_for_people_goes_to_stdout_and_messages_to_stderr(infer: Command, photos: Path) -> None:
@@ -277,7 +288,7 @@ def test_bad_files_among_good_ones_are_reported_and_the_others_written(
         "m_text.jpg": "not an image",
         "n_empty.jpg": "empty (0 bytes)",
         "o_cut.jpg": "truncated",
-        "p_long.png": "1x5000 pixels become 36x180000 at a short side of 36: over the limit of 100,000 pixels",
+        "p_long.png": "1x5000 pixels become 32x160000 at a short side of 32: over the limit of 100,000 pixels",
         "q_gone.png": "no such file",
     }
     assert len(results) == 10

@@ -60,8 +60,8 @@ def test_a_mirrored_view_counts_as_much_as_the_view_itself(manifest: Manifest, t
 def test_the_default_protocol_is_the_papers(manifest: Manifest, pictures: Callable[..., list[Path]]) -> None:
     with FakeEngine(manifest) as engine:
         assert len(list(predict(engine, pictures(TALL)))) == 1
-    # S is 73, the crop 64: Q is 73 and 105 (41 is below the crop), and every view is mirrored.
-    assert sorted(engine.batches) == [(2, 109, 73, 3), (2, 157, 105, 3)]
+    # S is 73, the crop 64: Q is 64, 73 and 82 (32 pixels for a crop of 224 are 9), and every view is mirrored.
+    assert sorted(engine.batches) == [(2, 96, 64, 3), (2, 109, 73, 3), (2, 123, 82, 3)]
 
 
 def test_results_name_the_manifests_classes_most_probable_first(manifest: Manifest, tmp_path: Path) -> None:

@@ -39,6 +39,23 @@ def test_default_scales_are_the_papers(train_scale: TrainScale, single: int, mul
     assert multiscale_defaults(train_scale) == multi
 
 
+@pytest.mark.parametrize("crop", range(32, 1025, 32))
+def test_default_scales_are_in_proportion_to_the_crop(manifest: Callable[..., Manifest], crop: int) -> None:
+    scale = 256 * crop // 224
+    for name in ("multiscale", "150-crop", "multiscale+150-crop"):
+        choice = choose_protocol(manifest(scale, crop=crop), name, free_size=True)
+        low, middle, high = choice.protocol.scales
+        assert (low, middle) == (crop, scale)  # 224 and 256 for 224
+        assert high - crop == pytest.approx(64 * crop / 224, abs=2)
+        assert choice.notices == ()
+
+
+def test_the_step_between_scales_is_nine_pixels_for_a_crop_of_64(
+    manifest: Callable[..., Manifest],
+) -> None:
+    assert choose_protocol(manifest(80, crop=64), "multiscale", free_size=True).protocol.scales == (71, 80, 89)
+
+
 @pytest.mark.parametrize(
     ("name", "scales", "expected"),
     [
@@ -58,16 +75,30 @@ def test_a_model_of_free_size_is_tested_as_asked_or_as_the_paper_tests(
     assert choice.notices == ()
 
 
-def test_a_default_scale_below_the_crop_is_dropped_with_a_notice(manifest: Callable[..., Manifest]) -> None:
+def test_the_crop_takes_the_place_of_a_default_scale_below_it_and_a_notice_says_so(
+    manifest: Callable[..., Manifest],
+) -> None:
     choice = choose_protocol(manifest(240), free_size=True)
-    assert choice.protocol.scales == (240, 272)
-    assert choice.notices == ("default scale 208 dropped: smaller than the network's crop of 224",)
+    assert choice.protocol.scales == (224, 240, 272)
+    assert choice.notices == (
+        "multiscale: the default Q=208 is below the network's crop of 224; Q=224,240,272 are averaged instead",
+    )
 
 
-def test_defaults_that_are_all_below_the_crop_become_the_crop(manifest: Callable[..., Manifest]) -> None:
-    choice = choose_protocol(manifest(128, 160), free_size=True)
-    assert choice.protocol.scales == (224,)
-    assert "128, 144, 160 dropped" in choice.notices[0]
+def test_if_all_defaults_are_below_the_crop_the_notice_says_that_only_the_crop_is_scored(
+    manifest: Callable[..., Manifest],
+) -> None:
+    for name, small in (
+        ("multiscale", "128,144,160"),
+        ("150-crop", "128,144,160"),
+        ("dense", "144"),
+        ("center", "144"),
+    ):
+        choice = choose_protocol(manifest(128, 160), name, free_size=True)
+        assert choice.protocol.scales == (224,)
+        assert choice.notices == (
+            f"{name}: the default Q={small} is below the network's crop of 224; Q=224 is scored instead",
+        )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from vgg_deploy.artifacts.kinds import ONNX, kind_of
+from vgg_deploy.artifacts.kinds import ONNX, kind_of, require_file
 from vgg_deploy.bench.effort import Effort
 from vgg_deploy.cli.bench.contestants import (
     Comparison,
@@ -52,6 +52,8 @@ def command(
     Each MODEL is an ONNX file, a plan or a checkpoint. The exit code is 1 if the predictions of a model
     differ too much from those of the first model, or of the reference.
     """
+    for model in models:
+        require_file(model)
     if plot is not None:
         check_plot(plot)
     written = {"--json": output_file(json_path), "--plot": plot}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vgg_deploy.artifacts.kinds import require_file
 from vgg_deploy.cli.eval.evaluated_models import EvaluatedModels
 from vgg_deploy.cli.eval.evaluator import EvaluationOptions, Evaluator, evaluation_options, rows_of
 from vgg_deploy.cli.eval.report_options import ReportOptions, report_options
@@ -16,6 +17,7 @@ from vgg_deploy.cli.eval.selection import folder_and_protocols, select_protocols
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocol_options import ProtocolOptions
+from vgg_deploy.cli.split_folders import VAL, refuse_split
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -81,6 +83,9 @@ def command(
     from vgg_deploy.views.images import find_images
 
     folder, names = folder_and_protocols(data, protocol_names)
+    for path in model_paths:
+        require_file(path)
+    refuse_split(Path(folder), "the figures would count the images of the training too", part=VAL)
     paths = list(find_images([folder]))
     check_outputs({**report.files, "--cache": evaluation.cache}, (*model_paths, *labels_files(), *paths))
     with ExitStack() as stack:
@@ -100,7 +105,7 @@ def command(
 
 
 def _say_if_a_class_has_two_folders(images: LabelledImages) -> None:
-    """DATA may hold train/CLASS/* and val/CLASS/*. It is searched recursively, and both are rarely wanted."""
+    """DATA is searched recursively, so it may hold several parts of a set."""
     folder_of_class: dict[int, Path] = {}
     for path, index in zip(images.paths, images.truth.tolist(), strict=True):
         other = folder_of_class.setdefault(index, path.parent)

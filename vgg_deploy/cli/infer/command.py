@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vgg_deploy.artifacts.kinds import PLAN, kind_of
+from vgg_deploy.artifacts.kinds import PLAN, kind_of, require_file
 from vgg_deploy.artifacts.plan import sidecar_of
 from vgg_deploy.cli.infer.heatmaps import Heatmaps
 from vgg_deploy.cli.infer.streams import ResultOptions, result_options
@@ -19,6 +19,7 @@ from vgg_deploy.cli.opening import open_any
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import batch_option, engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocol_options import ProtocolOptions
+from vgg_deploy.cli.split_folders import VAL, refuse_split
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.inference.engine_options import EngineOptions
 
@@ -109,6 +110,10 @@ def command(
     from vgg_deploy.inference.prediction import Failure, predict
     from vgg_deploy.views.images import MAX_VIEW_PIXELS, find_images
 
+    require_file(model)
+    if check_folders:
+        for path in paths:
+            refuse_split(Path(path), "the figures would count the images of the training too", part=VAL)
     images = list(find_images(paths))
     model_files = (model, sidecar_of(model)) if kind_of(model) == PLAN else (model,)
     check_outputs(results.files, (*model_files, *labels_files(), *images))
