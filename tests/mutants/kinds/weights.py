@@ -1,0 +1,249 @@
+"""Damages of weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.mutants.damage import LAYERS, SIMULATED, add, damage
+from tests.mutants.edit import Edit, NotApplicable
+
+# Layers that every configuration has.
+LAYER, DEEPER, EQUAL = "conv3_2", "conv4_2", "conv5_1"  # the last two have weights of one shape
+
+Array = npt.NDArray[Any]
+
+
+def _middle(weights: Array) -> int:
+    """Index of a weight of median magnitude, neither 0 nor the largest."""
+    return int(np.argsort(np.abs(weights.astype(np.float64)), axis=None)[int(weights.size * 0.5)])
+
+
+def _one(file: Edit, tensor: str, function: Callable[[Any], Any]) -> None:
+    def changed(values: Array) -> Array:
+        flat = values.reshape(-1)
+        index = _middle(flat)
+        flat[index] = function(flat[index])
+        return values
+
+    file.change(tensor, changed)
+
+
+def _flip(file: Edit, tensor: str, bits: dict[int, int]) -> None:
+    """Flips the bit that `bits` names for the size of a value in bytes."""
+    before = file.values(tensor)
+    if before.itemsize not in bits:
+        raise NotApplicable(f"{before.dtype} has no such bit")
+    raw = before.reshape(-1).view(f"u{before.itemsize}").copy()
+    raw[_middle(before)] ^= 1 << bits[before.itemsize]
+    file.put(tensor, raw.view(before.dtype).reshape(before.shape))
+
+
+# By the size of a value in bytes: float32 and int32, float16, int8.
+BITS = {
+    "the sign bit": {4: 31, 2: 15, 1: 7},
+    "the highest bit of the exponent": {4: 30, 2: 14},
+    "the lowest bit of the exponent": {4: 23, 2: 10},
+    "the highest bit of the mantissa": {4: 22, 2: 9, 1: 6},
+    "the lowest bit of the mantissa": {4: 0, 2: 0, 1: 0},
+}
+
+
+def _flip_weight(file: Edit, bits: dict[int, int]) -> None:
+    _flip(file, file.weight(LAYER), bits)
+
+
+def _flip_bias(file: Edit, bits: dict[int, int]) -> None:
+    _flip(file, file.bias(LAYER), bits)
+
+
+for _bit, _positions in BITS.items():
+    _lowest = _bit == "the lowest bit of the mantissa"
+    _visible = _bit == "the highest bit of the exponent"  # a bias is small beside the activations
+    add(f"{_bit} of one weight", partial(_flip_weight, bits=_positions), *(() if _lowest else (LAYERS,)))
+    add(f"{_bit} of one bias", partial(_flip_bias, bits=_positions), *((LAYERS,) if _visible else ()))
+
+
+def _negate(file: Edit, layer: str) -> None:
+    _one(file, file.weight(layer), lambda value: -value)
+
+
+for _layer in ("conv1_1", LAYER, "fc8"):
+    add(f"one weight of {_layer} negated", partial(_negate, layer=_layer), LAYERS)
+
+
+@damage("one weight zeroed", LAYERS)
+def zeroed(file: Edit) -> None:
+    _one(file, file.weight(DEEPER), lambda value: value * 0)
+
+
+@damage("one weight NaN", LAYERS)
+def not_a_number(file: Edit) -> None:
+    if file.has(f"{LAYER}.weight.integers"):
+        raise NotApplicable("integers have no NaN")
+    _one(file, file.weight(LAYER), lambda value: np.nan)
+
+
+@damage("one weight of fc6 doubled", LAYERS)
+def doubled(file: Edit) -> None:
+    _one(file, file.weight("fc6"), lambda value: value * 2 if abs(value) < 60 else value // 2)
+
+
+@damage("one bias raised by five times the layer's largest", LAYERS)
+def raised(file: Edit) -> None:
+    def one_raised(bias: Array) -> Array:
+        bias[_middle(bias)] += 5 * np.abs(bias).max()
+        return bias
+
+    file.change(file.bias(LAYER), one_raised)
+
+
+@damage("biases zeroed", LAYERS)
+def no_biases(file: Edit) -> None:
+    file.change(file.bias(LAYER), np.zeros_like)
+
+
+@damage("bias not added", LAYERS)
+def bias_not_read(file: Edit) -> None:
+    del file.node(LAYER).input[2]
+
+
+@damage("one integer of a bias + 1000")
+def integer_bias(file: Edit) -> None:
+    tensor = f"{LAYER}.bias.integers"
+    _one(file, tensor, lambda value: value + 1000)
+
+
+@damage("a filter zeroed", LAYERS)
+def filter_zeroed(file: Edit) -> None:
+    def first_zeroed(weight: Array) -> Array:
+        weight[np.abs(weight.astype(np.float64)).sum(axis=(1, 2, 3)).argmax()] = 0
+        return weight
+
+    file.change(file.weight(LAYER), first_zeroed)
+
+
+@damage("two filters exchanged", LAYERS)
+def filters_exchanged(file: Edit) -> None:
+    file.change(file.weight(LAYER), lambda weight: weight[[1, 0, *range(2, len(weight))]])
+
+
+@damage("two input channels exchanged", LAYERS)
+def inputs_exchanged(file: Edit) -> None:
+    file.change(file.weight(LAYER), lambda weight: weight[:, [1, 0, *range(2, weight.shape[1])]])
+
+
+@damage("kernels transposed", LAYERS)
+def transposed(file: Edit) -> None:
+    file.change(file.weight(LAYER), lambda weight: weight.swapaxes(2, 3))
+
+
+@damage("kernels mirrored", LAYERS)
+def mirrored(file: Edit) -> None:
+    file.change(file.weight(LAYER), lambda weight: weight[..., ::-1])
+
+
+@damage("kernels rotated by 180 degrees", LAYERS)
+def rotated(file: Edit) -> None:
+    file.change(file.weight(LAYER), lambda weight: weight[:, :, ::-1, ::-1])
+
+
+@damage("kernels of fc6 transposed", LAYERS)
+def fc6_transposed(file: Edit) -> None:
+    if file.values(file.weight("fc6")).shape[2] == 1:
+        raise NotApplicable("fc6 is 1x1")
+    file.change(file.weight("fc6"), lambda weight: weight.swapaxes(2, 3))
+
+
+@damage("fc6 folded from rows, columns, channels", LAYERS)
+def fc6_order(file: Edit) -> None:
+    weight = file.values(file.weight("fc6"))
+    out, inputs, rows, columns = weight.shape
+    if rows == 1:
+        raise NotApplicable("fc6 is 1x1")
+    file.put(file.weight("fc6"), weight.reshape(out, rows, columns, inputs).transpose(0, 3, 1, 2))
+
+
+@damage("8 units of fc6 zeroed", LAYERS)
+def units_zeroed(file: Edit) -> None:
+    weight, bias = file.values(file.weight("fc6")), file.values(file.bias("fc6"))
+    weight[:8], bias[:8] = 0, 0
+    file.put(file.weight("fc6"), weight)
+    file.put(file.bias("fc6"), bias)
+
+
+def _swap(file: Edit, *parts: str) -> None:
+    for part in parts:
+        for name in (part, f"{part}.integers", f"{part}.scale"):
+            if file.has(f"{DEEPER}.{name}"):
+                file.swap(f"{DEEPER}.{name}", f"{EQUAL}.{name}")
+
+
+@damage("weights of two layers of one shape exchanged", LAYERS)
+def layers_exchanged(file: Edit) -> None:
+    _swap(file, "weight", "bias")
+
+
+@damage("biases of two layers of one shape exchanged", LAYERS)
+def biases_exchanged(file: Edit) -> None:
+    _swap(file, "bias")
+
+
+def _floats(file: Edit) -> str:
+    if file.has(f"{LAYER}.weight.integers"):
+        raise NotApplicable("the weights are integers")
+    return file.weight(LAYER)
+
+
+@damage("weights rounded to bfloat16")
+def rounded_to_bfloat16(file: Edit) -> None:
+    def rounded(weight: Array) -> Array:
+        bits = weight.astype(np.float32).view(np.uint32)
+        return ((bits + 0x8000) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+    file.change(_floats(file), rounded)
+
+
+@damage("weights rounded to half")
+def rounded_to_half(file: Edit) -> None:
+    if file.values(_floats(file)).dtype == np.float16:
+        raise NotApplicable("they are half")
+    file.change(_floats(file), lambda weight: weight.astype(np.float16))
+
+
+@damage("weights rounded to INT8", LAYERS)
+def rounded_to_int8(file: Edit) -> None:
+    def rounded(weight: Array) -> Array:
+        step = np.abs(weight).max() / 127
+        return np.rint(weight / step) * step
+
+    file.change(_floats(file), rounded)
+
+
+@damage("weights one step nearer to 0")
+def truncated(file: Edit) -> None:
+    file.change(_floats(file), lambda weight: np.nextafter(weight, np.zeros((), weight.dtype)))
+
+
+@damage("weights of an earlier training", LAYERS, SIMULATED)
+def earlier(file: Edit) -> None:
+    def moved(weight: Array) -> Array:
+        noise = np.random.default_rng(0).normal(0, 0.1, weight.shape)
+        other = weight + noise * np.std(weight.astype(np.float64))
+        return np.clip(np.rint(other), -127, 127) if weight.dtype == np.int8 else other
+
+    file.change(file.weight(LAYER), moved)
+
+
+@damage("sign of a zero", also=frozenset({"inspect"}))
+def sign_of_zero(file: Edit) -> None:
+    weight = file.values(_floats(file))
+    zeros = np.flatnonzero(weight == 0)
+    if not zeros.size:
+        raise NotApplicable("no weight is 0")
+    weight.reshape(-1)[zeros[0]] *= -1
+    file.put(file.weight(LAYER), weight)
