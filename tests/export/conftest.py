@@ -136,3 +136,28 @@ def pictures(tmp_path: Path) -> Path:
     for number, (height, width) in enumerate(((90, 130), (150, 80), (100, 100), (30, 40))):
         Image.fromarray(picture(height, width, number)).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def made(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """`made("A", int8="tensorrt", kept=(), checkpoint={}, **options of export)` -> ONNX file and its checkpoint."""
+    from export import export
+    from tests.export.edited import quantization
+    from train.network.checkpoint import read
+
+    def write(
+        configuration: str = "A",
+        *,
+        int8: str | None = None,
+        kept: tuple[str, ...] = (),
+        checkpoint: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> tuple[Path, Path]:
+        path = narrow_checkpoint(configuration, **(checkpoint or {}))
+        weights = read(path)
+        if int8 is not None:
+            assert weights.manifest.spec is not None
+            options["quantization"] = quantization(weights.manifest.spec, int8, kept, options.get("score_map", False))
+        return export(weights, tmp_path / "model.onnx", **options).path, path
+
+    return write
