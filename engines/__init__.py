@@ -15,6 +15,7 @@ from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.errors import EngineError, UnsupportedModelError, UsageError
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API, EngineOptions
+from vgg_deploy.inference.piece import Piece, PieceModel
 
 
 def open_engine(
@@ -64,6 +65,30 @@ def open_with(path: str | Path, options: EngineOptions) -> Engine:
     if kind == CHECKPOINT:
         raise UsageError(f"{path} is a checkpoint; export it first: vgg-deploy export --weights {path} --dynamic")
     return _open_plan(path, options) if kind == PLAN else _open_onnx(path, options)
+
+
+def open_piece(model: PieceModel, options: EngineOptions, runtime: str) -> Piece:
+    """Opens one layer of an ONNX file in the runtime that runs the whole file, with the same settings.
+
+    Args:
+        model: the piece.
+        options: those with which the whole file was opened.
+        runtime: onnxruntime, openvino or ncnn; the first word of the whole file's `info.runtime`.
+
+    Raises:
+        UsageError: no such runtime, or a device that it does not support.
+        EngineError: the runtime cannot be loaded, or refused the piece.
+    """
+    if runtime not in RUNTIMES:
+        raise UsageError(f"runtime is {runtime!r}; pieces run in {', '.join(RUNTIMES)}")
+    try:
+        adapter = importlib.import_module(RUNTIMES[runtime].adapter)
+    except (ImportError, OSError) as error:
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
+        raise EngineError(f"{runtime} cannot be loaded: {error}") from error
+    piece: Piece = adapter.open_piece(model, options)
+    return piece
 
 
 def _open_onnx(path: Path, options: EngineOptions) -> Engine:

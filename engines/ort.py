@@ -10,11 +10,17 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from engines.onnx_model import OnnxModel
 from vgg_deploy.errors import EngineError, UsageError, reason_of
+from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.engine import BaseEngine
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.inference.piece import PieceModel
 from vgg_deploy.install import install_command
 from vgg_deploy.network.tensors import Floats, Images
 
@@ -41,33 +47,9 @@ class OnnxRuntimeEngine(BaseEngine[onnxruntime.InferenceSession]):
 
     def __init__(self, model: OnnxModel) -> None:
         options, manifest = model.options, model.manifest
-        cuda = options.device_kind == "cuda"
-        providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
-        if cuda:
-            if _CUDA not in onnxruntime.get_available_providers():
-                raise UsageError(
-                    f"device {options.device} needs onnxruntime-gpu, but the installed onnxruntime supports CPUs only: "
-                    f"pip uninstall onnxruntime, then {install_command('gpu')}"
-                )
-            _load_cuda_libraries()
-            providers.insert(0, (_CUDA, {"device_id": str(options.device_index), "use_tf32": "0"}))
-        try:
-            session = onnxruntime.InferenceSession(
-                str(model.path),
-                _session_options(options),
-                providers=providers,
-                disabled_optimizers=_DISABLED_OPTIMIZERS,
-            )
-        except Exception as error:  # the vendor's exceptions have no common base class
-            raise EngineError(f"onnxruntime refused {model.path}: {reason_of(error)}") from error
-        if cuda and _CUDA not in session.get_providers():
-            # onnxruntime falls back to the CPU without an error.
-            raise EngineError(
-                f"onnxruntime could not start CUDA on {options.device}: its CUDA or cuDNN libraries are missing or do "
-                f"not match the driver. nvidia-smi shows the driver; to install the libraries: {install_command('gpu')}"
-            )
+        session = _opened(str(model.path), options, str(model.path))
         precision = str(manifest.precision)
-        if not cuda and manifest.precision.arithmetic == "float16":
+        if options.device_kind != "cuda" and manifest.precision.arithmetic == "float16":
             precision += ", computed in float32 between casts"
         self._input = session.get_inputs()[0].name
         outputs = tuple(output.name for output in session.get_outputs())
@@ -76,6 +58,55 @@ class OnnxRuntimeEngine(BaseEngine[onnxruntime.InferenceSession]):
     def _infer(self, worker: onnxruntime.InferenceSession, images: Images) -> Mapping[str, Floats]:
         outputs = worker.run(None, {self._input: images})  # of [n, h, w, 3]: [n, classes], [n, classes, rows, cols] ...
         return dict(zip(self.info.outputs, outputs, strict=True))
+
+
+class OnnxRuntimePiece(ContextManaged):
+    """A piece in ONNX Runtime; see `vgg_deploy.inference.piece.Piece`."""
+
+    def __init__(self, model: PieceModel, options: EngineOptions) -> None:
+        self._name = f"the piece of {model.name}"
+        self._session: onnxruntime.InferenceSession | None = _opened(model.data, options, self._name)
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, values: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
+        """See `vgg_deploy.inference.piece.Piece.run`."""
+        if self._session is None:
+            raise EngineError(f"{self._name} was closed; open it again")
+        try:
+            output: npt.NDArray[np.floating[Any]] = self._session.run(None, {self._input: values})[0]
+        except Exception as error:  # the vendor's exceptions have no common base class
+            raise EngineError(f"onnxruntime failed on {self._name}: {reason_of(error)}") from error
+        return output
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _opened(model: str | bytes, options: EngineOptions, name: str) -> onnxruntime.InferenceSession:
+    """A session for a model's path or bytes, with the device and the settings of `options`."""
+    cuda = options.device_kind == "cuda"
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if cuda:
+        if _CUDA not in onnxruntime.get_available_providers():
+            raise UsageError(
+                f"device {options.device} needs onnxruntime-gpu, but the installed onnxruntime supports CPUs only: "
+                f"pip uninstall onnxruntime, then {install_command('gpu')}"
+            )
+        _load_cuda_libraries()
+        providers.insert(0, (_CUDA, {"device_id": str(options.device_index), "use_tf32": "0"}))
+    try:
+        session = onnxruntime.InferenceSession(
+            model, _session_options(options), providers=providers, disabled_optimizers=_DISABLED_OPTIMIZERS
+        )
+    except Exception as error:  # the vendor's exceptions have no common base class
+        raise EngineError(f"onnxruntime refused {name}: {reason_of(error)}") from error
+    if cuda and _CUDA not in session.get_providers():
+        # onnxruntime falls back to the CPU without an error.
+        raise EngineError(
+            f"onnxruntime could not start CUDA on {options.device}: its CUDA or cuDNN libraries are missing or do "
+            f"not match the driver. nvidia-smi shows the driver; to install the libraries: {install_command('gpu')}"
+        )
+    return session
 
 
 def _session_options(options: EngineOptions) -> onnxruntime.SessionOptions:
@@ -92,6 +123,11 @@ def _session_options(options: EngineOptions) -> onnxruntime.SessionOptions:
 def open_model(model: OnnxModel) -> OnnxRuntimeEngine:
     """Opens an ONNX file; see `engines.open_engine`."""
     return OnnxRuntimeEngine(model)
+
+
+def open_piece(model: PieceModel, options: EngineOptions) -> OnnxRuntimePiece:
+    """Opens a piece; see `engines.open_piece`."""
+    return OnnxRuntimePiece(model, options)
 
 
 def availability(device: str) -> str:

@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.choice import NO_BF16
 from engines.onnx_model import OnnxModel
 from vgg_deploy.errors import EngineError, UnsupportedModelError
+from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.engine import BaseEngine
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.inference.piece import PieceModel
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import Floats, Images
 
@@ -98,6 +101,34 @@ class OpenVINOEngine(BaseEngine[openvino.CompiledModel]):
         return lines[-1].strip() if lines else type(error).__name__
 
 
+class OpenVINOPiece(ContextManaged):
+    """A piece in OpenVINO; see `vgg_deploy.inference.piece.Piece`."""
+
+    def __init__(self, model: PieceModel, options: EngineOptions) -> None:
+        self._name = f"the piece of {model.name}"
+        try:
+            core = openvino.Core()
+            read = core.read_model(model.data)
+            self._request: openvino.InferRequest | None = core.compile_model(
+                read, "CPU", _properties(options)
+            ).create_infer_request()
+        except Exception as error:  # the vendor's exceptions have no common base class
+            raise EngineError(f"openvino refused {self._name}: {OpenVINOEngine._reason(error)}") from error
+
+    def run(self, values: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
+        """See `vgg_deploy.inference.piece.Piece.run`."""
+        if self._request is None:
+            raise EngineError(f"{self._name} was closed; open it again")
+        try:
+            results = self._request.infer([np.ascontiguousarray(values)], share_inputs=True)
+        except Exception as error:  # the vendor's exceptions have no common base class
+            raise EngineError(f"openvino failed on {self._name}: {OpenVINOEngine._reason(error)}") from error
+        return np.array(results[0])  # copied, because the next run reuses the request's memory
+
+    def close(self) -> None:
+        self._request = None
+
+
 def computes_bf16() -> bool:
     """Whether this CPU computes in bfloat16."""
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -131,6 +162,11 @@ def open_model(model: OnnxModel) -> OpenVINOEngine:
             f"AMX; use --runtime onnxruntime, or set {_ISA_VARIABLE}=AVX512_CORE_BF16, which turns AMX off",
         )
     return OpenVINOEngine(model)
+
+
+def open_piece(model: PieceModel, options: EngineOptions) -> OpenVINOPiece:
+    """Opens a piece; see `engines.open_piece`. The device is always the CPU."""
+    return OpenVINOPiece(model, options)
 
 
 def _wrong_with_amx(manifest: Manifest) -> bool:

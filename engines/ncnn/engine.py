@@ -7,16 +7,21 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ncnn
 import numpy as np
+import numpy.typing as npt
 
-from engines.ncnn.translation import Translation, UntranslatedError, Weights, translate
+from engines.ncnn.translation import Translation, UntranslatedError, Weights, translate, translate_piece
 from engines.onnx_model import OnnxModel
-from vgg_deploy.artifacts.onnx_file import OnnxFile
+from vgg_deploy.artifacts.onnx_file import OnnxFile, read_piece
+from vgg_deploy.artifacts.onnx_format import ElementType
 from vgg_deploy.errors import EngineError, UnsupportedModelError
+from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.engine import BaseEngine
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.inference.piece import PieceModel
 from vgg_deploy.network.tensors import ACTIVATION, Floats, Images
 
 _FLOAT32 = np.zeros(1, np.float32)  # ncnn's tag for float32; it precedes the weight of a convolution
@@ -52,6 +57,7 @@ def _is_flattened(name: str, array: Floats) -> bool:
 
 
 def _normalized(image: Images, network: Translation) -> ncnn.Mat:
+    """An image uint8 [height, width, 3] as float32 [3, height, width], normalized as the network says."""
     height, width = image.shape[:2]
     pixels = ncnn.Mat.from_pixels(np.ascontiguousarray(image), ncnn.Mat.PixelType.PIXEL_RGB, width, height)
     pixels.substract_mean_normalize(network.mean, [1 / std for std in network.std])
@@ -59,6 +65,11 @@ def _normalized(image: Images, network: Translation) -> ncnn.Mat:
 
 
 def _extracted(extractor: ncnn.Extractor, blob: str) -> Floats:
+    """Computes a blob and copies it.
+
+    Raises:
+        EngineError: ncnn failed.
+    """
     status, array = extractor.extract(blob)
     if status != 0:
         raise EngineError(f"ncnn failed with status {status}; usually memory has run out: try smaller --scales")
@@ -85,18 +96,68 @@ _address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 )
 
 
+class NcnnPiece(ContextManaged):
+    """A piece in ncnn; see `vgg_deploy.inference.piece.Piece`. ncnn computes FP16 pieces in FP32 and returns that."""
+
+    def __init__(self, model: PieceModel, options: EngineOptions) -> None:
+        self._name = f"the piece of {model.name}"
+        graph, self._input, self._output = read_piece(model.data)
+        try:
+            if self._input.element == ElementType.UINT8:
+                self._network = translate(graph)
+            else:
+                self._network = translate_piece(graph, on_one_position=model.on_one_position)
+            self._net: ncnn.Net | None = _loaded(self._network, graph.weights, options, self._name)
+        except UntranslatedError as error:
+            raise UnsupportedModelError("ncnn", self._name, str(error)) from error
+        self._on_one_position = model.on_one_position
+
+    def run(self, values: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
+        """See `vgg_deploy.inference.piece.Piece.run`."""
+        if self._net is None:
+            raise EngineError(f"{self._name} was closed; open it again")
+        results = np.stack([self._run_one(self._net, each) for each in values])  # [n, ...]
+        missing = len(self._output.shape) - results.ndim  # ncnn drops the rows and columns of one position
+        return results.reshape(*results.shape, *[1] * missing)
+
+    def _run_one(self, net: ncnn.Net, values: npt.NDArray[Any]) -> Floats:
+        extractor = net.create_extractor()
+        if self._input.element == ElementType.UINT8:
+            mat = _normalized(values, self._network)  # [3, height, width]
+        else:
+            single = np.ascontiguousarray(values, np.float32)
+            mat = ncnn.Mat(single.ravel() if self._on_one_position else single).clone()
+        extractor.input(self._network.image, mat)
+        (blob,) = self._network.outputs.values()
+        return _extracted(extractor, blob)
+
+    def close(self) -> None:
+        self._net = None
+
+
 def _load(file: OnnxFile, options: EngineOptions) -> tuple[Translation, ncnn.Net]:
     try:
         network = translate(file.graph)
-        net = ncnn.Net()
-        _configure(net.opt, options)
-        if net.load_param_mem(network.text) != 0:
-            raise UntranslatedError("ncnn rejects the translated layers")
-        if net.load_model(_WeightReader(in_ncnn_order(network, file.graph.weights))) != 0:
-            raise EngineError(f"ncnn could not load the weights of {file.path}; usually memory has run out")
+        net = _loaded(network, file.graph.weights, options, str(file.path))
     except UntranslatedError as error:
         raise UnsupportedModelError("ncnn", file.path, str(error)) from error
     return network, net
+
+
+def _loaded(network: Translation, weights: Weights, options: EngineOptions, name: str) -> ncnn.Net:
+    """A translated network with its weights, ready to run.
+
+    Raises:
+        UntranslatedError: ncnn rejects it, or a weight is NaN or infinite.
+        EngineError: memory has run out. `name` names the network.
+    """
+    net = ncnn.Net()
+    _configure(net.opt, options)
+    if net.load_param_mem(network.text) != 0:
+        raise UntranslatedError("ncnn rejects the translated layers")
+    if net.load_model(_WeightReader(in_ncnn_order(network, weights))) != 0:
+        raise EngineError(f"ncnn could not load the weights of {name}; usually memory has run out")
+    return net
 
 
 def _configure(option: ncnn.Option, options: EngineOptions) -> None:
@@ -126,6 +187,11 @@ def in_ncnn_order(network: Translation, weights: Weights) -> Iterator[Floats]:
 def open_model(model: OnnxModel) -> NcnnEngine:
     """Opens an ONNX file; see `engines.open_engine`. The device is always the CPU."""
     return NcnnEngine(model)
+
+
+def open_piece(model: PieceModel, options: EngineOptions) -> NcnnPiece:
+    """Opens a piece; see `engines.open_piece`. The device is always the CPU."""
+    return NcnnPiece(model, options)
 
 
 def availability(device: str) -> str:

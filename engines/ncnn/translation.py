@@ -67,14 +67,48 @@ def translate(graph: Graph) -> Translation:
     Raises:
         UntranslatedError: a node or an attribute without a counterpart, such as a quantized layer.
     """
+    _check(graph)
+    mean, std, count = _normalization(graph)
+    normalization = graph.nodes[count - 1]
+    return _translated(graph, count, _Image(normalization.outputs[0], normalization.name, mean, std))
+
+
+def translate_piece(graph: Graph, *, on_one_position: bool) -> Translation:
+    """Translates a layer that reads the result of another layer: a map [channels, rows, columns].
+
+    Args:
+        on_one_position: whether it reads [channels] instead, a spatial mean.
+
+    Raises:
+        UntranslatedError: see `translate`.
+    """
+    _check(graph)
+    return _translated(graph, 0, _Image(graph.inputs[0], "", (), (), on_one_position))
+
+
+def _check(graph: Graph) -> None:
     for node in graph.nodes:
         if not node.inputs or not node.outputs or node.domain not in ("", "ai.onnx"):
             raise _unknown(node)
     if len(graph.inputs) != 1:
         raise UntranslatedError(f"it has {len(graph.inputs)} inputs; expected one")
-    mean, std, count = _normalization(graph)
-    layers, alias = _layers(graph.nodes[count:], graph.weights)
-    image = graph.nodes[count - 1].outputs[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What the layers read: a tensor, the last node that normalizes it, its mean and std, and whether it is flat."""
+
+    tensor: str
+    normalization: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flat: bool = False
+
+
+def _translated(graph: Graph, count: int, source: _Image) -> Translation:
+    """The nodes behind the first `count`."""
+    image = source.tensor
+    layers, alias = _layers(graph.nodes[count:], graph.weights, {image} if source.flat else set())
     computed = {image, *(layer.result for layer in layers)}
     for layer in layers:
         if layer.source not in computed:
@@ -91,9 +125,9 @@ def translate(graph: Graph) -> Translation:
         text=_text(image, layers, blobs),
         weights=tuple(layer.weights for layer in layers if layer.weights is not None),
         image=blobs[image],
-        normalization=graph.nodes[count - 1].name,
-        mean=mean,
-        std=std,
+        normalization=source.normalization,
+        mean=source.mean,
+        std=source.std,
         outputs={name: blobs[tensor] for name, tensor in ordered},
         blobs=tuple((blobs[layer.result], layer.node) for layer in layers),
     )
@@ -130,12 +164,14 @@ def _normalization(graph: Graph) -> tuple[tuple[float, ...], tuple[float, ...], 
     )
 
 
-def _layers(nodes: Sequence[Node], weights: Weights) -> tuple[list[_NcnnLayer], dict[str, str]]:
-    """The nodes as layers, and the aliases: tensors that a node only passes on, with the tensor that they equal."""
+def _layers(nodes: Sequence[Node], weights: Weights, flat: set[str]) -> tuple[list[_NcnnLayer], dict[str, str]]:
+    """The nodes as layers, and the aliases: tensors that a node only passes on, with the tensor that they equal.
+
+    `flat` holds the tensors with one position, whose rows and columns ncnn drops; those behind them are added.
+    """
     layers: list[_NcnnLayer] = []
     alias: dict[str, str] = {}
     halved: set[str] = set()
-    flat: set[str] = set()  # tensors with one position; ncnn drops their rows and columns
     for node in nodes:
         source, result = alias.get(node.inputs[0], node.inputs[0]), node.outputs[0]
         if node.operator == "Cast":
@@ -172,6 +208,7 @@ def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_o
     if (
         kernel is None
         or bias is None
+        or {kernel.dtype.kind, bias.dtype.kind} != {"f"}
         or kernel.ndim != 4
         or bias.shape != kernel.shape[:1]
         or size not in (None, kernel.shape[2:])

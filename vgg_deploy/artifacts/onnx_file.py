@@ -245,6 +245,23 @@ class OnnxFile:
         return shape[:3], classes
 
 
+def read_piece(data: bytes) -> tuple[Graph, ValueInfo, ValueInfo]:
+    """The graph, the input and the output of a model in memory that has one of each.
+
+    Raises:
+        ModelFileError: it is damaged, or has more inputs or outputs.
+    """
+    where = Path("the piece")
+    with _model_errors(where):
+        graph = Message(memoryview(data)).message(ModelField.GRAPH)
+        inputs = tuple(map(ValueInfo.of, graph.messages(GraphField.INPUTS)))
+        outputs = tuple(map(ValueInfo.of, graph.messages(GraphField.OUTPUTS)))
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ModelFileError(f"{where} has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
+        names = (inputs[0].name,), (outputs[0].name,)
+        return Graph(*names, read_nodes(graph), read_weights(graph, Path())), inputs[0], outputs[0]
+
+
 def read_manifest(path: Path, labels: str | None = None) -> Manifest:
     """The effective manifest of an ONNX file; for callers that need nothing else of the file."""
     return OnnxFile(path).effective_manifest(labels)
