@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from export.proof.exact import HALF, Exact, Value
+from export.proof.exact import HALF, Exact, Rounding, Value
 from export.proof.operators import Doubles
 from export.proof.pieces import Cut, CutFile
 from vgg_deploy.evaluation.parity import NamedView
@@ -36,49 +36,42 @@ class Chain:
 
     Attributes:
         cuts: the layers, in order.
-        has_half: whether the file has FP16 tensors. If so, values are also computed without rounding them.
-        rounded, unrounded: the posteriors by the view's index, float64 [1, classes], after the last layer.
+        roundings: the readings of the file that differ: `Rounding.FILE`, and others if it has FP16 tensors.
+        posteriors: for each reading, by the view's index, float64 [1, classes], after the last layer.
     """
 
     def __init__(self, file: CutFile, views: Sequence[NamedView]) -> None:
         self.cuts, self._constants = file.cuts, file.constants
-        self.has_half = any(constant.dtype == HALF for constant in self._constants.values())
+        self.roundings = _readings({constant.dtype for constant in self._constants.values()})
         (images,) = file.inputs
-        self._values = [{images: _image(view)} for view in views]
-        self._unrounded = [{images: _image(view)} for view in views] if self.has_half else []
+        self._values = [{rounding: {images: _image(view)} for rounding in self.roundings} for view in views]
         self._readers = [Counter(cut.source for cut in self.cuts) for _view in views]
-        self.rounded: dict[int, Doubles] = {}
-        self.unrounded: dict[int, Doubles] = {}
+        self.posteriors: dict[Rounding, dict[int, Doubles]] = {rounding: {} for rounding in self.roundings}
 
     def advance(self, cut: Cut, view: int) -> LayerValues:
         """Evaluates the next layer on a view."""
-        values = self._values[view]
-        given = self._given(cut, values[cut.source])
-        dtype = values[cut.source].dtype
-        exact = Exact(cut.nodes, self._constants).run({cut.source: Value(given, dtype)}, {cut.result, cut.output})
-        values[cut.result] = exact[cut.result]
-        if cut.output == PROBABILITIES:
-            self.rounded[view] = exact[cut.output].exact
-        if self.has_half:
-            others = self._unrounded[view]
-            result = Exact(cut.nodes, self._constants, rounded=False).run(
-                {cut.source: others[cut.source]}, {cut.result}
-            )
-            others.update(result)
-            if cut.output == PROBABILITIES:
-                self.unrounded[view] = result[cut.result].exact
-        self._readers[view][cut.source] -= 1
-        if not self._readers[view][cut.source]:
-            values.pop(cut.source)
-            if self.has_half:
-                self._unrounded[view].pop(cut.source)
-        return LayerValues(given, exact)
+        given = self._given(cut, self._values[view][Rounding.FILE][cut.source])
+        readers = self._readers[view]
+        readers[cut.source] -= 1
+        file_values: Mapping[str, Value] = {}
+        for rounding, values in self._values[view].items():
+            source = values[cut.source]
+            if rounding is Rounding.FILE:
+                file_values = self.evaluated(cut, given, rounding)
+                results = file_values
+            else:
+                results = Exact(cut.nodes, self._constants, rounding).run({cut.source: source}, {cut.result})
+            values[cut.result] = results[cut.result]
+            if cut.result == PROBABILITIES:
+                self.posteriors[rounding][view] = results[cut.result].exact
+            if not readers[cut.source]:
+                values.pop(cut.source)
+        return LayerValues(given, file_values)
 
-    def without_rounding(self, cut: Cut, given: npt.NDArray[Any]) -> Mapping[str, Value]:
-        """A layer's values without rounding FP16 tensors inside it, as CPU runtimes compute it from the same input."""
-        return Exact(cut.nodes, self._constants, rounded=False).run(
-            {cut.source: Value(given, given.dtype)}, {cut.result, cut.output}
-        )
+    def evaluated(self, cut: Cut, given: npt.NDArray[Any], rounding: Rounding) -> Mapping[str, Value]:
+        """A layer's result and output for one input, in one reading."""
+        exact = Exact(cut.nodes, self._constants, rounding)
+        return exact.run({cut.source: Value(given, given.dtype)}, {cut.result, cut.output})
 
     def _given(self, cut: Cut, value: Value) -> npt.NDArray[Any]:
         """A value as the layer's input.
@@ -95,7 +88,7 @@ class Chain:
             cast = node.op_type == "Cast" and helper.get_attribute_value(node.attribute[0]) == TensorProto.FLOAT16
             if not (cast or node.op_type in ("QuantizeLinear", "DequantizeLinear")):
                 break
-            value = Exact([node], self._constants).run({tensor: value}, {node.output[0]})[node.output[0]]
+            value = Exact([node], self._constants, Rounding.FILE).run({tensor: value}, {node.output[0]})[node.output[0]]
             tensor = node.output[0]
             if node.op_type != "QuantizeLinear":
                 break
@@ -105,3 +98,10 @@ class Chain:
 
 def _image(view: NamedView) -> Value:
     return Value(view.pixels[None], np.dtype(np.uint8))  # [1, h, w, 3]
+
+
+def _readings(dtypes: set[np.dtype[Any]]) -> tuple[Rounding, ...]:
+    """The readings that differ for a file with constants of these types."""
+    if HALF not in dtypes:
+        return (Rounding.FILE,)
+    return tuple(Rounding) if np.dtype(np.int8) in dtypes else (Rounding.FILE, Rounding.NONE)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,27 @@ _TYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT16: HALF,
     TensorProto.DOUBLE: np.dtype(np.float64),
 }
+
+
+class Rounding(Enum):
+    """What is rounded to FP16. Runtimes differ in this, and each is right: FP16 says what a tensor holds at least.
+
+    FILE: every FP16 tensor, once, as the file says.
+    STORED: weights, and values that are quantized. ONNX Runtime on CPUs computes the other nodes in float32.
+    NONE: nothing that is computed. OpenVINO multiplies the integers of INT8 layers and scales the sum in float32.
+    """
+
+    FILE = "file"
+    STORED = "stored"
+    NONE = "none"
+
+    @property
+    def of_activations(self) -> bool:
+        return self is Rounding.FILE
+
+    @property
+    def of_stored(self) -> bool:
+        return self is not Rounding.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +102,13 @@ class Exact:
     Args:
         nodes: in the order of computation.
         constants: by name, the tensors that the nodes read and do not compute.
-        rounded: round FP16 tensors, as the file says. False: keep their values, as CPU runtimes do, which compute FP16
-            files in float32.
+        rounding: what is rounded to FP16.
     """
 
     def __init__(
-        self, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, npt.NDArray[Any]], *, rounded: bool = True
+        self, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, npt.NDArray[Any]], rounding: Rounding
     ) -> None:
-        self._nodes, self._constants, self._rounded = nodes, constants, rounded
+        self._nodes, self._constants, self._rounding = nodes, constants, rounding
 
     def run(self, inputs: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value]:
         """Computes the `wanted` tensors. A tensor is forgotten after its last reader.
@@ -122,7 +143,7 @@ class Exact:
             raise ModelFileError(f"{where} has {len(node.output)} outputs; expected one")
         arguments = [self._argument(name, values, where) for name in node.input if name]
         try:
-            return operator.compute(arguments, attributes, self._rounded)
+            return operator.compute(arguments, attributes, self._rounding)
         except (ValueError, IndexError, TypeError, AssertionError) as error:
             shapes = ", ".join(f"{argument.dtype} {list(argument.shape)}" for argument in arguments)
             raise ModelFileError(f"{where} cannot be computed from {shapes}: {error}") from error
@@ -136,7 +157,7 @@ class Exact:
 
 
 Attributes = Mapping[str, Any]
-_Compute = Callable[[list[Value], Attributes, bool], Value]
+_Compute = Callable[[list[Value], Attributes, Rounding], Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +166,19 @@ class _Operator:
     attributes: frozenset[str] = frozenset()
 
 
-def _cast(arguments: list[Value], attributes: Attributes, rounded: bool) -> Value:
+def _cast(arguments: list[Value], attributes: Attributes, rounding: Rounding) -> Value:
     kind = attributes["to"]
     if kind not in _TYPES:
         raise ValueError(f"casts to {TensorProto.DataType.Name(kind)} are not known here")
-    return Value(arguments[0].stored(rounded).astype(np.float64, copy=False), _TYPES[kind])
+    return Value(arguments[0].stored(rounding.of_activations).astype(np.float64, copy=False), _TYPES[kind])
 
 
 def _arithmetic(compute: Callable[[Doubles, Doubles], Doubles]) -> _Compute:
-    def computed(arguments: list[Value], _attributes: Attributes, rounded: bool) -> Value:
+    def computed(arguments: list[Value], _attributes: Attributes, rounding: Rounding) -> Value:
         first, second = arguments
-        return Value(compute(first.stored(rounded), second.stored(rounded)), first.dtype)
+        return Value(
+            compute(first.stored(rounding.of_activations), second.stored(rounding.of_activations)), first.dtype
+        )
 
     return computed
 
@@ -163,7 +186,7 @@ def _arithmetic(compute: Callable[[Doubles, Doubles], Doubles]) -> _Compute:
 def _selected(compute: Callable[[Doubles, Attributes], Doubles]) -> _Compute:
     """An operator that only selects or moves values: rounding before it or after it is the same."""
 
-    def computed(arguments: list[Value], attributes: Attributes, _rounded: bool) -> Value:
+    def computed(arguments: list[Value], attributes: Attributes, _rounding: Rounding) -> Value:
         return Value(compute(arguments[0].exact, attributes), arguments[0].dtype)
 
     return computed
@@ -172,35 +195,38 @@ def _selected(compute: Callable[[Doubles, Attributes], Doubles]) -> _Compute:
 def _mapped(compute: Callable[[Doubles, Attributes], Doubles]) -> _Compute:
     """An operator that computes new values from one tensor."""
 
-    def computed(arguments: list[Value], attributes: Attributes, rounded: bool) -> Value:
-        return Value(compute(arguments[0].stored(rounded), attributes), arguments[0].dtype)
+    def computed(arguments: list[Value], attributes: Attributes, rounding: Rounding) -> Value:
+        return Value(compute(arguments[0].stored(rounding.of_activations), attributes), arguments[0].dtype)
 
     return computed
 
 
-def _max(arguments: list[Value], _attributes: Attributes, _rounded: bool) -> Value:
+def _max(arguments: list[Value], _attributes: Attributes, _rounding: Rounding) -> Value:
     result = arguments[0].exact
     for other in arguments[1:]:
         result = np.maximum(result, other.exact)
     return Value(result, arguments[0].dtype)
 
 
-def _convolution(arguments: list[Value], attributes: Attributes, rounded: bool) -> Value:
+def _convolution(arguments: list[Value], attributes: Attributes, rounding: Rounding) -> Value:
     maps, weight = arguments[:2]
-    bias = arguments[2].stored(rounded) if len(arguments) > 2 else None
+    bias = arguments[2].stored(rounding.of_stored) if len(arguments) > 2 else None
     kernel = weight.shape[2:]
     if attributes.get("group", 1) != 1:
         raise ValueError("it has several groups")
     if tuple(attributes.get("kernel_shape", kernel)) != kernel or maps.shape[1] != weight.shape[1]:
         raise ValueError("its weight does not fit")
     window = _window(attributes, kernel)
-    half = rounded and maps.dtype == HALF  # then dequantized values are rounded, and the products are not of integers
+    half = rounding.of_stored and maps.dtype == HALF  # then weights are rounded, and the products not of integers
     if half or maps.scale is None or weight.scale is None or maps.scale.size > 1 or weight.axis % 4:
 
         def stored(chosen: slice) -> Doubles:
-            return weight.part(chosen).stored(rounded)
+            return weight.part(chosen).stored(rounding.of_stored)
 
-        return Value(operators.convolution(maps.stored(rounded), weight.shape[0], stored, bias, window), maps.dtype)
+        return Value(
+            operators.convolution(maps.stored(rounding.of_activations), weight.shape[0], stored, bias, window),
+            maps.dtype,
+        )
 
     def integers(chosen: slice) -> Doubles:
         return weight.numbers[chosen].astype(np.float64)
@@ -256,16 +282,16 @@ def _transpose(values: Doubles, attributes: Attributes) -> Doubles:
     return np.transpose(values, attributes.get("perm"))
 
 
-def _quantize(arguments: list[Value], attributes: Attributes, rounded: bool) -> Value:
+def _quantize(arguments: list[Value], attributes: Attributes, rounding: Rounding) -> Value:
     values, scale, *others = arguments
     zero_point = others[0] if others else Value(np.zeros(()), np.dtype(np.uint8))
     limits = np.iinfo(zero_point.dtype)
     steps, offset = (_along(each.exact, len(values.shape), attributes.get("axis", 1)) for each in (scale, zero_point))
-    integers = np.rint(values.stored(rounded) / steps) + offset  # to even, as ONNX rounds
+    integers = np.rint(values.stored(rounding.of_stored) / steps) + offset  # to even, as ONNX rounds
     return Value(np.clip(integers, limits.min, limits.max), zero_point.dtype)
 
 
-def _dequantize(arguments: list[Value], attributes: Attributes, _rounded: bool) -> Value:
+def _dequantize(arguments: list[Value], attributes: Attributes, _rounding: Rounding) -> Value:
     values, scale, *others = arguments
     axis, numbers = attributes.get("axis", 1), values.numbers
     if others and others[0].numbers.any():

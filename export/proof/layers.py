@@ -200,10 +200,12 @@ class _Judge:
     def _error(self, cut: Cut, values: LayerValues, received: Any, limit: float) -> float:
         constants = self._file.constants
         error = error_of(received, cut, values.exact, constants)
-        if error <= limit or not self.chain.has_half:
-            return error
-        # Some runtimes compute FP16 in FP32 and do not round what the nodes inside a layer hand to each other.
-        return min(error, error_of(received, cut, self.chain.without_rounding(cut, values.given), constants))
+        for rounding in self.chain.roundings[1:]:
+            # Some runtimes compute FP16 in FP32 and do not round what the nodes inside a layer hand to each other.
+            if not error <= limit / 10:
+                other = error_of(received, cut, self.chain.evaluated(cut, values.given, rounding), constants)
+                error = min(error, other)
+        return error
 
 
 def _table(path: Path, runtime: PieceRuntime, results: Sequence[LayerResult]) -> Table:

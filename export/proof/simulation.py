@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from export.proof.chain import Chain
+from export.proof.exact import Rounding
 from export.proof.operators import Doubles
 from export.proof.pieces import CutFile
 from vgg_deploy.evaluation.parity import NamedView
@@ -20,13 +24,32 @@ class Simulation:
 
     Attributes:
         views: their names.
-        rounded: float64 [views, classes], with every FP16 tensor rounded as the file says.
-        unrounded: the same without rounding FP16 activations, as CPU runtimes compute; None for a file without FP16.
+        readings: float64 [views, classes] for each right reading of the file. They differ in what is rounded to FP16. A
+            file without FP16 has one.
     """
 
     views: tuple[str, ...]
-    rounded: Doubles
-    unrounded: Doubles | None
+    readings: Mapping[Rounding, Doubles]
+
+    @property
+    def rounded(self) -> Doubles:
+        """With every FP16 tensor rounded, as the file says."""
+        return self.readings[Rounding.FILE]
+
+    @property
+    def unrounded(self) -> Doubles | None:
+        """Without rounding activations to FP16, as CPU runtimes compute; None for a file without FP16."""
+        return self.readings.get(Rounding.NONE)
+
+    def nearest(self, posteriors: npt.NDArray[Any]) -> Doubles:
+        """The reading that is nearest to a runtime's posteriors, [views, classes]."""
+        return min(self.readings.values(), key=lambda reading: _distance(reading, posteriors))
+
+
+def _distance(reading: Doubles, posteriors: npt.NDArray[Any]) -> float:
+    if reading.shape != posteriors.shape:
+        return math.inf
+    return float(np.nan_to_num(np.abs(reading - posteriors), nan=math.inf).max(initial=0))
 
 
 def simulate(path: Path, views: Sequence[NamedView], progress: Callable[[], None] = lambda: None) -> Simulation:
@@ -48,7 +71,8 @@ def simulate(path: Path, views: Sequence[NamedView], progress: Callable[[], None
 
 def simulation_of(chain: Chain, views: Sequence[NamedView]) -> Simulation:
     """The simulation of a chain that has been evaluated to its end."""
-    order = range(len(views))
-    rounded = np.concatenate([chain.rounded[view] for view in order])  # [views, classes]
-    unrounded = np.concatenate([chain.unrounded[view] for view in order]) if chain.has_half else None
-    return Simulation(tuple(view.name for view in views), rounded, unrounded)
+    readings = {
+        rounding: np.concatenate([rows[view] for view in range(len(views))])  # [views, classes]
+        for rounding, rows in chain.posteriors.items()
+    }
+    return Simulation(tuple(view.name for view in views), readings)

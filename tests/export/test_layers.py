@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from engines import RUNTIMES, open_engine, open_piece
-from export.proof.layers import PieceRuntime, layer_count, no_layers, prove_layers
-from export.proof.simulation import Simulation, simulate
+from export.proof.layers import PieceRuntime, layer_count, prove_layers
+from export.proof.simulation import Simulation
 from vgg_deploy.evaluation.parity import NamedView, posteriors
 from vgg_deploy.evaluation.proof import Proof
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -39,7 +39,7 @@ def runtime_of(path: Path, name: str, **options: Any) -> PieceRuntime:
 def quantization(target: str, spec: Any, *kept: str) -> Quantization:
     """Plausible ranges for the random networks of these tests."""
     names = [layer.name for layer in spec.weight_layers]
-    ranges = {name: (0.0, 400.0) for name in [*names, "spatial_mean", "lrn1"]}
+    ranges = dict.fromkeys([*names, "spatial_mean", "lrn1"], (0.0, 400.0))
     ranges |= {"conv1_1": (-125.0, 152.0), "fc7": (0.0, 6.0), "fc8": (0.0, 8.0), "spatial_mean": (0.0, 8.0)}
     layers = tuple(name for name in names if name not in kept and (target == "tensorrt" or name != "fc8"))
     kept = tuple(name for name in names if name not in layers)
@@ -75,9 +75,7 @@ def written(exported: Callable[..., Any], narrow_spec: Callable[..., Any]) -> Ca
     return write
 
 
-RUNS = [
-    (kind, name) for kind in FILES for name, runtime in RUNTIMES.items() if runtime.quantized or "INT8" not in kind
-]
+RUNS = [(kind, name) for kind in FILES for name, runtime in RUNTIMES.items() if runtime.quantized or "INT8" not in kind]
 
 
 @pytest.mark.parametrize(("kind", "runtime"), RUNS)
@@ -97,7 +95,7 @@ def test_every_layer_of_a_healthy_file_is_three_times_below_its_limit(
     assert simulation.views == ("small", "large")
     with open_engine(path, runtime=runtime, threads=1) as engine:
         received = posteriors(engine, views)
-    computed = simulation.rounded if simulation.unrounded is None else simulation.unrounded
+    computed = simulation.nearest(received)
     # Values between two INT8 levels may fall on either side in the runtime, which moves the answer of random weights.
     np.testing.assert_allclose(computed, received, rtol=0, atol=0.03 if "INT8" in kind else 2e-5)
 
