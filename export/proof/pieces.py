@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.utils import Extractor
 
 from vgg_deploy.artifacts.onnx_file import OnnxFile
@@ -30,7 +30,6 @@ _PREPARING = frozenset(
     {"Cast", "Sub", "Div", "Transpose", "QuantizeLinear", "DequantizeLinear", "Flatten", "Identity", "Reshape"}
 )
 _ACTIVATIONS = frozenset({"Relu", "Max"})  # they belong to the convolution before them
-_SMALL_TENSOR = 4096  # bytes; smaller tensors are read by onnx, whatever their form in the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +74,14 @@ class CutFile:
         """The weights by name.
 
         Raises:
-            ModelFileError: a tensor is stored in a way that `export` does not use.
+            ModelFileError: a tensor is incomplete or of an unusual type.
         """
-        weights = dict(self._file.graph.weights)
-        for tensor in self._header.graph.initializer:
-            if tensor.name not in weights:
-                try:
-                    weights[tensor.name] = numpy_helper.to_array(tensor)
-                except Exception as error:  # onnx raises many kinds
-                    raise ModelFileError(f"{self.path}: {tensor.name} cannot be read: {error}") from error
+        weights = {}
+        for tensor in self._file.tensors:
+            values = tensor.values
+            if values is None:
+                raise ModelFileError(f"{self.path}: {tensor.name} is incomplete, or of a type that no export writes")
+            weights[tensor.name] = values
         return weights
 
     @cached_property
@@ -93,7 +91,7 @@ class CutFile:
         Raises:
             ModelFileError: a node belongs to no layer, or reads the results of several.
         """
-        return _Chain(self._header.graph, tuple(self.inputs)).cuts()
+        return _Chain(self._file.header.graph, tuple(self.inputs)).cuts()
 
     def kind(self, cut: Cut) -> str:
         """What a layer is: for a convolution with the type in which it computes, such as "Conv int8"; or "MaxPool"."""
@@ -102,7 +100,7 @@ class CutFile:
 
     @cached_property
     def _layer_types(self) -> Mapping[str, str]:
-        return layer_types(self._header)
+        return layer_types(self._file.header)
 
     def model(self, cut: Cut) -> PieceModel:
         """The piece of one layer, with its weights.
@@ -122,10 +120,6 @@ class CutFile:
         return PieceModel(name=cut.layer, data=model.SerializeToString(), on_one_position=one_position)
 
     @cached_property
-    def _header(self) -> onnx.ModelProto:
-        return self._file.header_with_small_tensors(_SMALL_TENSOR)
-
-    @cached_property
     def _extractor(self) -> Extractor:
         """Extracts from the header: shapes are inferred, and no weight is copied."""
         return Extractor(onnx.shape_inference.infer_shapes(self._file.header, check_type=False, strict_mode=False))
@@ -134,7 +128,7 @@ class CutFile:
     def _means(self) -> frozenset[str]:
         """Tensors with one position whatever the image: spatial means, and what is computed from them."""
         means: set[str] = set()
-        for node in self._header.graph.node:
+        for node in self._file.header.graph.node:
             if node.op_type == "GlobalAveragePool" or not means.isdisjoint(node.input):
                 means.update(node.output)
         return frozenset(means)
