@@ -13,7 +13,7 @@ from engines.trt.capability import capability_problem, dotted
 from engines.trt.cuda import Cuda, open_cuda
 from engines.trt.gpu import compute_capability
 from vgg_deploy.artifacts.build_command import model_named_in, relocated_command, with_changed_options
-from vgg_deploy.artifacts.plan import BACKENDS, PlanManifest, mismatch, read_plan, sidecar_of
+from vgg_deploy.artifacts.plan import BACKENDS, PlanManifest, mismatch, read_plan, seal_problem, sidecar_of
 from vgg_deploy.errors import ManifestError, PlanError, UsageError, VGGDeployError
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.precision import differences, summary
@@ -97,6 +97,11 @@ class Examination:
                 raise PlanError(
                     f"{sidecar} was edited and contradicts itself: {different}. Build the plan again: {command}"
                 )
+            edited = seal_problem(path)
+            if edited is not None:
+                if not self.options.trust:
+                    raise PlanError(f"{edited}. --trust runs it anyway")
+                self.notices.append(f"trusted although {edited}")
             return (
                 f"{sidecar.name}: from {plan.onnx.name}, {len(plan.manifest.classes)} classes, {summary(plan.layers)}"
             )

@@ -12,17 +12,19 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from vgg_deploy.artifacts.integrity import onnx_contradictions, plan_contradictions
+from vgg_deploy.artifacts.integrity import changes_of, onnx_contradictions, plan_contradictions
 from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, PLAN_SUFFIXES, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.onnx_layers import layer_types
-from vgg_deploy.artifacts.plan import PLAN_VERSION, VERSION_KEY, PlanManifest, read_plan, sidecar_of
+from vgg_deploy.artifacts.plan import PLAN_VERSION, VERSION_KEY, PlanManifest, read_plan, seal_problem, sidecar_of
+from vgg_deploy.artifacts.verdict_record import verdict_line
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network import records
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
+NO_DIGESTS = "no digests: exported by an older vgg_deploy; verify with its checkpoint derives them"
 _WEIGHT_BYTES = {FLOAT32: 4, FLOAT16: 2, INT8: 1}
 
 
@@ -40,6 +42,9 @@ class Description:
         made_by: the tool that wrote the file, and the opset of an ONNX file.
         manifest: None for a foreign file.
         plan: a plan's own manifest, which includes that of its model.
+        digests: what the recorded digests of an ONNX file, or the seal of a plan's sidecar, show; None for a foreign
+            file.
+        verdict: when the file was verified and against what, or that it never was; None for a foreign file.
         contradictions: how the file differs from its manifest, one line each, with what to do.
     """
 
@@ -53,6 +58,8 @@ class Description:
     made_by: str
     manifest: Manifest | None
     plan: PlanManifest | None
+    digests: str | None
+    verdict: str | None
     contradictions: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -71,6 +78,8 @@ class Description:
             "layers": dict(self.layers),
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
+            "digests": self.digests,
+            "verdict": self.verdict,
             "contradictions": list(self.contradictions),
             "manifest": manifest,
         }
@@ -120,6 +129,8 @@ def _describe_plan(path: Path) -> Description:
         made_by=f"{plan.backend} {plan.version}",
         manifest=plan.manifest,
         plan=plan,
+        digests=_seal_line(path, plan),
+        verdict=verdict_line(path),
         contradictions=plan_contradictions(path, plan, digest),
     )
 
@@ -128,9 +139,11 @@ def _describe_onnx(path: Path) -> Description:
     file = OnnxFile(path)
     header = file.header
     layers = layer_types(header)
-    contradictions = onnx_contradictions(file)
-    manifest = file.manifest
+    changes, manifest = changes_of(file), file.manifest
+    contradictions = onnx_contradictions(file, changes)
+    digests = None
     if manifest is not None:
+        digests = NO_DIGESTS if changes is None else str(changes)
         with suppress(ModelFileError, ManifestError):  # it does not fit the graph, as the contradictions say
             manifest = file.effective_manifest()
     opset = next((entry.version for entry in header.opset_import if entry.domain in ("", "ai.onnx")), "?")
@@ -146,8 +159,17 @@ def _describe_onnx(path: Path) -> Description:
         made_by=f"{producer}, opset {opset}",
         manifest=manifest,
         plan=None,
+        digests=digests,
+        verdict=verdict_line(path),
         contradictions=contradictions,
     )
+
+
+def _seal_line(path: Path, plan: PlanManifest) -> str:
+    if plan.seal is None:
+        return "no seal: built by an older vgg_deploy, so edits of the sidecar cannot be seen"
+    name = sidecar_of(path).name
+    return f"{name} as built, by its seal" if seal_problem(path) is None else f"{name} was edited, by its seal"
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:

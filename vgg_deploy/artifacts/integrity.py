@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgg_deploy.artifacts.fingerprint import file_digests
+from vgg_deploy.artifacts.changes import Changes
 from vgg_deploy.artifacts.graph_check import GraphCheck
 from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
@@ -21,11 +21,10 @@ from vgg_deploy.artifacts.plan import PlanManifest, mismatch, read_plan, seal_pr
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError, VGGDeployError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network import records
-from vgg_deploy.network.digests import NOT_DIGESTED, Digests
+from vgg_deploy.network.digests import NOT_DIGESTED
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import differences
 
-_LISTED = 6  # tensors that are named one by one
 _OF_THE_PLAN = (*NOT_DIGESTED, "shapes")  # fields of a manifest in which a plan may differ from its ONNX file
 
 
@@ -69,17 +68,31 @@ def examine(path: Path) -> Examination:
                 tensors = len(plan.manifest.digests.tensors)
         else:
             file = OnnxFile(path)
-            contradictions = onnx_contradictions(file)
-            digests = None if file.manifest is None else file.manifest.digests
-            if digests is not None:
-                tensors, recorded = len(digests.tensors), True
+            changes = changes_of(file)
+            contradictions = onnx_contradictions(file, changes)
+            if changes is not None:
+                tensors, recorded = changes.recorded, True
     except ManifestError as error:  # edited, or damaged
         contradictions = (str(error),)
     return Examination(contradictions, tensors, recorded, time.perf_counter() - start)
 
 
-def onnx_contradictions(file: OnnxFile) -> tuple[str, ...]:
+def changes_of(file: OnnxFile) -> Changes | None:
+    """What was changed in a file since its export; None if it has no digests: a foreign or an older file.
+
+    Raises:
+        ModelFileError: the file is damaged.
+        ManifestError: the manifest cannot be read.
+    """
+    manifest = file.manifest
+    return None if manifest is None or manifest.digests is None else Changes.since(manifest.digests, file)
+
+
+def onnx_contradictions(file: OnnxFile, changes: Changes | None) -> tuple[str, ...]:
     """How an ONNX file differs from its manifest; nothing for a foreign file, which has none.
+
+    Args:
+        changes: see `changes_of`.
 
     Raises:
         ModelFileError: the file is damaged.
@@ -91,8 +104,8 @@ def onnx_contradictions(file: OnnxFile) -> tuple[str, ...]:
             return ()
         return (f"{path} was written by vgg_deploy, but its manifest is missing; export it again",)
     found: list[str] = []
-    if stated.digests is not None:
-        found += (f"{path}: {difference}; export it again" for difference in _changes(stated.digests, file))
+    if changes is not None:
+        found += (f"{path}: {line}; export it again" for line in changes.lines())
     try:
         found += _interface_contradictions(path, stated, file.effective_manifest())
     except (ModelFileError, ManifestError) as error:
@@ -133,30 +146,6 @@ def type_contradictions(path: Path, manifest: Manifest, layers: Mapping[str, str
     if difference is None:
         return ()
     return (f"{path} does not compute in the types that its manifest states: {difference}; export it again",)
-
-
-def _changes(recorded: Digests, file: OnnxFile) -> Iterator[str]:
-    """What was changed in a file since its digests were recorded."""
-    names = [tensor.name for tensor in file.tensors]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        yield f"it holds several tensors named {', '.join(repeated)}"
-    found = file_digests(file)
-    changed = [name for name, digest in recorded.tensors.items() if found.tensors.get(name, digest) != digest]
-    missing = [name for name in recorded.tensors if name not in found.tensors]
-    added = [name for name in found.tensors if name not in recorded.tensors]
-    for tensors, what in (
-        (changed, "was changed after the export"),
-        (missing, "is missing; it was there at the export"),
-        (added, "was added after the export"),
-    ):
-        yield from (f"the tensor {name} {what}" for name in tensors[:_LISTED])
-        if len(tensors) > _LISTED:
-            yield f"and for {len(tensors) - _LISTED} more tensors: each {what}"
-    if found.graph != recorded.graph:
-        yield "its graph was changed after the export: a node, an attribute, an input or an output"
-    if found.manifest != recorded.manifest:
-        yield "its manifest was edited after the export"
 
 
 def _interface_contradictions(path: Path, stated: Manifest, effective: Manifest) -> Iterator[str]:
@@ -201,7 +190,7 @@ def _difference_of_origin(plan: PlanManifest, file: OnnxFile) -> str | None:
     if recorded is None or manifest is None or manifest.digests is None:
         return None if sha256_of(file.path) == plan.onnx.sha256 else "its SHA-256 differs"
     # The file's SHA-256 changes if a verdict is recorded in it, but its digests do not.
-    changes = [*_changes(recorded, file)]
+    changes = [*Changes.since(recorded, file).lines()]
     if changes:
         return changes[0] + (f", and {len(changes) - 1} more differences" if len(changes) > 1 else "")
     sidecar, own = (records.encode(record) for record in (plan.manifest, manifest))

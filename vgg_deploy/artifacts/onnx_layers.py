@@ -15,7 +15,7 @@ _SAME_TYPE = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatt
 
 def node_name(node: onnx.NodeProto) -> str:
     """A node's name. If it has none, the name that TensorRT gives it, which is based on its first output."""
-    return str(node.name or f"node_of_{node.output[0]}")
+    return str(node.name or f"node_of_{next(iter(node.output), '')}")
 
 
 def layer_types(model: onnx.ModelProto) -> dict[str, str]:
@@ -33,27 +33,37 @@ def layer_types(model: onnx.ModelProto) -> dict[str, str]:
         node = producers.get(tensor)
         if node is None or node.op_type != "DequantizeLinear":
             return False
-        quantized = node.input[0]
+        quantized = _input(node, 0)
         return constants.get(quantized) in (TensorProto.INT8, TensorProto.UINT8) or (
             quantized in producers and producers[quantized].op_type == "QuantizeLinear"
         )
 
     def weight_type(tensor: str) -> str:
-        node = producers.get(tensor)
+        node, seen = producers.get(tensor), set[str]()
         while node is not None and (node.op_type in _SAME_TYPE or node.op_type == "DequantizeLinear"):
+            if tensor in seen:  # the nodes form a circle
+                return UNKNOWN
+            seen.add(tensor)
             # The output of a DequantizeLinear has the type of its scale.
-            tensor = node.input[1 if node.op_type == "DequantizeLinear" else 0]
+            tensor = _input(node, 1 if node.op_type == "DequantizeLinear" else 0)
             node = producers.get(tensor)
         kind: int | None = constants.get(tensor) if node is None else _output_type(node)
-        if kind is None:
+        if kind is None or kind not in TensorProto.DataType.values():
             return UNKNOWN
         return _TYPES.get(kind, str(TensorProto.DataType.Name(kind)).lower())
 
     return {
-        node_name(node): INT8 if eight_bit(node.input[0]) and eight_bit(node.input[1]) else weight_type(node.input[1])
+        node_name(node): INT8
+        if eight_bit(_input(node, 0)) and eight_bit(_input(node, 1))
+        else weight_type(_input(node, 1))
         for node in graph.node
         if node.op_type == "Conv"
     }
+
+
+def _input(node: onnx.NodeProto, index: int) -> str:
+    """The name of an input; empty if a damaged node does not have it."""
+    return str(node.input[index]) if len(node.input) > index else ""
 
 
 def _output_type(node: onnx.NodeProto) -> int | None:

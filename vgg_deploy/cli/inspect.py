@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,8 +26,9 @@ _SHOWN_LABELS = 6  # the manifest lists all of them
 def command(file: Path, as_json: bool) -> None:
     """Show what an ONNX file or a plan contains. Needs neither a GPU nor TensorRT.
 
-    Shows precision by layer, shapes, sizes, classes, normalization, S, provenance, and the whole manifest. Exits with 1
-    if the file contradicts its manifest.
+    Shows precision by layer, shapes, sizes, classes, normalization, S, provenance, the verdict of verify --record, and
+    the manifest. Exits with 1 if the file contradicts its manifest: a tensor, the graph or the manifest was changed
+    after the export, or the graph does not compute what the manifest states.
     """
     from vgg_deploy.artifacts.description import describe
 
@@ -54,7 +55,16 @@ def _print(description: Description) -> None:
     if manifest is not None:
         click.echo("\nmanifest:")
         for name, value in manifest.items():
-            _echo(f"  {name}: {json.dumps(value, ensure_ascii=False)}")
+            _echo(f"  {name}: {json.dumps(_without_digests(name, value), ensure_ascii=False)}")
+
+
+def _without_digests(name: str, value: Any) -> Any:
+    """A value of a manifest, without the digest of each tensor; --json prints them."""
+    if name == "digests" and value is not None:
+        return {**value, "tensors": f"of {len(value['tensors'])} tensors (--json)"}
+    if name == "manifest":  # that of its model, in the sidecar of a plan
+        return {key: _without_digests(key, item) for key, item in value.items()}
+    return value
 
 
 def _echo(text: str) -> None:
@@ -68,6 +78,10 @@ def _facts(description: Description) -> Iterator[tuple[str, str]]:
     yield "file", f"{description.path}, {_megabytes(description.size)}, {weights} of weights"
     yield "SHA-256", description.sha256
     yield "made by", description.made_by
+    if description.digests is not None:
+        yield ("digests" if plan is None else "seal"), description.digests
+    if description.verdict is not None:
+        yield "verdict", description.verdict
     proof = f", {plan.layers_from}" if plan is not None else ""
     yield "precision", (summary(description.layers) or "no convolutions") + proof
     for name, value in description.inputs.items():

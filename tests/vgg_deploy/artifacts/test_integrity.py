@@ -7,52 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from tests.vgg_deploy.artifacts.damage import changed, named, node_of, tensor_of, values, without_digests
 from vgg_deploy.artifacts.integrity import examine
 from vgg_deploy.artifacts.onnx_file import OnnxFile
-from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
-from vgg_deploy.network.precision import Quantization
-from vgg_deploy.network.spec import NetworkSpec
-
-pytest.importorskip("torch")
-
-
-def quantized(spec: NetworkSpec, target: str, kept: tuple[str, ...] = ()) -> Quantization:
-    """INT8 in all layers but `kept` (for ONNX Runtime, fc8 too), with made-up ranges."""
-    names = [layer.name for layer in spec.weight_layers]
-    if target == "onnxruntime":
-        kept = (*kept, "fc8")
-    ranges = {name: (0.0, 3.0 + index) for index, name in enumerate([*names, "lrn1", "spatial_mean"])}
-    ranges["conv1_1"] = (-123.68, 151.061)
-    layers = tuple(name for name in names if name not in kept)
-    return Quantization(target, layers, tuple(kept), "minmax", ranges, (), (73,), True)
-
-
-@pytest.fixture
-def file(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """`file("A", target=None, kept=(), checkpoint={...}, **options of export)` -> an exported ONNX file in tmp_path."""
-    from export import export
-    from train.network.checkpoint import read
-
-    def write(
-        configuration: str = "A",
-        target: str | None = None,
-        kept: tuple[str, ...] = (),
-        checkpoint: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> Path:
-        weights = read(narrow_checkpoint(configuration, **(checkpoint or {})))
-        spec = weights.manifest.spec
-        assert spec is not None
-        if "largest" in options:  # names of the layers that overflow
-            layers = {layer.name: 1.0 for layer in spec.weight_layers}
-            options["largest"] = {**layers, **dict.fromkeys(options["largest"], 1e6)}
-        quantization = None if target is None else quantized(spec, target, kept)
-        return export(weights, tmp_path / "model.onnx", quantization=quantization, **options).path
-
-    return write
-
+from vgg_deploy.network.manifest import MANIFEST_KEY, TORCHVISION_NORMALIZATION, Manifest, Rescaling, TrainScale
 
 OUTPUTS = [
     {"score_map": score_map, "features": features} for score_map, features in itertools.product((False, True), repeat=2)
@@ -85,3 +47,186 @@ def test_healthy_files_of_every_kind_pass(
     assert examined.contradictions == ()
     assert examined.recorded
     assert examined.tensors == len(OnnxFile(path).tensors)
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ({}, "conv3_1.weight"),
+        ({"half": True}, "fc6.weight"),
+        ({"half": True}, "fc7.bias"),
+        ({"target": "onnxruntime"}, "conv2_1.weight.integers"),
+        ({"target": "onnxruntime"}, "conv2_1.bias.integers"),
+        ({"target": "onnxruntime"}, "conv2_1.input.zero_point"),
+        ({"target": "tensorrt"}, "fc6.weight.scale"),
+    ],
+)
+def test_one_bit_of_any_type_is_found_and_the_tensor_is_named(
+    kind: dict[str, Any], name: str, bit: int, file: Callable[..., Path]
+) -> None:
+    path = file(**kind)
+
+    def flip(model: onnx.ModelProto) -> None:
+        tensor = tensor_of(model, name)
+        data = bytearray(tensor.raw_data)
+        data[len(data) // 2] ^= 1 << bit
+        tensor.raw_data = bytes(data)
+
+    assert named(changed(path, flip), f"the tensor {name} was changed after the export")
+
+
+def test_one_bit_of_external_data_is_found_and_the_tensor_is_named(file: Callable[..., Path]) -> None:
+    path = file(external_data=True, half=True)
+    (weights,) = OnnxFile(path).external_files
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert named(examine(path), "the tensor fc6.weight was changed after the export")
+
+
+def test_weights_of_another_export_beside_the_graph_are_found(file: Callable[..., Path], tmp_path: Path) -> None:
+    (old,) = OnnxFile(file(external_data=True, checkpoint={"seed": 1})).external_files
+    data = old.read_bytes()
+    path = file(external_data=True)
+    (new,) = OnnxFile(path).external_files
+    new.write_bytes(data)
+    examined = examine(path)
+    assert named(examined, "the tensor conv3_1.weight was changed after the export")
+    assert named(examined, "also 1 other tensor: each was changed after the export")
+    assert len(examined.contradictions) == 7  # six by name, and one line for the others
+
+
+def in_typed_fields(model: onnx.ModelProto) -> None:
+    """Moves the values of every tensor from raw data to float_data or int32_data."""
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        typed = onnx.helper.make_tensor(tensor.name, tensor.data_type, values.shape, values.flatten().tolist())
+        assert not typed.HasField("raw_data")
+        tensor.CopyFrom(typed)
+
+
+def saved_anew(_model: onnx.ModelProto) -> None:
+    """Nothing: the model is only loaded and saved."""
+
+
+def described_anew(model: onnx.ModelProto) -> None:
+    """Documentation, inferred shapes and another producer, which change no answer."""
+    model.producer_name, model.doc_string = "another tool", "a note"
+    model.graph.node[3].doc_string = "a note"
+    model.graph.input[0].doc_string = "a note"
+    inferred = onnx.shape_inference.infer_shapes(model)
+    model.graph.value_info.extend(inferred.graph.value_info)
+    assert model.graph.value_info
+
+
+@pytest.mark.parametrize("change", [in_typed_fields, saved_anew, described_anew])
+@pytest.mark.parametrize("kind", [{"half": True}, {"target": "onnxruntime"}, {"target": "tensorrt"}])
+def test_a_file_that_another_tool_saved_without_a_change_passes(
+    change: Callable[[onnx.ModelProto], None], kind: dict[str, Any], file: Callable[..., Path]
+) -> None:
+    assert changed(file(**kind), change).contradictions == ()
+
+
+def test_external_data_may_be_moved_into_the_file_and_out_of_it(file: Callable[..., Path]) -> None:
+    path = file(external_data=True, half=True)
+    onnx.save(onnx.load(path), path)
+    assert examine(path).contradictions == ()
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="moved", size_threshold=0)
+    assert OnnxFile(path).external_files
+    assert examine(path).contradictions == ()
+
+
+def test_a_tensor_that_is_stored_twice_is_found(file: Callable[..., Path]) -> None:
+    """Another runtime may take the other copy."""
+
+    def hide(model: onnx.ModelProto) -> None:
+        tensor_of(model, "fc8.bias").float_data.extend([1.0] * 5)
+
+    assert named(changed(file(), hide), "the tensor fc8.bias was changed")
+
+    def repeat(model: onnx.ModelProto) -> None:
+        model.graph.initializer.add().CopyFrom(tensor_of(model, "fc8.bias"))
+
+    assert named(changed(file(), repeat), "the tensor fc8.bias is in the file more than once")
+
+
+def test_missing_and_added_tensors_are_named(file: Callable[..., Path]) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        tensor_of(model, "conv1_1.bias").name = "other"
+        node_of(model, "conv1_1").input[2] = "other"
+
+    examined = changed(file(), rename)
+    assert named(examined, "the tensor conv1_1.bias is missing")
+    assert named(examined, "the tensor other was added")
+    assert named(examined, "its graph was changed after the export")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"train_scale": TrainScale(70, 70)},
+        {"mirror": False},
+        {"rescaling": Rescaling("bicubic")},
+        {"tools": {}},
+        {"source": None},
+        {"training": {"epochs": 3}},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_an_edited_manifest_is_found(field: dict[str, Any], file: Callable[..., Path]) -> None:
+    def edit(model: onnx.ModelProto) -> None:
+        (entry,) = (entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
+        entry.value = Manifest.from_json(entry.value, "a test").with_(**field).to_json()
+
+    examined = changed(file(), edit)
+    assert [line.partition(": ")[2] for line in examined.contradictions] == [
+        "its manifest was edited after the export; export it again"
+    ]
+
+
+def test_a_manifest_that_fits_no_network_is_a_contradiction_and_no_crash(file: Callable[..., Path]) -> None:
+    def edit(model: onnx.ModelProto) -> None:
+        (entry,) = (entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
+        entry.value = entry.value.replace('"configuration": "A"', '"configuration": "Z"')
+
+    assert named(changed(file(), edit), "configuration is 'Z'")
+
+
+def test_an_older_file_passes_and_says_that_it_has_no_digests(
+    file: Callable[..., Path], vgg_deploy_command: Callable[..., Any]
+) -> None:
+    path = file(half=True)
+    without_digests(path)
+    assert examine(path).contradictions == ()
+    assert not examine(path).recorded
+    done = vgg_deploy_command("inspect", str(path))
+    assert done.code == 0
+    assert "no digests: exported by an older vgg_deploy" in done.out
+
+
+def test_inspect_names_the_tensor_and_exits_1(
+    file: Callable[..., Path], vgg_deploy_command: Callable[..., Any]
+) -> None:
+    path = file()
+    done = vgg_deploy_command("inspect", str(path))
+    assert done.code == 0
+    assert "23 tensors, graph and manifest as exported" in done.out
+    assert "never verified: vgg-deploy verify" in done.out
+    assert OnnxFile(path).manifest.digests.tensors["fc6.weight"] not in done.out
+    changed(path, values("mean_rgb", lambda mean: mean + 1))
+    done = vgg_deploy_command("inspect", str(path))
+    assert done.code == 1
+    assert "changed after the export: 1 tensor (of 23" in done.out
+    assert "the tensor mean_rgb was changed after the export" in done.err
+    assert "subtracts the mean 124.68,117.779,104.939 (mean_rgb)" in done.err
+
+
+def test_a_foreign_file_is_not_judged(file: Callable[..., Path]) -> None:
+    path = file()
+
+    def disown(model: onnx.ModelProto) -> None:
+        del model.metadata_props[:]
+        model.producer_name = "pytorch"
+
+    assert changed(path, disown).contradictions == ()

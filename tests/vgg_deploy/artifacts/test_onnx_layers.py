@@ -100,3 +100,16 @@ def test_nodes_without_names_have_those_that_tensorrt_gives_them() -> None:
 
 def test_a_graph_without_convolutions_has_no_layers() -> None:
     assert layer_types(graph(("Identity", "i", ["images"], {}))) == {}
+
+
+def test_nodes_without_inputs_and_nodes_in_a_circle_have_unknown_types() -> None:
+    circle = [
+        helper.make_node("Identity", ["second"], ["first"]),
+        helper.make_node("Identity", ["first"], ["second"]),
+        helper.make_node("Conv", ["images", "first"], ["scores"], name="conv1_1"),
+        helper.make_node("Conv", [], ["nothing"], name="conv1_2"),
+        helper.make_node("DequantizeLinear", [], ["integers"]),
+        helper.make_node("Conv", ["integers", "integers"], ["more"], name="conv2_1"),
+    ]
+    model = helper.make_model(helper.make_graph(circle, "circle", [], []))
+    assert layer_types(model) == {"conv1_1": "unknown", "conv1_2": "unknown", "conv2_1": "unknown"}

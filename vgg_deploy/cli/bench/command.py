@@ -21,6 +21,7 @@ from vgg_deploy.cli.bench.report import as_json, plot_report, print_report
 from vgg_deploy.cli.bench.workloads import Workloads, effort_options, workload_options
 from vgg_deploy.cli.outputs import STDOUT, check_outputs, check_plot, output_file, write_text
 from vgg_deploy.cli.parameters import engine_options, labels_files
+from vgg_deploy.cli.verdicts import say_verdicts
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.files import require_writable
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -62,6 +63,7 @@ def command(
             require_writable(path)
     contestants, unopened_reference = contestants_of(models, comparison, replace(options, requests=1), facts)
     _check_requests(options.requests, contestants)
+    say_verdicts(models)
     report = Measurement(contestants, unopened_reference, options, workloads, effort).measure()
     if json_path is not None:
         write_text(json_path, json.dumps(as_json(report), indent=2, allow_nan=False) + "\n")

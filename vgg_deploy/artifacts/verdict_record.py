@@ -1,0 +1,116 @@
+"""The verdict in a file's own manifest: which proofs it passed. Recording one changes nothing else of the file."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, kind_of
+from vgg_deploy.artifacts.onnx_file import OnnxFile
+from vgg_deploy.artifacts.onnx_format import EntryField, ModelField
+from vgg_deploy.artifacts.plan import read_plan, sidecar_of
+from vgg_deploy.artifacts.protobuf import Message, encoded_key, fields, mapped
+from vgg_deploy.errors import UsageError
+from vgg_deploy.files import whole_file
+from vgg_deploy.network import records
+from vgg_deploy.network.manifest import MANIFEST_KEY
+from vgg_deploy.network.verdict import Verdict
+
+
+def write_verdict(path: Path, verdict: Verdict) -> None:
+    """Replaces the verdict in the manifest of an ONNX file, or in the sidecar of a plan.
+
+    The file is replaced whole or not at all. It keeps its tensors, its digests or seal, and its permissions. Its
+    external data are not touched.
+
+    Raises:
+        UsageError: the file does not exist, is a checkpoint, or has no manifest.
+        ModelFileError, PlanError, ManifestError: the file or its manifest is damaged.
+        OutputError: it cannot be written.
+    """
+    kind = kind_of(path)
+    if kind == CHECKPOINT:
+        raise UsageError(f"{path} is a checkpoint; a verdict is recorded in an ONNX file or a plan")
+    if kind == PLAN:
+        _write_in_sidecar(path, verdict)
+    else:
+        _write_in_onnx(path, verdict)
+
+
+def verdict_line(path: Path) -> str | None:
+    """When and against what a file was verified, or that it never was; None for a checkpoint or a foreign file.
+
+    Raises:
+        UsageError: the file does not exist.
+        ModelFileError, PlanError, ManifestError: the file or its manifest is damaged.
+    """
+    kind, verdict = kind_of(path), None
+    if kind == CHECKPOINT:
+        return None
+    if kind == PLAN:
+        plan = read_plan(path)
+        if plan is None:
+            return None
+        verdict, origin = plan.verdict, plan.manifest.verdict
+        if verdict is None and origin is not None:
+            return f"its ONNX file was {origin}; the plan itself was {never_verified(path)}"
+    else:
+        manifest = OnnxFile(path).manifest
+        if manifest is None:
+            return None
+        verdict = manifest.verdict
+    return never_verified(path) if verdict is None else str(verdict)
+
+
+def never_verified(path: Path) -> str:
+    """The line of a file without a verdict, with the command that records one."""
+    return f"never verified: vgg-deploy verify {shlex.quote(str(path))} --reference CKPT --images DIR --record"
+
+
+def _write_in_sidecar(path: Path, verdict: Verdict) -> None:
+    sidecar = sidecar_of(path)
+    if read_plan(path) is None:
+        raise UsageError(f"{path} has no {sidecar.name} beside it, so a verdict has no place; build the plan again")
+    data = json.loads(sidecar.read_text(encoding="utf-8"))
+    changed = json.dumps({**data, "verdict": records.encode(verdict)}, ensure_ascii=False, indent=1) + "\n"
+    _replace(sidecar, iter([changed.encode()]))
+
+
+def _write_in_onnx(path: Path, verdict: Verdict) -> None:
+    file = OnnxFile(path)
+    if file.manifest is None or file.manifest_json is None:  # read, so that a damaged one is refused
+        raise UsageError(f"{path} has no vgg_deploy manifest, so a verdict has no place in it")
+    # From the text, because it may have fields that this version does not know.
+    data = {**json.loads(file.manifest_json), "verdict": records.encode(verdict)}
+    _replace(path, _with_manifest(path, json.dumps(data, ensure_ascii=False)))
+
+
+def _with_manifest(path: Path, manifest: str) -> Iterator[bytes | memoryview]:
+    """The bytes of an ONNX file, part by part, with another manifest in the place of its own."""
+    for field, whole, value in fields(mapped(path)):
+        if (
+            field != ModelField.METADATA
+            or not isinstance(value, memoryview)
+            or Message(value).text(EntryField.KEY) != MANIFEST_KEY
+        ):
+            yield whole
+    yield _entry(manifest)
+
+
+def _entry(manifest: str) -> bytes:
+    text = manifest.encode()
+    key = MANIFEST_KEY.encode()
+    entry = encoded_key(EntryField.KEY, len(key)) + key + encoded_key(EntryField.VALUE, len(text)) + text
+    return encoded_key(ModelField.METADATA, len(entry)) + entry
+
+
+def _replace(path: Path, parts: Iterator[bytes | memoryview]) -> None:
+    """Replaces a file, through a link to it, and keeps its permissions."""
+    target = path.resolve()
+    mode = target.stat().st_mode
+    with whole_file(target) as temporary, temporary.open("wb") as written:
+        for part in parts:
+            written.write(part)
+    target.chmod(mode)
