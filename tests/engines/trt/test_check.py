@@ -316,6 +316,19 @@ def test_a_manifest_whose_command_is_not_a_build_is_refused(command: str, machin
     assert "expected one vgg-deploy build command" in str(machine.problem())
 
 
+def test_a_manifest_that_was_edited_is_refused_by_its_seal_unless_it_is_trusted(machine: Machine) -> None:
+    machine.describe()
+    sidecar = sidecar_of(machine.path)
+    data = json.loads(sidecar.read_text())
+    data["manifest"]["mirror"] = not data["manifest"]["mirror"]
+    sidecar.write_text(json.dumps(data))
+    assert f"{sidecar} was edited after it was written" in str(machine.problem())
+    assert machine.checks(trust=True)["manifest"].passed
+    del data["seal"]  # as older versions wrote it
+    sidecar.write_text(json.dumps(data))
+    assert machine.checks()["manifest"].passed
+
+
 def test_a_manifest_whose_layers_were_edited_is_refused(
     machine: Machine, narrow_spec: Callable[..., NetworkSpec], manifest_for: Callable[..., Manifest]
 ) -> None:

@@ -211,6 +211,7 @@ def test_the_table_has_each_contestant_in_each_shape(bench: Callable[..., Any], 
     done = bench(TINY, "--against", "onnxruntime", "--plot", tmp_path / "plot.svg", "--layers")
     assert done.code == 0, done.err
     assert "generated pictures" in done.err
+    assert done.err.count("tiny.onnx: never verified: vgg-deploy verify") == 1
     lines = done.out.splitlines()
     assert "16 generated pictures (give real ones with --images); compared with tiny.onnx" in lines[0]
     rows = [line for line in lines if line.startswith(("tiny.onnx ", "onnxruntime: tiny.onnx "))]

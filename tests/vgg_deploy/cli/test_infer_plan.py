@@ -18,6 +18,9 @@ from engines.trt.build_options import BuildOptions
 from tests.engines.trt.fake_gpu import answer
 from tests.engines.trt.fake_machine import Machine
 from vgg_deploy.artifacts.plan import sidecar_of
+from vgg_deploy.artifacts.verdict_record import write_verdict
+from vgg_deploy.files import Source
+from vgg_deploy.network.verdict import Verdict
 from vgg_deploy.views.images import decode
 
 TINY = Path(__file__).parents[2] / "data" / "tiny.onnx"
@@ -133,9 +136,18 @@ def test_doctor_says_that_a_plan_can_run(vgg_deploy_command: Callable[..., Any],
     finished = vgg_deploy_command("doctor", str(machine.path), "--device", "cuda:1")
     assert finished.code == 0, finished.out
     lines = finished.out.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * 7
+    assert [line.split()[0] for line in lines[:-1]] == [*["ok"] * 7, "-"]
+    assert lines[-2].startswith(f"-   verdict             never verified: vgg-deploy verify {machine.path}")
     assert lines[-1] == f"{machine.path} can run here"
     assert machine.asked == [("cuda-python", 1, "rtx")]
+
+
+def test_doctor_shows_a_recorded_verdict(vgg_deploy_command: Callable[..., Any], machine: Machine) -> None:
+    verdict = Verdict("2026-11-25", Source("best.safetensors", "ab" * 32), (1, 3), "tensorrt-rtx 1.7")
+    write_verdict(machine.path, verdict)
+    finished = vgg_deploy_command("doctor", str(machine.path))
+    assert finished.code == 0, finished.out
+    assert f"ok  verdict             {verdict}" in finished.out.splitlines()
 
 
 # ---- real plans, without a GPU ----
@@ -177,7 +189,7 @@ def test_without_a_gpu_doctor_checks_the_rest(plan: Path, vgg_deploy_command: Ca
     finished = vgg_deploy_command("doctor", str(plan))
     assert finished.code == 1
     lines = finished.out.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["ok", "ok", "no", "ok", "ok", "-", "-"]
+    assert [line.split()[0] for line in lines[:-1]] == ["ok", "ok", "no", "ok", "ok", "-", "-", "-"]
     assert f"no  GPU                 {plan} {NO_GPU}" in lines[2]
     assert lines[-1] == f"{plan} cannot run here"
 
