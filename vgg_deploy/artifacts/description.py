@@ -14,7 +14,7 @@ from onnx import helper
 
 from vgg_deploy.artifacts.integrity import changes_of, onnx_contradictions, plan_contradictions
 from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, PLAN_SUFFIXES, kind_of
-from vgg_deploy.artifacts.onnx_file import OnnxFile
+from vgg_deploy.artifacts.onnx_file import OnnxFile, model_errors
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.artifacts.plan import PLAN_VERSION, VERSION_KEY, PlanManifest, read_plan, seal_problem, sidecar_of
 from vgg_deploy.artifacts.verdict_record import verdict_line
@@ -138,7 +138,8 @@ def _describe_plan(path: Path) -> Description:
 def _describe_onnx(path: Path) -> Description:
     file = OnnxFile(path)
     header = file.header
-    layers = layer_types(header)
+    with model_errors(path):
+        layers = layer_types(header)
     changes, manifest = changes_of(file), file.manifest
     contradictions = onnx_contradictions(file, changes)
     digests = None

@@ -14,7 +14,7 @@ from pathlib import Path
 from vgg_deploy.artifacts.changes import Changes
 from vgg_deploy.artifacts.graph_check import GraphCheck
 from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, kind_of
-from vgg_deploy.artifacts.onnx_file import OnnxFile
+from vgg_deploy.artifacts.onnx_file import OnnxFile, model_errors
 from vgg_deploy.artifacts.onnx_format import PRODUCER
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.artifacts.plan import PlanManifest, mismatch, read_plan, seal_problem
@@ -85,7 +85,10 @@ def changes_of(file: OnnxFile) -> Changes | None:
         ManifestError: the manifest cannot be read.
     """
     manifest = file.manifest
-    return None if manifest is None or manifest.digests is None else Changes.since(manifest.digests, file)
+    if manifest is None or manifest.digests is None:
+        return None
+    with model_errors(file.path):
+        return Changes.since(manifest.digests, file)
 
 
 def onnx_contradictions(file: OnnxFile, changes: Changes | None) -> tuple[str, ...]:
@@ -110,10 +113,10 @@ def onnx_contradictions(file: OnnxFile, changes: Changes | None) -> tuple[str, .
         found += _interface_contradictions(path, stated, file.effective_manifest())
     except (ModelFileError, ManifestError) as error:
         found.append(str(error))
-    types = type_contradictions(path, stated, layer_types(file.header))
-    found += types
-    found += (f"{path}: {text}; export it again" for text in _graph_contradictions(file, stated, bool(types)))
-    return tuple(found)
+    with model_errors(path):
+        types = type_contradictions(path, stated, layer_types(file.header))
+        graph = _graph_contradictions(file, stated, bool(types))
+    return (*found, *types, *(f"{path}: {text}; export it again" for text in graph))
 
 
 def plan_contradictions(path: Path, plan: PlanManifest, sha256: str | None = None) -> tuple[str, ...]:
@@ -132,8 +135,9 @@ def plan_contradictions(path: Path, plan: PlanManifest, sha256: str | None = Non
 
 def onnx_beside(path: Path, plan: PlanManifest) -> Path | None:
     """The ONNX file from which a plan was built, if a file of that name lies beside the plan."""
-    onnx = path.with_name(Path(plan.onnx.name).name)
-    return onnx if onnx.is_file() else None
+    name = Path(plan.onnx.name).name  # an edited sidecar may name a file elsewhere, or none
+    onnx = path.parent / name
+    return onnx if name and onnx.is_file() else None
 
 
 def type_contradictions(path: Path, manifest: Manifest, layers: Mapping[str, str]) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ class OnnxFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _model_errors(path):
+        with model_errors(path):
             self._data = _opened(path)
             model = Message(self._data)
             self._graph = graph = model.message(ModelField.GRAPH)
@@ -132,7 +132,7 @@ class OnnxFile:
         """The header. Tensors of less than `below` bytes, such as zero-points, keep their data."""
         from onnx import ModelProto
 
-        with _model_errors(self.path):
+        with model_errors(self.path):
             stripped = _without_data(self._data, below)
         try:
             model: onnx.ModelProto = ModelProto.FromString(stripped)
@@ -147,7 +147,7 @@ class OnnxFile:
         Raises:
             ModelFileError: a node or a weight is damaged; external data cannot be read.
         """
-        with _model_errors(self.path):
+        with model_errors(self.path):
             return Graph(
                 inputs=tuple(value.name for value in self.inputs),
                 outputs=tuple(value.name for value in self.outputs),
@@ -162,7 +162,7 @@ class OnnxFile:
         Raises:
             ModelFileError: a tensor is damaged; external data cannot be read.
         """
-        with _model_errors(self.path):
+        with model_errors(self.path):
             return tuple(read_tensors(self._graph, self.path.parent))
 
     def effective_manifest(self, labels: str | None = None) -> Manifest:
@@ -275,7 +275,7 @@ def _opened(path: Path) -> memoryview:
 
 
 @contextmanager
-def _model_errors(path: Path) -> Iterator[None]:
+def model_errors(path: Path) -> Iterator[None]:
     """Translates errors of reading a model into a ModelFileError."""
     try:
         yield
@@ -283,7 +283,7 @@ def _model_errors(path: Path) -> Iterator[None]:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
     except TruncatedError as error:
         raise ModelFileError(f"{path} is truncated or damaged: {error}; copy or export it again") from error
-    except NotProtobufError as error:
+    except (NotProtobufError, UnicodeDecodeError) as error:  # onnx decodes a name when it is read
         raise ModelFileError(f"{path} is not an ONNX file, or it is damaged") from error
 
 

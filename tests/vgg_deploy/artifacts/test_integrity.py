@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from onnx import numpy_helper
 from tests.vgg_deploy.artifacts.damage import changed, named, node_of, tensor_of, values, without_digests
 from vgg_deploy.artifacts.integrity import examine
 from vgg_deploy.artifacts.onnx_file import OnnxFile
+from vgg_deploy.errors import ModelFileError
 from vgg_deploy.network.manifest import MANIFEST_KEY, TORCHVISION_NORMALIZATION, Manifest, Rescaling, TrainScale
 
 OUTPUTS = [
@@ -230,3 +233,17 @@ def test_a_foreign_file_is_not_judged(file: Callable[..., Path]) -> None:
         model.producer_name = "pytorch"
 
     assert changed(path, disown).contradictions == ()
+
+
+def test_damage_anywhere_is_found_or_refused_in_words(file: Callable[..., Path]) -> None:
+    """Only the name of the tool, that of the graph and white space of the manifest may change unseen."""
+    chance = random.Random(0)
+    path = file("A-LRN", target="tensorrt", checkpoint={"width_divisor": 64, "fc_width": 8})
+    whole, unseen = path.read_bytes(), 0
+    for _ in range(150):
+        data, position = bytearray(whole), chance.randrange(len(whole))
+        data[position] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        with contextlib.suppress(ModelFileError):  # it cannot be read at all; no other error may come
+            unseen += not examine(path).contradictions
+    assert unseen <= 2
