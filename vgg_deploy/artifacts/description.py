@@ -17,7 +17,7 @@ from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, PLAN_SUFFIXES, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile, model_errors
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.artifacts.plan import PLAN_VERSION, VERSION_KEY, PlanManifest, read_plan, seal_problem, sidecar_of
-from vgg_deploy.artifacts.verdict_record import verdict_line
+from vgg_deploy.artifacts.verdict_record import onnx_verdict_line, plan_verdict_line
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network import records
@@ -130,7 +130,7 @@ def _describe_plan(path: Path) -> Description:
         manifest=plan.manifest,
         plan=plan,
         digests=_seal_line(path, plan),
-        verdict=verdict_line(path),
+        verdict=plan_verdict_line(path, plan),
         contradictions=plan_contradictions(path, plan, digest),
     )
 
@@ -161,7 +161,7 @@ def _describe_onnx(path: Path) -> Description:
         manifest=manifest,
         plan=None,
         digests=digests,
-        verdict=verdict_line(path),
+        verdict=None if manifest is None else onnx_verdict_line(path, manifest),
         contradictions=contradictions,
     )
 

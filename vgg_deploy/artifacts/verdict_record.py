@@ -10,12 +10,12 @@ from pathlib import Path
 from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.onnx_format import EntryField, ModelField
-from vgg_deploy.artifacts.plan import read_plan, sidecar_of
+from vgg_deploy.artifacts.plan import PlanManifest, read_plan, sidecar_of
 from vgg_deploy.artifacts.protobuf import Message, encoded_key, fields, mapped
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import whole_file
 from vgg_deploy.network import records
-from vgg_deploy.network.manifest import MANIFEST_KEY
+from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest
 from vgg_deploy.network.verdict import Verdict
 
 
@@ -46,25 +46,31 @@ def verdict_line(path: Path) -> str | None:
         UsageError: the file does not exist.
         ModelFileError, PlanError, ManifestError: the file or its manifest is damaged.
     """
-    kind, verdict = kind_of(path), None
+    kind = kind_of(path)
     if kind == CHECKPOINT:
         return None
     if kind == PLAN:
         plan = read_plan(path)
-        if plan is None:
-            return None
-        verdict, origin = plan.verdict, plan.manifest.verdict
-        if verdict is None and origin is not None:
-            return f"its ONNX file was {origin}; the plan itself was {never_verified(path)}"
-    else:
-        manifest = OnnxFile(path).manifest
-        if manifest is None:
-            return None
-        verdict = manifest.verdict
-    return never_verified(path) if verdict is None else str(verdict)
+        return None if plan is None else plan_verdict_line(path, plan)
+    manifest = OnnxFile(path).manifest
+    return None if manifest is None else onnx_verdict_line(path, manifest)
 
 
-def never_verified(path: Path) -> str:
+def onnx_verdict_line(path: Path, manifest: Manifest) -> str:
+    """The line of `verdict_line` for an ONNX file with this manifest."""
+    return _never_verified(path) if manifest.verdict is None else str(manifest.verdict)
+
+
+def plan_verdict_line(path: Path, plan: PlanManifest) -> str:
+    """The line of `verdict_line` for a plan: its own verdict, or else that of its ONNX file."""
+    if plan.verdict is not None:
+        return str(plan.verdict)
+    if plan.manifest.verdict is None:
+        return _never_verified(path)
+    return f"its ONNX file was {plan.manifest.verdict}; the plan itself was {_never_verified(path)}"
+
+
+def _never_verified(path: Path) -> str:
     """The line of a file without a verdict, with the command that records one."""
     return f"never verified: vgg-deploy verify {shlex.quote(str(path))} --reference CKPT --images DIR --record"
 
