@@ -252,7 +252,7 @@ def read_piece(data: bytes) -> tuple[Graph, ValueInfo, ValueInfo]:
         ModelFileError: it is damaged, or has more inputs or outputs.
     """
     where = Path("the piece")
-    with _model_errors(where):
+    with model_errors(where):
         graph = Message(memoryview(data)).message(ModelField.GRAPH)
         inputs = tuple(map(ValueInfo.of, graph.messages(GraphField.INPUTS)))
         outputs = tuple(map(ValueInfo.of, graph.messages(GraphField.OUTPUTS)))
