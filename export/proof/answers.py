@@ -17,6 +17,8 @@ from typing import Any
 import onnx
 
 from export.float16 import rounding_copy
+from export.proof.fidelity import Fidelity, fidelity_of
+from export.proof.simulation import Simulation
 from export.proof.views import ComparisonViews
 from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
 from vgg_deploy.errors import UsageError
@@ -70,51 +72,66 @@ class Answers:
     """Compares the answers of files with those of one reference, on the same views.
 
     Args:
-        reference: the engine whose answers count as correct.
+        reference: the engine whose answers count as correct. None: answers are only compared with the exact evaluation
+            of their file.
         name: its name in reports.
         views: the views on which files are compared.
         open_rounding: opens an ONNX file in a runtime that keeps pairs of casts; see `export.float16.rounding_copy`.
     """
 
-    def __init__(self, reference: Engine, name: str, views: ComparisonViews, open_rounding: OpenEngine) -> None:
+    def __init__(self, reference: Engine | None, name: str, views: ComparisonViews, open_rounding: OpenEngine) -> None:
         self._reference, self._name, self._views, self._open_rounding = reference, name, views, open_rounding
         self._posteriors: dict[bool, Floats] = {}
 
-    def _free(self, engine: Engine) -> bool:
-        return engine.info.shapes.free and self._reference.info.shapes.free
-
-    def _expected(self, free: bool, progress: Progress) -> Floats:
+    def _expected(self, reference: Engine, free: bool, progress: Progress) -> Floats:
         if free not in self._posteriors:
-            self._posteriors[free] = posteriors(self._reference, self._views.chosen(free), progress)
+            self._posteriors[free] = posteriors(reference, self._views.chosen(free), progress)
         return self._posteriors[free]
 
     def steps(self, path: Path, engine: Engine) -> int:
         """How often `file` calls its `progress`."""
-        free = self._free(engine)
+        few = len(self._views.few(engine.info.shapes.free))
+        if self._reference is None:
+            return few
+        free = _both_free(engine, self._reference)
         runs = 1 + rounded_too(path, engine.info.manifest) + (free not in self._posteriors)
-        return runs * len(self._views.chosen(free))
+        return few + runs * len(self._views.chosen(free))
 
-    def form(self, other: Engine, name: str, progress: Progress = _silent) -> Proof:
+    def form(self, reference: Engine, other: Engine, name: str, progress: Progress = _silent) -> Proof:
         """Compares the reference with another form of the same weights, on the crops."""
         begin = time.perf_counter()
         expected = posteriors(other, self._views.crops, progress)  # [views, classes]
         names = [view.name for view in self._views.crops]
-        received = self._expected(False, progress)  # [views, classes]
-        parity = compare(expected, received, names, self._reference.info.manifest.classes)
-        return self._proof(self._name, name, [Comparison(self._name, FLOAT32, parity)], begin)
+        received = self._expected(reference, False, progress)  # [views, classes]
+        parity = compare(expected, received, names, reference.info.manifest.classes)
+        return self._proof(self._name, name, [Comparison(self._name, FLOAT32, parity)], None, begin)
 
-    def file(self, path: Path, engine: Engine, progress: Progress = _silent) -> Proof:
-        """Compares an exported file or a plan. It compares an FP16 file again with all activations rounded to FP16.
+    def file(
+        self, path: Path, engine: Engine, simulation: Simulation | None, progress: Progress = _silent
+    ) -> Proof:
+        """Compares an exported file or a plan with the reference, and with its own exact evaluation.
+
+        An FP16 file is compared again with all activations rounded to FP16.
 
         Args:
             path: the file.
             engine: runs it.
+            simulation: its exact answers on `ComparisonViews.few`; None: they are unknown.
             progress: called after each view of each engine.
         """
         begin = time.perf_counter()
+        fidelity = None if simulation is None else self._fidelity(engine, simulation, progress)
+        comparisons = [] if self._reference is None else self._comparisons(path, engine, self._reference, progress)
+        return self._proof(path.name, self._name, comparisons, fidelity, begin)
+
+    def _fidelity(self, engine: Engine, simulation: Simulation, progress: Progress) -> Fidelity:
+        received = posteriors(engine, self._views.few(engine.info.shapes.free), progress)  # [views, classes]
+        return fidelity_of(engine.info, simulation, received)
+
+    def _comparisons(self, path: Path, engine: Engine, reference: Engine, progress: Progress) -> list[Comparison]:
         manifest = engine.info.manifest
         name = f"{path.name} in bfloat16" if engine.info.bf16 else path.name
-        comparisons = [self._compare(engine, name, engine.info.lowest, progress)]
+        comparisons = [self._compare(reference, engine, name, engine.info.lowest, progress)]
         if rounded_too(path, manifest):
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / "model.onnx"
@@ -122,14 +139,16 @@ class Answers:
                 with self._open_rounding(copy) as rounding:
                     rounded = f"{path.name}, activations rounded"
                     lowest = manifest.precision.lowest
-                    comparisons.append(self._compare(rounding, rounded, lowest, progress))
-        return self._proof(path.name, self._name, comparisons, begin)
+                    comparisons.append(self._compare(reference, rounding, rounded, lowest, progress))
+        return comparisons
 
-    def _compare(self, engine: Engine, name: str, precision: str, progress: Progress) -> Comparison:
-        free = self._free(engine)
-        views, expected = self._views.chosen(free), self._expected(free, progress)  # [views, classes]
+    def _compare(
+        self, reference: Engine, engine: Engine, name: str, precision: str, progress: Progress
+    ) -> Comparison:
+        free = _both_free(engine, reference)
+        views, expected = self._views.chosen(free), self._expected(reference, free, progress)  # [views, classes]
         received = posteriors(engine, views, progress)  # [views, classes]
-        parity = compare(expected, received, [view.name for view in views], self._reference.info.manifest.classes)
+        parity = compare(expected, received, [view.name for view in views], reference.info.manifest.classes)
         truth = self._views.truth
         drops: tuple[AccuracyDrop, ...] = ()
         if truth is not None:
@@ -137,30 +156,47 @@ class Answers:
             drops = tuple(accuracy_drop(before, after, truth, k) for k in (1, 5))
         return Comparison(name, precision, parity, drops)
 
-    def _proof(self, artifact: str, against: str, comparisons: Sequence[Comparison], begin: float) -> Proof:
-        failures = []
+    def _proof(
+        self,
+        artifact: str,
+        against: str,
+        comparisons: Sequence[Comparison],
+        fidelity: Fidelity | None,
+        begin: float,
+    ) -> Proof:
+        failures = [] if fidelity is None else list(fidelity.failures)
         for comparison in comparisons:
             if comparison.failures:
                 failures.append(f"{comparison.name} ({comparison.precision}): {'; '.join(comparison.failures)}")
-        if failures and comparisons[0].precision != FLOAT32:
+        if failures and comparisons and comparisons[0].precision != FLOAT32 and fidelity and not fidelity.failures:
             failures.append(_PRICE)
         return Proof(
             number=ANSWERS,
             artifact=artifact,
             against=against,
-            summary=_summary(comparisons[0]),
+            summary=_summary(comparisons, fidelity),
+            shown=bool(comparisons or fidelity),
             failures=tuple(failures),
-            tables=tuple(_tables(comparisons)),
-            figures={"comparisons": [comparison.as_json() for comparison in comparisons]},
+            tables=tuple(_tables(comparisons)) + (() if fidelity is None else (fidelity.table,)),
+            figures={
+                "comparisons": [comparison.as_json() for comparison in comparisons],
+                "exact_evaluation": None if fidelity is None else fidelity.as_json(),
+            },
             seconds=time.perf_counter() - begin,
         )
 
 
-def _summary(comparison: Comparison) -> str:
-    parity = comparison.parity
-    if comparison.precision == FLOAT32:
+def _both_free(engine: Engine, reference: Engine) -> bool:
+    return engine.info.shapes.free and reference.info.shapes.free
+
+
+def _summary(comparisons: Sequence[Comparison], fidelity: Fidelity | None) -> str:
+    if not comparisons:
+        return "nothing to compare with" if fidelity is None else f"as evaluated exactly to {fidelity.max_dp:.1e}"
+    parity, drops = comparisons[0].parity, comparisons[0].drops
+    if comparisons[0].precision == FLOAT32:
         return f"max |dp| {parity.max_dp:.1e} on {parity.view_count} views"
-    cost = str(comparison.drops[0]) if comparison.drops else f"on {parity.view_count} views"
+    cost = str(drops[0]) if drops else f"on {parity.view_count} views"
     return f"mean |dp| {parity.mean_dp:.1e}, {cost}"
 
 
@@ -177,6 +213,8 @@ def _tables(comparisons: Sequence[Comparison]) -> list[Table]:
         )
         for comparison in comparisons
     ]
+    if not comparisons:
+        return []
     columns = ("answers of", "views", "max |dp|", "mean |dp|", "divergence", "top-1 agreement", "")
     tables = [Table("posteriors beside the reference", columns, tuple(rows))]
     drops = [(comparison.name, str(drop)) for comparison in comparisons for drop in comparison.drops]
