@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ from vgg_deploy.cli.parameters import engine_options, images_option
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.verify.proving import Proving
 from vgg_deploy.cli.verify.reference import Opener, opened
-from vgg_deploy.cli.verify.report import as_json, print_proof, print_title
+from vgg_deploy.cli.verify.record import record_verdict
+from vgg_deploy.cli.verify.report import Printer, as_json
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.errors import MissingDependencyError, UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -31,12 +33,11 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
 @click.option(
     "--reference",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="CKPT|MODEL.onnx",
     help="File whose predictions count as correct. An ONNX file needs no torch.",
 )
-@images_option(required=True)
+@images_option(required=False)
 @click.option(
     "--limit",
     type=click.IntRange(1),
@@ -45,59 +46,100 @@ if TYPE_CHECKING:
     metavar="N",
     help="Compare on at most N images, a seeded sample.",
 )
+@click.option(
+    "--expected",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Answers of the program that trained the network, .npz or .csv; see docs/witness.md.",
+)
+@click.option(
+    "--protocol",
+    metavar="NAME",
+    help="With --expected: how that program scored image files.  [default: center]",
+)
 @click.option("--details", is_flag=True, help="Print the figures behind each proof.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON.")
+@click.option("--record", is_flag=True, help="Write the proofs that a file passed into its manifest.")
 @engine_options(requests=None, plans=False)
 @weight_options
 def command(
     models: tuple[Path, ...],
-    reference: Path,
+    reference: Path | None,
     images: tuple[str, ...],
     limit: int,
+    expected: Path | None,
+    protocol: str | None,
     details: bool,
     json_path: str | None,
+    record: bool,
     options: EngineOptions,
     facts: WeightFacts,
 ) -> None:
-    """Prove that ONNX files and plans predict the same as their reference.
+    """Prove that ONNX files and plans answer as the trained network does.
 
-    The exit code is 1 if a proof fails.
+    Four proofs: 1, the file is what its manifest and its source say. 2, the runtime computes each layer as the file
+    says. 3, what the precision costs. 4, the pixels are read as in training. The exit code is 1 if a proof fails.
     """
     from export.proof.answers import Answers
     from export.proof.views import read_views
+    from export.proof.witness import read_witness
 
-    if not reference.is_file():
-        raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
-    if kind_of(reference) != CHECKPOINT:
-        refuse_facts(reference, facts)
+    _check_use(reference, images, expected, protocol, facts)
     manifests = {path: _manifest(path, options.labels) for path in models}
-    _require_runtime_for_rounding(manifests)
-    views = read_views(_sample(images, limit), _view_manifest(manifests, reference, options.labels))
-    for text in views.unreadable:
-        notice(f"skipped {text}")
+    witness = None if expected is None else read_witness(expected)
+    views = None
+    if images:
+        _require_runtime_for_rounding(manifests)
+        views = read_views(_sample(images, limit), _view_manifest(manifests, reference, options.labels))
+        for text in views.unreadable:
+            notice(f"skipped {text}")
     opener = Opener(options)
     proofs: list[Proof] = []
-    with opened(reference, manifests, opener, facts) as against:
-        answers = Answers(against.engine, reference.name, views, opener.rounding)
-        proving = Proving(opener=opener, reference=against, answers=answers)
-        groups = [(reference.name, proving.forms())] if against.fc is not None else []
-        groups += [(f"{path.name}, against {reference.name}", proving.of(path)) for path in manifests]
-        for title, made in groups:
-            proofs.extend(_printed(title, made, details=details, quiet=json_path == STDOUT))
+    with ExitStack() as stack:
+        against = None
+        if reference is not None:
+            against = stack.enter_context(opened(reference, manifests, opener, facts))
+        answers = None
+        if views is not None:
+            engine, name = (None, "") if against is None else (against.engine, against.path.name)
+            answers = Answers(engine, name, views, opener.rounding)
+        proving = Proving(
+            opener=opener, views=views, reference=against, answers=answers, witness=witness, protocol=protocol
+        )
+        show = Printer(details=details, quiet=json_path == STDOUT)
+        proofs += show.all(reference.name if reference else "", proving.forms())
+        for path in manifests:
+            made = show.all(path.name, proving.of(path))
+            proofs += made
+            if record:
+                record_verdict(path, made, reference or expected, proving.runtimes.get(path.name))
     if json_path is not None:
         write_text(json_path, as_json(proofs, proving.runtimes))
+    if against is not None and against.assumption is not None and witness is None:
+        notice(against.assumption)
     if any(proof.failures for proof in proofs):
         raise SystemExit(1)
 
 
-def _printed(title: str, proofs: Iterator[Proof], *, details: bool, quiet: bool) -> Iterator[Proof]:
-    """Prints proofs as they are made."""
-    if not quiet:
-        print_title(title)
-    for proof in proofs:
-        if not quiet:
-            print_proof(proof, details=details)
-        yield proof
+def _check_use(
+    reference: Path | None, images: tuple[str, ...], expected: Path | None, protocol: str | None, facts: WeightFacts
+) -> None:
+    """Refuses options that contradict each other, and files that do not exist."""
+    if reference is None and expected is None:
+        raise click.UsageError(
+            "give --reference CKPT (or an FP32 ONNX file), --expected FILE, or both: without them nothing shows that a "
+            "file answers as the trained network does"
+        )
+    if protocol is not None and expected is None:
+        raise click.UsageError("--protocol requires --expected")
+    if reference is None:
+        return
+    if not images:
+        raise click.UsageError("--reference requires --images, real images to compare on")
+    if not reference.is_file():
+        raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
+    if kind_of(reference) != CHECKPOINT:
+        refuse_facts(reference, facts)
 
 
 def _manifest(path: Path, labels: str | None) -> Manifest:
@@ -108,14 +150,14 @@ def _manifest(path: Path, labels: str | None) -> Manifest:
     return manifest
 
 
-def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path, labels: str | None) -> Manifest:
+def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path | None, labels: str | None) -> Manifest:
     """The manifest that decides how views are made: the first that vgg_deploy wrote, since foreign files do not state
     it.
     """
     from vgg_deploy.artifacts.onnx_file import read_manifest
 
     described = list(manifests.values())
-    if kind_of(reference) != CHECKPOINT:
+    if reference is not None and kind_of(reference) != CHECKPOINT:
         described.append(read_manifest(reference, labels))
     return next((manifest for manifest in described if manifest.spec), described[0])
 

@@ -52,7 +52,7 @@ class Proving:
         if self.reference is None or self.reference.fc is None or self.answers is None:
             return
         with progress("comparing the two forms", None, lines=True) as advance:
-            yield self.answers.form(self.reference.fc, "FC form", advance)
+            yield self.answers.form(self.reference.engine, self.reference.fc, "FC form", advance)
 
     def of(self, path: Path) -> Iterator[Proof]:
         """The proofs of a file. A file that cannot be opened fails those that run it."""
@@ -96,6 +96,8 @@ class Proving:
         from export.proof.simulation import simulate
         from vgg_deploy.artifacts.integrity import onnx_beside
 
+        if engine.info.manifest.spec is None:
+            return _not_run(LAYERS, path, "no vgg_deploy manifest names its layers"), None
         few, info = views.few(engine.info.shapes.free), engine.info
         task = f"{path.name}: layers"
         if kind_of(path) == PLAN:

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, kind_of
 from vgg_deploy.cli.opening import CheckpointOptions, open_any, read_for_torch, torch_engine
 from vgg_deploy.cli.tables import notice, once
+from vgg_deploy.cli.weights import assumed_line
+from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
+    from export.proof.source import SourceWeights
     from train.network.checkpoint import Checkpoint
     from vgg_deploy.inference.engine import Engine
     from vgg_deploy.network.manifest import Manifest
@@ -60,12 +63,16 @@ class Reference:
     Attributes:
         path: its file.
         engine: gives the answers that count as correct.
+        source: its weights, from which files are derived anew; None: they cannot be read.
         fc: the same weights in FC form; None for an ONNX file.
+        assumption: what is assumed about weights whose file does not state it; None: nothing is.
     """
 
     path: Path
     engine: Engine
+    source: SourceWeights | None = None
     fc: Engine | None = None
+    assumption: str | None = None
 
 
 @contextmanager
@@ -75,20 +82,45 @@ def opened(path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts
     Raises:
         UsageError: a file is a different network than the reference.
     """
-    from export.proof.answers import all_use_fine_grid, check_same_network
+    from export.proof.answers import check_same_network
 
     with ExitStack() as stack:
-        if kind_of(path) != CHECKPOINT:
-            reference = Reference(path=path, engine=stack.enter_context(opener.reference(path)))
+        if kind_of(path) == CHECKPOINT:
+            reference = _checkpoint(path, manifests, opener, facts, stack)
         else:
-            template = next(iter(manifests.values()))
-            options = CheckpointOptions(facts=facts, template=template, fine=all_use_fine_grid(manifests))
-            checkpoint = opener.read(path, options)
             reference = Reference(
-                path=path,
-                engine=stack.enter_context(opener.torch(checkpoint, options)),
-                fc=stack.enter_context(opener.torch(checkpoint, replace(options, form="fc"))),
+                path=path, engine=stack.enter_context(opener.reference(path)), source=_source_of_onnx(path)
             )
         for judged, manifest in manifests.items():
             check_same_network(judged, manifest, reference.engine.info.manifest)
         yield reference
+
+
+def _checkpoint(
+    path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts: WeightFacts, stack: ExitStack
+) -> Reference:
+    from export.proof.answers import all_use_fine_grid
+    from export.proof.source import SourceWeights
+
+    template = next(iter(manifests.values()))
+    options = CheckpointOptions(facts=facts, template=template, fine=all_use_fine_grid(manifests))
+    checkpoint = opener.read(path, options)
+    return Reference(
+        path=path,
+        engine=stack.enter_context(opener.torch(checkpoint, options)),
+        source=SourceWeights.from_checkpoint(checkpoint, facts),
+        fc=stack.enter_context(opener.torch(checkpoint, replace(options, form="fc"))),
+        assumption=assumed_line(checkpoint, path),
+    )
+
+
+def _source_of_onnx(path: Path) -> SourceWeights | None:
+    """The weights of an FP32 ONNX file of ours; None for another file, whose weights show no other file's."""
+    from export.proof.source import SourceWeights
+    from vgg_deploy.artifacts.integrity import examine
+    from vgg_deploy.artifacts.onnx_file import OnnxFile
+
+    try:
+        return SourceWeights.from_onnx(OnnxFile(path), examine)
+    except UsageError:  # another exporter's file, or one with rounded weights
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,12 +16,30 @@ from vgg_deploy.version import __version__
 REPORT_VERSION = 1  # of the JSON report
 
 
-def print_title(text: str) -> None:
-    """Begins the lines of one file."""
-    _echo(text)
+class Printer:
+    """Prints proofs as they are made.
+
+    Args:
+        details: whether to print the figures behind each proof.
+        quiet: whether to print nothing, because stdout is for the JSON report.
+    """
+
+    def __init__(self, *, details: bool, quiet: bool) -> None:
+        self._details, self._quiet = details, quiet
+
+    def all(self, file: str, proofs: Iterable[Proof]) -> list[Proof]:
+        """Prints the proofs of one file, and returns them."""
+        printed: list[Proof] = []
+        for proof in proofs:
+            if not self._quiet:
+                if not printed:
+                    _echo(file)
+                _print(proof, details=self._details)
+            printed.append(proof)
+        return printed
 
 
-def print_proof(proof: Proof, *, details: bool) -> None:
+def _print(proof: Proof, *, details: bool) -> None:
     """Prints a proof: one line within 80 columns, its failures, and with `details` its tables."""
     _echo(f"  {proof.number} {proof.name:<8}  {_verdict(proof):<9}  {proof.summary}".rstrip())
     for text in proof.failures:

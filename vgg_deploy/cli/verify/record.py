@@ -1,0 +1,33 @@
+"""Keeps the proofs that a file passed in its manifest."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+from vgg_deploy.artifacts.verdict_writer import write_verdict
+from vgg_deploy.cli.tables import notice
+from vgg_deploy.evaluation.proof import Proof
+from vgg_deploy.files import Source
+from vgg_deploy.network.verdict import Verdict
+
+
+def record_verdict(path: Path, proofs: Sequence[Proof], against: Path | None, runtime: str | None) -> None:
+    """Writes a verdict into a file's manifest if no proof failed.
+
+    Args:
+        path: an ONNX file or a plan.
+        proofs: all that were made of it.
+        against: the reference or, without one, the expected answers.
+        runtime: the runtime that ran it; None: none did.
+    """
+    if any(proof.failures for proof in proofs):
+        notice(f"{path}: nothing is recorded, because a proof failed")
+        return
+    assert against is not None
+    passed = tuple(proof.number for proof in proofs if proof.passed)
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    verdict = Verdict(date, Source.of(against), passed, runtime or "not run")
+    write_verdict(path, verdict)
+    notice(f"{path}: recorded, {verdict}")
