@@ -106,9 +106,7 @@ class Answers:
         parity = compare(expected, received, names, reference.info.manifest.classes)
         return self._proof(self._name, name, [Comparison(self._name, FLOAT32, parity)], None, begin)
 
-    def file(
-        self, path: Path, engine: Engine, simulation: Simulation | None, progress: Progress = _silent
-    ) -> Proof:
+    def file(self, path: Path, engine: Engine, simulation: Simulation | None, progress: Progress = _silent) -> Proof:
         """Compares an exported file or a plan with the reference, and with its own exact evaluation.
 
         An FP16 file is compared again with all activations rounded to FP16.
@@ -142,9 +140,7 @@ class Answers:
                     comparisons.append(self._compare(reference, rounding, rounded, lowest, progress))
         return comparisons
 
-    def _compare(
-        self, reference: Engine, engine: Engine, name: str, precision: str, progress: Progress
-    ) -> Comparison:
+    def _compare(self, reference: Engine, engine: Engine, name: str, precision: str, progress: Progress) -> Comparison:
         free = _both_free(engine, reference)
         views, expected = self._views.chosen(free), self._expected(reference, free, progress)  # [views, classes]
         received = posteriors(engine, views, progress)  # [views, classes]

@@ -26,7 +26,7 @@ class AccuracyDrop:
     standard_error: float
 
     def __str__(self) -> str:
-        return f"top-{self.k} {-self.points:+.2f} ± {self.standard_error:.2f} points"
+        return f"top-{self.k} {0 - self.points:+.2f} ± {self.standard_error:.2f} points"
 
 
 def accuracy_drop(reference: Floats, candidate: Floats, truth: Integers, k: int) -> AccuracyDrop:

@@ -16,8 +16,8 @@ from vgg_deploy.cli.outputs import STDOUT, write_text
 from vgg_deploy.cli.parameters import engine_options, images_option
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.verify.proving import Proving
-from vgg_deploy.cli.verify.reference import Opener, opened
 from vgg_deploy.cli.verify.record import record_verdict
+from vgg_deploy.cli.verify.reference import Opener, opened
 from vgg_deploy.cli.verify.report import Printer, as_json
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.errors import MissingDependencyError, UsageError
@@ -102,7 +102,7 @@ def command(
         answers = None
         if views is not None:
             engine, name = (None, "") if against is None else (against.engine, against.path.name)
-            answers = Answers(engine, name, views, opener.rounding)
+            answers = Answers(engine, name, views, opener.onnxruntime)
         proving = Proving(
             opener=opener, views=views, reference=against, answers=answers, witness=witness, protocol=protocol
         )
@@ -134,11 +134,13 @@ def _check_use(
         raise click.UsageError("--protocol requires --expected")
     if reference is None:
         return
+    from export.proof.foreign_reference import takes_floats
+
     if not images:
         raise click.UsageError("--reference requires --images, real images to compare on")
     if not reference.is_file():
         raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
-    if kind_of(reference) != CHECKPOINT:
+    if kind_of(reference) != CHECKPOINT and not takes_floats(reference):
         refuse_facts(reference, facts)
 
 
@@ -154,10 +156,11 @@ def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path | None, l
     """The manifest that decides how views are made: the first that vgg_deploy wrote, since foreign files do not state
     it.
     """
+    from export.proof.foreign_reference import takes_floats
     from vgg_deploy.artifacts.onnx_file import read_manifest
 
     described = list(manifests.values())
-    if reference is not None and kind_of(reference) != CHECKPOINT:
+    if reference is not None and kind_of(reference) != CHECKPOINT and not takes_floats(reference):
         described.append(read_manifest(reference, labels))
     return next((manifest for manifest in described if manifest.spec), described[0])
 

@@ -124,6 +124,4 @@ class Proving:
 
 
 def _not_run(number: int, path: Path, why: str = "it cannot be run", failures: tuple[str, ...] = ()) -> Proof:
-    return Proof(
-        number=number, artifact=path.name, against="", summary=why, shown=bool(failures), failures=failures
-    )
+    return Proof(number=number, artifact=path.name, against="", summary=why, shown=bool(failures), failures=failures)

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from vgg_deploy.artifacts.verdict_writer import write_verdict
+from vgg_deploy.artifacts.verdict_record import write_verdict
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.evaluation.proof import Proof
 from vgg_deploy.files import Source

@@ -51,8 +51,8 @@ class Opener:
         """A file that is compared with the reference."""
         return open_any(path, self.options_for(path), say=self._say)
 
-    def rounding(self, path: Path) -> Engine:
-        """A file with casts to FP16 and back, which ONNX Runtime does not optimize away."""
+    def onnxruntime(self, path: Path) -> Engine:
+        """A file that ONNX Runtime must run: it runs any graph, and keeps casts to FP16 and back."""
         return open_any(path, replace(self._options, runtime="onnxruntime"), say=lambda _text: None)
 
 
@@ -83,14 +83,19 @@ def opened(path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts
         UsageError: a file is a different network than the reference.
     """
     from export.proof.answers import check_same_network
+    from export.proof.foreign_reference import foreign_input, open_adapted, takes_floats
 
     with ExitStack() as stack:
         if kind_of(path) == CHECKPOINT:
             reference = _checkpoint(path, manifests, opener, facts, stack)
+        elif takes_floats(path):
+            expected = foreign_input(path, facts.normalization, facts.channels)
+            classes = next(iter(manifests.values())).classes
+            engine = open_adapted(path, expected, classes, opener.onnxruntime)
+            reference = Reference(path=path, engine=stack.enter_context(engine))
         else:
-            reference = Reference(
-                path=path, engine=stack.enter_context(opener.reference(path)), source=_source_of_onnx(path)
-            )
+            engine = stack.enter_context(opener.reference(path))
+            reference = Reference(path=path, engine=engine, source=_source_of_onnx(path))
         for judged, manifest in manifests.items():
             check_same_network(judged, manifest, reference.engine.info.manifest)
         yield reference
