@@ -10,16 +10,18 @@ from typing import Any
 from export.manifest import exported_manifest, stated_options
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.classes import ClassName
-from vgg_deploy.network.manifest import Manifest
+from vgg_deploy.network.manifest import Manifest, Normalization
 from vgg_deploy.network.spec import NetworkSpec
 
-# What a foreign checkpoint does not state. `export` and `verify` take options for it.
+# What a foreign checkpoint does not state: fields of its manifest, each with its words in reports.
 OPTIONAL = {
-    "classes": "--labels",
-    "normalization": "--normalization",
-    "train_scale": "--train-scale",
-    "channels_reversed": "--channels",
+    "classes": "class names",
+    "normalization": "normalization",
+    "train_scale": "S",
+    "channels_reversed": "channel order",
 }
+# The options of `export` and `verify` that also replace what a checkpoint of our own states.
+_OPTIONS = {"classes": "--labels", "train_scale": "--train-scale"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +78,12 @@ def fact_differences(manifest: Manifest, facts: Facts, *, shapes: bool = True) -
     for name in ("normalization", "train_scale", "channels_reversed"):
         received, wanted = getattr(manifest, name), getattr(expected, name)
         if name in facts.stated and received != wanted:
-            yield f"its {name} is {_text(received)}, but that of {facts.name} is {_text(wanted)}: " + (
-                _advice(OPTIONAL[name]) if name != "normalization" else "export it again"
-            )
+            advice = _advice(name) if name in _OPTIONS else "export it again"
+            yield f"its {OPTIONAL[name]} is {_text(received)}, but that of {facts.name} is {_text(wanted)}: {advice}"
     for name in ("mirror", "rescaling", "training", *(("shapes", "outputs") if shapes else ())):
         received, wanted = getattr(manifest, name), getattr(expected, name)
         if received != wanted:
-            yield f"its manifest's {name} is {_text(received)}; {facts.name} gives {_text(wanted)}"
+            yield f"its manifest's {name} is {received!s:.100}; {facts.name} gives {wanted!s:.100}"
     yield from _other_source(manifest, facts)
 
 
@@ -91,11 +92,11 @@ def _other_class(received: tuple[ClassName, ...], expected: tuple[ClassName, ...
     found, wanted = received[index], expected[index]
     same_label = found.label == wanted.label
     texts = [f"{item.label!r} (id {item.id!r})" if same_label else f"{item.label!r}" for item in (found, wanted)]
-    return f"class {index} is {texts[0]} in the file and {texts[1]} in {name}: {_advice('--labels')}"
+    return f"class {index} is {texts[0]} in the file and {texts[1]} in {name}: {_advice('classes')}"
 
 
-def _advice(option: str) -> str:
-    return f"if {option} was given to export, give it to verify too"
+def _advice(name: str) -> str:
+    return f"if {_OPTIONS[name]} was given to export, give it to verify too"
 
 
 def _other_source(manifest: Manifest, facts: Facts) -> Iterator[str]:
@@ -115,5 +116,9 @@ def _other_source(manifest: Manifest, facts: Facts) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 100 else text[:100] + "..."
+    if isinstance(value, Normalization):
+        mean, std = (",".join(map(repr, numbers)) for numbers in (value.mean, value.std))
+        return f"mean {mean} and std {std}"
+    if isinstance(value, bool):
+        return "B,G,R" if value else "R,G,B"
+    return str(value)

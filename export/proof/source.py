@@ -92,7 +92,7 @@ class SourceWeights:
                 f"{path} is {manifest.precision.lowest}, so the weights that it was made from are lost; give the "
                 "checkpoint or an FP32 file"
             )
-        damage = list(examine(path).contradictions)
+        damage = _within(path, examine(path))
         weights = {name: values for name, values in file.graph.weights.items() if values.dtype.itemsize == 4}
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in manifest.spec.weight_layers:
@@ -160,7 +160,7 @@ def _onnx(path: Path, source: SourceWeights | None, examine: Examine) -> _Judgem
     if manifest is None and file.producer != PRODUCER:
         return _Judgement(summary="it has no vgg_deploy manifest", shown=False)
     examination = examine(path)
-    failures = list(examination.contradictions)
+    failures = _within(path, examination)
     if manifest is None:
         return _Judgement(summary="its manifest is missing", failures=failures)
     if manifest.spec is None or manifest.normalization is None:
@@ -216,7 +216,7 @@ def _plan(path: Path, source: SourceWeights | None, examine: Examine) -> _Judgem
     if plan is None:
         return _Judgement(summary="it has no manifest beside it", shown=False)
     examination = examine(path)
-    failures, figures = list(examination.contradictions), _static_figures(examination)
+    failures, figures = _within(path, examination), _static_figures(examination)
     onnx = onnx_beside(path, plan)
     if failures:
         return _Judgement(summary=_count(failures, "manifest"), failures=failures, figures=figures)
@@ -232,6 +232,11 @@ def _plan(path: Path, source: SourceWeights | None, examine: Examine) -> _Judgem
         failures=[f"{onnx.name}: {line}" for line in judgement.failures],
         figures={**judgement.figures, "onnx": onnx.name},
     )
+
+
+def _within(path: Path, examination: Examination) -> list[str]:
+    """The contradictions of a file, for a report that names the file already."""
+    return [line.removeprefix(f"{path}: ") for line in examination.contradictions]
 
 
 def _sidecar_differences(manifest: Manifest, source: SourceWeights) -> list[str]:
@@ -276,13 +281,14 @@ def _static_figures(examination: Examination) -> dict[str, Any]:
 
 def _tables(derivation: Derivation, source: SourceWeights) -> tuple[Table, ...]:
     """What was compared and what was assumed; and all tensors that differ, if there are any."""
-    compared = ", ".join(name for name in OPTIONAL if name in source.facts.stated)
+    compared = ", ".join(words for name, words in OPTIONAL.items() if name in source.facts.stated)
+    assumed = ", ".join(OPTIONAL[name] for name in source.facts.assumed)
     rows = [
         ("tensors", f"{derivation.compared}, with {derivation.values:,} values, bit for bit"),
         ("facts", f"network, {compared}" if compared else "network"),
     ]
-    if source.facts.assumed:
-        rows.append(("assumed", f"{', '.join(source.facts.assumed)}: taken from the file, not compared"))
+    if assumed:
+        rows.append(("assumed", f"{assumed}: taken from the file, not compared"))
     tables = [Table(f"Compared with {source.facts.name}", ("what", "how"), tuple(rows), (0, 1))]
     if derivation.tensors:
         differing = tuple((difference.tensor, difference.text) for difference in derivation.tensors)

@@ -31,6 +31,7 @@ from tests.export.edited import (
 from train.network.checkpoint import read
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.tensor import StoredTensor
+from vgg_deploy.files import Source
 
 
 def test_a_weight_that_fp16_cannot_hold_must_be_in_fp32(enlarged_checkpoint: Files, tmp_path: Path) -> None:
@@ -299,19 +300,28 @@ MANIFESTS: list[tuple[tuple[Any, ...], Any, str]] = [
     (("spec", "fine"), True, "the node pool5: strides is [2, 2]; expected [1, 1]"),
     (("classes", 0, "label"), "nought", "class 0 is 'nought' in the file and '0' in vgg11-0.safetensors: if --labels"),
     (("classes", 3, "id"), "three", "class 3 is '3' (id 'three') in the file and '3' (id '3') in vgg11-0.safetensors"),
-    (("normalization", "mean", 1), 117.0, "its normalization is Normalization(mean=(123.68, 117.0, 103.939)"),
+    (
+        ("normalization", "mean", 1),
+        117.0,
+        "its normalization is mean 123.68,117.0,103.939 and std 1.0,1.0,1.0, but that of",
+    ),
     (("normalization", "std", 1), 2.0, "its normalization is "),
-    (("train_scale",), {"minimum": 64, "maximum": 128}, "its train_scale is [64, 128], but that of"),
+    (
+        ("train_scale",),
+        {"minimum": 64, "maximum": 128},
+        "its S is [64, 128], but that of vgg11-0.safetensors is 73: if",
+    ),
     (("mirror",), False, "its manifest's mirror is False; vgg11-0.safetensors gives True"),
     (("rescaling", "filter"), "bicubic", "its manifest's rescaling is "),
     (("training",), {"epochs": 3}, "its manifest's training is {'epochs': 3}; vgg11-0.safetensors gives None"),
     (("shapes", "height", "maximum"), 128, "its manifest's shapes is "),
     (("outputs",), ["probabilities", "features"], "its outputs are probabilities; expected probabilities, features"),
     (("source", "sha256"), "0" * 64, "it was made from vgg11-0.safetensors with the SHA-256 000000000000..., but"),
+    (("source", "sha256"), "", "it was made from vgg11-0.safetensors with the SHA-256 "),
     (("source",), None, "its manifest does not name its checkpoint"),
     (("precision", "arithmetic"), "float16", "the node conv1_1_to_float16 (Cast) is missing"),
     (("precision", "float32_layers"), ["conv9_9"], "its manifest's float32_layers are conv9_9; expected layers"),
-    (("channels_reversed",), True, "its channels_reversed is True"),
+    (("channels_reversed",), True, "its channel order is B,G,R, but that of vgg11-0.safetensors is R,G,B"),
     (("version",), 7, ""),
 ]
 
@@ -332,6 +342,16 @@ def test_an_edited_field_of_the_manifest_is_found(field: tuple[Any, ...], value:
     damaged(file, edit)
     proof = proved(file, checkpoint)
     assert any(text in line for line in proof.failures), proof.failures
+
+
+def test_the_digits_in_the_name_of_torchvisions_file_are_enough_of_its_sha256(made: Made) -> None:
+    file, checkpoint = made()
+    manifest = OnnxFile(file).manifest
+    assert manifest is not None
+    assert manifest.source is not None
+    short = Source("vgg11-8a719046.pth", manifest.source.sha256[:8])
+    damaged(file, lambda model: with_manifest(model, manifest.with_(source=short).to_json()))
+    assert proved(file, checkpoint).passed
 
 
 def test_another_checkpoint_of_the_same_network_is_recognized(made: Made, narrow_checkpoint: Files) -> None:
