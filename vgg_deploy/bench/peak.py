@@ -33,6 +33,7 @@ RUNTIMES = {FLOAT32: ("openvino", "onnxruntime"), BFLOAT16: ("openvino",), INT8:
 _LABELS = "yes\nno"
 _OPENVINO = EngineOptions(runtime="openvino")
 _CALLS = 5  # of each product, in turn, after a warm-up call; the fastest calls are compared
+SEARCH_CALLS = 1 + _CALLS
 OpenWith = Callable[[Path, EngineOptions], Engine]
 # Smaller products reach less: INT8 on two cores with AVX-512 VNNI does 1,300 GFLOP/s with 512 channels, and 1,520,
 # 1,590 and 1,630 with these. Larger ones reach no more.

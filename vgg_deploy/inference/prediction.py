@@ -17,7 +17,7 @@ from vgg_deploy.cores import usable_cores
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.averaging import ScoreMap
 from vgg_deploy.inference.compatibility import check_compatible
-from vgg_deploy.inference.engine import CPU_BATCH, DEVICE_BATCH, Engine
+from vgg_deploy.inference.engine import CPU_BATCH, DEVICE_BATCH, Engine, EngineInfo
 from vgg_deploy.inference.memory import with_memory_trimmed
 from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.inference.preparation import Preparation, prepare_ahead
@@ -64,6 +64,11 @@ class Failure:
     reason: str
 
 
+def default_batch(info: EngineInfo) -> int:
+    """The largest number of views in one call, if nothing else is asked for."""
+    return CPU_BATCH if info.device == "cpu" else DEVICE_BATCH
+
+
 def predict(
     engine: Engine,
     paths: Iterable[str | Path],
@@ -96,7 +101,7 @@ def predict(
     info = engine.info
     manifest = info.manifest
     if batch is None:
-        batch = CPU_BATCH if info.device == "cpu" else DEVICE_BATCH
+        batch = default_batch(info)
     if batch < 1:
         raise UsageError(f"batch is {batch}; expected 1 or more")
     if protocol is None:

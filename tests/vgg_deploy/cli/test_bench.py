@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def test_the_json_has_machine_versions_contestants_and_every_sample(
     bench: Callable[..., Any], photos: Path, changed: Callable[..., Path]
 ) -> None:
     other = changed("other.onnx", lambda bias: bias + 3.0)  # the soft-max does not see what all classes share
-    done = bench(TINY, other, "--shapes", "1x40x48,3x32x32", "--images", photos, "--json", "-")
+    done = bench(TINY, other, "--shapes", "1x40x48,3x32x32", "--images", photos, "--peak", "--json", "-")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["machine"]["usable_cores"] >= 1
@@ -208,7 +209,7 @@ def test_the_json_has_machine_versions_contestants_and_every_sample(
 
 
 def test_the_table_has_each_contestant_in_each_shape(bench: Callable[..., Any], tmp_path: Path) -> None:
-    done = bench(TINY, "--against", "onnxruntime", "--plot", tmp_path / "plot.svg", "--layers")
+    done = bench(TINY, "--against", "onnxruntime", "--plot", tmp_path / "plot.svg", "--layers", "--peak")
     assert done.code == 0, done.err
     assert "generated pictures" in done.err
     assert done.err.count("tiny.onnx: never verified: vgg-deploy verify") == 1
@@ -219,6 +220,7 @@ def test_the_table_has_each_contestant_in_each_shape(bench: Callable[..., Any], 
     assert all(row.endswith("ok") for row in rows[2:])
     assert "1x32x32, 2 repetitions; images per sample: 1" in lines
     assert any(line.startswith("peak: ") for line in lines)
+    assert any("of peak" in line for line in lines)
     assert "tiny.onnx, 1x32x32, by layer" in lines
     assert any(line.startswith("conv1_1") for line in lines)
     assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
@@ -262,10 +264,49 @@ def test_the_peak_is_sought_once_for_shapes_and_a_protocol(
         return find(open_with, precision, *arguments, **keywords)
 
     monkeypatch.setattr(peak, "open_best_probe", counting)
-    done = bench(TINY, "--shapes", "1x32x32", "--protocol", "dense", "--images", photos, "--json", "-")
+    done = bench(TINY, "--shapes", "1x32x32", "--protocol", "dense", "--images", photos, "--peak", "--json", "-")
     assert done.code == 0, done.err
     assert sought == ["float32"]
     assert [result["peak"]["precision"] for result in json.loads(done.out)["results"]] == ["float32"] * 2
+
+
+def test_the_peak_is_not_measured_unless_asked_and_the_table_has_no_column_for_it(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sought(*_arguments: Any, **_keywords: Any) -> None:
+        raise AssertionError("the peak was measured")
+
+    monkeypatch.setattr("vgg_deploy.bench.peak.open_best_probe", sought)
+    done = bench(TINY, "--shapes", "1x32x32")
+    assert done.code == 0, done.err
+    assert "peak: " not in done.out
+    assert "of peak" not in done.out
+    (header,) = [line for line in done.out.splitlines() if "first run ms" in line]
+    assert header.split()[-6:] == ["images/s", "GFLOP/s", "speedup", "agreement", "max", "|dp|"]
+    (result,) = json.loads(bench(TINY, "--shapes", "1x32x32", "--json", "-").out)["results"]
+    assert (result["peak"], result["share_of_peak"]) == (None, None)
+    assert result["gflops_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "quick", "what"),
+    [
+        (("--shapes", "1x32x32"), QUICK, "in turns on 1x32x32 (2 repetitions)\n"),
+        (("--shapes", "1x32x32"), ("--seconds", "0.1"), "in turns on 1x32x32 (0.1 s, at least 3 repetitions)\n"),
+        (
+            ("--shapes", "1x32x32", "--protocol", "dense", "--peak"),
+            QUICK,
+            "in turns on 1x32x32 and dense over 3 images (2 repetitions each); the machine's peak\n",
+        ),
+    ],
+)
+def test_what_will_be_measured_and_how_long_it_takes_is_said_first(
+    bench: Callable[..., Any], photos: Path, arguments: tuple[str, ...], quick: tuple[str, ...], what: str
+) -> None:
+    done = bench(TINY, "--images", photos, *arguments, quick=quick)
+    assert done.code == 0, done.err
+    assert f"measures tiny.onnx: each by itself, then {what}" in done.err
+    assert re.search(r"^this takes about \d+ s$", done.err, re.MULTILINE)
 
 
 def test_images_that_are_repeated_to_fill_a_batch_are_compared_once(bench: Callable[..., Any], photos: Path) -> None:

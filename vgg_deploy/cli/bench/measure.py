@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vgg_deploy.artifacts.build_command import refusal
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.bench.batch_shape import BatchShape
+from vgg_deploy.bench.duration import Pace, in_words
 from vgg_deploy.bench.effort import Effort
 from vgg_deploy.bench.layer_times import LayerTime, by_layer
 from vgg_deploy.cli.bench.contestants import UnopenedContestant
 from vgg_deploy.cli.bench.footprint import Footprint, footprint_of
+from vgg_deploy.cli.bench.forecast import PROFILED_CALLS, Forecast, reference_pace
+from vgg_deploy.cli.bench.pictures import BenchImages, readable_images
 from vgg_deploy.cli.bench.workloads import Workloads
 from vgg_deploy.cli.tables import notice, progress
-from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
 
 if TYPE_CHECKING:
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
     from vgg_deploy.bench.result import ContestResult
     from vgg_deploy.inference.engine import Engine, EngineInfo
     from vgg_deploy.network.tensors import Images
-
-GENERATED = 16  # pictures that are generated if there are no images
-PROFILED_CALLS = 5
+    from vgg_deploy.views.protocols import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Measurement:
 
     def measure(self) -> Report:
         workloads = self.workloads
-        pictures = _readable(list(workloads.paths), workloads.limit)
+        pictures = readable_images(list(workloads.paths), workloads.limit)
         results: list[ContestResult] = []
         layers: list[Layers] = []
         with ExitStack() as stack:
@@ -108,9 +108,22 @@ class Measurement:
                 shapes = self._shapes(opened.first)
                 for shape in shapes:
                     _check_shape(opened, shape)
+                protocol = None if workloads.protocol is None else self._protocol(opened)
+                forecast = Forecast(
+                    infos=infos,
+                    pictures=pictures.pixels,
+                    shapes=shapes,
+                    protocol=protocol,
+                    effort=self.effort,
+                    peak=workloads.peak,
+                    layers=workloads.layers,
+                )
+                notice(str(forecast))
                 first = shapes[0] if shapes else _crop(opened.first)
                 footprints = {contestant.name: self._footprint(contestant, first) for contestant in self.contestants}
-                probes = stack.enter_context(self._probes(list(infos.values())))
+                seconds = forecast.seconds(footprints, first, _pace_of_reference(opened, footprints, first))
+                notice(f"this takes about {in_words(seconds)}")
+                probes = stack.enter_context(self._probes(list(infos.values()) if workloads.peak else []))
                 for shape in shapes:
                     results += self._time_batches(opened, shape, pictures.pixels, probes)
                 if workloads.layers:
@@ -120,9 +133,9 @@ class Measurement:
                         for shape in shapes
                     )
                     layers = [each for each in profiled if each is not None]
-            if workloads.protocol is not None:
+            if protocol is not None:
                 with self._opened(self.options.requests, say=lambda _text: None, any_size=True) as opened:
-                    results += self._time_protocol(opened, pictures, probes)
+                    results += self._time_protocol(opened, protocol, pictures, probes)
         reference = self.contestants[0].name if self.reference is None else self.reference.name
         return Report(infos, str(pictures), reference, footprints, tuple(results), tuple(layers))
 
@@ -204,11 +217,8 @@ class Measurement:
             terms = Terms(effort=self.effort, probes=probes, progress=advance)
             return time_batches(opened.engines, shape, batches, terms, opened.reference)
 
-    def _time_protocol(
-        self, opened: OpenContestants, pictures: BenchImages, probes: dict[str, PeakProbe]
-    ) -> list[ContestResult]:
-        from vgg_deploy.bench.contest import Terms
-        from vgg_deploy.bench.result import time_protocol
+    def _protocol(self, opened: OpenContestants) -> Protocol:
+        """The protocol to time, which every contestant accepts."""
         from vgg_deploy.inference.compatibility import check_compatible
         from vgg_deploy.views.protocols import choose_protocol
 
@@ -227,13 +237,38 @@ class Measurement:
                 check_compatible(engine.info, choice.protocol)
             except UsageError as error:
                 raise UsageError(f"{name}: {error}") from error
+        return choice.protocol
+
+    def _time_protocol(
+        self, opened: OpenContestants, protocol: Protocol, pictures: BenchImages, probes: dict[str, PeakProbe]
+    ) -> list[ContestResult]:
+        from vgg_deploy.bench.contest import Terms
+        from vgg_deploy.bench.result import time_protocol
+
         sizes = {
             path: (pixels.shape[0], pixels.shape[1])
             for path, pixels in zip(pictures.paths, pictures.pixels, strict=True)
         }
-        with progress(f"{choice.protocol.name}, {len(sizes)} images", None) as advance:
+        with progress(f"{protocol.name}, {len(sizes)} images", None) as advance:
             terms = Terms(effort=self.effort, probes=probes, progress=advance)
-            return time_protocol(opened.engines, sizes, choice.protocol, terms, opened.reference)
+            return time_protocol(opened.engines, sizes, protocol, terms, opened.reference)
+
+
+def _pace_of_reference(opened: OpenContestants, footprints: dict[str, Footprint], shape: BatchShape) -> Pace | None:
+    """The pace of the reference, if there is one: of the contestant that serves as it, or of two calls here."""
+    if opened.reference is None:
+        return None
+    for name, engine in opened.engines.items():
+        if engine is opened.reference:
+            return reference_pace((footprints[name].first_run_s, footprints[name].second_run_s), shape)
+    import numpy as np
+
+    images, seconds = np.full((shape.images, shape.height, shape.width, 3), 127, np.uint8), []
+    for _call in range(2):
+        began = time.perf_counter()
+        opened.reference.run(images)
+        seconds.append(time.perf_counter() - began)
+    return reference_pace((seconds[0], seconds[1]), shape)
 
 
 def _crop(info: EngineInfo) -> BatchShape:
@@ -251,39 +286,3 @@ def _check_shape(opened: OpenContestants, shape: BatchShape) -> None:
         elif not info.shapes.accepts(shape.images, shape.height, shape.width):
             hint = "" if info.shapes.free else "; export with --dynamic for other sizes"
             raise UsageError(f"{name} does not accept shape {shape}; it accepts {info.shapes}{hint}")
-
-
-@dataclass(frozen=True, slots=True)
-class BenchImages:
-    """The images to measure on: pixels, uint8 [h, w, 3], and their files; no files if the pictures are generated."""
-
-    pixels: list[Images]
-    paths: list[Path]
-
-    def __str__(self) -> str:
-        if self.paths:
-            return f"{len(self.pixels)} images"
-        return f"{len(self.pixels)} generated pictures (give real ones with --images)"
-
-
-def _readable(paths: list[Path], limit: int) -> BenchImages:
-    """The images that can be read; generated pictures if there are no images."""
-    from vgg_deploy.bench.batches import smooth_pictures
-    from vgg_deploy.views.images import decode
-
-    if not paths:
-        notice("no --images: measuring on generated pictures; agreement on them means little")
-        return BenchImages(smooth_pictures(GENERATED), [])
-    if limit < len(paths):
-        notice(f"measuring on {limit} of {len(paths)} images, a seeded sample (--limit)")
-        paths = sorted(random.Random(0).sample(paths, limit))
-    readable = BenchImages([], [])
-    for path in paths:
-        try:
-            readable.pixels.append(decode(path))
-            readable.paths.append(path)
-        except ImageError as error:
-            notice(f"skipped {path}: {error}")
-    if not readable.paths:
-        raise ImageError(f"none of the {len(paths)} images could be read")
-    return readable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from vgg_deploy.bench.result import ContestResult
     from vgg_deploy.cli.bench.measure import Layers, Report
 
+_PEAK_COLUMN = "of peak"
 _COLUMNS = (
-    *("contestant", "first run ms", "p50 ms", "p90 ms", "p99 ms", "images/s", "GFLOP/s", "of peak"),
+    *("contestant", "first run ms", "p50 ms", "p90 ms", "p99 ms", "images/s", "GFLOP/s", _PEAK_COLUMN),
     *("speedup", "agreement", "max |dp|", ""),
 )
 
@@ -39,7 +41,7 @@ def print_report(report: Report) -> None:
         click.echo()
         images = max(result.latency.images for result in results)
         click.echo(f"{workload}, {len(results[0].turns)} repetitions; images per sample: {images}")
-        print_table(_COLUMNS, [_cells(result) for result in results], left=(0, len(_COLUMNS) - 1))
+        _print_results(results)
         for peak in dict.fromkeys(result.peak for result in results if result.peak is not None):
             click.echo(f"peak: {peak}")
     for layers in report.layers:
@@ -53,6 +55,16 @@ def print_report(report: Report) -> None:
     for result in report.results:
         if result.failures:
             click.echo(f"FAILED {result.contestant}, {result.workload}: {'; '.join(result.failures)}")
+
+
+def _print_results(results: Sequence[ContestResult]) -> None:
+    """Prints the table of a workload. Without a measured peak (bench --peak) it has no column for it."""
+    columns, rows = list(_COLUMNS), [list(_cells(result)) for result in results]
+    if all(result.peak is None for result in results):
+        hidden = columns.index(_PEAK_COLUMN)
+        for row in (columns, *rows):
+            del row[hidden]
+    print_table(columns, rows, left=(0, len(columns) - 1))
 
 
 def _by_workload(report: Report) -> dict[str, list[ContestResult]]:
@@ -98,7 +110,7 @@ def _print_layers(layers: Layers) -> None:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The whole report. Names carry the units; shares are in 0..1; null means unknown or not a number."""
+    """The whole report. Names carry the units; shares are in 0..1; null means unknown, not measured or not a number."""
     return {
         "machine": machine(),
         "versions": versions(),

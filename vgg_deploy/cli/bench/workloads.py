@@ -27,6 +27,7 @@ class Workloads:
         images: names of image files, folders and patterns; if empty, pictures are generated.
         limit: use at most this many images.
         layers: whether to profile layers.
+        peak: whether to measure the machine's matrix-multiply peak beside the contestants.
     """
 
     shapes: tuple[BatchShape, ...] | None
@@ -35,6 +36,7 @@ class Workloads:
     images: tuple[str, ...]
     limit: int
     layers: bool
+    peak: bool
 
     def __post_init__(self) -> None:
         from vgg_deploy.views.protocols import PROTOCOLS
@@ -87,6 +89,12 @@ workload_options = gathered(
         help="Use at most this many images, a seeded sample.",
     ),
     click.option("--layers", is_flag=True, help="Show the time of each layer."),
+    click.option(
+        "--peak",
+        is_flag=True,
+        help="Also measure the machine's matrix-multiply peak, and show the share of it that each contestant reaches. "
+        "Takes 10 s to minutes longer.",
+    ),
 )
 
 
