@@ -54,7 +54,13 @@ NOT_RUN = {
 SHORT = shlex.split("--epochs 1 --device cpu")
 NARROW = shlex.split("--workers 0 --width-divisor 16 --fc-width 16 --crop 32 --batch 8")
 
-EXIT_CODES = {"vgg-deploy doctor vgg16.plan": (0, 1)}  # 1: there is no GPU for the plan
+EXIT_CODES = {
+    "vgg-deploy doctor vgg16.plan": (0, 1),  # 1: there is no GPU for the plan
+    "vgg-deploy probe --weights finetuned.pth --images val/ --labels labels.txt": (1,),  # random weights
+    "vgg-deploy probe --weights vgg16.safetensors --images val/ --mean 123.68,116.779,103.939 --std 255 --limit 40": (
+        1,
+    ),
+}
 
 
 CLASSES = {"n01440764": "tench", "n02102040": "English springer", "n03028079": "church"}

@@ -24,6 +24,7 @@ _COMMANDS = {
     "info": ("vgg_deploy.cli.info", "Show layers, parameters, MACs and receptive fields of a configuration."),
     "train": ("train.__main__", "Train a network by the paper's recipe; the same as python -m train."),
     "export": ("vgg_deploy.cli.export", "Write a network as a fully convolutional ONNX file."),
+    "probe": ("vgg_deploy.cli.probe", "Find out how a foreign checkpoint takes its pixels, on labelled images."),
     "sensitivity": ("vgg_deploy.cli.sensitivity", "Show what INT8 costs, layer by layer."),
     "verify": ("vgg_deploy.cli.verify.command", "Prove that ONNX files and plans predict the same as their reference."),
     "build": ("vgg_deploy.cli.build", "Build a TensorRT plan from an ONNX file."),
