@@ -13,8 +13,9 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference, version_converter
 
 from export.proof.score_output import Scores, scores_of
-from vgg_deploy.artifacts.onnx_file import OnnxFile, ValueInfo
+from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.onnx_format import PRODUCER
+from vgg_deploy.artifacts.value_info import ValueInfo
 from vgg_deploy.errors import ModelFileError, UsageError, reason_of
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.classes import ClassName

@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from vgg_deploy.artifacts.onnx_file import ValueInfo
 from vgg_deploy.artifacts.protobuf import Message
+from vgg_deploy.artifacts.value_info import ValueInfo
 
 _COMPARED_APART = ("node", "input", "output", "initializer")  # fields of a graph
 

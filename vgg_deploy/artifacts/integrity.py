@@ -25,6 +25,7 @@ from vgg_deploy.network.digests import NOT_DIGESTED
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import differences
 
+_LISTED = 8  # differences between graph and manifest that are listed
 _OF_THE_PLAN = (*NOT_DIGESTED, "shapes")  # fields of a manifest in which a plan may differ from its ONNX file
 
 
@@ -116,6 +117,8 @@ def onnx_contradictions(file: OnnxFile, changes: Changes | None) -> tuple[str, .
     with model_errors(path):
         types = type_contradictions(path, stated, layer_types(file.header))
         graph = _graph_contradictions(file, stated, bool(types))
+    if len(graph) > _LISTED:
+        graph = (*graph[:_LISTED], f"{len(graph) - _LISTED} more differences between its graph and its manifest")
     return (*found, *types, *(f"{path}: {text}; export it again" for text in graph))
 
 

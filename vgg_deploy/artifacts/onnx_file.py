@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +21,11 @@ from vgg_deploy.artifacts.onnx_format import (
     GraphField,
     ModelField,
     TensorField,
-    ValueField,
 )
 from vgg_deploy.artifacts.onnx_graph import Graph, read_nodes, read_weights
 from vgg_deploy.artifacts.protobuf import Message, NotProtobufError, TruncatedError, encoded_key, fields, mapped
 from vgg_deploy.artifacts.tensor import StoredTensor, read_tensors
+from vgg_deploy.artifacts.value_info import ValueInfo
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.network.classes import classes_from_labels
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
@@ -35,39 +34,6 @@ from vgg_deploy.network.tensors import PROBABILITIES
 
 if TYPE_CHECKING:
     import onnx
-
-
-@dataclass(frozen=True, slots=True)
-class ValueInfo:
-    """An input or output of a graph.
-
-    Attributes:
-        name: its name.
-        element: its type, a number of onnx.TensorProto.DataType.
-        shape: its sizes; None for a dynamic axis.
-    """
-
-    name: str
-    element: int
-    shape: tuple[int | None, ...]
-
-    @staticmethod
-    def of(value: Message) -> ValueInfo:
-        """From a ValueInfoProto."""
-        tensor = value.message(ValueField.TYPE).message(ValueField.TYPE_TENSOR)
-        axes = tensor.message(ValueField.TENSOR_SHAPE).messages(ValueField.SHAPE_AXES)
-        sizes = (axis.number(ValueField.AXIS_SIZE) for axis in axes)
-        # Some exporters write a dynamic axis as -1 or 0.
-        shape = tuple(size if size > 0 else None for size in sizes)
-        return ValueInfo(value.text(ValueField.NAME), tensor.number(ValueField.TENSOR_ELEMENT), shape)
-
-    def __str__(self) -> str:
-        """Type and shape, such as "uint8 [?, ?, ?, 3]"."""
-        from onnx import TensorProto
-
-        known = self.element in TensorProto.DataType.values()
-        element = TensorProto.DataType.Name(self.element).lower() if known else f"type {self.element}"
-        return f"{element} [{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
 
 class OnnxFile:
