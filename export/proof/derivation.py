@@ -5,7 +5,7 @@ Nothing is rounded and there is no threshold. The code that derives is the code 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,14 +85,18 @@ def _impossible(manifest: Manifest, weights: Mapping[str, Floats]) -> tuple[str,
         return (f"its manifest states what no export gives: {error}",)
     layers = [layer.name for layer in manifest.spec.weight_layers]
     lines = []
-    for what, names in _layer_lists(manifest):
-        unknown = [name for name in names if name not in layers]
-        if unknown or len(set(names)) < len(names):
-            lines.append(f"its manifest's {what} are {', '.join(names)}; expected layers of the network, each once")
+    single = manifest.precision.float32_layers
+    if list(single) != [layer for layer in layers if layer in single]:
+        lines.append(
+            f"its manifest's float32_layers are {', '.join(single)}; expected layers of the network, each once and in "
+            "order"
+        )
+    if single and manifest.precision.arithmetic != FLOAT16:
+        lines.append("its manifest lists float32_layers, but nothing in it is in FP16")
     quantization = manifest.precision.quantization
     if quantization is not None:
         if sorted((*quantization.layers, *quantization.kept)) != sorted(layers):
-            lines.append("its manifest does not state for each layer whether it is INT8 or kept")
+            lines.append("its manifest does not state for each layer, once, whether it is INT8 or kept")
         needed = quantized_inputs(manifest.spec, quantization, options.score_map).values()
         missing = [name for name in dict.fromkeys(needed) if name not in quantization.ranges]
         if missing:
@@ -100,14 +104,6 @@ def _impossible(manifest: Manifest, weights: Mapping[str, Floats]) -> tuple[str,
     if manifest.precision.arithmetic == FLOAT16:
         lines += _beyond_float16(manifest, weights)
     return tuple(lines)
-
-
-def _layer_lists(manifest: Manifest) -> Sequence[tuple[str, Sequence[str]]]:
-    precision = manifest.precision
-    lists = [("float32_layers", precision.float32_layers)]
-    if precision.quantization is not None:
-        lists += [("INT8 layers", precision.quantization.layers), ("kept layers", precision.quantization.kept)]
-    return lists
 
 
 def _beyond_float16(manifest: Manifest, weights: Mapping[str, Floats]) -> list[str]:

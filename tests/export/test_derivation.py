@@ -28,14 +28,21 @@ from tests.export.edited import (
     unexamined,
     with_manifest,
 )
-from train.network.checkpoint import read
+from train.network.checkpoint import read, save
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.tensor import StoredTensor
 from vgg_deploy.files import Source
 
 
-def test_a_weight_that_fp16_cannot_hold_must_be_in_fp32(enlarged_checkpoint: Files, tmp_path: Path) -> None:
-    checkpoint = enlarged_checkpoint(1e6, "conv3_1")
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("value", [-1e5, 1e5])
+def test_a_weight_that_fp16_cannot_hold_must_be_in_fp32(
+    part: str, value: float, narrow_checkpoint: Files, tmp_path: Path
+) -> None:
+    checkpoint = narrow_checkpoint("A")
+    changed = read(checkpoint)
+    changed.weights[f"conv3_1.{part}"].view(-1)[3] = value
+    save(checkpoint, changed.weights, changed.manifest)
     file = export(read(checkpoint), tmp_path / "half.onnx", half=True)
     assert file.manifest.precision.float32_layers == ("conv3_1",)
     assert proved(file.path, checkpoint).passed
@@ -321,12 +328,15 @@ MANIFESTS: list[tuple[tuple[Any, ...], Any, str]] = [
     (("source",), None, "its manifest does not name its checkpoint"),
     (("precision", "arithmetic"), "float16", "the node conv1_1_to_float16 (Cast) is missing"),
     (("precision", "float32_layers"), ["conv9_9"], "its manifest's float32_layers are conv9_9; expected layers"),
+    (("precision", "float32_layers"), ["fc6", "fc6"], "its manifest's float32_layers are fc6, fc6; expected layers"),
+    (("precision", "float32_layers"), ["fc7", "fc6"], "its manifest's float32_layers are fc7, fc6; expected layers"),
+    (("precision", "float32_layers"), ["fc6"], "its manifest lists float32_layers, but nothing in it is in FP16"),
     (("channels_reversed",), True, "its channel order is B,G,R, but that of vgg11-0.safetensors is R,G,B"),
     (("version",), 7, ""),
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "text"), MANIFESTS, ids=["-".join(map(str, row[0])) for row in MANIFESTS])
+@pytest.mark.parametrize(("field", "value", "text"), MANIFESTS, ids=lambda part: str(part)[:40])
 def test_an_edited_field_of_the_manifest_is_found(field: tuple[Any, ...], value: Any, text: str, made: Made) -> None:
     file, checkpoint = made()
 
@@ -342,6 +352,32 @@ def test_an_edited_field_of_the_manifest_is_found(field: tuple[Any, ...], value:
     damaged(file, edit)
     proof = proved(file, checkpoint)
     assert any(text in line for line in proof.failures), proof.failures
+
+
+@pytest.mark.parametrize("kept", [(), ("conv3_1", "conv3_1"), ("conv3_1", "fc8"), ("conv9_9",)])
+def test_each_layer_must_be_int8_or_kept(kept: tuple[str, ...], made: Made) -> None:
+    file, checkpoint = made(int8="tensorrt", kept=("conv3_1",))
+    manifest = OnnxFile(file).manifest
+    assert manifest is not None
+    assert manifest.precision.quantization is not None
+    edited = dataclasses.replace(manifest.precision.quantization, kept=kept)
+    precision = dataclasses.replace(manifest.precision, quantization=edited)
+    damaged(file, lambda model: with_manifest(model, manifest.with_(precision=precision).to_json()))
+    (failure,) = proved(file, checkpoint).failures
+    assert failure.startswith("its manifest does not state for each layer, once, whether it is INT8 or kept")
+
+
+def test_a_range_that_the_manifest_lost_is_named(made: Made) -> None:
+    file, checkpoint = made(int8="onnxruntime")
+    manifest = OnnxFile(file).manifest
+    assert manifest is not None
+    assert manifest.precision.quantization is not None
+    ranges = dict(manifest.precision.quantization.ranges)
+    del ranges["spatial_mean"]
+    edited = dataclasses.replace(manifest.precision.quantization, ranges=ranges)
+    precision = dataclasses.replace(manifest.precision, quantization=edited)
+    damaged(file, lambda model: with_manifest(model, manifest.with_(precision=precision).to_json()))
+    assert proved(file, checkpoint).failures == ("its manifest records no range for spatial_mean; export it again",)
 
 
 def test_the_digits_in_the_name_of_torchvisions_file_are_enough_of_its_sha256(made: Made) -> None:
