@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from engines.amx import ISA_VARIABLE, amx_in_use
 from engines.choice import NO_BF16
 from engines.onnx_model import OnnxModel
 from vgg_deploy.errors import EngineError, UnsupportedModelError
@@ -45,7 +46,6 @@ _PRECISION = "INFERENCE_PRECISION_HINT"
 # channels than this. After a larger image, a smaller one gets a wrong answer without an error: a posterior was off by
 # 0.97. Seen with 2 to 8 channels, not with 16 or more (2026.4). openvinotoolkit/openvino#37577 reports related crashes.
 _MIN_AMX_CHANNELS = 16
-_ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 
 
 class OpenVINOEngine(BaseEngine[openvino.CompiledModel]):
@@ -154,12 +154,12 @@ def _version() -> str:
 
 def open_model(model: OnnxModel) -> OpenVINOEngine:
     """Opens an ONNX file; see `engines.open_engine`. The device is always the CPU."""
-    if _wrong_with_amx(model.manifest) and amx_in_use():
+    if _wrong_with_amx(model.manifest) and amx_in_use() is not False:
         raise UnsupportedModelError(
             "openvino",
             model.path,
             f"INT8 layers with fewer than {_MIN_AMX_CHANNELS} channels give wrong answers in OpenVINO on CPUs with "
-            f"AMX; use --runtime onnxruntime, or set {_ISA_VARIABLE}=AVX512_CORE_BF16, which turns AMX off",
+            f"AMX; use --runtime onnxruntime, or set {ISA_VARIABLE}=AVX512_CORE_BF16, which turns AMX off",
         )
     return OpenVINOEngine(model)
 
@@ -180,17 +180,6 @@ def _wrong_with_amx(manifest: Manifest) -> bool:
         if layer.name != "fc8"
     )
     return narrow and not (shapes is not None and shapes.height.fixed and shapes.width.fixed)
-
-
-def amx_in_use() -> bool:
-    """Whether OpenVINO may compute INT8 with AMX on this machine. On Windows, which lists no CPU features: True."""
-    limit = os.environ.get(_ISA_VARIABLE, "DEFAULT").upper()
-    if limit not in ("ALL", "DEFAULT") and "AMX" not in limit:
-        return False
-    try:
-        return "amx_int8" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return sys.platform == "win32"
 
 
 def availability(device: str) -> str:

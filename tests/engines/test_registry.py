@@ -245,12 +245,26 @@ def test_auto_takes_openvino_for_a_file_that_was_quantized_for_tensorrt(quantize
     assert notice.startswith("runtime openvino: it runs the INT8 layers of a file made for TensorRT as INT8")
 
 
-def test_auto_takes_the_faster_runtime_for_each_precision_and_says_why(quantized: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(("amx", "expected"), [(True, "openvino"), (False, "onnxruntime"), (None, "onnxruntime")])
+def test_auto_takes_openvino_for_int8_made_for_onnxruntime_only_if_the_cpu_has_amx(
+    amx: bool | None, expected: str, quantized: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("openvino")
+    monkeypatch.setattr("engines.choice.amx_in_use", lambda: amx)
+    with open_engine(quantized("onnxruntime")) as engine:
+        assert engine.info.runtime.startswith(expected)
+        assert any(("AMX" in notice) and notice.startswith(f"runtime {expected}: ") for notice in engine.info.notices)
+
+
+def test_auto_takes_the_faster_runtime_for_each_precision_and_says_why(
+    quantized: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("engines.choice.amx_in_use", lambda: False)
     with open_engine(quantized("onnxruntime")) as engine:
         assert engine.info.runtime.startswith("onnxruntime")
         (notice,) = engine.info.notices
-    assert notice.startswith("runtime onnxruntime: the file was made for it; it was as fast as openvino")
+    assert notice.startswith("runtime onnxruntime: the file was made for it; without AMX, it was as fast as openvino")
     with open_engine(quantized("tensorrt", ())) as engine:
         assert engine.info.runtime.startswith("ncnn")
         (notice,) = engine.info.notices

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import RUNTIMES, open_engine
+from engines import RUNTIMES, amx, open_engine
 from vgg_deploy.errors import UnsupportedModelError
 from vgg_deploy.network.precision import TARGETS, Quantization
 from vgg_deploy.network.tensors import Floats, Images
@@ -126,11 +126,8 @@ def test_openvino_accepts_int8_files_that_amx_computes_correctly(
 def test_a_limit_on_instructions_turns_amx_off(
     limit: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino")
-    from engines import ov
-
-    monkeypatch.setattr(ov.Path, "read_text", lambda *_args, **_kwargs: "flags : avx2 amx_int8")
+    monkeypatch.setattr(amx.Path, "read_text", lambda *_args, **_kwargs: "flags : avx2 amx_int8")
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     if limit is not None:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    assert ov.amx_in_use() is expected
+    assert amx.amx_in_use() is expected
