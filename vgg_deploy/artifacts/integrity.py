@@ -6,6 +6,7 @@ graph is compared with the manifest as well: this needs no digests, and says wha
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -201,5 +202,6 @@ def _difference_of_origin(plan: PlanManifest, file: OnnxFile) -> str | None:
     if changes:
         return changes[0] + (f", and {len(changes) - 1} more differences" if len(changes) > 1 else "")
     sidecar, own = (records.encode(record) for record in (plan.manifest, manifest))
-    names = [name for name in own if name not in _OF_THE_PLAN and own[name] != sidecar[name]]
+    free = (*_OF_THE_PLAN, "classes") if "--labels" in shlex.split(plan.command) else _OF_THE_PLAN
+    names = [name for name in own if name not in free and own[name] != sidecar[name]]
     return f"the two manifests differ in {', '.join(names)}" if names else None

@@ -223,6 +223,17 @@ def test_an_edited_field_that_the_onnx_file_states_too_is_named_even_without_a_s
     assert any("the two manifests differ in normalization, mirror" in line for line in contradictions)
 
 
+def test_a_plan_that_was_built_with_labels_has_other_names_than_its_onnx_file(
+    plan: Callable[..., Path], file: Callable[..., Path]
+) -> None:
+    manifest = OnnxFile(file()).manifest
+    assert manifest is not None
+    renamed = manifest.with_(classes=manifest.classes[::-1])
+    assert "differ in classes" in examine(plan(manifest=renamed)).contradictions[0]
+    command = "vgg-deploy build model.onnx -o model.plan --labels names.txt"
+    assert examine(plan(manifest=renamed, command=command)).contradictions == ()
+
+
 def test_a_sidecar_without_a_seal_is_accepted_and_inspect_says_so(
     plan: Callable[..., Path], vgg_deploy_command: Callable[..., Any]
 ) -> None:
