@@ -23,6 +23,7 @@ from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.evaluation.proof import Proof
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import BGR, NORMALIZATIONS, RGB, Manifest, Normalization
+from vgg_deploy.network.precision import FLOAT32
 from vgg_deploy.views.protocols import Protocol
 
 # Names in our graphs; see export/graph.py.
@@ -31,7 +32,7 @@ _FIRST_WEIGHTS = ("conv1_1.weight", "conv1_1.weight.integers")
 
 _LARGE = 100_000  # bytes; the weights of conv1_1 are smaller at every width
 _TRIED = 4  # images on which each reading is tried
-_NEARER = 3  # a reading that does not agree is named if its score error is this many times smaller
+_NEARER = 2  # a reading that does not agree is named if its score error is this many times smaller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +120,12 @@ def explained(
                     names = [witness.names[index] for index in kept]
                     result = compared(engine.info, expected[kept], received, names, exact=witness.exact)
                     tried.append((reading, result))
-    line = _best(tried, float(proof.figures["score_error"]), exact=witness.exact)
+    figures = proof.figures
+    line = _best(tried, float(figures["score_error"]), str(figures["precision"]), exact=witness.exact)
     return proof if line is None else dataclasses.replace(proof, failures=(*proof.failures, line))
 
 
-def _best(tried: list[tuple[Reading, Comparison]], before: float, *, exact: bool) -> str | None:
+def _best(tried: list[tuple[Reading, Comparison]], before: float, precision: str, *, exact: bool) -> str | None:
     """What the reading with the smallest score error shows."""
     finite = [item for item in tried if np.isfinite(item[1].score_error)]
     if not finite:
@@ -132,8 +134,10 @@ def _best(tried: list[tuple[Reading, Comparison]], before: float, *, exact: bool
     figures = f"score error {result.score_error:.1g} instead of {before:.1g}"
     if not result.failures:
         return f"another reading of the pixels agrees ({figures}): {reading.remedy}"
-    if not exact and result.score_error <= min(UNEXPLAINED_SCORE_ERROR, before / _NEARER):
-        return f"another reading is nearer ({figures}); exact pixels would show whether it is right: {reading.remedy}"
+    sharp = exact and precision == FLOAT32
+    if not sharp and result.score_error <= min(UNEXPLAINED_SCORE_ERROR, before / _NEARER):
+        better = "the FP32 export" if exact else "exact pixels"
+        return f"another reading is nearer ({figures}); {better} would show whether it is right: {reading.remedy}"
     return (
         f"none of {len(tried)} other readings of the pixels agrees (normalization {', '.join(NORMALIZATIONS)}; RGB or "
         "BGR)"

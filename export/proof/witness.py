@@ -122,26 +122,26 @@ def _from_npz(path: Path) -> Witness:
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise UsageError(f"{path} holds one array without a name; write it with np.savez: {_EXPECTED}")
-        names = loaded.files
+        # numpy (2.4) leaves a damaged archive open if it opened it itself.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise UsageError(f"{path} holds one array without a name; write it with np.savez: {_EXPECTED}")
+            return {name: _array(path, loaded, name) for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} cannot be read as .npz: {reason_of(error)}; write it with np.savez") from None
-    arrays = {}
-    with loaded:
-        for name in names:
-            try:
-                arrays[name] = loaded[name]
-            except ValueError as error:  # numpy refuses to unpickle, or the header is damaged
-                raise UsageError(
-                    f"{path}: {name} cannot be read ({reason_of(error)}). Objects are refused, since reading them runs "
-                    "code: save texts as np.array([str(path), ...]), and images of different sizes as image_0, "
-                    "image_1 ..."
-                ) from None
-            except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-                raise UsageError(f"{path}: {name} is damaged: {reason_of(error)}; write the file again") from None
-    return arrays
+
+
+def _array(path: Path, loaded: Mapping[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
+    try:
+        return loaded[name]
+    except ValueError as error:  # numpy refuses to unpickle, or the header is damaged
+        raise UsageError(
+            f"{path}: {name} cannot be read ({reason_of(error)}). Objects are refused, since reading them runs code: "
+            "save texts as np.array([str(path), ...]), and images of different sizes as image_0, image_1 ..."
+        ) from None
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"{path}: {name} is damaged: {reason_of(error)}; write the file again") from None
 
 
 def _images(path: Path, arrays: Mapping[str, npt.NDArray[Any]], numbered: set[str]) -> tuple[Images, ...]:
