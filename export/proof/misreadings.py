@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 from export.proof.pipeline import UNEXPLAINED_SCORE_ERROR, answers_of, chosen_protocol
 from export.proof.witness import Witness
 from export.proof.witness_comparison import Comparison, compared
+from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.evaluation.proof import Proof
 from vgg_deploy.inference.engine import Engine
@@ -30,6 +31,7 @@ from vgg_deploy.views.protocols import Protocol
 _MEAN, _STD, _SUBTRACT, _DIVIDE = "mean_rgb", "std_rgb", "subtract_mean", "divide_std"
 _FIRST_WEIGHTS = ("conv1_1.weight", "conv1_1.weight.integers")
 
+_AGREES = "another reading of the pixels agrees"
 _LARGE = 100_000  # bytes; the weights of conv1_1 are smaller at every width
 _TRIED = 4  # images on which each reading is tried
 _NEARER = 2  # a reading that does not agree is named if its score error is this many times smaller
@@ -100,12 +102,15 @@ def explained(
     Args:
         proof: of `export.proof.pipeline.prove_witness`. One that passed, or that has no answers, is returned as it is.
         witness: what the user's pipeline answers.
-        path: the ONNX file that was judged, ours. Other files are not read otherwise.
+        path: the file that was judged. A plan, or another exporter's file, is not read otherwise: the proof is returned
+            as it is.
         open_engine: opens a copy of the file in the runtime that judged it.
         protocol: that of the proof.
     """
-    manifest = OnnxFile(path).effective_manifest()
-    if not proof.failures or "worst" not in proof.figures or manifest.normalization is None:
+    if not proof.failures or "worst" not in proof.figures or kind_of(path) != ONNX:
+        return proof
+    manifest = OnnxFile(path).manifest
+    if manifest is None or manifest.normalization is None:
         return proof
     indices = list(proof.figures["worst"])[:_TRIED]
     tried: list[tuple[Reading, Comparison]] = []
@@ -121,8 +126,12 @@ def explained(
                     result = compared(engine.info, expected[kept], received, names, exact=witness.exact)
                     tried.append((reading, result))
     figures = proof.figures
-    line = _best(tried, float(figures["score_error"]), str(figures["precision"]), exact=witness.exact)
-    return proof if line is None else dataclasses.replace(proof, failures=(*proof.failures, line))
+    best = _best(tried, float(figures["score_error"]), str(figures["precision"]), exact=witness.exact)
+    if best is None:
+        return proof
+    # The last line guesses in general what may be wrong. A reading that agrees says it.
+    before = proof.failures[:-1] if best.startswith(_AGREES) else proof.failures
+    return dataclasses.replace(proof, failures=(*before, best))
 
 
 def _best(tried: list[tuple[Reading, Comparison]], before: float, precision: str, *, exact: bool) -> str | None:
@@ -133,7 +142,7 @@ def _best(tried: list[tuple[Reading, Comparison]], before: float, precision: str
     reading, result = min(finite, key=lambda item: item[1].score_error)
     figures = f"score error {result.score_error:.1g} instead of {before:.1g}"
     if not result.failures:
-        return f"another reading of the pixels agrees ({figures}): {reading.remedy}"
+        return f"{_AGREES} ({figures}): {reading.remedy}"
     sharp = exact and precision == FLOAT32
     if not sharp and result.score_error <= min(UNEXPLAINED_SCORE_ERROR, before / _NEARER):
         better = "the FP32 export" if exact else "exact pixels"

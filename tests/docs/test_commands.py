@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib
 import importlib.util
 import io
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,9 @@ from vgg_deploy.cli import cli
 from vgg_deploy.cli.entry import run_command
 
 TRAIN = ("python", "-m", "train")
+
+PROGRAMS = [block for block in BLOCKS if block.language == "python"]
+FRAMEWORKS = ("keras", "caffe")  # programs that import these are compiled, and not run: they are not installed
 
 # Patterns of commands that are parsed but not run, each with the reason.
 NOT_RUN = {
@@ -157,6 +163,45 @@ def write_images(folder: Path, count: int, seed: int) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
 
 
+# The user's own network in docs/witness.md: finetuned.pth in PyTorch, in its fully convolutional form.
+MYNET = """
+from pathlib import Path
+from torch import nn
+from train.network.checkpoint import read
+from train.network.model import VGG, folded
+from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
+from vgg_deploy.network.weight_facts import WeightFacts
+
+checkpoint = read(Path(__file__).with_name("finetuned.pth"), WeightFacts(normalization=TORCHVISION_NORMALIZATION))
+dense = VGG(checkpoint.manifest.spec, convolutional=True)
+dense.load_state_dict(folded(checkpoint.manifest.spec, checkpoint.weights))
+model = nn.Sequential(dense, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+def write_witness(folder: Path) -> None:
+    """Writes expected.npz with the lines of docs/witness.md, and the same network as another exporter writes it."""
+    import torch
+
+    pytest.importorskip("torchvision")
+    (program,) = [block for block in PROGRAMS if block.page.stem == "witness" and "torchvision" in block.text]
+    with contextlib.chdir(folder), mynet_of(folder) as model, warnings.catch_warnings():
+        exec(program.text, {"__name__": "__main__"})
+        warnings.simplefilter("ignore")  # the exporter without dynamo is deprecated, and widely used
+        torch.onnx.export(model.eval(), (torch.zeros(1, 3, 32, 32),), "theirs.onnx", dynamo=False)
+
+
+@contextlib.contextmanager
+def mynet_of(folder: Path) -> Iterator[Any]:
+    """Lets programs import mynet from a folder; gives its model."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module("mynet").model
+    finally:
+        sys.path.remove(str(folder))
+        del sys.modules["mynet"]
+
+
 @pytest.fixture(scope="module")
 def world(
     tmp_path_factory: pytest.TempPathFactory, narrow_spec: Callable[..., Any], random_weights: Callable[..., Any]
@@ -206,6 +251,8 @@ def world(
     ):
         finished = run(tuple(shlex.split(line)), folder)
         assert finished.code == 0, f"{line}\n{finished.output}"
+    (folder / "mynet.py").write_text(MYNET)
+    write_witness(folder)
     return folder
 
 
@@ -239,17 +286,35 @@ def test_the_commands_of_a_page_run_and_print_what_it_shows(page: Path, copied_w
         assert not missing, f"{command.location} does not print this, but:\n{finished.output}"
 
 
-PROGRAMS = [block for block in BLOCKS if block.language == "python"]
+def imports_of(program: Block) -> set[str]:
+    """The modules that a program imports with `import`."""
+    nodes = [node for node in ast.walk(ast.parse(program.text)) if isinstance(node, ast.Import)]
+    return {alias.name for node in nodes for alias in node.names}
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda block: f"{block.page.name}:{block.line}")
-@pytest.mark.usefixtures("copied_world")
-def test_the_python_of_a_page_runs(program: Block, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_of_a_page_runs(program: Block, copied_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = compile("\n" * (program.line - 1) + program.text, str(program.page), "exec")
-    exec(code, {"__name__": "__main__"})
+    if imports_of(program) & set(FRAMEWORKS):
+        return
+    with mynet_of(copied_world):
+        exec(code, {"__name__": "__main__"})
     printed = capsys.readouterr().out
     assert bool(printed) == ("print(" in program.text)
     if "missing.jpg" in program.text:
         first, second = printed.splitlines()
         assert first.startswith("a.jpg [(ClassName(")
         assert second == "missing.jpg no such file"
+
+
+def test_each_program_that_writes_a_witness_names_its_arrays_as_the_reader_does() -> None:
+    programs = [block for block in PROGRAMS if block.page.stem == "witness"]
+    assert [sorted(imports_of(block) & {"torch", *FRAMEWORKS}) for block in programs] == [
+        ["torch"],
+        ["keras"],
+        ["caffe"],
+    ]
+    for block in programs:
+        calls = [node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Call)]
+        (savez,) = [call for call in calls if ast.unparse(call.func) == "np.savez"]
+        assert {word.arg for word in savez.keywords} in ({"images", "logits"}, {"images", "probabilities"})

@@ -10,6 +10,7 @@ import click
 import pytest
 
 import vgg_deploy
+from export.proof.witness_comparison import EXACT, FILES
 from tests.docs.pages import PAGES, README, ROOT, extras, prose
 from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.cli import cli
@@ -99,6 +100,20 @@ def test_the_thresholds_of_the_page_are_those_of_the_code() -> None:
             f"{limit.mean_dp:g}",
             f"{limit.divergence:g}",
             f"{100 * limit.agreement:g} %",
+        )
+        assert f"| {' | '.join(cells)} |" in text
+
+
+def test_the_limits_of_the_page_on_witnesses_are_those_of_the_code() -> None:
+    text = (ROOT / "docs/witness.md").read_text(encoding="utf-8")
+    for name, limits in (("exact images", EXACT), ("paths", FILES)):
+        parity = limits.parity
+        figures = (parity.max_dp, parity.mean_dp, parity.divergence)
+        cells = (
+            name,
+            *(f"{figure:g}" for figure in figures),
+            f"{100 * parity.agreement:g} %",
+            f"{limits.score_error:g}",
         )
         assert f"| {' | '.join(cells)} |" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -407,6 +408,7 @@ def test_the_right_normalization_is_named(
     assert not proof.passed
     assert "another reading of the pixels agrees" in proof.failures[-1]
     assert f"--normalization {name} --channels rgb" in proof.failures[-1]
+    assert "probe" not in "".join(proof.failures)
 
 
 def test_a_normalization_that_divides_is_replaced_by_one_that_does_not(
@@ -470,3 +472,5 @@ def test_a_proof_that_passed_is_not_explained(exported: Exported, views: list[np
         raise AssertionError("no engine is needed")
 
     assert explained(proof, witness, path, refuse) is proof
+    failed = dataclasses.replace(proof, failures=("it differs",))
+    assert explained(failed, witness, Path("model.plan"), refuse) is failed
