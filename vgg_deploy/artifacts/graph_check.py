@@ -101,8 +101,12 @@ class GraphCheck:
                 yield f"the input of {name} is quantized, but the manifest has no range of {wanted.range_source}"
                 return
             levels = activation_levels(span, quantization.target, _NUMPY_TYPES.get(pair.type, np.float32))
+            stated = f"[{span[0]:g}, {span[1]:g}] of {wanted.range_source}"
+            yield from self._levels(pair.quantize, levels, stated)
+            if pair.dequantize.inputs[1:] != pair.quantize.inputs[1:]:
+                yield from self._levels(pair.dequantize, levels, stated)
             for node in (pair.quantize, pair.dequantize):
-                yield from self._levels(node, levels, f"[{span[0]:g}, {span[1]:g}] of {wanted.range_source}")
+                yield from _attributes(node, {}, ("axis",))
 
     def _levels(self, node: Node, levels: Levels, span: str) -> Iterator[str]:
         """Scale and zero-point of a QuantizeLinear or a DequantizeLinear."""
@@ -117,7 +121,6 @@ class GraphCheck:
                     f"the {name} of {node.name} is {found}{kinds}, but the range {span} that its manifest states "
                     f"gives {float(expected):.9g}"
                 )
-        yield from _attributes(node, {}, ("axis",))
 
     def _node(self, node: Node, wanted: ExpectedStep, kind: int) -> Iterator[str]:
         if node.domain not in ("", "ai.onnx"):

@@ -11,7 +11,15 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from tests.vgg_deploy.artifacts.damage import changed, named, node_of, tensor_of, values, without_digests
+from tests.vgg_deploy.artifacts.damage import (
+    changed,
+    named,
+    node_of,
+    replace_values,
+    tensor_of,
+    values,
+    without_digests,
+)
 from vgg_deploy.network.manifest import TORCHVISION_NORMALIZATION
 
 
@@ -62,6 +70,16 @@ def mean_after_softmax(model: onnx.ModelProto) -> None:
 def swap_scales(model: onnx.ModelProto) -> None:
     first, second = tensor_of(model, "conv2_1.input.scale"), tensor_of(model, "conv3_1.input.scale")
     first.raw_data, second.raw_data = second.raw_data, first.raw_data
+
+
+def other_scale_back(model: onnx.ModelProto) -> None:
+    """conv3_1's input is read back with another scale than it was stored with."""
+    other = tensor_of(model, "conv3_1.input.scale")
+    copy = model.graph.initializer.add()
+    copy.CopyFrom(other)
+    copy.name = "other"
+    node_of(model, "conv3_1.input_dequantize").input[1] = "other"
+    replace_values(model, "other", lambda scale: scale * 2)
 
 
 def rounding_casts(model: onnx.ModelProto) -> None:
@@ -133,7 +151,13 @@ FAULTS: list[tuple[str, dict[str, Any], Callable[[onnx.ModelProto], None], tuple
         values("pool3.input.scale", lambda scale: scale * 1.1),
         ("the scale of pool3.input_quantize", "of conv4_1"),
     ),
-    ("swapped scales", {"target": "onnxruntime"}, swap_scales, ("the scale of conv2_1.input_dequantize",)),
+    ("swapped scales", {"target": "onnxruntime"}, swap_scales, ("the scale of conv2_1.input_quantize",)),
+    (
+        "another scale back",
+        {"target": "tensorrt"},
+        other_scale_back,
+        ("the scale of conv3_1.input_dequantize", "of conv3_1"),
+    ),
     (
         "zero point",
         {"target": "onnxruntime"},

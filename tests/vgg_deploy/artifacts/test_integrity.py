@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,15 @@ def test_a_tensor_that_is_stored_twice_is_found(file: Callable[..., Path]) -> No
         model.graph.initializer.add().CopyFrom(tensor_of(model, "fc8.bias"))
 
     assert named(changed(file(), repeat), "the tensor fc8.bias is in the file more than once")
+
+
+def test_a_tensor_in_external_data_and_in_the_file_is_found(file: Callable[..., Path]) -> None:
+    path = file(external_data=True)
+    model = onnx.load(path, load_external_data=False)
+    tensor = tensor_of(model, "fc6.weight")
+    tensor.raw_data = bytes(4 * math.prod(tensor.dims))
+    path.write_bytes(model.SerializeToString())
+    assert named(examine(path), "the tensor fc6.weight was changed")
 
 
 def test_missing_and_added_tensors_are_named(file: Callable[..., Path]) -> None:
