@@ -72,6 +72,7 @@ class Fidelity:
         }
 
 
+@np.errstate(over="ignore", invalid="ignore")  # damaged weights give infinity and NaN, which are compared
 def fidelity_of(info: EngineInfo, simulation: Simulation, received: Floats) -> Fidelity:
     """Compares posteriors with those of the nearest reading of the file.
 

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from export.proof.chain import Chain, LayerValues
 from export.proof.layer_error import ShapeError, error_of
 from export.proof.layer_limits import limit_of
@@ -90,6 +92,7 @@ class LayerResult:
         )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # damaged weights give infinity and NaN, which are compared
 def prove_layers(
     path: Path,
     views: Sequence[NamedView],

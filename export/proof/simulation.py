@@ -46,12 +46,14 @@ class Simulation:
         return min(self.readings.values(), key=lambda reading: _distance(reading, posteriors))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # damaged weights give infinity and NaN, which are compared
 def _distance(reading: Doubles, posteriors: npt.NDArray[Any]) -> float:
     if reading.shape != posteriors.shape:
         return math.inf
     return float(np.nan_to_num(np.abs(reading - posteriors), nan=math.inf).max(initial=0))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # damaged weights give infinity and NaN, which are compared
 def simulate(path: Path, views: Sequence[NamedView], progress: Callable[[], None] = lambda: None) -> Simulation:
     """Evaluates a file on views; for a file whose layers no runtime here can compute alone, such as that of a plan.
 
