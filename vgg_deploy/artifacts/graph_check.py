@@ -16,6 +16,7 @@ from vgg_deploy.artifacts.onnx_graph import Attribute, Node
 from vgg_deploy.artifacts.weights_check import WeightsCheck
 from vgg_deploy.network.levels import Levels, activation_levels
 from vgg_deploy.network.manifest import Manifest, Triple
+from vgg_deploy.network.precision import Quantization
 
 _TYPE_NAMES = {ElementType.FLOAT: "float32", ElementType.FLOAT16: "float16"}
 _NUMPY_TYPES: dict[int, Any] = {ElementType.FLOAT: np.float32, ElementType.FLOAT16: np.float16}
@@ -100,7 +101,7 @@ class GraphCheck:
             if span is None:
                 yield f"the input of {name} is quantized, but the manifest has no range of {wanted.range_source}"
                 return
-            levels = activation_levels(span, quantization.target, _NUMPY_TYPES.get(pair.type, np.float32))
+            levels = _levels_of(span, quantization, pair.type)
             stated = f"[{span[0]:g}, {span[1]:g}] of {wanted.range_source}"
             yield from self._levels(pair.quantize, levels, stated)
             if pair.dequantize.inputs[1:] != pair.quantize.inputs[1:]:
@@ -141,8 +142,7 @@ class GraphCheck:
         elif node.operator == "Conv" and wanted.layer is not None:
             levels = None
             if quantization is not None and wanted.layer.name in quantization.layers:
-                span = quantization.ranges[wanted.layer.name]
-                levels = activation_levels(span, quantization.target, _NUMPY_TYPES.get(kind, np.float32))
+                levels = _levels_of(quantization.ranges[wanted.layer.name], quantization, kind)
             target = "" if quantization is None else quantization.target
             yield from self._weights.contradictions(node, wanted.layer, kind, levels, target)
 
@@ -160,6 +160,12 @@ class GraphCheck:
     def _constant(self, node: Node, index: int) -> npt.NDArray[Any] | None:
         tensor = self._tensors.get(node.inputs[index]) if len(node.inputs) > index else None
         return None if tensor is None else tensor.values
+
+
+def _levels_of(span: tuple[float, float], quantization: Quantization, kind: int) -> Levels:
+    """The levels that a stated range gives for values of a type."""
+    with np.errstate(all="ignore"):  # an edited range may be beyond every number of the type
+        return activation_levels(span, quantization.target, _NUMPY_TYPES.get(kind, np.float32))
 
 
 def _attributes(node: Node, expected: Mapping[str, Attribute], ignored: tuple[str, ...]) -> Iterator[str]:

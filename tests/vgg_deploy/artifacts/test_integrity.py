@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable
@@ -155,6 +156,14 @@ def test_a_tensor_that_is_stored_twice_is_found(file: Callable[..., Path]) -> No
     assert named(changed(file(), repeat), "the tensor fc8.bias is in the file more than once")
 
 
+def test_a_tensor_of_the_same_bytes_and_another_shape_is_named(file: Callable[..., Path]) -> None:
+    def reshape(model: onnx.ModelProto) -> None:
+        tensor = tensor_of(model, "conv3_1.weight")
+        tensor.dims[:] = [tensor.dims[1], tensor.dims[0], *tensor.dims[2:]]
+
+    assert named(changed(file(), reshape), "the tensor conv3_1.weight was changed after the export")
+
+
 def test_a_tensor_in_external_data_and_in_the_file_is_found(file: Callable[..., Path]) -> None:
     path = file(external_data=True)
     model = onnx.load(path, load_external_data=False)
@@ -204,6 +213,20 @@ def test_a_manifest_that_fits_no_network_is_a_contradiction_and_no_crash(file: C
         entry.value = entry.value.replace('"configuration": "A"', '"configuration": "Z"')
 
     assert named(changed(file(), edit), "configuration is 'Z'")
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+@pytest.mark.parametrize("span", [[-1e308, 1e308], [0.0, 1e-300], [-1e300, 0.0], [0.0, 0.0], [-1e-320, 1e5]])
+def test_a_range_beyond_every_number_is_a_contradiction_and_no_crash(
+    span: list[float], target: str, file: Callable[..., Path]
+) -> None:
+    def edit(model: onnx.ModelProto) -> None:
+        (entry,) = (entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
+        data = json.loads(entry.value)
+        data["precision"]["quantization"]["ranges"]["conv3_1"] = span
+        entry.value = json.dumps(data)
+
+    assert named(changed(file(target=target), edit), "conv3_1.input_quantize", "of conv3_1")
 
 
 def test_an_older_file_passes_and_says_that_it_has_no_digests(
