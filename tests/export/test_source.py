@@ -31,7 +31,7 @@ from train.network.checkpoint import read
 from vgg_deploy.artifacts.integrity import Examination, examine
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import PlanManifest, write_plan
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import ModelFileError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, TrainScale
 from vgg_deploy.network.shapes import Profile
@@ -174,6 +174,15 @@ def test_a_damaged_reference_fails_and_is_named(made: Made, tmp_path: Path) -> N
     assert failure.startswith("fp32.onnx: the node pool3: strides is [1, 1]; expected [2, 2]")
 
 
+def test_a_reference_is_examined_and_must_hold_all_weights(made: Made) -> None:
+    file, _ = made()
+    source = SourceWeights.from_onnx(OnnxFile(file), lambda path: Examination((f"{path}: a is not b",), 23, True, 0.0))
+    assert source.damage == ("a is not b",)
+    damaged(file, lambda model: model.graph.initializer.pop())
+    with pytest.raises(ModelFileError, match=r"does not hold fc8\.bias"):
+        SourceWeights.from_onnx(OnnxFile(file), unexamined)
+
+
 def test_an_onnx_file_that_lost_the_weights_is_no_source(made: Made) -> None:
     with pytest.raises(UsageError, match="is float16, so the weights that it was made from are lost"):
         SourceWeights.from_onnx(OnnxFile(made(half=True)[0]), unexamined)
@@ -268,9 +277,9 @@ def test_a_plan_without_its_onnx_file_is_still_compared_with_the_facts_of_the_ch
 ) -> None:
     plan, file, _ = planned()
     file.unlink()
-    (failure,) = prove_source(
-        plan, SourceWeights.from_checkpoint(read(narrow_checkpoint("A", seed=1))), examine
-    ).failures
+    proof = prove_source(plan, SourceWeights.from_checkpoint(read(narrow_checkpoint("A", seed=1))), examine)
+    assert proof.shown
+    (failure,) = proof.failures
     assert "it was made from vgg11-0.safetensors" in failure
     (failure,) = prove_source(plan, SourceWeights.from_checkpoint(read(narrow_checkpoint("B"))), examine).failures
     assert failure.startswith("its configuration is A, but that of vgg13-0.safetensors is B")
