@@ -91,7 +91,7 @@ def command(weights: Path, images: tuple[str, ...], limit: int, json_path: str |
 
 
 def _read(weights: Path, facts: WeightFacts) -> Checkpoint:
-    """The checkpoint. If it does not describe itself, its normalization and channels are those of any reading.
+    """The checkpoint. If it does not describe itself, its normalization is that of any reading.
 
     Raises:
         UsageError: it has a single class.
@@ -100,7 +100,7 @@ def _read(weights: Path, facts: WeightFacts) -> Checkpoint:
     if not describes_itself(weights):
         if facts.normalization in NORMALIZATIONS.values():
             notice("--normalization names one of the readings; all of them are ranked")
-        facts = replace(facts, normalization=facts.normalization or PAPER_NORMALIZATION, channels=None)
+        facts = replace(facts, normalization=facts.normalization or PAPER_NORMALIZATION)
     checkpoint = read_weights(weights, facts)
     for text in checkpoint.notices:
         notice(text)
@@ -147,7 +147,7 @@ def _ranking(checkpoint: Checkpoint, readings: Sequence[Reading], images: Labell
     from train.network.probe import probe
 
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
-    with progress("probing", len(readings) * len(images.paths)) as advance:
+    with progress("probing", len(readings) * len(images.paths), lines=True) as advance:
         return probe(checkpoint, readings, images, refused=_say_skipped, progress=advance)
 
 

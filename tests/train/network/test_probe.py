@@ -131,6 +131,7 @@ def test_hopeless_readings_are_left_out_after_a_round_and_progress_still_reaches
     assert min(seen) == ROUND
     assert sum(computed) == sum(seen) < len(readings) * 72
     assert max(computed) == BATCH
+    assert len(set(ranking.best.truth[:ROUND].tolist())) == 6  # of each class, though the paths are sorted
     assert len(steps) == len(readings) * 72
 
 
