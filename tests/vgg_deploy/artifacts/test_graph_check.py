@@ -35,6 +35,15 @@ def attribute(name: str, key: str, value: Any) -> Callable[[onnx.ModelProto], No
     return change
 
 
+def without_attributes(name: str) -> Callable[[onnx.ModelProto], None]:
+    """Removes the attributes of a node."""
+
+    def change(model: onnx.ModelProto) -> None:
+        del node_of(model, name).attribute[:]
+
+    return change
+
+
 def bypass(name: str) -> Callable[[onnx.ModelProto], None]:
     """Removes a node: its readers read its input."""
 
@@ -122,6 +131,7 @@ FAULTS: list[tuple[str, dict[str, Any], Callable[[onnx.ModelProto], None], tuple
         ("expected Div",),
     ),
     ("transposed axes", {}, attribute("transpose", "perm", [0, 3, 2, 1]), ("transpose", "perm=[0, 3, 2, 1]")),
+    ("no permutation", {}, without_attributes("transpose"), ("transpose has perm=nothing; expected [0, 3, 1, 2]",)),
     ("no ReLU", {}, bypass("relu2_1"), ("after conv2_1 comes MaxPool", "expected Relu")),
     ("another activation", {}, operator("relu4_1", "Tanh"), ("after conv4_1 comes Tanh relu4_1",)),
     ("padding", {}, attribute("conv2_1", "pads", [0, 1, 0, 1]), ("conv2_1 has pads=[0, 1, 0, 1]",)),
