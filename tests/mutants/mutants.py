@@ -83,6 +83,8 @@ def _written(edit: Edit, folder: Path, *, about_manifest: bool) -> tuple[Path, P
     _write(edit.model, paths[1])
     if about_manifest:
         return paths[0], paths[1], None
+    if not edit.bypassed:
+        return paths[0], paths[1], paths[1]
     for result, source in edit.bypassed.items():
         edit.model.graph.node.append(helper.make_node("Identity", [source], [result], name=f"bypassed {result}"))
     _write(edit.model, paths[2])

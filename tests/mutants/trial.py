@@ -74,6 +74,12 @@ class Trial:
         """Proof 1 of the healthy file of a form."""
         return self._files.proof(self._written(name))
 
+    def healthy_proofs(self, name: str, runtime: str) -> tuple[Proof, Proof]:
+        """Proofs 2 and 3 of the healthy file of a form in a runtime."""
+        from tests.mutants.runtime_judges import RuntimeJudges
+
+        return RuntimeJudges(self._subject, self._written(name), runtime).healthy
+
     def form(self, name: str, only: Collection[str] | None = None) -> Iterator[Judged]:
         """Judges the mutants of one form; `only` names some damages."""
         form, healthy = FORMS[name], self._written(name)
@@ -108,7 +114,7 @@ class Trial:
                 judges = RuntimeJudges(self._subject, healthy, runtime)
             except (UsageError, EngineError):  # such as INT8 in ncnn
                 continue
-            self.healthy[name, runtime] = judges.healthy()
+            self.healthy[name, runtime] = list(judges.healthy)
             yield runtime, judges
 
     def _workplace(self) -> Path:

@@ -1,0 +1,90 @@
+"""What the proofs found, by precision, runtime and judge; what escaped; and the headroom of healthy files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tests.mutants.damage import JUDGES
+from tests.mutants.headroom import worst
+from tests.mutants.trial import Judged
+from vgg_deploy.evaluation.proof import Proof
+
+
+@dataclass
+class Report:
+    """Collects judgements.
+
+    Attributes:
+        judged: all of them.
+        healthy: the proofs of the healthy files, by form and runtime.
+    """
+
+    judged: list[Judged] = field(default_factory=list)
+    healthy: dict[tuple[str, str], list[Proof]] = field(default_factory=dict)
+
+    def add(self, judged: Judged) -> None:
+        self.judged.append(judged)
+
+    def progress(self, form: str) -> str:
+        """One line about a form."""
+        mine = [each for each in self.judged if each.form == form]
+        mutants = {each.judgement.mutant for each in mine}
+        escaped = sum(bool(each.judgement.escaped) for each in mine)
+        return f"{form}: {len(mutants)} mutants, {escaped} escaped a judge that had to find them"
+
+    @property
+    def escaped(self) -> list[Judged]:
+        return [each for each in self.judged if each.judgement.escaped]
+
+    def rows(self) -> Iterator[tuple[str, str, str, int, int, int, int]]:
+        """Precision, runtime, judge; mutants found and judged; those that had to be found, and those that escaped."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        made, wanted, missed = found.copy(), found.copy(), found.copy()
+        for each in self.judged:
+            for judge in each.judgement.found:
+                key = each.precision, each.runtime, judge
+                made[key] += 1
+                found[key] += each.judgement.caught(judge) is True
+                wanted[key] += judge in each.judgement.expected and not each.judgement.unchanged
+                missed[key] += judge in each.judgement.escaped
+        for key in made:
+            yield (*key, found[key], made[key], wanted[key], missed[key])
+
+    def text(self) -> str:
+        """The report."""
+        order = sorted(self.rows(), key=lambda row: (row[0], row[1], JUDGES.index(row[2])))
+        lines = [f"{'precision':<22}{'runtime':<13}{'judge':<11}{'found':>7}{'made':>7}{'must':>7}{'escaped':>9}"]
+        lines += [f"{row[0]:<22}{row[1]:<13}{row[2]:<11}" + "{:>7}{:>7}{:>7}{:>9}".format(*row[3:]) for row in order]
+        lines += [
+            "",
+            f"mutants: {len({(each.form, each.judgement.mutant) for each in self.judged})} files of "
+            f"{len({each.judgement.mutant for each in self.judged})} kinds",
+        ]
+        lines += ["", "escaped:"] + [
+            f"  {each.form}, {each.runtime}: {each.judgement.mutant}: not by {', '.join(each.judgement.escaped)}"
+            for each in self.escaped
+        ]
+        unchanged = {(each.form, each.judgement.mutant) for each in self.judged if each.judgement.unchanged}
+        lines += ["", "change no bit of the answers, and were not found by a judge that finds such damages elsewhere:"]
+        lines += [f"  {form}: {name}" for form, name in sorted(unchanged)]
+        lines += ["", "worst figure of healthy files as a share of its limit:"]
+        for (form, runtime), proofs in self.healthy.items():
+            for proof in proofs:
+                lines.append(f"  {form}, {runtime}, {proof.name}: {_described(proof)}")
+        return "\n".join(lines)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Every judgement as plain JSON values."""
+        return [
+            {**asdict(each), "judgement": {**asdict(each.judgement), "expected": sorted(each.judgement.expected)}}
+            for each in self.judged
+        ]
+
+
+def _described(proof: Proof) -> str:
+    state = "ok" if proof.passed else f"FAILED: {proof.failures[:1]}"
+    share = worst(proof)
+    return state if share is None else f"{share[1]:.2f} ({share[0]}), {state}"
