@@ -172,7 +172,7 @@ class _Judge:
     def judge(self, cut: Cut) -> LayerResult:
         """Evaluates the next layer on all views."""
         kind = self._file.kind(cut)
-        limit = limit_of(self._runtime.name, kind, bf16=self._runtime.bf16)
+        limit = limit_of(self._runtime.name, kind, bf16=self._runtime.bf16).limit
         worst, worst_view, reason = -math.inf, self._views[self._order[0]].name, None
         with ExitStack() as stack:
             piece: Piece | None = None

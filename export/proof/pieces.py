@@ -37,7 +37,8 @@ class Cut:
     """Where a layer lies in a file.
 
     Attributes:
-        layer: the name of its node; for an output that no layer ends in, the output's name.
+        layer: the name of the node that computes; for an output that no layer ends in, the output's name.
+        node: the name of the node that computes.
         operator: the kind of that node, as ONNX names it.
         source: the tensor that it begins with.
         result: its result, before that is quantized.
@@ -46,6 +47,7 @@ class Cut:
     """
 
     layer: str
+    node: str
     operator: str
     source: str
     result: str
@@ -96,7 +98,7 @@ class CutFile:
     def kind(self, cut: Cut) -> str:
         """What a layer is: for a convolution with the type in which it computes, such as "Conv int8"; or "MaxPool"."""
         types = self._layer_types
-        return f"{cut.operator} {types[cut.layer]}" if cut.layer in types else cut.operator
+        return f"{cut.operator} {types[cut.node]}" if cut.node in types else cut.operator
 
     @cached_property
     def _layer_types(self) -> Mapping[str, str]:
@@ -222,4 +224,12 @@ class _Chain:
                 f"layer {layer} reads {', '.join(sorted(sources)) or 'no image'}; expected the result of one layer"
             )
         nodes = tuple(each for each in self._graph.node if each.output[0] in needed)
-        return Cut(layer=layer, operator=node.op_type, source=sources.pop(), result=result, output=output, nodes=nodes)
+        return Cut(
+            layer=layer,
+            node=node_name(node),
+            operator=node.op_type,
+            source=sources.pop(),
+            result=result,
+            output=output,
+            nodes=nodes,
+        )

@@ -85,6 +85,22 @@ def exported(narrow_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable
     return write
 
 
+@pytest.fixture
+def written(exported: Callable[..., Any], narrow_spec: Callable[..., NetworkSpec]) -> Callable[[str], Path]:
+    """`written(kind)` -> a narrow file of a kind from `tests.export.file_kinds`, in tmp_path."""
+    from tests.export.file_kinds import FILES, quantization
+
+    def write(kind: str) -> Path:
+        options = {"configuration": "A", **FILES[kind]}
+        configuration, target, kept = options.pop("configuration"), options.pop("target", None), options.pop("kept", "")
+        if target is not None:
+            options["quantization"] = quantization(target, narrow_spec(configuration), kept)
+        path: Path = exported(configuration, f"{kind}.onnx".replace(" ", "-"), dynamic=True, **options).path
+        return path
+
+    return write
+
+
 def enlarge(factor: float, *layers: str) -> Callable[[dict[str, Any]], None]:
     """Multiplies the outputs of these layers, and divides again in the layer after each."""
 
