@@ -21,6 +21,7 @@ from vgg_deploy.views.protocols import choose_protocol
 
 ROUND = 16  # images after which hopeless readings are left out
 BATCH = 8  # crops in a call
+LEAST_COLOUR = 4  # mean difference of red and blue, in units of 0..255, of an image that is not grey
 # Standard errors by which a reading must be worse than the best to be left out. Readings are judged after each round,
 # so it is far above `CLEAR`.
 HOPELESS = 6.0
@@ -52,9 +53,11 @@ def probe(
     scores: dict[Reading, list[Floats]] = {reading: [] for reading in readings}
     networks = {reading: Reference(reading.of(checkpoint), form="fc") for reading in readings}
     truth: list[int] = []
+    coloured = 0
     measured: dict[Reading, MeasuredReading] = {}
     for crops, classes in _rounds(images, checkpoint.manifest, refused):
         truth += classes
+        coloured += sum(map(_is_coloured, crops))
         for reading in readings:
             if reading in networks:
                 for start in range(0, len(crops), BATCH):
@@ -69,12 +72,12 @@ def probe(
             else:
                 for _ in crops:
                     progress()
-        best = Ranking.of(list(measured.values())).best
+        best = Ranking.of(list(measured.values()), coloured).best
         for reading in [reading for reading in networks if measured[reading].apart_from(best, HOPELESS)]:
             del networks[reading]
     if not measured:
         raise UsageError(f"none of the {len(images.paths)} images can be read; give others")
-    return Ranking.of(list(measured.values()))
+    return Ranking.of(list(measured.values()), coloured)
 
 
 def _rounds(
@@ -97,6 +100,10 @@ def _rounds(
             crops, classes = [], []
     if crops:
         yield crops, classes
+
+
+def _is_coloured(crop: Images) -> bool:
+    return float(np.abs(crop[..., 0].astype(np.int16) - crop[..., 2]).mean()) > LEAST_COLOUR  # of [h, w, 3]
 
 
 def _central_crop(path: Path, manifest: Manifest) -> Images:

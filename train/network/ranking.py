@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,17 +142,19 @@ class Ranking:
 
     Attributes:
         measured: by cross-entropy. The first has seen all images; a hopeless one may have seen only the first of them.
+        coloured: how many of the images are not grey.
     """
 
     measured: tuple[MeasuredReading, ...]
+    coloured: int
 
     @staticmethod
-    def of(measured: Sequence[MeasuredReading]) -> Ranking:
+    def of(measured: Sequence[MeasuredReading], coloured: int) -> Ranking:
         """Ranks by the paired difference of cross-entropy to the best of those that have seen all images."""
         most = max(row.images for row in measured)
         best = min((row for row in measured if row.images == most), key=lambda row: row.cross_entropy)
         others = [row for row in measured if row is not best]
-        return Ranking((best, *sorted(others, key=lambda row: row.over(best).mean)))
+        return Ranking((best, *sorted(others, key=lambda row: row.over(best).mean)), coloured)
 
     @property
     def best(self) -> MeasuredReading:
@@ -172,7 +175,16 @@ class Ranking:
     @property
     def rivals(self) -> tuple[MeasuredReading, ...]:
         """Readings that cannot be told apart from the best."""
-        return tuple(row for row in self.measured[1:] if not row.apart_from(self.best, CLEAR))
+        return tuple(row for row in self.measured[1:] if self._grey_twin(row) or not row.apart_from(self.best, CLEAR))
+
+    def _grey_twin(self, row: MeasuredReading) -> bool:
+        """Whether a reading differs from the best only by its channels, and too few images have colours.
+
+        RGB and BGR give grey images other values only where the means of the channels differ. This shows the order of
+        the channels only if the mean is exactly right, which nobody knows.
+        """
+        twin = dataclasses.replace(row.reading, channels=self.best.reading.channels) == self.best.reading
+        return twin and self.coloured < FEWEST_IMAGES
 
     @property
     def clear(self) -> bool:

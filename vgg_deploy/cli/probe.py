@@ -220,7 +220,10 @@ class _Report:
             return f"not clear: {name} is first, but these are not clearly worse: {rivals}. {self._what_helps}"
         if len(ranking.measured) == 1:
             return f"clear: {name} is better than chance (top-1 {best.top1:.1%} on {images})"
-        return f"clear: {name} (top-1 {best.top1:.1%}); all others are worse by over {CLEAR:g} standard errors"
+        return (
+            f"clear: {name} (top-1 {best.top1:.1%}); all others are worse by over {CLEAR:g} standard errors. "
+            "If your own program is more accurate, none of them is right: add its --mean and --std"
+        )
 
     @property
     def _what_helps(self) -> str:
