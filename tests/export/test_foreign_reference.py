@@ -252,6 +252,10 @@ def test_our_export_agrees_with_the_export_of_torch(exported: Callable[..., Any]
             ),
             "Softmax is over axis 3 of .* not the classes",
         ),
+        (
+            Foreign(end=(("Reshape", {"inputs": ["four_axes"]}), "Softmax"), output_shape=["n", CLASSES, 1, 1]),
+            "Softmax is over axis 3 of .* not the classes",  # the default since opset 13
+        ),
         (Foreign(outputs=2), "has 2 outputs: logits, pooled; expected one"),
         (Foreign(shape=["n", 3, 8, 3]), "the three channels may be its second or its last axis"),
         (Foreign(shape=["n", "c", "h", "w"]), "no axis has three channels"),

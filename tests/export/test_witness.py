@@ -474,3 +474,38 @@ def test_a_proof_that_passed_is_not_explained(exported: Exported, views: list[np
     assert explained(proof, witness, path, refuse) is proof
     failed = dataclasses.replace(proof, failures=("it differs",))
     assert explained(failed, witness, Path("model.plan"), refuse) is failed
+
+
+@pytest.mark.slow
+def test_a_trained_network_passes_with_its_own_pixels_and_a_wrong_mean_is_found(
+    test_data: Path, save: Save, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    from export import export
+    from train.network.checkpoint import read
+    from train.network.model import VGG
+    from vgg_deploy.network.weight_facts import WeightFacts
+    from vgg_deploy.views.images import centre_box, decode, rescale
+
+    source = test_data / "vgg16_imagenette_fp16.safetensors"
+    right = read(source, WeightFacts(normalization=PAPER_NORMALIZATION))
+    assert right.manifest.spec is not None
+    model = VGG(right.manifest.spec).eval()
+    model.load_state_dict(right.weights)
+    pixels = []
+    for path in sorted((test_data / "photos").iterdir())[::30]:
+        image = rescale(decode(path), 256, right.manifest.rescaling)
+        top, left = centre_box(*image.shape[:2], 224)
+        pixels.append(image[top : top + 224, left : left + 224])
+    x = torch.from_numpy(np.stack(pixels)).float() - torch.tensor(PAPER_NORMALIZATION.mean)
+    with torch.inference_mode():
+        logits = model(x.permute(0, 3, 1, 2)).numpy()
+    witness = read_witness(save(images=np.stack(pixels), probabilities=None, logits=logits))
+    mean = tuple(value + 0.1 for value in PAPER_NORMALIZATION.mean)
+    wrong = read(source, WeightFacts(normalization=Normalization(mean)))  # type: ignore[arg-type]
+    for checkpoint, passes in ((right, True), (wrong, False)):
+        path = export(checkpoint, tmp_path / "model.onnx").path
+        with open_engine(path, runtime="onnxruntime") as engine:
+            proof = prove_witness(engine, witness, path.name)
+        assert proof.passed == passes, proof.figures
+    assert "slightly wrong mean" in proof.failures[1]
