@@ -209,6 +209,15 @@ def test_an_edited_sidecar_is_found_and_named(
     assert any(f"{sidecar_of(path)} was edited after it was written" in line for line in contradictions)
 
 
+def test_the_verdicts_of_a_sidecar_are_outside_its_seal(plan: Callable[..., Path]) -> None:
+    verdict = {"date": "2026-11-25", "against": {"name": "a", "sha256": "b"}, "proofs": [1], "runtime": "c"}
+
+    def record(data: dict[str, Any]) -> None:
+        data["verdict"] = data["manifest"]["verdict"] = verdict
+
+    assert edited(plan(), record) == ()
+
+
 def test_an_edited_field_that_the_onnx_file_states_too_is_named_even_without_a_seal(
     plan: Callable[..., Path],
 ) -> None:
