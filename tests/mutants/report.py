@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.mutants.damage import JUDGES
+from tests.mutants.damage import ANSWERS, JUDGES, LAYERS, SIMULATED
 from tests.mutants.headroom import worst
+from tests.mutants.kinds import HARMLESS
 from tests.mutants.trial import Judged
 from vgg_deploy.evaluation.proof import Proof
 
@@ -39,6 +40,16 @@ class Report:
     def escaped(self) -> list[Judged]:
         return [each for each in self.judged if each.judgement.escaped]
 
+    @property
+    def false_alarms(self) -> list[Judged]:
+        """Damages that change no answer, found by a judge that computes."""
+        return [
+            each
+            for each in self.judged
+            if each.judgement.mutant in HARMLESS
+            and any(each.judgement.caught(judge) for judge in (LAYERS, SIMULATED, ANSWERS))
+        ]
+
     def rows(self) -> Iterator[tuple[str, str, str, int, int, int, int]]:
         """Precision, runtime, judge; mutants found and judged; those that had to be found, and those that escaped."""
         found: Counter[tuple[str, str, str]] = Counter()
@@ -66,6 +77,9 @@ class Report:
         lines += ["", "escaped:"] + [
             f"  {each.form}, {each.runtime}: {each.judgement.mutant}: not by {', '.join(each.judgement.escaped)}"
             for each in self.escaped
+        ]
+        lines += ["", "false alarms:"] + [
+            f"  {each.form}, {each.runtime}: {each.judgement.mutant}" for each in self.false_alarms
         ]
         unchanged = {(each.form, each.judgement.mutant) for each in self.judged if each.judgement.unchanged}
         lines += ["", "change no bit of the answers, and were not found by a judge that finds such damages elsewhere:"]

@@ -34,4 +34,7 @@ SHORT = (
     "a layer in another type",
 )
 
-__all__ = ["SHORT", "layers", "manifest", "outputs", "pixels", "scales", "weights"]
+# Damages that change no answer: nothing that computes may find them.
+HARMLESS = ("an Identity inserted", "a node renamed", "a constant that nothing reads", "made by another tool")
+
+__all__ = ["HARMLESS", "SHORT", "layers", "manifest", "outputs", "pixels", "scales", "weights"]

@@ -88,9 +88,15 @@ def not_a_number(file: Edit) -> None:
     _one(file, file.weight(LAYER), lambda value: np.nan)
 
 
-@damage("one weight of fc6 doubled", LAYERS)
-def doubled(file: Edit) -> None:
-    _one(file, file.weight("fc6"), lambda value: value * 2 if abs(value) < 60 else value // 2)
+@damage("the largest weight of fc6 halved", LAYERS)
+def halved(file: Edit) -> None:
+    def largest_halved(weight: Array) -> Array:
+        flat = weight.reshape(-1)
+        index = np.abs(flat.astype(np.float32)).argmax()
+        flat[index] = flat[index] / 2
+        return weight
+
+    file.change(file.weight("fc6"), largest_halved)
 
 
 @damage("one bias raised by five times the layer's largest", LAYERS)
