@@ -75,11 +75,6 @@ class LayerResult:
     def passed(self) -> bool:
         return self.error <= self.limit  # false for NaN
 
-    @property
-    def share(self) -> float:
-        """The error as a share of the limit; infinite if there is none."""
-        return self.error / self.limit if math.isfinite(self.error) else math.inf
-
     def failure(self, runtime: str) -> str:
         """The failure as text."""
         if self.reason is not None:
@@ -128,19 +123,25 @@ def prove_layers(
         simulation = simulation_of(judge.chain, views)
     except ModelFileError as error:
         failures = (str(error),)
-    worst = max(results, key=lambda result: result.share, default=None)
-    counted = f"{len(results)} layers on {len(views)} views"
     proof = Proof(
         number=LAYERS,
         artifact=path.name,
         against=runtime.version,
-        summary=counted if worst is None else f"{counted}, at most {worst.share:.0%} of a limit",
+        summary=_summary(results, views),
         failures=failures,
         tables=(_table(path, runtime, results),),
         figures={"runtime": runtime.version, "views": len(views), "layers": [asdict(result) for result in results]},
         seconds=time.perf_counter() - begin,
     )
     return proof, simulation
+
+
+def _summary(results: Sequence[LayerResult], views: Sequence[NamedView]) -> str:
+    failed = sum(not result.passed for result in results)
+    if failed or not results:
+        return f"{failed} of {len(results)} layers beyond their limits"
+    share = max(result.error / result.limit for result in results)
+    return f"{len(results)} layers on {len(views)} views, at most {share:.0%} of a limit"
 
 
 def layer_count(path: Path) -> int:

@@ -187,7 +187,9 @@ def test_a_failure_says_how_large_it_is_in_which_runtime_and_view(
 ) -> None:
     path = written("FP32")
     runtime = runtime_of(path, "onnxruntime")
-    (failure,) = prove_layers(path, views, runtime, pieces=damaged(path, without("relu3_1")))[0].failures
+    proof, _simulation = prove_layers(path, views, runtime, pieces=damaged(path, without("relu3_1")))
+    assert proof.summary == "1 of 18 layers beyond their limits"
+    (failure,) = proof.failures
     number = r"\d\.\de[-+]\d+"
     expected = rf"conv3_1: {number} of its largest value in onnxruntime [\d.]+, limit 1e-05 \((small|large)\); try"
     assert re.match(expected, failure), failure

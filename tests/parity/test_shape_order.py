@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from engines import RUNTIMES, amx, open_engine
+from vgg_deploy.cores import usable_cores
 from vgg_deploy.errors import UnsupportedModelError
 from vgg_deploy.network.precision import TARGETS, Quantization
 from vgg_deploy.network.tensors import Floats, Images
@@ -90,6 +91,48 @@ def test_with_amx_an_int8_answer_of_a_wider_network_is_the_same_after_larger_ima
         check=True,
     )
     assert float(done.stdout) < 1e-5
+
+
+def unproved_layers(path: Path) -> list[str]:
+    """The layers that fail proof 2 in OpenVINO, on a large image before a small one, if no file is refused."""
+    import engines.ov
+    from engines import open_piece
+    from export.proof.layers import PieceRuntime, prove_layers
+    from vgg_deploy.evaluation.parity import NamedView
+    from vgg_deploy.inference.engine_options import EngineOptions
+
+    options = EngineOptions(runtime="openvino")  # with one thread, single layers are right
+    runtime = PieceRuntime(
+        open=lambda model: open_piece(model, options, "openvino"), version=engines.ov.availability("cpu")
+    )
+    views = [NamedView(f"{width}x{height}", noise(height, width)[0]) for height, width in LARGE_FIRST[3::-1]]
+    proof, _simulation = prove_layers(path, views, runtime)
+    return [failure.partition(":")[0] for failure in proof.failures]
+
+
+def test_proof_2_finds_the_layers_that_openvino_computes_wrongly_with_amx(int8_model: Callable[..., Path]) -> None:
+    pytest.importorskip("openvino")
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists() or "amx_int8" not in cpu.read_text() or usable_cores() < 2:
+        pytest.skip("this takes a CPU with AMX and two cores")
+    script = (
+        "import sys; from pathlib import Path; from tests.parity.test_shape_order import unproved_layers; "
+        "print(unproved_layers(Path(sys.argv[1])))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    found = {}
+    for limit in ("ALL", "AVX512_CORE_BF16"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(int8_model("tensorrt"))],
+            env={**environment, "ONEDNN_MAX_CPU_ISA": limit},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        found[limit] = done.stdout.strip()
+    assert found == {"ALL": "['fc6', 'fc7']", "AVX512_CORE_BF16": "[]"}
 
 
 def test_openvino_refuses_files_that_it_computes_wrongly_with_amx_and_auto_chooses_another_runtime(
