@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from export.proof.answer_limits import answer_limit
 from export.proof.simulation import Simulation
 from vgg_deploy.evaluation.proof import Table
 from vgg_deploy.inference.engine import EngineInfo
-from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 from vgg_deploy.network.tensors import Floats
-
-# The largest difference of a posterior from the exact evaluation of the same file. In INT8, a value between two
-# levels may be rounded either way, and the difference grows from layer to layer.
-ANSWER_LIMITS = {FLOAT32: 1e-5, FLOAT16: 1e-5, INT8: 0.02}
-_BF16_LIMIT = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +23,14 @@ class Fidelity:
         runtime: its name and version.
         views: names of the views.
         differences: the largest difference of a posterior on each view.
-        limit: for each of them.
+        limits: for each of them; see `export.proof.answer_limits`.
         reading: what the nearest evaluation rounds to FP16. CPU runtimes compute FP16 in FP32 between casts.
     """
 
     runtime: str
     views: tuple[str, ...]
     differences: tuple[float, ...]
-    limit: float
+    limits: tuple[float, ...]
     reading: str
 
     @property
@@ -45,20 +41,25 @@ class Fidelity:
     @property
     def failures(self) -> tuple[str, ...]:
         """What is wrong, as text; empty if nothing is."""
-        if self.max_dp <= self.limit:  # false for NaN
+        worst = int(np.argmax([math.inf if math.isnan(share) else share for share in self._shares]))
+        if self._shares[worst] <= 1:  # false for NaN
             return ()
-        worst = self.views[int(np.argmax(np.nan_to_num(self.differences, nan=np.inf)))]
         return (
-            f"{self.runtime} does not answer as the file says: a posterior is {self.max_dp:.1e} from the exact "
-            f"evaluation, limit {self.limit:g} ({worst}); try another --runtime",
+            f"{self.runtime} does not answer as the file says: a posterior is {self.differences[worst]:.1e} from the "
+            f"exact evaluation, limit {self.limits[worst]:.1g} ({self.views[worst]}); try another --runtime",
         )
+
+    @property
+    def _shares(self) -> list[float]:
+        """Each view's difference as a share of its limit."""
+        return [difference / limit for difference, limit in zip(self.differences, self.limits, strict=True)]
 
     @property
     def table(self) -> Table:
         """The differences, by view."""
         rows = tuple(
-            (view, f"{difference:.1e}", f"{self.limit:g}")
-            for view, difference in zip(self.views, self.differences, strict=True)
+            (view, f"{difference:.1e}", f"{limit:.1e}")
+            for view, difference, limit in zip(self.views, self.differences, self.limits, strict=True)
         )
         return Table("posteriors beside the exact evaluation of the file", ("view", "max |dp|", "limit"), rows)
 
@@ -66,8 +67,9 @@ class Fidelity:
         """The figures as plain JSON values."""
         return {
             "max_dp": self.max_dp,
-            "limit": self.limit,
-            "views": dict(zip(self.views, self.differences, strict=True)),
+            "views": list(self.views),
+            "differences": list(self.differences),
+            "limits": list(self.limits),
             "reading": self.reading,
         }
 
@@ -83,11 +85,12 @@ def fidelity_of(info: EngineInfo, simulation: Simulation, received: Floats) -> F
     """
     nearest = simulation.nearest(received)  # [views, classes]
     differences = np.abs(nearest - received.astype(np.float64)).max(axis=1)  # [views]
+    limit = answer_limit(info.manifest.precision.lowest, bf16=info.bf16, gpu=info.device.startswith("cuda"))
     (reading,) = (rounding.name.lower() for rounding, rows in simulation.readings.items() if rows is nearest)
     return Fidelity(
         runtime=info.runtime,
         views=simulation.views,
         differences=tuple(map(float, differences)),
-        limit=_BF16_LIMIT if info.bf16 else ANSWER_LIMITS[info.manifest.precision.lowest],
+        limits=tuple(map(float, limit.of(nearest))),
         reading=reading,
     )

@@ -113,6 +113,7 @@ class Proving:
             return prove_layers(path, few, runtime, progress=advance)
 
     def _pipeline(self, path: Path, engine: Engine, witness: Witness) -> Proof:
+        from export.proof.misreadings import explained
         from export.proof.pipeline import prove_witness
         from vgg_deploy.views.protocols import choose_protocol
 
@@ -120,7 +121,11 @@ class Proving:
         manifest = engine.info.manifest
         chosen = None if self.protocol is None else choose_protocol(manifest, self.protocol, free_size=free).protocol
         with progress(f"{path.name}: expected answers", len(witness.names), lines=True) as advance:
-            return prove_witness(engine, witness, path.name, chosen, advance)
+            proof = prove_witness(engine, witness, path.name, chosen, advance)
+        if not proof.failures:
+            return proof
+        with progress(f"{path.name}: other readings of the pixels", None, lines=True):
+            return explained(proof, witness, path, self.opener.quietly, chosen)
 
 
 def _not_run(number: int, path: Path, why: str = "it cannot be run", failures: tuple[str, ...] = ()) -> Proof:

@@ -51,6 +51,10 @@ class Opener:
         """A file that is compared with the reference."""
         return open_any(path, self.options_for(path), say=self._say)
 
+    def quietly(self, path: Path) -> Engine:
+        """A copy of a judged file, without its notices."""
+        return open_any(path, self.options_for(path), say=lambda _text: None)
+
     def onnxruntime(self, path: Path) -> Engine:
         """A file that ONNX Runtime must run: it runs any graph, and keeps casts to FP16 and back."""
         return open_any(path, replace(self._options, runtime="onnxruntime"), say=lambda _text: None)
