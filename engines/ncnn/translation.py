@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engines.ncnn.layers import NcnnLayer, fused, text
 from vgg_deploy.artifacts.onnx_format import ElementType
 from vgg_deploy.artifacts.onnx_graph import Attribute, Graph, Node
 
 Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
 
-_MAGIC = 7767517  # the first line of ncnn's text format
-_RELU = 1  # `activation_type` of a layer with weights
 _MAX, _MEAN = 0, 1  # `pooling_type`
 _VALID = 1  # `pad_mode` of a pooling: no window extends past the edge
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
@@ -49,16 +47,6 @@ class Translation:
     std: tuple[float, ...]
     outputs: dict[str, str]
     blobs: tuple[tuple[str, str], ...]
-
-
-@dataclass(slots=True)
-class _NcnnLayer:
-    kind: str
-    node: str
-    source: str
-    result: str
-    parameters: dict[int, float]
-    weights: tuple[str, str] | None = None
 
 
 def translate(graph: Graph) -> Translation:
@@ -117,12 +105,12 @@ def _translated(graph: Graph, count: int, source: _Image) -> Translation:
     missing = set(outputs.values()) - computed
     if missing:
         raise UntranslatedError(f"no layer computes the output {', '.join(sorted(missing))}")
-    layers = _fused(layers, set(outputs.values()))
+    layers = fused(layers, set(outputs.values()))
     # Numbers replace the names, which may contain characters that ncnn's text cannot.
     blobs = {image: "0", **{layer.result: str(number) for number, layer in enumerate(layers, start=1)}}
     ordered = sorted(outputs.items(), key=lambda output: int(blobs[output[1]]))
     return Translation(
-        text=_text(image, layers, blobs),
+        text=text(image, layers, blobs),
         weights=tuple(layer.weights for layer in layers if layer.weights is not None),
         image=blobs[image],
         normalization=source.normalization,
@@ -164,12 +152,12 @@ def _normalization(graph: Graph) -> tuple[tuple[float, ...], tuple[float, ...], 
     )
 
 
-def _layers(nodes: Sequence[Node], weights: Weights, flat: set[str]) -> tuple[list[_NcnnLayer], dict[str, str]]:
+def _layers(nodes: Sequence[Node], weights: Weights, flat: set[str]) -> tuple[list[NcnnLayer], dict[str, str]]:
     """The nodes as layers, and the aliases: tensors that a node only passes on, with the tensor that they equal.
 
     `flat` holds the tensors with one position, whose rows and columns ncnn drops; those behind them are added.
     """
-    layers: list[_NcnnLayer] = []
+    layers: list[NcnnLayer] = []
     alias: dict[str, str] = {}
     halved: set[str] = set()
     for node in nodes:
@@ -191,7 +179,7 @@ def _layers(nodes: Sequence[Node], weights: Weights, flat: set[str]) -> tuple[li
             layers.append(_convolution(node, source, result, weights, on_one_position=source in flat))
         else:
             kind, parameters = _without_weights(node, on_one_position=source in flat)
-            layers.append(_NcnnLayer(kind, node.name, source, result, parameters))
+            layers.append(NcnnLayer(kind, node.name, source, result, parameters))
         if node.operator == "GlobalAveragePool" or source in flat:
             flat.add(result)
     return layers, alias
@@ -201,7 +189,7 @@ def _axis(node: Node) -> Attribute:
     return node.attributes.get("axis", 1 if node.operator == "Flatten" else -1)
 
 
-def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_one_position: bool) -> _NcnnLayer:
+def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_one_position: bool) -> NcnnLayer:
     kernel, bias = (weights.get(name) for name in (*node.inputs[1:3], "", "")[:2])
     size, pads = node.attributes.get("kernel_shape"), _same(node, "pads", 4, 0)
     dilation, stride = _same(node, "dilations", 2, 1), _same(node, "strides", 2, 1)
@@ -224,9 +212,9 @@ def _convolution(node: Node, source: str, result: str, weights: Weights, *, on_o
         raise UntranslatedError(f"node {node.name} is a convolution unlike those of vgg-deploy export")
     names = node.inputs[1], node.inputs[2]
     if on_one_position:
-        return _NcnnLayer("InnerProduct", node.name, source, result, {0: len(bias), 1: 1, 2: kernel.size}, names)
+        return NcnnLayer("InnerProduct", node.name, source, result, {0: len(bias), 1: 1, 2: kernel.size}, names)
     parameters = {0: len(bias), 1: kernel.shape[2], 2: dilation, 3: stride, 4: pads, 5: 1, 6: kernel.size}
-    return _NcnnLayer("Convolution", node.name, source, result, parameters, names)
+    return NcnnLayer("Convolution", node.name, source, result, parameters, names)
 
 
 def _same(node: Node, name: str, count: int, default: int) -> int | None:
@@ -263,46 +251,3 @@ def _without_weights(node: Node, *, on_one_position: bool) -> tuple[str, dict[in
         if len(values) == len(_LRN):
             return "LRN", {0: 0, **dict(enumerate(values, start=1))}
     raise _unknown(node)
-
-
-def _fused(layers: list[_NcnnLayer], outputs: set[str]) -> list[_NcnnLayer]:
-    """Merges each ReLU into its convolution, unless something else reads the convolution."""
-    readers = Counter(layer.source for layer in layers)
-    fused: list[_NcnnLayer] = []
-    for layer in layers:
-        before = fused[-1] if fused else None
-        if (
-            layer.kind == "ReLU"
-            and before is not None
-            and before.weights is not None
-            and before.result == layer.source
-            and readers[layer.source] == 1
-            and layer.source not in outputs
-        ):
-            before.parameters[9] = _RELU
-            before.result = layer.result
-        else:
-            fused.append(layer)
-    return fused
-
-
-def _text(image: str, layers: list[_NcnnLayer], blobs: dict[str, str]) -> str:
-    """The layers in ncnn's text format. If several layers read a blob, it is split into one copy for each reader."""
-    readers = Counter(layer.source for layer in layers)
-    used: Counter[str] = Counter()  # copies of a blob that have a reader already
-    lines, count = [f"Input image 0 1 {blobs[image]}"], 1
-    for result, layer in [(image, None), *((layer.result, layer) for layer in layers)]:
-        blob = blobs[result]
-        if layer is not None:
-            source = blobs[layer.source]
-            if readers[layer.source] > 1:
-                used[source] += 1
-                source = f"{source}/{used[source] - 1}"
-            parameters = " ".join(f"{number}={value!r}" for number, value in layer.parameters.items())
-            lines.append(f"{layer.kind} layer{blob} 1 1 {source} {blob} {parameters}".rstrip())
-            count += 1
-        if readers[result] > 1:
-            copies = [f"{blob}/{index}" for index in range(readers[result])]
-            lines.append(f"Split split{blob} 1 {len(copies)} {blob} {' '.join(copies)}")
-            count += len(copies)
-    return "\n".join([str(_MAGIC), f"{len(lines)} {count}", *lines, ""])

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,78 +21,15 @@ from onnx import TensorProto, helper
 
 from export.proof import operators
 from export.proof.operators import Doubles, Window
+from export.proof.value import HALF, Rounding, Value, along
 from vgg_deploy.artifacts.onnx_layers import node_name
 from vgg_deploy.errors import ModelFileError
 
-HALF = np.dtype(np.float16)
 _TYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: HALF,
     TensorProto.DOUBLE: np.dtype(np.float64),
 }
-
-
-class Rounding(Enum):
-    """What is rounded to FP16. Runtimes differ in this, and each is right: FP16 says what a tensor holds at least.
-
-    FILE: every FP16 tensor, once, as the file says.
-    STORED: weights, and values that are quantized. ONNX Runtime on CPUs computes the other nodes in float32.
-    NONE: nothing that is computed. OpenVINO multiplies the integers of INT8 layers and scales the sum in float32.
-    """
-
-    FILE = "file"
-    STORED = "stored"
-    NONE = "none"
-
-    @property
-    def of_activations(self) -> bool:
-        return self is Rounding.FILE
-
-    @property
-    def of_stored(self) -> bool:
-        return self is not Rounding.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A tensor.
-
-    Attributes:
-        numbers: its values before they are rounded to its type; if `scale` is set, integers minus their zero-point.
-        dtype: its type in the file.
-        scale: if the tensor was dequantized, what multiplies the integers: one number, or one for each index of `axis`.
-        axis: see `scale`.
-    """
-
-    numbers: npt.NDArray[Any]
-    dtype: np.dtype[Any]
-    scale: Doubles | None = None
-    axis: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.numbers.shape
-
-    @property
-    def exact(self) -> Doubles:
-        """The values before they are rounded to the tensor's type."""
-        values = self.numbers.astype(np.float64, copy=False)
-        return values if self.scale is None else values * _along(self.scale, values.ndim, self.axis)
-
-    def stored(self, rounded: bool) -> Doubles:
-        """The values as the file stores them. FP16 values are rounded once, and only if `rounded`."""
-        return as_half(self.exact) if rounded and self.dtype == HALF else self.exact
-
-    def part(self, chosen: slice) -> Value:
-        """Some indices of the first axis."""
-        scale = self.scale[chosen] if self.scale is not None and self.scale.size > 1 and not self.axis else self.scale
-        return replace(self, numbers=self.numbers[chosen], scale=scale)
-
-
-def as_half(values: Doubles) -> Doubles:
-    """The nearest FP16 numbers; infinite beyond FP16's range."""
-    with np.errstate(over="ignore"):
-        return values.astype(HALF).astype(np.float64)
 
 
 class Exact:
@@ -286,7 +222,7 @@ def _quantize(arguments: list[Value], attributes: Attributes, rounding: Rounding
     values, scale, *others = arguments
     zero_point = others[0] if others else Value(np.zeros(()), np.dtype(np.uint8))
     limits = np.iinfo(zero_point.dtype)
-    steps, offset = (_along(each.exact, len(values.shape), attributes.get("axis", 1)) for each in (scale, zero_point))
+    steps, offset = (along(each.exact, len(values.shape), attributes.get("axis", 1)) for each in (scale, zero_point))
     integers = np.rint(values.stored(rounding.of_stored) / steps) + offset  # to even, as ONNX rounds
     return Value(np.clip(integers, limits.min, limits.max), zero_point.dtype)
 
@@ -295,15 +231,8 @@ def _dequantize(arguments: list[Value], attributes: Attributes, _rounding: Round
     values, scale, *others = arguments
     axis, numbers = attributes.get("axis", 1), values.numbers
     if others and others[0].numbers.any():
-        numbers = numbers - _along(others[0].exact, numbers.ndim, axis)
+        numbers = numbers - along(others[0].exact, numbers.ndim, axis)
     return Value(numbers, scale.dtype, scale.exact, axis)
-
-
-def _along(numbers: Doubles, dimensions: int, axis: int) -> Doubles:
-    """One number as it is; [channels] in the shape that multiplies a tensor's axis."""
-    if numbers.size == 1:
-        return numbers.reshape(())
-    return numbers.reshape([-1 if index == axis % dimensions else 1 for index in range(dimensions)])
 
 
 _PLACED = frozenset({"kernel_shape", "strides", "pads", "dilations", "auto_pad"})

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from export.proof.chain import Chain
-from export.proof.exact import Rounding
 from export.proof.operators import Doubles
 from export.proof.pieces import CutFile
+from export.proof.value import Rounding
 from vgg_deploy.evaluation.parity import NamedView
 
 

@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from export.proof.exact import Exact, Rounding, Value
+from export.proof.exact import Exact
 from export.proof.operators import Window, convolution
+from export.proof.value import Rounding, Value
 from vgg_deploy.errors import ModelFileError
 
 
