@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from export.proof import operators
-from export.proof.pieces import Cut, CutFile
+from export.proof.pieces import CutFile
 from vgg_deploy.errors import EngineError, VGGDeployError
 from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.piece import Piece, PieceModel
@@ -30,18 +29,17 @@ class Fault:
 
     Args:
         path: the damaged file.
+        healthy: the healthy file.
         open_piece: opens a piece in the runtime.
     """
 
-    def __init__(self, path: Path, open_piece: OpenPiece) -> None:
+    def __init__(self, path: Path, healthy: CutFile, open_piece: OpenPiece) -> None:
         self._file, self._open_piece = CutFile(path), open_piece
+        self._cuts = {cut.layer: cut for cut in healthy.cuts}
 
     def __call__(self, piece: PieceModel) -> Piece:
-        graph = onnx.load_model_from_string(piece.data).graph
-        source, output = graph.input[0].name, graph.output[0].name
-        cut = Cut(layer=piece.name, operator="", source=source, result=output, output=output, nodes=())
         try:
-            model = self._file.model(cut)
+            model = self._file.model(self._cuts[piece.name])
         except VGGDeployError as error:  # such as a tensor that the damaged file lacks
             raise EngineError(str(error)) from error
         return self._open_piece(replace(model, on_one_position=piece.on_one_position))

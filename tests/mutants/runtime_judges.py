@@ -9,6 +9,7 @@ from engines import open_engine, open_piece
 from export.proof.answers import Answers
 from export.proof.fidelity import Fidelity, fidelity_of
 from export.proof.layers import PieceRuntime, prove_layers
+from export.proof.pieces import CutFile
 from export.proof.simulation import Simulation
 from tests.mutants.damage import ANSWERS, LAYERS, SIMULATED
 from tests.mutants.fault import Fault, OpenPiece, Remembered
@@ -38,6 +39,7 @@ class RuntimeJudges:
         with self._open(healthy) as engine:
             self._info = engine.info
         self._few = subject.views.few(self._info.shapes.free)
+        self._cut = CutFile(healthy)
         self._remembered = Remembered(lambda piece: open_piece(piece, self._options, runtime))
 
     def judgement(self, mutant: Mutant) -> Judgement:
@@ -45,7 +47,7 @@ class RuntimeJudges:
         fault, found = mutant.fault, {}
         if fault is not None:
             found = {
-                LAYERS: found_by(lambda: self._layers(Fault(fault, self._remembered))[0].failures),
+                LAYERS: found_by(lambda: self._layers(Fault(fault, self._cut, self._remembered))[0].failures),
                 SIMULATED: found_by(lambda: self._fidelity(mutant.forgotten).failures),
                 ANSWERS: found_by(lambda: self._answered(mutant.forgotten, None).failures),
             }

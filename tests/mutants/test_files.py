@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 from tests.mutants.artifacts import FORMS, Network, write
 from tests.mutants.damage import DAMAGES
 from tests.mutants.fields import paths
-from tests.mutants.trial import Judged, Trial
+from tests.mutants.trial import FILE, Judged, Trial
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 
 # Each kind of damage is judged in the first of these forms to which it applies.
@@ -52,6 +52,8 @@ def test_external_weights_that_do_not_belong_to_the_graph_are_found(trial: Trial
 def test_every_damage_of_a_plan_and_every_edit_of_its_sidecar_is_found(trial: Trial) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     judged = list(trial.plan())
+    (healthy,) = trial.healthy["plan", FILE]
+    assert healthy.passed, healthy.failures
     assert escaped(judged) == []
     assert len(judged) > 50
 
