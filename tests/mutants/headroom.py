@@ -22,7 +22,8 @@ def shares(proof: Proof) -> Iterator[tuple[str, float]]:
                 yield name, parity[name] / getattr(limits, name)
         exact = proof.figures["exact_evaluation"]
         if exact is not None:
-            yield "exact evaluation", exact["max_dp"] / exact["limit"]
+            for view, difference, limit in zip(exact["views"], exact["differences"], exact["limits"], strict=True):
+                yield f"exact evaluation of {view}", difference / limit
 
 
 def worst(proof: Proof) -> tuple[str, float] | None:
