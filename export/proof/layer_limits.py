@@ -42,7 +42,9 @@ BFLOAT16 = LayerLimit(
     0.02, 5.4e-3, "inputs, weights and outputs are rounded to 8 significant bits: each by up to 2^-9 = 2e-3"
 )
 OTHERS = {
-    "MaxPool": LayerLimit(1e-6, 3.6e-8, "it only selects values; behind it, a float32 product with the scale in INT8 files"),
+    "MaxPool": LayerLimit(
+        1e-6, 3.6e-8, "it only selects values; behind it, a float32 product with the scale in INT8 files"
+    ),
     "GlobalAveragePool": LayerLimit(1e-6, 1.8e-7, "a float32 sum over positions"),
     "Softmax": LayerLimit(1e-6, 1.6e-7, "a float32 sum over classes, and a runtime's own exponential"),
     "LRN": LayerLimit(2e-6, 2.3e-7, "a runtime's own power in float32"),
