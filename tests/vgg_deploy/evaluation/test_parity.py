@@ -12,8 +12,11 @@ import pytest
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.parity import (
+    NEAR_TIE,
     THRESHOLDS,
+    Flip,
     NamedView,
+    Parity,
     Thresholds,
     compare,
     furthest,
@@ -148,6 +151,43 @@ def test_the_candidate_furthest_from_the_reference_is_the_one_with_nan(reference
     candidates = [reference, broken, reference + np.float32(0.5)]
     assert furthest(reference, candidates) is broken
     assert furthest(reference, candidates[::2]) is candidates[2]
+
+
+def test_the_candidate_furthest_from_the_reference_has_the_largest_difference(reference: np.ndarray) -> None:
+    near, half = reference + np.float32(0.01), reference / 2
+    assert furthest(reference, [near, half]) is half
+    assert furthest(reference, [half, near]) is half
+
+
+@pytest.mark.parametrize("columns", [3, 5])
+def test_a_candidate_of_other_classes_is_the_furthest(columns: int, reference: np.ndarray) -> None:
+    other = np.full((len(reference), columns), 1 / columns, np.float32)
+    assert furthest(reference, [reference, other, 1 - reference]) is other
+    with pytest.raises(UsageError, match=f"the candidate {columns}"):
+        compared(reference, other)
+
+
+@pytest.mark.parametrize(
+    ("precision", "limits"),
+    [
+        ("float32", (1e-5, 1e-6, 1e-6, 0.995, 1e-4)),
+        ("float16", (0.03, 2e-3, 1e-3, 0.995, 0.02)),
+        ("int8", (1.0, 0.015, 0.02, 0.985, 0.25)),
+    ],
+)
+def test_no_limit_is_loosened_by_accident(precision: str, limits: tuple[float, ...]) -> None:
+    assert dataclasses.astuple(THRESHOLDS[precision]) == limits
+
+
+@pytest.mark.parametrize(("margin", "views", "fails"), [(NEAR_TIE, 1, True), (0.0999, 1, False), (NEAR_TIE, 20, False)])
+def test_one_change_is_evidence_only_if_it_is_clear_and_the_views_are_few(
+    margin: float, views: int, fails: bool
+) -> None:
+    flip = Flip("view 0", CLASSES[0], CLASSES[1], margin)
+    parity = Parity(
+        view_count=views, max_dp=0, mean_dp=0, divergence=0, agreement=1 - 1 / views, worst=0, flips=(flip,)
+    )
+    assert bool(parity.failures(dataclasses.replace(LOOSE, agreement=0.995))) == fails
 
 
 def test_a_view_that_gave_nan_is_not_reported_as_a_changed_class(reference: np.ndarray) -> None:
