@@ -10,6 +10,8 @@ import click
 import pytest
 
 import vgg_deploy
+from export.proof.answer_limits import LIMITS
+from export.proof.layer_limits import BFLOAT16, CONVOLUTIONS, INTEGER_CONVOLUTIONS, OTHERS
 from export.proof.witness_comparison import EXACT, FILES
 from tests.docs.pages import PAGES, README, ROOT, extras, prose
 from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
@@ -116,6 +118,15 @@ def test_the_limits_of_the_page_on_witnesses_are_those_of_the_code() -> None:
             f"{limits.score_error:g}",
         )
         assert f"| {' | '.join(cells)} |" in text
+
+
+def test_the_limits_of_layers_on_the_page_are_those_of_the_code() -> None:
+    text = (ROOT / "docs/verify.md").read_text(encoding="utf-8")
+    for limit in (*CONVOLUTIONS.values(), INTEGER_CONVOLUTIONS, BFLOAT16, OTHERS["LRN"], OTHERS["Softmax"]):
+        assert f" | {limit.limit:g} | {limit.healthy:g} |" in text
+    score, price = LIMITS["float32"], LIMITS["int8"]
+    assert f"The limit is {score.absolute:g}, and for INT8" in text
+    assert f"{price.absolute:g} + {price.log_odds:g} p (1 - p)" in text
 
 
 def test_the_page_on_python_names_each_public_name_and_each_engine_option() -> None:

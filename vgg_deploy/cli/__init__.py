@@ -26,7 +26,7 @@ _COMMANDS = {
     "export": ("vgg_deploy.cli.export", "Write a network as a fully convolutional ONNX file."),
     "probe": ("vgg_deploy.cli.probe", "Find out how a foreign checkpoint takes its pixels, on labelled images."),
     "sensitivity": ("vgg_deploy.cli.sensitivity", "Show what INT8 costs, layer by layer."),
-    "verify": ("vgg_deploy.cli.verify.command", "Prove that ONNX files and plans predict the same as their reference."),
+    "verify": ("vgg_deploy.cli.verify.command", "Prove that ONNX files and plans answer as the trained network does."),
     "build": ("vgg_deploy.cli.build", "Build a TensorRT plan from an ONNX file."),
     "inspect": ("vgg_deploy.cli.inspect", "Show what an ONNX file or a plan contains. Needs no GPU."),
     "infer": ("vgg_deploy.cli.infer.command", "Classify images by the paper's dense multi-scale test."),
