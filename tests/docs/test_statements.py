@@ -10,9 +10,9 @@ import click
 import pytest
 
 import vgg_deploy
-from export.proof.answer_limits import LIMITS
-from export.proof.layer_limits import BFLOAT16, CONVOLUTIONS, INTEGER_CONVOLUTIONS, OTHERS
-from export.proof.witness_comparison import EXACT, FILES
+from export.proof.answers.limits import LIMITS
+from export.proof.layers.limits import BFLOAT16, CONVOLUTIONS, INTEGER_CONVOLUTIONS, OTHERS
+from export.proof.pipeline.comparison import EXACT, FILES
 from tests.docs.pages import PAGES, README, ROOT, extras, prose
 from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES
 from vgg_deploy.cli import cli

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from export.proof.source import SourceWeights, prove_source
+from export.proof.file.source import SourceWeights, prove_source
 from export.qdq import observed_inputs
 from train.network.checkpoint import read
 from vgg_deploy.artifacts.integrity import Examination

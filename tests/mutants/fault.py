@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.proof import operators
-from export.proof.pieces import CutFile
+from export.proof.layers import operators
+from export.proof.layers.pieces import CutFile
 from vgg_deploy.errors import EngineError, VGGDeployError
 from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.piece import Piece, PieceModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.proof.source import SourceWeights, prove_source
+from export.proof.file.source import SourceWeights, prove_source
 from export.proof.views import ComparisonViews
 from tests.mutants.artifacts import Network
 from tests.mutants.damage import INSPECT, SOURCE, STATIC

@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 from engines import open_engine, open_piece
-from export.proof.answers import Answers
-from export.proof.fidelity import Fidelity, fidelity_of
-from export.proof.layers import PieceRuntime, prove_layers
-from export.proof.pieces import CutFile
-from export.proof.simulation import Simulation
+from export.proof.answers.fidelity import Fidelity, fidelity_of
+from export.proof.answers.proof import Answers
+from export.proof.layers.pieces import CutFile
+from export.proof.layers.proof import PieceRuntime, prove_layers
+from export.proof.layers.simulation import Simulation
 from tests.mutants.damage import ANSWERS, LAYERS, SIMULATED
 from tests.mutants.fault import Fault, OpenPiece, Remembered
 from tests.mutants.file_judges import Subject

@@ -13,9 +13,9 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from engines import open_engine
-from export.proof.pipeline import prove_witness
-from export.proof.source import SourceWeights, prove_source
-from export.proof.witness import Witness, read_witness
+from export.proof.file.source import SourceWeights, prove_source
+from export.proof.pipeline.proof import prove_witness
+from export.proof.pipeline.witness import Witness, read_witness
 from tests.mutants.artifacts import FORMS, Network, write
 from train.network.checkpoint import read, save
 from train.network.reference import Reference

@@ -97,7 +97,7 @@ def unproved_layers(path: Path) -> list[str]:
     """The layers that fail proof 2 in OpenVINO, on a large image before a small one, if no file is refused."""
     import engines.ov
     from engines import open_piece
-    from export.proof.layers import PieceRuntime, prove_layers
+    from export.proof.layers.proof import PieceRuntime, prove_layers
     from vgg_deploy.evaluation.parity import NamedView
     from vgg_deploy.inference.engine_options import EngineOptions
 

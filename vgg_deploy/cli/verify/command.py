@@ -80,9 +80,9 @@ def command(
     Four proofs: 1, the file is what its manifest and its source say. 2, the runtime computes each layer as the file
     says. 3, what the precision costs. 4, the pixels are read as in training. The exit code is 1 if a proof fails.
     """
-    from export.proof.answers import Answers
+    from export.proof.answers.proof import Answers
+    from export.proof.pipeline.witness import read_witness
     from export.proof.views import read_views
-    from export.proof.witness import read_witness
 
     _check_use(reference, images, expected, protocol, facts)
     manifests = {path: _manifest(path, options.labels) for path in models}
@@ -134,7 +134,7 @@ def _check_use(
         raise click.UsageError("--protocol requires --expected")
     if reference is None:
         return
-    from export.proof.foreign_reference import takes_floats
+    from export.proof.pipeline.foreign_reference import takes_floats
 
     if not images:
         raise click.UsageError("--reference requires --images, real images to compare on")
@@ -156,7 +156,7 @@ def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path | None, l
     """The manifest that decides how views are made: the first that vgg_deploy wrote, since foreign files do not state
     it.
     """
-    from export.proof.foreign_reference import takes_floats
+    from export.proof.pipeline.foreign_reference import takes_floats
     from vgg_deploy.artifacts.onnx_file import read_manifest
 
     described = list(manifests.values())
@@ -167,7 +167,7 @@ def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path | None, l
 
 def _require_runtime_for_rounding(manifests: Mapping[Path, Manifest]) -> None:
     from engines import RUNTIMES
-    from export.proof.answers import rounded_too
+    from export.proof.answers.proof import rounded_too
 
     if not RUNTIMES["onnxruntime"].installed and any(rounded_too(*item) for item in manifests.items()):
         raise MissingDependencyError("onnxruntime", "cpu", "verifying the rounding of an FP16 file")

@@ -16,10 +16,10 @@ from vgg_deploy.errors import EngineError, ManifestError, ModelFileError, PlanEr
 from vgg_deploy.evaluation.proof import ANSWERS, LAYERS, PIPELINE, Proof
 
 if TYPE_CHECKING:
-    from export.proof.answers import Answers
-    from export.proof.simulation import Simulation
+    from export.proof.answers.proof import Answers
+    from export.proof.layers.simulation import Simulation
+    from export.proof.pipeline.witness import Witness
     from export.proof.views import ComparisonViews
-    from export.proof.witness import Witness
     from vgg_deploy.inference.engine import Engine
 
 NO_IMAGES, NO_EXPECTED = "no --images were given", "no --expected answers: see docs/witness.md"
@@ -56,7 +56,7 @@ class Proving:
 
     def of(self, path: Path) -> Iterator[Proof]:
         """The proofs of a file. A file that cannot be opened fails those that run it."""
-        from export.proof.source import prove_source
+        from export.proof.file.source import prove_source
         from vgg_deploy.artifacts.integrity import examine
 
         yield prove_source(path, None if self.reference is None else self.reference.source, examine)
@@ -92,8 +92,8 @@ class Proving:
 
     def _layers(self, path: Path, engine: Engine, views: ComparisonViews) -> tuple[Proof, Simulation | None]:
         from engines import open_piece
-        from export.proof.layers import PieceRuntime, layer_count, no_layers, prove_layers
-        from export.proof.simulation import simulate
+        from export.proof.layers.proof import PieceRuntime, layer_count, no_layers, prove_layers
+        from export.proof.layers.simulation import simulate
         from vgg_deploy.artifacts.integrity import onnx_beside
 
         if engine.info.manifest.spec is None:
@@ -113,8 +113,8 @@ class Proving:
             return prove_layers(path, few, runtime, progress=advance)
 
     def _pipeline(self, path: Path, engine: Engine, witness: Witness) -> Proof:
-        from export.proof.misreadings import explained
-        from export.proof.pipeline import prove_witness
+        from export.proof.pipeline.misreadings import explained
+        from export.proof.pipeline.proof import prove_witness
         from vgg_deploy.views.protocols import choose_protocol
 
         free = engine.info.shapes.free

@@ -17,7 +17,7 @@ from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
-    from export.proof.source import SourceWeights
+    from export.proof.file.source import SourceWeights
     from train.network.checkpoint import Checkpoint
     from vgg_deploy.inference.engine import Engine
     from vgg_deploy.network.manifest import Manifest
@@ -86,8 +86,8 @@ def opened(path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts
     Raises:
         UsageError: a file is a different network than the reference.
     """
-    from export.proof.answers import check_same_network
-    from export.proof.foreign_reference import foreign_input, open_adapted, takes_floats
+    from export.proof.answers.proof import check_same_network
+    from export.proof.pipeline.foreign_reference import foreign_input, open_adapted, takes_floats
 
     with ExitStack() as stack:
         if kind_of(path) == CHECKPOINT:
@@ -108,8 +108,8 @@ def opened(path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts
 def _checkpoint(
     path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts: WeightFacts, stack: ExitStack
 ) -> Reference:
-    from export.proof.answers import all_use_fine_grid
-    from export.proof.source import SourceWeights
+    from export.proof.answers.proof import all_use_fine_grid
+    from export.proof.file.source import SourceWeights
 
     template = next(iter(manifests.values()))
     options = CheckpointOptions(facts=facts, template=template, fine=all_use_fine_grid(manifests))
@@ -125,7 +125,7 @@ def _checkpoint(
 
 def _source_of_onnx(path: Path) -> SourceWeights | None:
     """The weights of an FP32 ONNX file of ours; None for another file, whose weights show no other file's."""
-    from export.proof.source import SourceWeights
+    from export.proof.file.source import SourceWeights
     from vgg_deploy.artifacts.integrity import examine
     from vgg_deploy.artifacts.onnx_file import OnnxFile
 

@@ -15,9 +15,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from engines import RUNTIMES, open_engine, open_piece
-from export.proof.layer_limits import BFLOAT16, CONVOLUTIONS, INTEGER_CONVOLUTIONS, OTHERS
-from export.proof.layers import PieceRuntime, layer_count, no_layers, prove_layers
-from export.proof.simulation import simulate
+from export.proof.layers.limits import BFLOAT16, CONVOLUTIONS, INTEGER_CONVOLUTIONS, OTHERS
+from export.proof.layers.proof import PieceRuntime, layer_count, no_layers, prove_layers
+from export.proof.layers.simulation import simulate
 from tests.export.file_kinds import FILES
 from vgg_deploy.errors import EngineError
 from vgg_deploy.evaluation.parity import NamedView, posteriors

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from export.proof import operators
-from export.proof.operators import Doubles, Window
-from export.proof.value import HALF, Rounding, Value, along
+from export.proof.layers import operators
+from export.proof.layers.operators import Doubles, Window
+from export.proof.layers.value import HALF, Rounding, Value, along
 from vgg_deploy.artifacts.onnx_layers import node_name
 from vgg_deploy.errors import ModelFileError
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engines import open_engine
-from export.proof.foreign_reference import ForeignInput, adapted, foreign_input, open_adapted, takes_floats
+from export.proof.pipeline.foreign_reference import ForeignInput, adapted, foreign_input, open_adapted, takes_floats
 from vgg_deploy.errors import ModelFileError, UsageError
 from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization

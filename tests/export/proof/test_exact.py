@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from export.proof.exact import Exact
-from export.proof.operators import Window, convolution
-from export.proof.value import Rounding, Value
+from export.proof.layers.exact import Exact
+from export.proof.layers.operators import Window, convolution
+from export.proof.layers.value import Rounding, Value
 from vgg_deploy.errors import ModelFileError
 
 
@@ -80,8 +80,8 @@ def test_a_convolution_in_small_strips_and_blocks_is_the_same(monkeypatch: pytes
     x, weight, bias = maps(2, 4, 13, 10), maps(7, 4, 3, 3, seed=1), maps(7, seed=2)
     window = Window(kernel=(3, 3), before=(1, 1), after=(1, 1))
     whole = convolution(x, 7, lambda chosen: weight[chosen], bias, window)
-    monkeypatch.setattr("export.proof.operators._STRIP_BYTES", 8 * 36 * 10 * 3)  # three rows
-    monkeypatch.setattr("export.proof.operators._BLOCK_BYTES", 8 * 36 * 2)  # two channels
+    monkeypatch.setattr("export.proof.layers.operators._STRIP_BYTES", 8 * 36 * 10 * 3)  # three rows
+    monkeypatch.setattr("export.proof.layers.operators._BLOCK_BYTES", 8 * 36 * 2)  # two channels
     np.testing.assert_allclose(
         convolution(x, 7, lambda chosen: weight[chosen], bias, window), whole, rtol=1e-13, atol=1e-13
     )

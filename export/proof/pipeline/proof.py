@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.proof.witness import Witness
-from export.proof.witness_comparison import SMALLEST, Comparison, compared
-from export.proof.witness_rows import Rows
+from export.proof.pipeline.comparison import SMALLEST, Comparison, compared
+from export.proof.pipeline.witness import Witness
+from export.proof.pipeline.witness_rows import Rows
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.proof import PIPELINE, Proof, Table
 from vgg_deploy.inference.compatibility import view_refusal

@@ -16,7 +16,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from export.proof.answers import check_same_network
+from export.proof.answers.proof import check_same_network
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest
 from vgg_deploy.network.spec import NetworkSpec

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference, version_converter
 
-from export.proof.score_output import Scores, scores_of
+from export.proof.pipeline.score_output import Scores, scores_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.onnx_format import PRODUCER
 from vgg_deploy.artifacts.value_info import ValueInfo

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.proof.witness_rows import Rows
+from export.proof.pipeline.witness_rows import Rows
 from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, compare
 from vgg_deploy.inference.engine import EngineInfo
 from vgg_deploy.network.precision import FLOAT16, FLOAT32

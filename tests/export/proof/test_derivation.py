@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from export import export
-from export.proof.source import SourceWeights, prove_source
-from export.proof.tensor_differences import TensorComparison
+from export.proof.file.source import SourceWeights, prove_source
+from export.proof.file.tensor_differences import TensorComparison
 from tests.export.edited import (
     Edit,
     Files,

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.proof.chain import Chain
-from export.proof.operators import Doubles
-from export.proof.pieces import CutFile
-from export.proof.value import Rounding
+from export.proof.layers.chain import Chain
+from export.proof.layers.operators import Doubles
+from export.proof.layers.pieces import CutFile
+from export.proof.layers.value import Rounding
 from vgg_deploy.evaluation.parity import NamedView
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from export.proof.answer_limits import answer_limit
-from export.proof.simulation import Simulation
+from export.proof.answers.limits import answer_limit
+from export.proof.layers.simulation import Simulation
 from vgg_deploy.evaluation.proof import Table
 from vgg_deploy.inference.engine import EngineInfo
 from vgg_deploy.network.tensors import Floats
@@ -23,7 +23,7 @@ class Fidelity:
         runtime: its name and version.
         views: names of the views.
         differences: the largest difference of a posterior on each view.
-        limits: for each of them; see `export.proof.answer_limits`.
+        limits: for each of them; see `export.proof.answers.limits`.
         reading: what the nearest evaluation rounds to FP16. CPU runtimes compute FP16 in FP32 between casts.
     """
 

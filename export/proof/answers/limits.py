@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.proof.operators import Doubles
+from export.proof.layers.operators import Doubles
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.proof.pieces import CutFile
+from export.proof.layers.pieces import CutFile
 from tests.export.file_kinds import FILES
 from vgg_deploy.errors import ModelFileError
 

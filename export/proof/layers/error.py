@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.proof.operators import Doubles
-from export.proof.pieces import Cut
-from export.proof.value import HALF, Value
+from export.proof.layers.operators import Doubles
+from export.proof.layers.pieces import Cut
+from export.proof.layers.value import HALF, Value
 
 
 class ShapeError(Exception):

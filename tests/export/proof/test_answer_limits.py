@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.proof.answer_limits import LIMITS, answer_limit
+from export.proof.answers.limits import LIMITS, answer_limit
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 
 

@@ -57,7 +57,7 @@ def limit_of(runtime: str, kind: str, *, bf16: bool = False) -> LayerLimit:
 
     Args:
         runtime: onnxruntime, openvino or ncnn.
-        kind: see `export.proof.pieces.CutFile.kind`.
+        kind: see `export.proof.layers.pieces.CutFile.kind`.
         bf16: whether the runtime computes floating point in bfloat16.
     """
     operator, _, precision = kind.partition(" ")

@@ -13,8 +13,8 @@ import numpy as np
 from export.float16 import LARGEST_FLOAT16
 from export.graph import build_graph
 from export.manifest import stated_options
-from export.proof.graph_differences import graph_differences
-from export.proof.tensor_differences import TensorComparison, TensorDifference
+from export.proof.file.graph_differences import graph_differences
+from export.proof.file.tensor_differences import TensorComparison, TensorDifference
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import Manifest

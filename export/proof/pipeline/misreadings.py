@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.proof.pipeline import UNEXPLAINED_SCORE_ERROR, answers_of, chosen_protocol
-from export.proof.witness import Witness
-from export.proof.witness_comparison import Comparison, compared
+from export.proof.pipeline.comparison import Comparison, compared
+from export.proof.pipeline.proof import UNEXPLAINED_SCORE_ERROR, answers_of, chosen_protocol
+from export.proof.pipeline.witness import Witness
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.evaluation.proof import Proof
@@ -100,7 +100,7 @@ def explained(
     It runs each reading on the few images that differ most.
 
     Args:
-        proof: of `export.proof.pipeline.prove_witness`. One that passed, or that has no answers, is returned as it is.
+        proof: from `prove_witness`. One that passed, or that has no answers, is returned as it is.
         witness: what the user's pipeline answers.
         path: the file that was judged. A plan, or another exporter's file, is not read otherwise: the proof is returned
             as it is.

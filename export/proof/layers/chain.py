@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from export.proof.exact import Exact
-from export.proof.operators import Doubles
-from export.proof.pieces import Cut, CutFile
-from export.proof.value import HALF, Rounding, Value
+from export.proof.layers.exact import Exact
+from export.proof.layers.operators import Doubles
+from export.proof.layers.pieces import Cut, CutFile
+from export.proof.layers.value import HALF, Rounding, Value
 from vgg_deploy.evaluation.parity import NamedView
 from vgg_deploy.network.tensors import PROBABILITIES
 

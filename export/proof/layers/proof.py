@@ -2,10 +2,10 @@
 
     prove_layers(path, views, runtime, *, progress, pieces) -> (Proof, Simulation | None)
     layer_count(path) -> how often `progress` is called
-    no_layers(path) -> the Proof for a plan; `export.proof.simulation.simulate` simulates its ONNX file
+    no_layers(path) -> the Proof for a plan; `export.proof.layers.simulation.simulate` simulates its ONNX file
 
 Every layer runs alone, cut from the file itself, on the input that the exact evaluation of the file gives it. Errors do
-not pile up from layer to layer, so the limits are those of one layer; see `export.proof.layer_limits`.
+not pile up from layer to layer, so the limits are those of one layer; see `export.proof.layers.limits`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from export.proof.chain import Chain, LayerValues
-from export.proof.layer_error import ShapeError, error_of
-from export.proof.layer_limits import limit_of
-from export.proof.pieces import Cut, CutFile
-from export.proof.simulation import Simulation, simulation_of
+from export.proof.layers.chain import Chain, LayerValues
+from export.proof.layers.error import ShapeError, error_of
+from export.proof.layers.limits import limit_of
+from export.proof.layers.pieces import Cut, CutFile
+from export.proof.layers.simulation import Simulation, simulation_of
 from vgg_deploy.errors import EngineError, ModelFileError
 from vgg_deploy.evaluation.parity import NamedView
 from vgg_deploy.evaluation.proof import LAYERS, Proof, Table

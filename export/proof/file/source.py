@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.proof.derivation import Derivation, derive
-from export.proof.facts import OPTIONAL, Facts, fact_differences, other_network
+from export.proof.file.derivation import Derivation, derive
+from export.proof.file.facts import OPTIONAL, Facts, fact_differences, other_network
 from vgg_deploy.artifacts.integrity import Examination, onnx_beside
 from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
 from vgg_deploy.artifacts.onnx_file import OnnxFile

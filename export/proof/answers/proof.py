@@ -17,8 +17,8 @@ from typing import Any
 import onnx
 
 from export.float16 import rounding_copy
-from export.proof.fidelity import Fidelity, fidelity_of
-from export.proof.simulation import Simulation
+from export.proof.answers.fidelity import Fidelity, fidelity_of
+from export.proof.layers.simulation import Simulation
 from export.proof.views import ComparisonViews
 from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
 from vgg_deploy.errors import UsageError

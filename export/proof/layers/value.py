@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.proof.operators import Doubles
+from export.proof.layers.operators import Doubles
 
 HALF = np.dtype(np.float16)
 

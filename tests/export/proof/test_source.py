@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from export import export
-from export.proof.source import SourceWeights, prove_source
+from export.proof.file.source import SourceWeights, prove_source
 from tests.export.edited import (
     Files,
     Made,
@@ -331,7 +331,7 @@ def test_a_file_with_an_onnx_reference_is_judged_without_torch(made: Made, tmp_p
     export(read(checkpoint), tmp_path / "fp32.onnx")
     program = (
         "import sys; from pathlib import Path\n"
-        "from export.proof.source import OnnxFile, SourceWeights, prove_source\n"
+        "from export.proof.file.source import OnnxFile, SourceWeights, prove_source\n"
         "from vgg_deploy.artifacts.integrity import examine\n"
         "source = SourceWeights.from_onnx(OnnxFile(Path(sys.argv[2])), examine)\n"
         "assert prove_source(Path(sys.argv[1]), source, examine).passed\n"

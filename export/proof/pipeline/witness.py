@@ -1,4 +1,4 @@
-"""Answers of the user's own pipeline, from a file. `export.proof.pipeline` compares them with an engine's.
+"""Answers of the user's own pipeline, from a file. `export.proof.pipeline.proof` compares them with an engine's.
 
 An .npz file has `probabilities` or `logits` [n, classes], and the images: `paths` (text [n]), `images` (uint8
 [n, h, w, 3], RGB) or, if their sizes differ, `image_0`, `image_1` and so on. `classes` (text [classes]) may name the
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.proof.witness_rows import LOGITS, PROBABILITIES, Rows, column_order, is_number, logarithms_of
+from export.proof.pipeline.witness_rows import LOGITS, PROBABILITIES, Rows, column_order, is_number, logarithms_of
 from vgg_deploy.errors import UsageError, reason_of
 from vgg_deploy.inference.engine import check_bytes
 from vgg_deploy.network.classes import ClassName

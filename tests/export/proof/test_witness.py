@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from engines import open_engine
-from export.proof.misreadings import explained
-from export.proof.pipeline import prove_witness
-from export.proof.witness import Witness, read_witness
-from export.proof.witness_comparison import limits_of
+from export.proof.pipeline.comparison import limits_of
+from export.proof.pipeline.misreadings import explained
+from export.proof.pipeline.proof import prove_witness
+from export.proof.pipeline.witness import Witness, read_witness
 from tests.export.conftest import picture
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.proof import PIPELINE, Proof

@@ -1,0 +1,1 @@
+"""Proof 3: what the precision costs end to end."""

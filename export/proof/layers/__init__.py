@@ -1,0 +1,1 @@
+"""Proof 2: the runtime computes each layer as the file says."""

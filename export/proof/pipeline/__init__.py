@@ -1,0 +1,1 @@
+"""Proof 4: the pixels are read as in training."""
