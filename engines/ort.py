@@ -39,7 +39,7 @@ _CUDA = "CUDAExecutionProvider"
 # This optimizer quantizes the bias of a convolution whose input and weights come from Q/DQ nodes. In FP16 it computes
 # bias / scale, which overflows for small weights (1.32).
 _DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
-_QUIET = 3  # log errors only; the warnings about shapes and casts do not concern our users
+_QUIET = 4  # errors are raised as well; the warnings about shapes and casts do not concern our users
 
 
 class OnnxRuntimeEngine(BaseEngine[onnxruntime.InferenceSession]):
