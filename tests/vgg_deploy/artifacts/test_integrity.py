@@ -238,6 +238,34 @@ def test_an_older_file_passes_and_says_that_it_has_no_digests(
     assert "no digests: exported by an older vgg_deploy" in done.out
 
 
+def test_a_fixed_axis_is_a_contradiction_without_digests_too(file: Callable[..., Path]) -> None:
+    path = file(dynamic=True)
+    without_digests(path)
+
+    def fixed(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+    assert named(changed(path, fixed), "takes images of 1 x 64.. x 64.. x 3, but its manifest states 1.. x 64..")
+
+
+@pytest.mark.parametrize(("count", "more"), [(8, None), (9, "1 more differences"), (11, "3 more differences")])
+def test_eight_differences_of_the_graph_are_listed_and_the_others_counted(
+    count: int, more: str | None, file: Callable[..., Path]
+) -> None:
+    path = file()
+    without_digests(path)
+
+    def strided(model: onnx.ModelProto) -> None:
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        for node in convolutions[:count]:
+            (strides,) = (attribute for attribute in node.attribute if attribute.name == "strides")
+            strides.ints[:] = [2, 2]
+
+    lines = changed(path, strided).contradictions
+    assert len(lines) == min(count, 8) + (more is not None)
+    assert more is None or f": {more} between its graph and its manifest" in lines[-1]
+
+
 def test_inspect_names_the_tensor_and_exits_1(
     file: Callable[..., Path], vgg_deploy_command: Callable[..., Any]
 ) -> None:

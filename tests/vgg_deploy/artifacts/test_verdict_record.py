@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import pytest
 
+from tests.vgg_deploy.artifacts.damage import changed, values
 from vgg_deploy.artifacts.integrity import examine
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import PlanManifest, read_plan, sidecar_of, write_plan
@@ -264,7 +265,30 @@ def test_an_onnx_file_that_was_exported_again_is_not_that_of_the_plan(
     (tmp_path / "model.onnx").write_bytes(b"")
     assert "cannot be read" in examine(path).contradictions[0]
     (tmp_path / "model.onnx").unlink()
-    assert examine(path).contradictions == ()
+    alone = examine(path)
+    assert alone.contradictions == ()
+    assert alone.tensors == 0
+
+
+@pytest.mark.parametrize(
+    ("tensors", "rest"),
+    [(("fc8.bias",), "fc8.bias was changed after the export; build"), (("fc7.bias", "fc8.bias"), ", and 1 more")],
+)
+def test_one_change_of_the_onnx_file_beside_a_plan_is_named_and_the_others_are_counted(
+    tensors: tuple[str, ...], rest: str, plan: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = plan()
+    for tensor in tensors:
+        changed(tmp_path / "model.onnx", values(tensor, lambda bias: bias + 1))
+    (line,) = examine(path).contradictions
+    assert rest in line
+
+
+def test_a_plan_that_was_changed_is_found(plan: Callable[..., Path]) -> None:
+    path = plan()
+    path.write_bytes(DATA[:-1] + b"!")
+    (line,) = examine(path).contradictions
+    assert "is not the file that model.plan.json describes" in line
 
 
 def test_without_digests_the_onnx_file_is_compared_by_its_sha256(
