@@ -44,19 +44,30 @@ def main() -> None:
     facts = WeightFacts(normalization=NORMALIZATIONS.get(arguments.normalization))
     network = Network(arguments.checkpoint, tuple(images[::step][: arguments.calibration]), facts)
     report = Report()
-    with tempfile.TemporaryDirectory() as folder, remembered_convolutions():
-        trial = Trial(network, Path(folder), arguments.runtime or ["onnxruntime", "openvino"], views=arguments.views)
-        for name in arguments.form or FORMS:
-            for judged in trial.form(name, SHORT if arguments.short else arguments.only):
-                report.add(judged)
-            print(report.progress(name), flush=True)
-        if not arguments.no_plan:
-            for judged in trial.plan():
-                report.add(judged)
-        report.healthy = trial.healthy
+    try:
+        with tempfile.TemporaryDirectory() as folder, remembered_convolutions():
+            _run(arguments, network, Path(folder), report)
+    except KeyboardInterrupt:
+        print("Interrupted; this is what was judged until then.")
     print(report.text())
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report.as_json(), indent=1))
+    if report.escaped or report.false_alarms:
+        raise SystemExit(1)
+
+
+def _run(arguments: argparse.Namespace, network: Network, folder: Path, report: Report) -> None:
+    runtimes = arguments.runtime or ["onnxruntime", "openvino"]
+    trial = Trial(network, folder, runtimes, views=arguments.views)
+    report.healthy = trial.healthy
+    for name in arguments.form or FORMS:
+        for judged in trial.form(name, SHORT if arguments.short else arguments.only):
+            report.add(judged)
+        print(report.progress(name), flush=True)
+    if not arguments.no_plan:
+        for judged in trial.plan():
+            report.add(judged)
+        print(report.progress("plan"), flush=True)
 
 
 if __name__ == "__main__":
