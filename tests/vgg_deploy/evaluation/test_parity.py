@@ -179,7 +179,10 @@ def test_no_limit_is_loosened_by_accident(precision: str, limits: tuple[float, .
     assert dataclasses.astuple(THRESHOLDS[precision]) == limits
 
 
-@pytest.mark.parametrize(("margin", "views", "fails"), [(NEAR_TIE, 1, True), (0.0999, 1, False), (NEAR_TIE, 20, False)])
+@pytest.mark.parametrize(
+    ("margin", "views", "fails"),
+    [(NEAR_TIE, 1, True), (0.0999, 1, False), (NEAR_TIE, 20, False), (NEAR_TIE, 139, False)],
+)
 def test_one_change_is_evidence_only_if_it_is_clear_and_the_views_are_few(
     margin: float, views: int, fails: bool
 ) -> None:
