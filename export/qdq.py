@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from export.graph_writer import NUMPY_TYPES, GraphWriter
 from export.quantize import quantized_bias, quantized_weights
+from vgg_deploy.errors import ManifestError
 from vgg_deploy.network.levels import activation_levels
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.quantized_inputs import SPATIAL_MEAN, quantized_inputs
@@ -47,12 +48,19 @@ class Quantizers:
 
     Attributes:
         at_risk: see `layers_at_risk`. No Relu may follow such a layer.
+
+    Raises:
+        ManifestError: the quantization lacks a range that the graph needs.
     """
 
     def __init__(self, spec: NetworkSpec, quantization: Quantization | None, score_map: bool) -> None:
         self._quantization = quantization
         self._range_sources = {} if quantization is None else quantized_inputs(spec, quantization, score_map)
         self.at_risk = frozenset() if quantization is None else layers_at_risk(spec, quantization, self._range_sources)
+        ranges = {} if quantization is None else quantization.ranges
+        missing = [name for name in dict.fromkeys(self._range_sources.values()) if name not in ranges]
+        if missing:
+            raise ManifestError(f"the quantization has no range of {', '.join(missing)}; measure the ranges again")
 
     def quantizes_output(self, layer: str) -> bool:
         """Whether readers of a layer must read its Q/DQ, because ONNX Runtime's kernels only return the integers."""

@@ -247,11 +247,12 @@ class _NotCheckableError(Exception):
 
 def run_instead(path: Path, plan: PlanManifest | None) -> str:
     """Advice on how to run the network without this plan."""
-    if plan is None:
+    name = "" if plan is None else Path(plan.onnx.name).name  # an edited sidecar may name a file elsewhere, or none
+    if plan is None or not name:
         return "run the ONNX file from which it was built"
-    onnx_beside_plan = path.with_name(plan.onnx.name)
+    onnx_beside_plan = path.with_name(name)
     if onnx_beside_plan.is_file():
         return f"run the ONNX file beside it: vgg-deploy infer IMAGES --engine {shlex.quote(str(onnx_beside_plan))}"
     recorded = model_named_in(plan.command)
-    onnx = recorded if recorded is not None and Path(recorded).is_file() else plan.onnx.name
+    onnx = recorded if recorded is not None and Path(recorded).is_file() else name
     return f"run the ONNX file from which it was built: vgg-deploy infer IMAGES --engine {shlex.quote(onnx)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from export.graph import build_graph, relu_name
 from export.qdq import observed_inputs
 from vgg_deploy.artifacts.export_options import GraphOptions
 from vgg_deploy.artifacts.onnx_layers import layer_types
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import ManifestError, UsageError
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION
 from vgg_deploy.network.precision import TARGETS, Quantization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
@@ -77,6 +78,16 @@ def quantized(
         return build_graph(network, numpy_weights(network), PAPER_NORMALIZATION, fields), quantization
 
     return make
+
+
+def test_a_missing_range_is_named(narrow_spec: Callable[..., NetworkSpec], numpy_weights: Callable[..., Any]) -> None:
+    network = narrow_spec("A-LRN")
+    spans = ranges(network, score_map=False)
+    del spans["lrn1"]
+    layers = tuple(layer.name for layer in network.weight_layers)
+    quantization = Quantization("onnxruntime", layers[:-1], layers[-1:], "minmax", spans, (), (64,), True)
+    with pytest.raises(ManifestError, match=re.escape("the quantization has no range of lrn1; measure")):
+        build_graph(network, numpy_weights(network), PAPER_NORMALIZATION, GraphOptions(quantization=quantization))
 
 
 class Reader:

@@ -34,7 +34,7 @@ def relocated_command(command: str, plan: Path, onnx: str) -> str:
         onnx: the name of the ONNX file that the plan was built from. If it exists only beside the plan, the command
             names that file.
     """
-    model, model_beside_plan = model_named_in(command), plan.with_name(onnx)
+    model, model_beside_plan = model_named_in(command), plan.parent / Path(onnx).name
     if model is not None and not Path(model).is_file() and model_beside_plan.is_file():
         tokens = shlex.split(command)
         tokens[tokens.index(model)] = str(model_beside_plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from vgg_deploy.errors import UsageError
@@ -20,6 +21,12 @@ def refuse_split(path: Path, purpose: str, *, part: str) -> None:
     """
     if all(_has_folders(path / each) for each in (TRAIN, VAL)):
         raise UsageError(f"{path} has {TRAIN}/ and {VAL}/ inside, and {purpose}: give {path / part}")
+
+
+def refuse_training_images(paths: Iterable[str]) -> None:
+    """Raises UsageError if one of these folders, files and patterns is a data folder with train/ and val/ inside."""
+    for path in paths:
+        refuse_split(Path(path), "the figures would count the images of the training too", part=VAL)
 
 
 def _has_folders(path: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,10 +173,9 @@ def assumed_line(checkpoint: Checkpoint, path: str | Path) -> str | None:
     pixels = " ".join(normalization_options(manifest.normalization))
     order = BGR if manifest.channels_reversed else RGB
     return (
-        f"assumed, because {Path(path).name} does not state it: {pixels}, --channels {order}, "
-        f"S={manifest.train_scale}, sides rounded by {manifest.rescaling.rounding}. "
-        "No comparison of the file with the checkpoint can show whether that is right, but these can: "
-        f"vgg-deploy probe --weights {shlex.quote(str(path))} --images DIR; vgg-deploy verify ... --expected FILE"
+        f"assumed: {pixels} --channels {order}, S={manifest.train_scale}, sides rounded by "
+        f"{manifest.rescaling.rounding}. No comparison with {Path(path).name} shows whether that is right; "
+        "vgg-deploy probe and verify --expected do"
     )
 
 

@@ -18,6 +18,7 @@ from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, answer
 from tests.engines.trt.fake_machine import COMMAND, RTX, Machine, described, noise
 from vgg_deploy.artifacts.plan import sidecar_of
 from vgg_deploy.errors import EngineError, MissingDependencyError, PlanError, UsageError
+from vgg_deploy.files import Source
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.shapes import Profile
@@ -182,6 +183,12 @@ def test_without_a_gpu_the_onnx_file_beside_it_is_named_with_its_command(machine
     machine.describe()
     expected = "run the ONNX file from which it was built: vgg-deploy infer IMAGES --engine vgg11.onnx"
     assert str(machine.problem()).endswith(expected)
+
+
+def test_a_sidecar_that_names_no_onnx_file_leaves_out_the_command(machine: Machine) -> None:
+    machine.describe(onnx=Source("", "0" * 64))
+    machine.capability = None
+    assert str(machine.problem()).endswith(": run the ONNX file from which it was built")
 
 
 def test_without_a_gpu_the_other_checks_are_made(machine: Machine) -> None:

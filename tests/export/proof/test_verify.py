@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from export.proof.answers.proof import check_same_network
+from tests.vgg_deploy.artifacts.damage import without_digests
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.manifest import MANIFEST_KEY, PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Manifest
 from vgg_deploy.network.spec import NetworkSpec
@@ -220,6 +222,39 @@ def test_flipped_images_are_named_with_their_margins(
         assert any(flip["view"].startswith(image.name) for image in pictures.iterdir())
         (line,) = (line for line in done.out.splitlines() if flip["view"] in line and line.startswith("model.onnx "))
         assert line.split()[-3:] == [flip["reference"]["label"], "3", f"{flip['margin']:.2g}"]
+
+
+def test_a_record_in_a_file_without_digests_says_that_plans_no_longer_know_the_file(
+    exported: Exported, verify: Command
+) -> None:
+    path = exported(dynamic=True).path
+    assert "digests" not in verify(path, "--record").err
+    without_digests(path)
+    assert f"{path}: it has no digests, as files of older versions" in verify(path, "--record").err
+
+
+def test_a_record_has_no_place_in_a_foreign_file_and_that_is_said_before_anything_runs(
+    exported: Exported, verify: Command, tmp_path: Path
+) -> None:
+    path, labels = exported(dynamic=True).path, tmp_path / "labels.txt"
+    labels.write_text("".join(f"{name}\n" for name in ("ant", "bee", "cow", "doe", "eel")))
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    model.producer_name = "another"
+    onnx.save(model, path)
+    done = verify(path, "--record", "--labels", labels)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith("has no vgg_deploy manifest, so a verdict has no place in it; leave out --record\n")
+
+
+def test_a_data_folder_is_refused_and_val_is_named(
+    exported: Exported, verify: Command, pictures: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(pictures, tmp_path / "data" / part / "ant")
+    done = verify(exported().path, images=tmp_path / "data")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith(f": give {tmp_path / 'data' / 'val'}\n")
 
 
 OVERFLOWING = [("conv3_1", 1e3), ("fc6", 1e5)]  # the output of fc6 has the size of units, not of pixels

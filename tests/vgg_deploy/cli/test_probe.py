@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,9 @@ def test_bad_requests_exit_with_2_and_damaged_files_with_1(
     assert "absent.pth: no such checkpoint" in done.err
     assert "no such file or folder" in probe(images=tmp_path / "nowhere").err
     assert "would overwrite the input" in probe("--json", str(weights)).err
+    shutil.copytree(images, tmp_path / "data" / "train")
+    shutil.copytree(images, tmp_path / "data" / "val")
+    assert f"give {tmp_path / 'data' / 'val'}\n" in probe(images=tmp_path / "data").err
     empty = tmp_path / "broken"
     for name in CLASSES:
         (empty / name).mkdir(parents=True)

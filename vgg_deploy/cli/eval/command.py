@@ -17,7 +17,7 @@ from vgg_deploy.cli.eval.selection import folder_and_protocols, select_protocols
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocol_options import ProtocolOptions
-from vgg_deploy.cli.split_folders import VAL, refuse_split
+from vgg_deploy.cli.split_folders import refuse_training_images
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.inference.engine_options import EngineOptions
@@ -85,7 +85,7 @@ def command(
     folder, names = folder_and_protocols(data, protocol_names)
     for path in model_paths:
         require_file(path)
-    refuse_split(Path(folder), "the figures would count the images of the training too", part=VAL)
+    refuse_training_images([folder])
     paths = list(find_images([folder]))
     check_outputs({**report.files, "--cache": evaluation.cache}, (*model_paths, *labels_files(), *paths))
     with ExitStack() as stack:

@@ -19,7 +19,7 @@ from vgg_deploy.cli.opening import open_any
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import batch_option, engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocol_options import ProtocolOptions
-from vgg_deploy.cli.split_folders import VAL, refuse_split
+from vgg_deploy.cli.split_folders import refuse_training_images
 from vgg_deploy.cli.tables import notice, progress
 from vgg_deploy.inference.engine_options import EngineOptions
 
@@ -112,8 +112,7 @@ def command(
 
     require_file(model)
     if check_folders:
-        for path in paths:
-            refuse_split(Path(path), "the figures would count the images of the training too", part=VAL)
+        refuse_training_images(paths)
     images = list(find_images(paths))
     model_files = (model, sidecar_of(model)) if kind_of(model) == PLAN else (model,)
     check_outputs(results.files, (*model_files, *labels_files(), *images))

@@ -14,9 +14,10 @@ from vgg_deploy.artifacts.kinds import CHECKPOINT, kind_of
 from vgg_deploy.cli.opening import manifest_of, refuse_facts
 from vgg_deploy.cli.outputs import STDOUT, write_text
 from vgg_deploy.cli.parameters import engine_options, images_option
+from vgg_deploy.cli.split_folders import refuse_training_images
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.cli.verify.proving import Proving
-from vgg_deploy.cli.verify.record import record_verdict
+from vgg_deploy.cli.verify.record import record_verdict, refuse_foreign
 from vgg_deploy.cli.verify.reference import Opener, opened
 from vgg_deploy.cli.verify.report import Printer, as_json
 from vgg_deploy.cli.weights import weight_options
@@ -86,6 +87,8 @@ def command(
 
     _check_use(reference, images, expected, protocol, facts)
     manifests = {path: _manifest(path, options.labels) for path in models}
+    if record:
+        refuse_foreign(manifests)
     witness = None if expected is None else read_witness(expected)
     views = None
     if images:
@@ -132,6 +135,7 @@ def _check_use(
         )
     if protocol is not None and expected is None:
         raise click.UsageError("--protocol requires --expected")
+    refuse_training_images(images)
     if reference is None:
         return
     from export.proof.pipeline.foreign_reference import takes_floats
