@@ -36,7 +36,7 @@ class Check:
     error: VGGDeployError | None = None
 
 
-class Examination:
+class PlanChecks:
     """Checks a plan step by step. An attribute stays None until the step that finds it has passed."""
 
     def __init__(self, path: Path, options: EngineOptions) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from engines.trt.check import Examination
+from engines.trt.check import PlanChecks
 from engines.trt.cuda import Cuda
 from engines.trt.lane import Lane
 from engines.trt.loaded import LoadedPlan
@@ -134,16 +134,16 @@ def open_plan(path: Path, options: EngineOptions) -> TrtEngine:
         PlanError: the plan is damaged, of another version, or not for this machine.
         EngineError: CUDA or TensorRT failed.
     """
-    examined = Examination(path, options)
-    examined.require()
-    assert examined.backend is not None
-    assert examined.cuda is not None
-    with examined.cuda.active():
-        sha256 = None if examined.plan is None or examined.changed else examined.plan.plan.sha256
-        loaded = LoadedPlan(examined.backend, path, sha256)
+    checked = PlanChecks(path, options)
+    checked.require()
+    assert checked.backend is not None
+    assert checked.cuda is not None
+    with checked.cuda.active():
+        sha256 = None if checked.plan is None or checked.changed else checked.plan.plan.sha256
+        loaded = LoadedPlan(checked.backend, path, sha256)
         try:
-            plan = _completed_manifest(examined, loaded)
-            return TrtEngine(path, plan, loaded, examined.cuda, examined.notices)
+            plan = _completed_manifest(checked, loaded)
+            return TrtEngine(path, plan, loaded, checked.cuda, checked.notices)
         except BaseException:
             loaded.close()
             raise
@@ -162,12 +162,12 @@ def _shapes(profiles: tuple[Profile, ...]) -> ShapeRange:
     return dataclasses.replace(overall, batch=AxisRange(least, most)) if least <= most else overall
 
 
-def _completed_manifest(examined: Examination, loaded: LoadedPlan) -> PlanManifest:
+def _completed_manifest(checked: PlanChecks, loaded: LoadedPlan) -> PlanManifest:
     """The plan's manifest, with the profiles and outputs of the plan itself."""
-    path, tensors, labels = examined.path, loaded.tensors, examined.options.labels
-    plan = examined.plan or _substitute_manifest(path, loaded)
-    if examined.plan is not None and _limits(plan.profiles) != _limits(tensors.profiles):
-        if not examined.changed:
+    path, tensors, labels = checked.path, loaded.tensors, checked.options.labels
+    plan = checked.plan or _substitute_manifest(path, loaded)
+    if checked.plan is not None and _limits(plan.profiles) != _limits(tensors.profiles):
+        if not checked.changed:
             raise PlanError(
                 f"{sidecar_of(path)} was edited: its profiles are not those of {path}. Build the plan again: "
                 f"{plan.command}"

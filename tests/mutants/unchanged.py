@@ -50,7 +50,7 @@ class Healthy:
                 yield engine.run(view.pixels[None])
 
 
-class Comparison:
+class BesideHealthy:
     """One mutant beside its healthy file. It is computed only if a judge that had to find it did not."""
 
     def __init__(self, healthy: Healthy, mutant: Mutant) -> None:

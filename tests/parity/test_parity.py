@@ -16,6 +16,7 @@ import pytest
 from onnx import numpy_helper
 
 from engines import RUNTIMES, open_engine
+from tests.parity.layer_limits import LAYER_LIMITS
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.cli import cli
@@ -139,10 +140,10 @@ def altered(path: Path, tensor: str, change: Callable[[np.ndarray], np.ndarray],
 
 
 def assert_close(received: Floats | None, expected: Floats | None, precision: str) -> None:
-    """Within the threshold of a layer: a share of the largest value."""
+    """Within the limit of a layer: a share of the largest value."""
     assert received.shape == expected.shape
     error = np.abs(received.astype(np.float64) - expected).max() / np.abs(expected).max()
-    assert error <= THRESHOLDS[precision].layer
+    assert error <= LAYER_LIMITS[precision]
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))

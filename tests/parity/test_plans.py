@@ -20,6 +20,7 @@ from engines.trt.availability import availability
 from engines.trt.build import build
 from engines.trt.build_options import BuildOptions
 from engines.trt.lane import SHAPES as KEPT
+from tests.parity.layer_limits import LAYER_LIMITS
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.evaluation.parity import THRESHOLDS, compare
 from vgg_deploy.inference.engine import Engine
@@ -117,7 +118,7 @@ def test_all_outputs_are_those_of_the_onnx_file(precision: str, narrow: Callable
                 wanted, got = getattr(expected, name), getattr(received, name)
                 assert got.shape == wanted.shape
                 error = np.abs(got - wanted).max() / np.abs(wanted).max()
-                assert error <= THRESHOLDS[precision].layer, (name, shape)
+                assert error <= LAYER_LIMITS[precision], (name, shape)
 
 
 def test_threads_get_the_same_answers_as_one_for_more_shapes_than_are_kept(

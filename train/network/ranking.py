@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.network.reading import Reading
+from vgg_deploy.evaluation.paired_difference import PairedDifference
 
 Doubles = npt.NDArray[np.float64]
 
@@ -21,24 +22,6 @@ FEWEST_IMAGES = 16
 # How far a right reading may be over- or underconfident. Its scores divided by such a temperature fit best.
 TEMPERATURES = (1 / 4, 4.0)
 _SEARCHED = (-12.0, 12.0)  # base-2 logarithms of the smallest and largest temperature that is tried
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The mean of paired differences, image by image, and its standard error (NaN for a single image)."""
-
-    mean: float
-    standard_error: float
-
-    @staticmethod
-    def of(values: Doubles) -> Difference:
-        """Of differences float64 [n], n > 0."""
-        error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return Difference(float(values.mean()), error)
-
-    def above(self, standard_errors: float) -> bool:
-        """Whether the mean is above zero by more than so many standard errors."""
-        return self.mean > 0 and self.mean > standard_errors * self.standard_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +64,13 @@ class MeasuredReading:
         """Share of images of which the largest score is right, in 0..1."""
         return float(self.hits.mean())
 
-    def over(self, other: MeasuredReading) -> Difference:
+    def over(self, other: MeasuredReading) -> PairedDifference:
         """The cross-entropy minus that of a reading with at least as many images, on the images of both."""
-        return Difference.of(self.losses - other.losses[: self.images])
+        return PairedDifference.of(self.losses - other.losses[: self.images])
 
-    def top1_over(self, other: MeasuredReading) -> Difference:
+    def top1_over(self, other: MeasuredReading) -> PairedDifference:
         """Top-1 minus that of a reading with at least as many images, on the images of both."""
-        return Difference.of(self.hits - other.hits[: self.images])
+        return PairedDifference.of(self.hits - other.hits[: self.images])
 
     def apart_from(self, best: MeasuredReading, standard_errors: float) -> bool:
         """Whether this reading is clearly worse than the best one."""

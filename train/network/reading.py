@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from train.network.checkpoint import Checkpoint, with_channels_reversed
 from vgg_deploy.network.manifest import BGR, NORMALIZATIONS, RGB, Normalization
+from vgg_deploy.network.normalization_options import name_of
 from vgg_deploy.network.weight_facts import NOTHING_STATED, WeightFacts
 
 OWN = "own mean/std"  # names a normalization that is not one of `NORMALIZATIONS`
@@ -31,7 +32,7 @@ class Reading:
     @property
     def normalization_name(self) -> str:
         """The name of the normalization; `OWN` if it is not a known one."""
-        return next((name for name, known in NORMALIZATIONS.items() if known == self.normalization), OWN)
+        return name_of(self.normalization) or OWN
 
     def of(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint, read in this way. It shares all tensors with `checkpoint`, except a reversed conv1_1."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from vgg_deploy.evaluation.binomial import at_least
 
 LUCK = 0.01  # a network has learned if guessing gets as many images right in fewer validations than this
 
@@ -20,16 +20,5 @@ def beats_chance(top1: float, images: int, largest_share: float) -> bool:
         largest_share: fraction of them in the largest class, 0..1.
     """
     right = round(top1 * images)
-    return right == images or _tail(right, images, largest_share) < LUCK
-
-
-def _tail(right: int, images: int, share: float) -> float:
-    """The probability of at least `right` successes in `images` trials."""
-    if right <= images * share:
-        return 1.0
-    return math.fsum(math.exp(_log_probability(count, images, share)) for count in range(right, images + 1))
-
-
-def _log_probability(count: int, images: int, share: float) -> float:
-    ways = math.lgamma(images + 1) - math.lgamma(count + 1) - math.lgamma(images - count + 1)
-    return ways + count * math.log(share) + (images - count) * math.log1p(-share)
+    guessed = images * largest_share  # at or below this, luck is the rule
+    return right == images or (right > guessed and at_least(right, images, largest_share) < LUCK)

@@ -50,7 +50,7 @@ def command(plan: Path | None, device: str, cuda_api: str) -> None:
 
 def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
     """Prints the result of each check of a plan; True if all pass."""
-    from engines.trt.check import Examination
+    from engines.trt.check import PlanChecks
     from vgg_deploy.artifacts.verdict_record import verdict_line
 
     if not re.fullmatch(r"cuda(:\d+)?", device, re.ASCII):
@@ -60,12 +60,12 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
             f"{plan} is not a plan ({', '.join(PLAN_SUFFIXES)}). To check an ONNX file, use vgg-deploy verify"
         )
     runs, marks = True, {True: "ok", False: "no", None: "-"}
-    examination = Examination(plan, EngineOptions(device=device, cuda_api=cuda_api))
-    for check in examination.checks():
+    checked = PlanChecks(plan, EngineOptions(device=device, cuda_api=cuda_api))
+    for check in checked.checks():
         runs = runs and check.passed is not False
         click.echo(f"{marks[check.passed]:<2}  {check.name:<18}  {check.text}")
-    if examination.plan is not None:
-        mark = marks[None if examination.plan.verdict is None else True]
+    if checked.plan is not None:
+        mark = marks[None if checked.plan.verdict is None else True]
         click.echo(f"{mark:<2}  {'verdict':<18}  {verdict_line(plan)}")
     click.echo(f"{plan} {'can' if runs else 'cannot'} run here")
     return runs

@@ -19,7 +19,6 @@ from vgg_deploy.cli.split_folders import refuse_training_images
 from vgg_deploy.cli.tables import notice, print_table, progress
 from vgg_deploy.cli.weights import (
     describes_itself,
-    normalization_options,
     read_weights,
     require_torch,
     weight_options,
@@ -28,6 +27,7 @@ from vgg_deploy.cores import usable_cores
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import NORMALIZATIONS, PAPER_NORMALIZATION
+from vgg_deploy.network.normalization_options import normalization_options
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +24,8 @@ from vgg_deploy.cli.parameters import (
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError, UsageError
 from vgg_deploy.network.classes import classes_from_labels
-from vgg_deploy.network.manifest import BGR, MANIFEST_KEY, NORMALIZATIONS, RGB, Manifest, Normalization, TrainScale
+from vgg_deploy.network.manifest import BGR, MANIFEST_KEY, RGB, Manifest, TrainScale
+from vgg_deploy.network.normalization_options import normalization_options
 from vgg_deploy.network.spec import CONFIGURATIONS
 from vgg_deploy.network.weight_facts import WeightFacts
 
@@ -146,19 +146,6 @@ source_options = gathered(
         help="Folder of training runs.",
     ),
 )
-
-
-def normalization_options(normalization: Normalization) -> list[str]:
-    """The options that state it: the name of a known one, or numbers."""
-    name = next((name for name, known in NORMALIZATIONS.items() if known == normalization), None)
-    if name is not None:
-        return ["--normalization", name]
-    return ["--mean", _comma(normalization.mean), "--std", _comma(normalization.std)]
-
-
-def _comma(values: Sequence[float]) -> str:
-    """Numbers as an option takes them, exact."""
-    return ",".join(f"{value:g}" if float(f"{value:g}") == value else repr(value) for value in values)
 
 
 def assumed_line(checkpoint: Checkpoint, path: str | Path) -> str | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from vgg_deploy.evaluation.paired_difference import PairedDifference
 from vgg_deploy.inference.posteriors import Integers, top_k
 from vgg_deploy.network.tensors import Floats
 
@@ -32,16 +32,14 @@ class AccuracyDrop:
 def accuracy_drop(reference: Floats, candidate: Floats, truth: Integers, k: int) -> AccuracyDrop:
     """The drop of top-k accuracy from a reference to a candidate, with its standard error.
 
-    Both answer the same images, so only the images on which they differ add to the error.
-
     Args:
         reference, candidate: posteriors, float32 [n, classes], n at least 1.
         truth: int64 [n], the index of each image's class.
         k: how many classes count.
     """
     lost = _hits(reference, truth, k) - _hits(candidate, truth, k)  # [n], each -1, 0 or 1
-    error = float(lost.std(ddof=1)) / math.sqrt(len(lost)) if len(lost) > 1 else math.nan
-    return AccuracyDrop(k, 100 * float(lost.mean()), 100 * error)
+    drop = PairedDifference.of(lost)
+    return AccuracyDrop(k, 100 * drop.mean, 100 * drop.standard_error)
 
 
 def _hits(posteriors: Floats, truth: Integers, k: int) -> Floats:

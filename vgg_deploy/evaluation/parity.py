@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vgg_deploy.errors import UsageError
+from vgg_deploy.evaluation.binomial import at_least
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.posteriors import agreement, divergence, margins, top_k
 from vgg_deploy.network.classes import ClassName
@@ -25,30 +26,28 @@ class Thresholds:
         divergence: mean Kullback-Leibler divergence, in nats.
         agreement: smallest share of views with the same most probable class, in 0..1. It fails only if the clear
             changes are more than chance gives at this share; see `Parity.failures`.
-        layer: largest error of a layer's output after all layers before it, as a share of the layer's largest value.
     """
 
     max_dp: float
     mean_dp: float
     divergence: float
     agreement: float
-    layer: float
 
 
 THRESHOLDS = {
     # Both sides compute the same sums in different orders. On a trained VGG-16 this moves a posterior by up to 5e-7.
     # The limit of 1e-5 leaves room for other runtimes' Winograd convolutions. It is too small to change the top-1
     # class, except in a tie.
-    "float32": Thresholds(max_dp=1e-5, mean_dp=1e-6, divergence=1e-6, agreement=0.995, layer=1e-4),
+    "float32": Thresholds(max_dp=1e-5, mean_dp=1e-6, divergence=1e-6, agreement=0.995),
     # An 11-bit significand through 16 layers: each rounds by up to 2^-11 = 5e-4 of its value, and most errors cancel. A
     # posterior near 0.5 moves most. If the first two classes are closer than that, they may swap, so the top-1 class of
     # 1 view in 200 may change.
-    "float16": Thresholds(max_dp=0.03, mean_dp=2e-3, divergence=1e-3, agreement=0.995, layer=0.02),
+    "float16": Thresholds(max_dp=0.03, mean_dp=2e-3, divergence=1e-3, agreement=0.995),
     # Eight bits for each activation and weight: steps of 0.4 to 0.8 % of a tensor's largest value, in every layer. The
     # posteriors of a trained VGG-16 move by up to 0.21 on 400 images, by 9e-4 on average, with a divergence of 1e-3.
     # Networks with random weights are never sure of a class, so their posteriors move ten times as much on average.
     # The largest change of a single posterior says more of the image than of the file, so it has no limit.
-    "int8": Thresholds(max_dp=1.0, mean_dp=0.015, divergence=0.02, agreement=0.985, layer=0.25),
+    "int8": Thresholds(max_dp=1.0, mean_dp=0.015, divergence=0.02, agreement=0.985),
 }
 
 
@@ -108,21 +107,9 @@ class Parity:
         clear = sum(flip.margin >= min(NEAR_TIE, thresholds.max_dp) for flip in self.flips)
         if not math.isfinite(self.agreement):
             failed.append(f"top-1 agreement {self.agreement:.2%} < {thresholds.agreement:.1%}")
-        elif _at_least(clear, self.view_count, 1 - thresholds.agreement) < SIGNIFICANCE:
+        elif at_least(clear, self.view_count, 1 - thresholds.agreement) < SIGNIFICANCE:
             failed.append(f"top-1 agreement {self.agreement:.2%} < {thresholds.agreement:.1%}, {clear} clear changes")
         return tuple(failed)
-
-
-def _at_least(count: int, views: int, share: float) -> float:
-    """The probability of `count` or more changes in `views`, if each view changes with probability `share`."""
-    if share >= 1 or count == 0:
-        return 1.0
-
-    def exactly(changes: int) -> float:
-        ways = math.lgamma(views + 1) - math.lgamma(changes + 1) - math.lgamma(views - changes + 1)
-        return math.exp(ways + changes * math.log(share) + (views - changes) * math.log1p(-share))
-
-    return max(0.0, 1 - sum(map(exactly, range(count))))
 
 
 def posteriors(engine: Engine, views: Sequence[NamedView], progress: Callable[[], None] = lambda: None) -> Floats:

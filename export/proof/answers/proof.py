@@ -41,7 +41,7 @@ def _silent() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AnswerComparison:
     """An engine's posteriors beside those of the reference.
 
     Attributes:
@@ -104,7 +104,7 @@ class Answers:
         names = [view.name for view in self._views.crops]
         received = self._expected(reference, False, progress)  # [views, classes]
         parity = compare(expected, received, names, reference.info.manifest.classes)
-        return self._proof(self._name, name, [Comparison(self._name, FLOAT32, parity)], None, begin)
+        return self._proof(self._name, name, [AnswerComparison(self._name, FLOAT32, parity)], None, begin)
 
     def file(self, path: Path, engine: Engine, simulation: Simulation | None, progress: Progress = _silent) -> Proof:
         """Compares an exported file or a plan with the reference, and with its own exact evaluation.
@@ -126,7 +126,7 @@ class Answers:
         received = posteriors(engine, self._views.few(engine.info.shapes.free), progress)  # [views, classes]
         return fidelity_of(engine.info, simulation, received)
 
-    def _comparisons(self, path: Path, engine: Engine, reference: Engine, progress: Progress) -> list[Comparison]:
+    def _comparisons(self, path: Path, engine: Engine, reference: Engine, progress: Progress) -> list[AnswerComparison]:
         manifest = engine.info.manifest
         name = f"{path.name} in bfloat16" if engine.info.bf16 else path.name
         comparisons = [self._compare(reference, engine, name, engine.info.lowest, progress)]
@@ -140,7 +140,9 @@ class Answers:
                     comparisons.append(self._compare(reference, rounding, rounded, lowest, progress))
         return comparisons
 
-    def _compare(self, reference: Engine, engine: Engine, name: str, precision: str, progress: Progress) -> Comparison:
+    def _compare(
+        self, reference: Engine, engine: Engine, name: str, precision: str, progress: Progress
+    ) -> AnswerComparison:
         free = _both_free(engine, reference)
         views, expected = self._views.chosen(free), self._expected(reference, free, progress)  # [views, classes]
         received = posteriors(engine, views, progress)  # [views, classes]
@@ -150,13 +152,13 @@ class Answers:
         if truth is not None:
             before, after = self._views.by_image(expected), self._views.by_image(received)  # [images, classes]
             drops = tuple(accuracy_drop(before, after, truth, k) for k in (1, 5))
-        return Comparison(name, precision, parity, drops)
+        return AnswerComparison(name, precision, parity, drops)
 
     def _proof(
         self,
         artifact: str,
         against: str,
-        comparisons: Sequence[Comparison],
+        comparisons: Sequence[AnswerComparison],
         fidelity: Fidelity | None,
         begin: float,
     ) -> Proof:
@@ -186,7 +188,7 @@ def _both_free(engine: Engine, reference: Engine) -> bool:
     return engine.info.shapes.free and reference.info.shapes.free
 
 
-def _summary(comparisons: Sequence[Comparison], fidelity: Fidelity | None) -> str:
+def _summary(comparisons: Sequence[AnswerComparison], fidelity: Fidelity | None) -> str:
     if not comparisons:
         return "nothing to compare with" if fidelity is None else f"as evaluated exactly to {fidelity.max_dp:.1e}"
     parity, drops = comparisons[0].parity, comparisons[0].drops
@@ -196,7 +198,7 @@ def _summary(comparisons: Sequence[Comparison], fidelity: Fidelity | None) -> st
     return f"mean |dp| {parity.mean_dp:.1e}, {cost}"
 
 
-def _tables(comparisons: Sequence[Comparison]) -> list[Table]:
+def _tables(comparisons: Sequence[AnswerComparison]) -> list[Table]:
     rows = [
         (
             comparison.name,

@@ -36,11 +36,6 @@ class Simulation:
         """With every FP16 tensor rounded, as the file says."""
         return self.readings[Rounding.FILE]
 
-    @property
-    def unrounded(self) -> Doubles | None:
-        """Without rounding activations to FP16, as CPU runtimes compute; None for a file without FP16."""
-        return self.readings.get(Rounding.NONE)
-
     def nearest(self, posteriors: npt.NDArray[Any]) -> Doubles:
         """The reading that is nearest to a runtime's posteriors, [views, classes]."""
         return min(self.readings.values(), key=lambda reading: _distance(reading, posteriors))

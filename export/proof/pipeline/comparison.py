@@ -17,12 +17,12 @@ from vgg_deploy.network.tensors import Floats
 
 @dataclass(frozen=True, slots=True)
 class WitnessLimits:
-    """Limits on the figures of a `Comparison`.
+    """Limits on the figures of a `WitnessComparison`.
 
     Attributes:
         parity: of the posteriors.
-        score_error: see `Comparison`. It decides on easy pictures, whose posteriors are near 0 and 1 and hide nearly
-            everything: a mean that is off by 10 moves most of them by less than 1e-6.
+        score_error: see `WitnessComparison`. It decides on easy pictures, whose posteriors are near 0 and 1 and hide
+            nearly everything: a mean that is off by 10 moves most of them by less than 1e-6.
     """
 
     parity: Thresholds
@@ -68,7 +68,7 @@ SMALLEST = 1e-30  # smaller posteriors count as this; float32 ends at 1e-38
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class WitnessComparison:
     """The answers of an engine beside those of the witness.
 
     Attributes:
@@ -87,7 +87,9 @@ class Comparison:
     failures: tuple[str, ...]
 
 
-def compared(info: EngineInfo, expected: Rows, received: Floats, names: Sequence[str], *, exact: bool) -> Comparison:
+def compared(
+    info: EngineInfo, expected: Rows, received: Floats, names: Sequence[str], *, exact: bool
+) -> WitnessComparison:
     """Judges an engine's answers.
 
     Args:
@@ -104,7 +106,7 @@ def compared(info: EngineInfo, expected: Rows, received: Floats, names: Sequence
     error = _score_error(expected, received, floor)
     if not error <= limits.score_error:  # true for NaN too
         failures = (*failures, f"score error {error:.2g} > {limits.score_error:g}")
-    return Comparison(parity, error, floor, limits, failures)
+    return WitnessComparison(parity, error, floor, limits, failures)
 
 
 def _floor(expected: Rows) -> float:

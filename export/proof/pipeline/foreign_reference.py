@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference, version_converter
 
-from export.proof.pipeline.score_output import Scores, scores_of
+from export.proof.pipeline.score_output import ScoreOutput, scores_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.onnx_format import PRODUCER
 from vgg_deploy.artifacts.value_info import ValueInfo
@@ -206,7 +206,7 @@ def _front(prefix: str, value: ValueInfo, expected: ForeignInput, *, channels_fi
     return nodes
 
 
-def _back(prefix: str, scores: Scores) -> list[onnx.NodeProto]:
+def _back(prefix: str, scores: ScoreOutput) -> list[onnx.NodeProto]:
     """From the output of the graph to `probabilities` [n, classes]."""
     steps: list[tuple[str, dict[str, Any]]] = [("Cast", {"to": TensorProto.FLOAT})]
     if not scores.flat:

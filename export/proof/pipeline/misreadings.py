@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.proof.pipeline.comparison import Comparison, compared
+from export.proof.pipeline.comparison import WitnessComparison, compared
 from export.proof.pipeline.proof import UNEXPLAINED_SCORE_ERROR, answers_of, chosen_protocol
 from export.proof.pipeline.witness import Witness
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
@@ -24,6 +24,7 @@ from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.evaluation.proof import Proof
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.network.manifest import BGR, NORMALIZATIONS, RGB, Manifest, Normalization
+from vgg_deploy.network.normalization_options import normalization_options
 from vgg_deploy.network.precision import FLOAT32
 from vgg_deploy.views.protocols import Protocol
 
@@ -38,7 +39,7 @@ _NEARER = 2  # a reading that does not agree is named if its score error is this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Misreading:
     """How the pixels may be meant.
 
     Attributes:
@@ -52,24 +53,23 @@ class Reading:
     remedy: str
 
 
-def readings(manifest: Manifest) -> Iterator[Reading]:
+def misreadings(manifest: Manifest) -> Iterator[Misreading]:
     """The usual readings of the pixels, without the file's own."""
     own = manifest.normalization
     if own is None:
         return
     here, other = (BGR, RGB) if manifest.channels_reversed else (RGB, BGR)
-    stated = next((f"--normalization {name}" for name, value in NORMALIZATIONS.items() if value == own), None)
-    same = stated or f"--mean {_triple(own.mean)} --std {_triple(own.std)}"
-    yield Reading(normalization=own, exchanged=True, remedy=f"export with {same} --channels {other}")
+    same = " ".join(normalization_options(own))
+    yield Misreading(normalization=own, exchanged=True, remedy=f"export with {same} --channels {other}")
     turned = Normalization(_reversed(own.mean), _reversed(own.std))
     if turned != own:
-        options = f"--mean {_triple(turned.mean)} --std {_triple(turned.std)}"
-        yield Reading(
+        options = " ".join(normalization_options(turned))
+        yield Misreading(
             normalization=turned,
             exchanged=True,
             remedy=f"the images reach the network in BGR, so give RGB; or export with {options} --channels {other}",
         )
-        yield Reading(
+        yield Misreading(
             normalization=turned, exchanged=False, remedy=f"export with {options}: the mean is in the order R,G,B"
         )
     for name, normalization in NORMALIZATIONS.items():
@@ -77,15 +77,11 @@ def readings(manifest: Manifest) -> Iterator[Reading]:
             continue
         for exchanged, channels in ((False, here), (True, other)):
             remedy = f"export with --normalization {name} --channels {channels}"
-            yield Reading(normalization=normalization, exchanged=exchanged, remedy=remedy)
+            yield Misreading(normalization=normalization, exchanged=exchanged, remedy=remedy)
 
 
 def _reversed(values: tuple[float, float, float]) -> tuple[float, float, float]:
     return values[2], values[1], values[0]
-
-
-def _triple(values: tuple[float, float, float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
 
 
 def explained(
@@ -113,7 +109,7 @@ def explained(
     if manifest is None or manifest.normalization is None:
         return proof
     indices = list(proof.figures["worst"])[:_TRIED]
-    tried: list[tuple[Reading, Comparison]] = []
+    tried: list[tuple[Misreading, WitnessComparison]] = []
     with tempfile.TemporaryDirectory() as folder:
         for reading, copy in _copies(path, manifest, Path(folder)):
             with open_engine(copy) as engine:
@@ -134,7 +130,9 @@ def explained(
     return dataclasses.replace(proof, failures=(*before, best))
 
 
-def _best(tried: list[tuple[Reading, Comparison]], before: float, precision: str, *, exact: bool) -> str | None:
+def _best(
+    tried: list[tuple[Misreading, WitnessComparison]], before: float, precision: str, *, exact: bool
+) -> str | None:
     """What the reading with the smallest score error shows."""
     finite = [item for item in tried if np.isfinite(item[1].score_error)]
     if not finite:
@@ -153,7 +151,7 @@ def _best(tried: list[tuple[Reading, Comparison]], before: float, precision: str
     )
 
 
-def _copies(path: Path, manifest: Manifest, folder: Path) -> Iterator[tuple[Reading, Path]]:
+def _copies(path: Path, manifest: Manifest, folder: Path) -> Iterator[tuple[Misreading, Path]]:
     """A copy of the file for each reading. They share one file of weights."""
     model = onnx.load(path)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -173,7 +171,7 @@ def _copies(path: Path, manifest: Manifest, folder: Path) -> Iterator[tuple[Read
     )
     header = onnx.load(folder / "original.onnx", load_external_data=False)
     del model
-    for number, reading in enumerate(readings(manifest)):
+    for number, reading in enumerate(misreadings(manifest)):
         copy = onnx.ModelProto()
         copy.CopyFrom(header)
         _set_normalization(copy.graph, reading.normalization)

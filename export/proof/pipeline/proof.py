@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.proof.pipeline.comparison import SMALLEST, Comparison, compared
+from export.proof.pipeline.comparison import SMALLEST, WitnessComparison, compared
 from export.proof.pipeline.witness import Witness
 from export.proof.pipeline.witness_rows import Rows
 from vgg_deploy.errors import UsageError
@@ -177,7 +177,9 @@ def _answer(engine: Engine, witness: Witness, index: int) -> Floats:
     return row
 
 
-def _explanation(info: EngineInfo, witness: Witness, result: Comparison, expected: Rows, received: Floats) -> str:
+def _explanation(
+    info: EngineInfo, witness: Witness, result: WitnessComparison, expected: Rows, received: Floats
+) -> str:
     """What a difference may come from, and what to do."""
     order = _other_order(info, witness, expected, received)
     if order is not None:
@@ -222,7 +224,7 @@ def _other_order(info: EngineInfo, witness: Witness, expected: Rows, received: F
     )
 
 
-def _table_of_figures(result: Comparison) -> Table:
+def _table_of_figures(result: WitnessComparison) -> Table:
     parity, limits = result.parity, result.limits
     rows = [(name, f"{getattr(parity, name):.3g}", f"{getattr(limits.parity, name):g}") for name in _LIMITED]
     rows.append(("score_error", f"{result.score_error:.3g}", f"{limits.score_error:g}"))

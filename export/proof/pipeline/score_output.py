@@ -22,7 +22,7 @@ _Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class ScoreOutput:
     """The output of a graph.
 
     Attributes:
@@ -36,7 +36,7 @@ class Scores:
     flat: bool
 
 
-def scores_of(path: Path, model: onnx.ModelProto, classes: int) -> Scores:
+def scores_of(path: Path, model: onnx.ModelProto, classes: int) -> ScoreOutput:
     """What the only output of a graph is.
 
     Args:
@@ -55,7 +55,7 @@ def scores_of(path: Path, model: onnx.ModelProto, classes: int) -> Scores:
     shapes = _shapes(model)
     (name,) = (value.name for value in outputs)
     flat = _is_flat(path, name, shapes.get(name), classes)
-    return Scores(name, _kind(path, model, name, shapes), flat)
+    return ScoreOutput(name, _kind(path, model, name, shapes), flat)
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, _Shape]:

@@ -11,7 +11,7 @@ import pytest
 from engines.trt import backend as backends
 from engines.trt import check
 from engines.trt.backend import Backend
-from engines.trt.check import Check, Examination
+from engines.trt.check import Check, PlanChecks
 from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, FakeTrt
 from vgg_deploy.artifacts.plan import PlanManifest, sidecar_of
 from vgg_deploy.errors import EngineError, ManifestError, MissingDependencyError, PlanError, UsageError
@@ -85,11 +85,11 @@ class Machine:
         return plan
 
     def checks(self, **options: Any) -> dict[str, Check]:
-        return {check.name: check for check in Examination(self.path, EngineOptions(**options)).checks()}
+        return {check.name: check for check in PlanChecks(self.path, EngineOptions(**options)).checks()}
 
     def problem(self, **options: Any) -> Exception:
         """The error that stops the plan from running."""
         with pytest.raises((UsageError, PlanError, EngineError, ManifestError)) as caught:
-            Examination(self.path, EngineOptions(**options)).require()
+            PlanChecks(self.path, EngineOptions(**options)).require()
         assert "\n" not in str(caught.value)
         return caught.value

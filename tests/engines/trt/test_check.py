@@ -11,7 +11,7 @@ import pytest
 from engines.trt import check
 from engines.trt import engine as run
 from engines.trt.capability import capability_problem
-from engines.trt.check import Examination
+from engines.trt.check import PlanChecks
 from engines.trt.cuda import Gpu
 from engines.trt.engine import open_plan
 from tests.engines.trt.fake_gpu import SHAPES, FakeCuda, answer
@@ -149,7 +149,7 @@ def test_a_damaged_plan_or_manifest_is_one_clear_line(
     machine.describe()
     damage(machine.path)
     with pytest.raises(kind, match=reason) as caught:
-        Examination(machine.path, EngineOptions()).require()
+        PlanChecks(machine.path, EngineOptions()).require()
     assert caught.value.exit_code == code  # type: ignore[attr-defined]
     assert "\n" not in str(caught.value)
 
@@ -304,13 +304,13 @@ def test_a_plan_that_is_replaced_while_it_is_opened_is_not_loaded(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.describe()
-    required = Examination.require
+    required = PlanChecks.require
 
-    def replace(self: Examination) -> None:
+    def replace(self: PlanChecks) -> None:
         required(self)
         machine.path.write_bytes(b"another plan")
 
-    monkeypatch.setattr(Examination, "require", replace)
+    monkeypatch.setattr(PlanChecks, "require", replace)
     with pytest.raises(PlanError, match=r"vgg11\.plan was replaced while it was being opened"):
         open_plan(machine.path, EngineOptions())
 

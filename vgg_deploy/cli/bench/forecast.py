@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from vgg_deploy.views.protocols import Protocol
 
 DECODING_S = 0.01  # of a photo
-START_S = 1.0  # of a process that loads a runtime, beside the loading of the model
 PROFILED_CALLS = 5
 
 

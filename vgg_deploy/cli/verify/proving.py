@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vgg_deploy.artifacts.kinds import PLAN, kind_of
 from vgg_deploy.artifacts.plan import read_plan
 from vgg_deploy.cli.tables import progress
-from vgg_deploy.cli.verify.reference import Opener, Reference
+from vgg_deploy.cli.verify.reference import OpenedReference, Opener
 from vgg_deploy.errors import EngineError, ManifestError, ModelFileError, PlanError
 from vgg_deploy.evaluation.proof import ANSWERS, LAYERS, PIPELINE, Proof
 
@@ -41,7 +41,7 @@ class Proving:
 
     opener: Opener
     views: ComparisonViews | None
-    reference: Reference | None
+    reference: OpenedReference | None
     answers: Answers | None
     witness: Witness | None
     protocol: str | None

@@ -61,7 +61,7 @@ class Opener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class OpenedReference:
     """A reference, opened.
 
     Attributes:
@@ -80,7 +80,9 @@ class Reference:
 
 
 @contextmanager
-def opened(path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts: WeightFacts) -> Iterator[Reference]:
+def opened(
+    path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts: WeightFacts
+) -> Iterator[OpenedReference]:
     """Opens a reference for these files.
 
     Raises:
@@ -96,10 +98,10 @@ def opened(path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts
             expected = foreign_input(path, facts.normalization, facts.channels)
             classes = next(iter(manifests.values())).classes
             engine = open_adapted(path, expected, classes, opener.onnxruntime)
-            reference = Reference(path=path, engine=stack.enter_context(engine))
+            reference = OpenedReference(path=path, engine=stack.enter_context(engine))
         else:
             engine = stack.enter_context(opener.reference(path))
-            reference = Reference(path=path, engine=engine, source=_source_of_onnx(path))
+            reference = OpenedReference(path=path, engine=engine, source=_source_of_onnx(path))
         for judged, manifest in manifests.items():
             check_same_network(judged, manifest, reference.engine.info.manifest)
         yield reference
@@ -107,14 +109,14 @@ def opened(path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts
 
 def _checkpoint(
     path: Path, manifests: Mapping[Path, Manifest], opener: Opener, facts: WeightFacts, stack: ExitStack
-) -> Reference:
+) -> OpenedReference:
     from export.proof.answers.proof import all_use_fine_grid
     from export.proof.file.source import SourceWeights
 
     template = next(iter(manifests.values()))
     options = CheckpointOptions(facts=facts, template=template, fine=all_use_fine_grid(manifests))
     checkpoint = opener.read(path, options)
-    return Reference(
+    return OpenedReference(
         path=path,
         engine=stack.enter_context(opener.torch(checkpoint, options)),
         source=SourceWeights.from_checkpoint(checkpoint, facts),
