@@ -14,7 +14,8 @@ import numpy as np
 from vgg_deploy.bench.effort import Effort
 from vgg_deploy.bench.peak import Peak
 from vgg_deploy.bench.timing import Ratio
-from vgg_deploy.bench.turns import SETTLING_S, Turn
+from vgg_deploy.bench.turn_length import SETTLING_S
+from vgg_deploy.bench.turns import Turn
 from vgg_deploy.errors import reason_of
 from vgg_deploy.evaluation.parity import Parity, compare, furthest
 from vgg_deploy.network.classes import ClassName

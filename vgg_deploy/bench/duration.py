@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vgg_deploy.bench.effort import Effort
-from vgg_deploy.bench.turns import MOST_SAMPLES, SETTLING_S, TURN_S
+from vgg_deploy.bench.turn_length import MOST_SAMPLES, SETTLING_S, TURN_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ import onnx
 from vgg_deploy.bench.batches import ImageBatch
 from vgg_deploy.bench.product import Product, product_model
 from vgg_deploy.bench.timing import Latency
-from vgg_deploy.bench.turns import TURN_S, Calls
+from vgg_deploy.bench.turn_length import TURN_S
+from vgg_deploy.bench.turns import Calls
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.engine import Engine, EngineInfo

@@ -13,16 +13,12 @@ import numpy as np
 
 from vgg_deploy.bench.batches import ImageBatch
 from vgg_deploy.bench.timing import Stopwatch
+from vgg_deploy.bench.turn_length import MOST_SAMPLES, SETTLING_S, TURN_S
 from vgg_deploy.inference.context_managed import ContextManaged
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.prediction import Failure, predict
 from vgg_deploy.network.tensors import Floats, Images
 from vgg_deploy.views.protocols import Protocol
-
-TURN_S, MOST_SAMPLES = 0.1, 20
-# After another engine's turn, its threads may still spin for a moment (ONNX Runtime's do), and the caches hold its
-# weights. So the first call of a turn does not count if it is shorter than this.
-SETTLING_S = 0.2
 
 Forward = Callable[[Images], Floats]  # uint8 [n, h, w, 3], RGB -> posteriors, float32 [n, classes]
 

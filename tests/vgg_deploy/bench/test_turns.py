@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from vgg_deploy.bench.batches import ImageBatch
-from vgg_deploy.bench.turns import MOST_SAMPLES, Calls, Turn
+from vgg_deploy.bench.turn_length import MOST_SAMPLES
+from vgg_deploy.bench.turns import Calls, Turn
 from vgg_deploy.network.tensors import Floats, Images
 
 BATCH = ImageBatch(np.zeros((3, 8, 8, 3), np.uint8), 2)

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vgg_deploy.artifacts.kinds import ONNX, kind_of
-from vgg_deploy.artifacts.onnx_file import read_manifest
-from vgg_deploy.artifacts.verdict_record import write_verdict
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import UsageError
 from vgg_deploy.evaluation.proof import Proof
@@ -18,9 +16,9 @@ from vgg_deploy.network.verdict import Verdict
 
 
 def refuse_foreign(manifests: Mapping[Path, Manifest]) -> None:
-    """Raises UsageError if one of the files has no manifest of ours, in which a verdict could be kept."""
+    """Raises UsageError if one of the ONNX files has no manifest of ours, in which a verdict could be kept."""
     for path, manifest in manifests.items():
-        if manifest.spec is None:
+        if kind_of(path) == ONNX and manifest.spec is None:
             raise UsageError(f"{path} has no vgg_deploy manifest, so a verdict has no place in it; leave out --record")
 
 
@@ -33,6 +31,9 @@ def record_verdict(path: Path, proofs: Sequence[Proof], against: Path | None, ru
         against: the reference or, without one, the expected answers.
         runtime: the runtime that ran it; None: none did.
     """
+    from vgg_deploy.artifacts.onnx_file import read_manifest
+    from vgg_deploy.artifacts.verdict_record import write_verdict
+
     if any(proof.failures for proof in proofs):
         notice(f"{path}: nothing is recorded, because a proof failed")
         return
