@@ -18,15 +18,40 @@ LAYER, DEEPER, EQUAL = "conv3_2", "conv4_2", "conv5_1"  # the last two have weig
 Array = npt.NDArray[Any]
 
 
-def _middle(weights: Array) -> int:
-    """Index of a weight of median magnitude, neither 0 nor the largest."""
-    return int(np.argsort(np.abs(weights.astype(np.float64)), axis=None)[int(weights.size * 0.5)])
+def _magnitudes(file: Edit, tensor: str) -> Array:
+    """The absolute values of a tensor; of integers, what they stand for."""
+    values = np.abs(file.values(tensor).astype(np.float64))
+    scale = tensor.replace(".integers", ".scale")
+    if scale == tensor:
+        return values
+    return np.asarray(values * file.values(scale).astype(np.float64).reshape(-1, *[1] * (values.ndim - 1)))
+
+
+def _strongest_filter(file: Edit, layer: str) -> int:
+    return int(_magnitudes(file, file.weight(layer)).sum(axis=(1, 2, 3)).argmax())
+
+
+def _middle(file: Edit, tensor: str) -> int:
+    """Index of a value of median magnitude in the flattened tensor, neither 0 nor the largest.
+
+    Of weights, it is taken from the strongest filter and its strongest input channel: training with weight decay leaves
+    dead units small weights, and a change of them would change nothing.
+    """
+    sizes = _magnitudes(file, tensor)
+    begin = 0
+    if sizes.ndim == 4:
+        filter_index = int(sizes.sum(axis=(1, 2, 3)).argmax())
+        channel = int(sizes[filter_index].sum(axis=(1, 2)).argmax())
+        begin = int(np.ravel_multi_index((filter_index, channel, 0, 0), sizes.shape))
+        sizes = sizes[filter_index, channel]
+    return begin + int(np.argsort(sizes, axis=None)[sizes.size // 2])
 
 
 def _one(file: Edit, tensor: str, function: Callable[[Any], Any]) -> None:
+    index = _middle(file, tensor)
+
     def changed(values: Array) -> Array:
         flat = values.reshape(-1)
-        index = _middle(flat)
         flat[index] = function(flat[index])
         return values
 
@@ -39,7 +64,7 @@ def _flip(file: Edit, tensor: str, bits: dict[int, int]) -> None:
     if before.itemsize not in bits:
         raise NotApplicable(f"{before.dtype} has no such bit")
     raw = before.reshape(-1).view(f"u{before.itemsize}").copy()
-    raw[_middle(before)] ^= 1 << bits[before.itemsize]
+    raw[_middle(file, tensor)] ^= 1 << bits[before.itemsize]
     file.put(tensor, raw.view(before.dtype).reshape(before.shape))
 
 
@@ -101,8 +126,10 @@ def halved(file: Edit) -> None:
 
 @damage("one bias raised by five times the layer's largest", LAYERS)
 def raised(file: Edit) -> None:
+    index = _middle(file, file.bias(LAYER))
+
     def one_raised(bias: Array) -> Array:
-        bias[_middle(bias)] += 5 * np.abs(bias).max()
+        bias[index] += 5 * np.abs(bias).max()
         return bias
 
     file.change(file.bias(LAYER), one_raised)
@@ -126,11 +153,9 @@ def integer_bias(file: Edit) -> None:
 
 @damage("a filter zeroed", LAYERS)
 def filter_zeroed(file: Edit) -> None:
-    def first_zeroed(weight: Array) -> Array:
-        weight[np.abs(weight.astype(np.float64)).sum(axis=(1, 2, 3)).argmax()] = 0
-        return weight
-
-    file.change(file.weight(LAYER), first_zeroed)
+    weight = file.values(file.weight(LAYER))
+    weight[_strongest_filter(file, LAYER)] = 0
+    file.put(file.weight(LAYER), weight)
 
 
 @damage("two filters exchanged", LAYERS)
