@@ -16,7 +16,7 @@ from vgg_deploy.artifacts.build_command import model_named_in, relocated_command
 from vgg_deploy.artifacts.plan import BACKENDS, PlanManifest, mismatch, read_plan, seal_problem, sidecar_of
 from vgg_deploy.errors import ManifestError, PlanError, UsageError, VGGDeployError
 from vgg_deploy.inference.engine_options import EngineOptions
-from vgg_deploy.network.precision import differences, summary
+from vgg_deploy.network.precision import summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class PlanChecks:
             backend = plan.backend
             if self.options.runtime not in ("auto", backend):
                 raise UsageError(f"{path} is a {backend} plan, and only {backend} runs it; leave --runtime out")
-            different = _differences(plan)
+            different = plan.manifest.type_difference(plan.layers)  # `build` never writes such a plan
             if different is not None:
                 raise PlanError(
                     f"{sidecar} was edited and contradicts itself: {different}. Build the plan again: {command}"
@@ -230,15 +230,6 @@ class PlanChecks:
         )
         causes = [meaning for kind, meaning in meanings if bits & int(kind)]
         return f"{self.backend} cannot run {self.path}: {'; '.join(causes) or reason}"
-
-
-def _differences(plan: PlanManifest) -> str | None:
-    """How the plan's types differ from those that the model's manifest declares. `build` never writes such a plan."""
-    spec = plan.manifest.spec
-    if spec is None:
-        return None
-    declared = {layer.name: plan.manifest.precision.of(layer.name) for layer in spec.weight_layers}
-    return differences(declared, {layer: plan.layers.get(layer, "missing") for layer in declared})
 
 
 class _NotCheckableError(Exception):

@@ -11,14 +11,13 @@ import numpy.typing as npt
 from vgg_deploy.artifacts.expected_steps import ExpectedStep, expected_steps
 from vgg_deploy.artifacts.graph_path import BrokenPathError, Step, path_to
 from vgg_deploy.artifacts.onnx_file import OnnxFile
-from vgg_deploy.artifacts.onnx_format import ElementType
+from vgg_deploy.artifacts.onnx_format import ElementType, type_name
 from vgg_deploy.artifacts.onnx_graph import Attribute, Node
 from vgg_deploy.artifacts.weights_check import WeightsCheck
 from vgg_deploy.network.levels import Levels, activation_levels
 from vgg_deploy.network.manifest import Manifest, Triple
 from vgg_deploy.network.precision import Quantization
 
-_TYPE_NAMES = {ElementType.FLOAT: "float32", ElementType.FLOAT16: "float16"}
 _NUMPY_TYPES: dict[int, Any] = {ElementType.FLOAT: np.float32, ElementType.FLOAT16: np.float16}
 # What ONNX (opsets 13 to 20) assumes for attributes that a node does not have.
 _WINDOW_DEFAULTS: dict[str, Attribute] = {
@@ -86,7 +85,7 @@ class GraphCheck:
         """Casts and Q/DQ pairs before a step; `before` is the type of the input of the step before."""
         kind = before if wanted.type is None else wanted.type
         if self._types and step.type != kind:
-            yield f"{name} reads {_type_name(step.type)}; expected {_type_name(kind)}"
+            yield f"{name} reads {type_name(step.type)}; expected {type_name(kind)}"
         if step.casts > 1:
             yield f"{step.casts} casts come before {name}; expected one at most, since casts round"
         quantization = self._manifest.precision.quantization
@@ -195,7 +194,3 @@ def _written(value: Attribute) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"
     return "nothing" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _type_name(kind: int) -> str:
-    return _TYPE_NAMES.get(kind, f"type {kind}")

@@ -24,7 +24,6 @@ from vgg_deploy.files import sha256_of
 from vgg_deploy.network import records
 from vgg_deploy.network.digests import NOT_DIGESTED
 from vgg_deploy.network.manifest import Manifest
-from vgg_deploy.network.precision import differences
 
 _LISTED = 8  # differences between graph and manifest that are listed
 _OF_THE_PLAN = (*NOT_DIGESTED, "shapes")  # fields of a manifest in which a plan may differ from its ONNX file
@@ -146,11 +145,7 @@ def onnx_beside(path: Path, plan: PlanManifest) -> Path | None:
 
 def type_contradictions(path: Path, manifest: Manifest, layers: Mapping[str, str]) -> tuple[str, ...]:
     """One line for all layers that compute in another type than the manifest states."""
-    spec = manifest.spec
-    if spec is None:
-        return ()
-    declared = {layer.name: manifest.precision.of(layer.name) for layer in spec.weight_layers}
-    difference = differences(declared, {layer: layers.get(layer, "missing") for layer in declared})
+    difference = manifest.type_difference(layers)
     if difference is None:
         return ()
     return (f"{path} does not compute in the types that its manifest states: {difference}; export it again",)

@@ -75,6 +75,19 @@ class ElementType:
     DOUBLE, UINT32, UINT64, BFLOAT16 = 11, 12, 13, 16
 
 
+_TYPE_NAMES = {
+    ElementType.FLOAT: "float32",
+    ElementType.FLOAT16: "float16",
+    ElementType.INT8: "int8",
+    ElementType.INT32: "int32",
+}
+
+
+def type_name(element: int) -> str:
+    """A type of `ElementType` in messages: the name of one that our files have, or its number."""
+    return _TYPE_NAMES.get(element, f"type {element}")
+
+
 class AttributeType:
     """AttributeProto.AttributeType."""
 

@@ -8,18 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.artifacts.onnx_format import ElementType
+from vgg_deploy.artifacts.onnx_format import ElementType, type_name
 from vgg_deploy.artifacts.onnx_graph import Node
 from vgg_deploy.artifacts.tensor import StoredTensor
 from vgg_deploy.network.levels import Levels, bias_scales
 from vgg_deploy.network.spec import Layer
-
-_NAMES = {
-    ElementType.FLOAT: "float32",
-    ElementType.FLOAT16: "float16",
-    ElementType.INT8: "int8",
-    ElementType.INT32: "int32",
-}
 
 
 class WeightsCheck:
@@ -99,4 +92,4 @@ class WeightsCheck:
 
 
 def _described(kind: int, shape: tuple[int, ...]) -> str:
-    return f"{_NAMES.get(kind, f'type {kind}')} {list(shape)}"
+    return f"{type_name(kind)} {list(shape)}"

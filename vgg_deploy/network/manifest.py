@@ -16,7 +16,7 @@ from vgg_deploy.files import Source
 from vgg_deploy.network import records
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.digests import Digests
-from vgg_deploy.network.precision import Precision
+from vgg_deploy.network.precision import Precision, differences
 from vgg_deploy.network.shapes import ShapeRange
 from vgg_deploy.network.spec import ADDED, NetworkSpec
 from vgg_deploy.network.verdict import Verdict
@@ -156,6 +156,17 @@ class Manifest:
         if self.shapes is not None:
             return max(self.shapes.height.minimum, self.shapes.width.minimum)
         return 1
+
+    def type_difference(self, layers: Mapping[str, str]) -> str | None:
+        """How the types in which layers compute differ from those of `precision`, in words; None if they do not.
+
+        Args:
+            layers: the type by name of the layer; one that is not there is missing. Not compared without a `spec`.
+        """
+        if self.spec is None:
+            return None
+        declared = {layer.name: self.precision.of(layer.name) for layer in self.spec.weight_layers}
+        return differences(declared, {layer: layers.get(layer, "missing") for layer in declared})
 
     def with_(self, **changes: Any) -> Manifest:
         """A copy with some fields changed."""

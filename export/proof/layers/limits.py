@@ -1,6 +1,6 @@
 """Limits on the error of one layer, by runtime and kind of layer, with the reason and what healthy runtimes reach.
 
-An error is a share of the layer's largest value, beyond what rounding the output allows; see `layer_error.error_of`.
+An error is a share of the layer's largest value, beyond what rounding the output allows; see `error.error_of`.
 The healthy errors are the largest on a VGG-16 of ImageNet classes, on configurations A and E trained on digits, and on
 narrow random networks, in all precisions, on x86 CPUs with AVX-512 and AMX. Random weights are the worst case: positive
 and negative products cancel, so the sums are small beside their terms.

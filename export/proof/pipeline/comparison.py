@@ -11,7 +11,7 @@ import numpy as np
 from export.proof.pipeline.witness_rows import Rows
 from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, compare
 from vgg_deploy.inference.engine import EngineInfo
-from vgg_deploy.network.precision import FLOAT16, FLOAT32
+from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 from vgg_deploy.network.tensors import Floats
 
 
@@ -62,7 +62,7 @@ FILES = WitnessLimits(
 
 # The score error that a precision adds. The same VGG-16 showed 4.6e-4 in FP16, and 0.048 in INT8 (0.12 on one photo).
 # bfloat16 is judged as FP16 is, and rounds eight times as much.
-_SCORE_ERROR_OF = {FLOAT16: 0.02, "int8": 0.15}
+_SCORE_ERROR_OF = {FLOAT16: 0.02, INT8: 0.15}
 
 SMALLEST = 1e-30  # smaller posteriors count as this; float32 ends at 1e-38
 
