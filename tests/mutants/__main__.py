@@ -1,6 +1,6 @@
 """Damages the files of trained networks in every way of the table, and prints what the proofs find.
 
-python -m tests.mutants digits-A.safetensors --images digits/val --images-count 4
+python -m tests.mutants digits-A.safetensors --images digits/val --views 4
 python -m tests.mutants vgg16.safetensors --normalization paper --images photos --only "mean + 3" --form fp16
 """
 

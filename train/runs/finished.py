@@ -75,18 +75,19 @@ class FinishedRun:
     def odds(self) -> str:
         """Its accuracy, beside that of guessing."""
         validation = self.record.get("validation")
-        accuracy = "top-1 unknown" if self.top1 is None else f"top-1 {self.top1:.2%}"
         if validation is None:
-            return accuracy
-        return (
-            f"{accuracy} of {validation['images']:,} images, of which {validation['largest_share']:.2%} are one class"
-        )
+            return self._accuracy
+        images, share = validation["images"], validation["largest_share"]
+        return f"{self._accuracy} of {images:,} images, of which {share:.2%} are one class"
 
     def summary(self, now: datetime | None = None) -> str:
         """Accuracy, data and age, such as "top-1 98.33% on runs/digits-data, 3 days old"."""
-        accuracy = "top-1 unknown" if self.top1 is None else f"top-1 {self.top1:.2%}"
         age = _age((now or datetime.now(UTC)) - self.ended)
-        return f"{accuracy} on {self.data or 'unknown data'}, {age} old"
+        return f"{self._accuracy} on {self.data or 'unknown data'}, {age} old"
+
+    @property
+    def _accuracy(self) -> str:
+        return "top-1 unknown" if self.top1 is None else f"top-1 {self.top1:.2%}"
 
     @property
     def _recipe(self) -> Mapping[str, Any]:

@@ -247,6 +247,16 @@ def test_a_record_has_no_place_in_a_foreign_file_and_that_is_said_before_anythin
     assert done.err.endswith("has no vgg_deploy manifest, so a verdict has no place in it; leave out --record\n")
 
 
+def test_a_report_may_not_overwrite_what_is_verified(exported: Exported, verify: Command, pictures: Path) -> None:
+    path = exported().path
+    before = path.read_bytes()
+    for written in (path, next(pictures.iterdir())):
+        done = verify(path, "--json", written)
+        assert (done.code, done.out) == (2, "")
+        assert f"--json would overwrite the input {written}" in " ".join(done.err.split())
+    assert path.read_bytes() == before
+
+
 def test_a_data_folder_is_refused_and_val_is_named(
     exported: Exported, verify: Command, pictures: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from vgg_deploy.artifacts.kinds import CHECKPOINT, kind_of
-from vgg_deploy.cli.opening import manifest_of, refuse_facts
-from vgg_deploy.cli.outputs import STDOUT, write_text
-from vgg_deploy.cli.parameters import engine_options, images_option
-from vgg_deploy.cli.split_folders import refuse_training_images
+from vgg_deploy.cli.opening import manifest_of
+from vgg_deploy.cli.outputs import STDOUT, check_outputs, output_file, write_text
+from vgg_deploy.cli.parameters import engine_options, labels_files
 from vgg_deploy.cli.tables import notice
+from vgg_deploy.cli.verify.evidence import Evidence, evidence_options
 from vgg_deploy.cli.verify.proving import Proving
 from vgg_deploy.cli.verify.record import record_verdict, refuse_foreign
 from vgg_deploy.cli.verify.reference import Opener, opened
@@ -32,32 +31,7 @@ if TYPE_CHECKING:
 
 @click.command("verify")
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
-@click.option(
-    "--reference",
-    type=click.Path(path_type=Path),
-    metavar="CKPT|MODEL.onnx",
-    help="File whose predictions count as correct. An ONNX file needs no torch.",
-)
-@images_option(required=False)
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=200,
-    show_default=True,
-    metavar="N",
-    help="Compare on at most N images, a seeded sample.",
-)
-@click.option(
-    "--expected",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Answers of the program that trained the network, .npz or .csv; see docs/witness.md.",
-)
-@click.option(
-    "--protocol",
-    metavar="NAME",
-    help="With --expected: how that program scored image files.  [default: center]",
-)
+@evidence_options
 @click.option("--details", is_flag=True, help="Print the figures behind each proof.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON.")
 @click.option("--record", is_flag=True, help="Write the proofs that a file passed into its manifest.")
@@ -65,11 +39,7 @@ if TYPE_CHECKING:
 @weight_options
 def command(
     models: tuple[Path, ...],
-    reference: Path | None,
-    images: tuple[str, ...],
-    limit: int,
-    expected: Path | None,
-    protocol: str | None,
+    evidence: Evidence,
     details: bool,
     json_path: str | None,
     record: bool,
@@ -85,15 +55,18 @@ def command(
     from export.proof.pipeline.witness import read_witness
     from export.proof.views import read_views
 
-    _check_use(reference, images, expected, protocol, facts)
+    evidence.check(facts)
     manifests = {path: _manifest(path, options.labels) for path in models}
     if record:
         refuse_foreign(manifests)
-    witness = None if expected is None else read_witness(expected)
+    paths = evidence.sample()
+    check_outputs({"--json": output_file(json_path)}, (*models, *evidence.files, *labels_files(), *paths))
+    reference = evidence.reference
+    witness = None if evidence.expected is None else read_witness(evidence.expected)
     views = None
-    if images:
+    if paths:
         _require_runtime_for_rounding(manifests)
-        views = read_views(_sample(images, limit), _view_manifest(manifests, reference, options.labels))
+        views = read_views(paths, _view_manifest(manifests, reference, options.labels))
         for text in views.unreadable:
             notice(f"skipped {text}")
     opener = Opener(options)
@@ -107,7 +80,12 @@ def command(
             engine, name = (None, "") if against is None else (against.engine, against.path.name)
             answers = Answers(engine, name, views, opener.onnxruntime)
         proving = Proving(
-            opener=opener, views=views, reference=against, answers=answers, witness=witness, protocol=protocol
+            opener=opener,
+            views=views,
+            reference=against,
+            answers=answers,
+            witness=witness,
+            protocol=evidence.protocol,
         )
         show = Printer(details=details, quiet=json_path == STDOUT)
         proofs += show.all(reference.name if reference else "", proving.forms())
@@ -115,37 +93,13 @@ def command(
             made = show.all(path.name, proving.of(path))
             proofs += made
             if record:
-                record_verdict(path, made, reference or expected, proving.runtimes.get(path.name))
+                record_verdict(path, made, evidence.against, proving.runtimes.get(path.name))
     if json_path is not None:
         write_text(json_path, as_json(proofs, proving.runtimes))
     if against is not None and against.assumption is not None and witness is None:
         notice(against.assumption)
     if any(proof.failures for proof in proofs):
         raise SystemExit(1)
-
-
-def _check_use(
-    reference: Path | None, images: tuple[str, ...], expected: Path | None, protocol: str | None, facts: WeightFacts
-) -> None:
-    """Refuses options that contradict each other, and files that do not exist."""
-    if reference is None and expected is None:
-        raise click.UsageError(
-            "give --reference CKPT (or an FP32 ONNX file), --expected FILE, or both: without them nothing shows that a "
-            "file answers as the trained network does"
-        )
-    if protocol is not None and expected is None:
-        raise click.UsageError("--protocol requires --expected")
-    refuse_training_images(images)
-    if reference is None:
-        return
-    from export.proof.pipeline.foreign_reference import takes_floats
-
-    if not images:
-        raise click.UsageError("--reference requires --images, real images to compare on")
-    if not reference.is_file():
-        raise UsageError(f"--reference {reference}: no such file; give a checkpoint or an ONNX file")
-    if kind_of(reference) != CHECKPOINT and not takes_floats(reference):
-        refuse_facts(reference, facts)
 
 
 def _manifest(path: Path, labels: str | None) -> Manifest:
@@ -175,13 +129,3 @@ def _require_runtime_for_rounding(manifests: Mapping[Path, Manifest]) -> None:
 
     if not RUNTIMES["onnxruntime"].installed and any(rounded_too(*item) for item in manifests.items()):
         raise MissingDependencyError("onnxruntime", "cpu", "verifying the rounding of an FP16 file")
-
-
-def _sample(images: tuple[str, ...], limit: int) -> list[Path]:
-    from vgg_deploy.views.images import find_images
-
-    paths = list(find_images(images))
-    if limit >= len(paths):
-        return paths
-    notice(f"comparing on {limit} of {len(paths)} images, a seeded sample (--limit)")
-    return sorted(random.Random(0).sample(paths, limit))

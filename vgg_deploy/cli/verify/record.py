@@ -22,7 +22,7 @@ def refuse_foreign(manifests: Mapping[Path, Manifest]) -> None:
             raise UsageError(f"{path} has no vgg_deploy manifest, so a verdict has no place in it; leave out --record")
 
 
-def record_verdict(path: Path, proofs: Sequence[Proof], against: Path | None, runtime: str | None) -> None:
+def record_verdict(path: Path, proofs: Sequence[Proof], against: Path, runtime: str | None) -> None:
     """Writes a verdict into a file's manifest if no proof failed.
 
     Args:
@@ -37,7 +37,6 @@ def record_verdict(path: Path, proofs: Sequence[Proof], against: Path | None, ru
     if any(proof.failures for proof in proofs):
         notice(f"{path}: nothing is recorded, because a proof failed")
         return
-    assert against is not None
     passed = tuple(proof.number for proof in proofs if proof.passed)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     verdict = Verdict(date, Source.of(against), passed, runtime or "not run")
