@@ -247,6 +247,17 @@ def test_a_record_has_no_place_in_a_foreign_file_and_that_is_said_before_anythin
     assert done.err.endswith("has no vgg_deploy manifest, so a verdict has no place in it; leave out --record\n")
 
 
+def test_files_of_the_same_name_are_refused_since_the_report_would_mix_them(
+    exported: Exported, verify: Command, tmp_path: Path
+) -> None:
+    path = exported().path
+    (tmp_path / "other").mkdir()
+    other = Path(shutil.copy(path, tmp_path / "other"))
+    done = verify(path, other)
+    assert (done.code, done.out) == (2, "")
+    assert f"{path} and {other} have the same name" in done.err
+
+
 def test_a_report_may_not_overwrite_what_is_verified(exported: Exported, verify: Command, pictures: Path) -> None:
     path = exported().path
     before = path.read_bytes()

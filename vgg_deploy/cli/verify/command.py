@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +56,7 @@ def command(
     from export.proof.views import read_views
 
     evidence.check(facts)
+    _check_names(models)
     manifests = {path: _manifest(path, options.labels) for path in models}
     if record:
         refuse_foreign(manifests)
@@ -100,6 +101,15 @@ def command(
         notice(against.assumption)
     if any(proof.failures for proof in proofs):
         raise SystemExit(1)
+
+
+def _check_names(models: Sequence[Path]) -> None:
+    """Raises UsageError if two files have the same name, by which a report tells them apart."""
+    first: dict[str, Path] = {}
+    for path in models:
+        other = first.setdefault(path.name, path)
+        if other != path:
+            raise UsageError(f"{other} and {path} have the same name, so a report would mix them; verify one at a time")
 
 
 def _manifest(path: Path, labels: str | None) -> Manifest:
