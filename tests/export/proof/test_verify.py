@@ -454,6 +454,25 @@ def test_the_report_as_json_has_every_figure(exported: Exported, verify: Command
     assert "model.onnx" in done.out
 
 
+def named_on_the_page(figures: dict[str, Any]) -> bool:
+    page = (Path(__file__).parents[3] / "docs/verify.md").read_text(encoding="utf-8")
+    return all(re.search(rf"[`.]{name}\b", page) for name in figures)
+
+
+def test_the_page_names_every_figure_of_the_report(exported: Exported, verify: Command, tmp_path: Path) -> None:
+    path, answers = exported(dynamic=True).path, tmp_path / "answers.npz"
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    np.savez(answers, images=images, probabilities=np.full((2, 5), 0.2, np.float32))
+    done = verify(path, "--expected", answers, "--json", "-")
+    for number in (1, 2, 3, 4):
+        figures = proof(done, number)["figures"]
+        assert figures
+        assert named_on_the_page(figures)
+    assert named_on_the_page(proof(done, 2)["figures"]["layers"][0])
+    assert named_on_the_page(proof(done, 3)["figures"]["comparisons"][0])
+    assert named_on_the_page(proof(done, 3)["figures"]["exact_evaluation"])
+
+
 def test_the_report_of_nan_is_still_json(exported: Exported, verify: Command) -> None:
     path = exported(dynamic=True).path
     alter(path, "fc8.bias", lambda bias: bias + np.nan)
