@@ -157,7 +157,7 @@ def test_a_foreign_checkpoint_with_all_its_facts_has_only_the_line_on_what_was_a
     arguments = ("--normalization", "paper", "--labels", "labels.txt", "--train-scale", "64,128")
     done = vgg_deploy_command("export", "--weights", str(foreign_checkpoint), *arguments)
     assert done.code == 0, done.err
-    assert [line.split(",")[0] for line in done.err.splitlines()] == ["assumed"]
+    assert [line.split(":")[0] for line in done.err.splitlines()] == ["assumed"]
     manifest = read_manifest(in_a_new_folder / "vgg11.onnx")
     assert [name.label for name in manifest.classes] == ["cat", "dog", "horse", "cow", "fish"]
     assert manifest.classes[2].id == "n3"

@@ -35,6 +35,7 @@ from vgg_deploy.views.images import decode, mirrored, rescale, rescaled_size
 from vgg_deploy.views.protocols import Protocol
 
 LIMIT = THRESHOLDS["float32"]
+SHARE = 1e-4  # of the largest class score: what float32 loses in all layers together
 # No multiples of 32, not square, odd; the crop itself; a single row of windows, and a single column.
 SIZES = ((97, 131), (64, 64), (64, 161), (190, 64), (113, 113))
 GRIDS = pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
@@ -109,7 +110,7 @@ def test_every_engine_equals_the_windows_scored_one_by_one(
                 assert np.abs(scores.probabilities - posteriors).max() <= LIMIT.max_dp, (name, size)
                 for received, right in ((scores.score_map, score_map), (scores.features, features)):
                     assert received.shape == right.shape
-                    assert np.abs(received - right).max() <= LIMIT.layer * np.abs(right).max(), (name, size)
+                    assert np.abs(received - right).max() <= SHARE * np.abs(right).max(), (name, size)
 
 
 def test_on_a_crop_both_grids_give_the_answers_of_the_trained_form(
