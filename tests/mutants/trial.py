@@ -13,7 +13,7 @@ from tests.mutants.artifacts import FORMS, Network, write, write_plan
 from tests.mutants.file_judges import FileJudges, Subject
 from tests.mutants.judgement import Judgement
 from tests.mutants.mutants import chosen, of_external, of_onnx, of_plan
-from tests.mutants.unchanged import BesideHealthy, Healthy
+from tests.mutants.unchanged import Healthy
 from vgg_deploy.artifacts.onnx_file import read_manifest
 from vgg_deploy.errors import EngineError, UsageError
 from vgg_deploy.evaluation.proof import Proof
@@ -90,12 +90,13 @@ class Trial:
                 yield Judged(form.precision, name, FILE, self._files.judgement(mutant))
             return
         judges = dict(self._opened(name, healthy))
-        answers = Healthy(healthy, self._subject.views, tuple(judges) or (REFERENCE,))
+        answers = {runtime: Healthy(healthy, self._subject.views, runtime) for runtime in (REFERENCE, *judges)}
         for mutant in of_onnx(healthy, work, chosen(only, form.groups)):
-            unchanged = BesideHealthy(answers, mutant)
-            yield Judged(form.precision, name, FILE, unchanged.completed(self._files.judgement(mutant)))
+            judgement = answers[REFERENCE].completed(self._files.judgement(mutant), mutant)
+            yield Judged(form.precision, name, FILE, judgement)
             for runtime, judge in judges.items():
-                yield Judged(form.precision, name, runtime, unchanged.completed(judge.judgement(mutant)))
+                judgement = answers[runtime].completed(judge.judgement(mutant), mutant)
+                yield Judged(form.precision, name, runtime, judgement)
         if name != "fp32":
             shutil.rmtree(healthy.parent)
 

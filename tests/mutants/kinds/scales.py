@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.mutants.damage import LAYERS, SIMULATED, add, damage
+from tests.mutants.damage import LAYERS, add, damage
 from tests.mutants.edit import Edit, NotApplicable
 
 LAYER, OTHER, EQUAL = "conv4_2", "conv3_2", "conv5_1"
@@ -38,13 +38,15 @@ def _zero_point(file: Edit, factor: float) -> None:
     file.put("conv1_1.input.zero_point", after)
 
 
+# The scale of a bias has no judge that computes: ONNX Runtime's kernels do not read it, and in other runtimes a small
+# bias moves a quantized output by less than half a level, which is what rounding may do.
 for _factor in FACTORS:
     add(f"scale of an input x {_factor:g}", partial(_times, tensor=ACTIVATION, factor=_factor), LAYERS)
     add(f"scale of the pixels x {_factor:g}", partial(_times, tensor="conv1_1.input.scale", factor=_factor), LAYERS)
     add(f"scales of weights x {_factor:g}", partial(_times, tensor=WEIGHT, factor=_factor), LAYERS)
     add(f"scale of one filter x {_factor:g}", partial(_channel, tensor=WEIGHT, factor=_factor), LAYERS)
-    add(f"scales of a bias x {_factor:g}", partial(_times, tensor=BIAS, factor=_factor), LAYERS)
-    add(f"scale of one bias x {_factor:g}", partial(_channel, tensor=BIAS, factor=_factor), LAYERS)
+    add(f"scales of a bias x {_factor:g}", partial(_times, tensor=BIAS, factor=_factor))
+    add(f"scale of one bias x {_factor:g}", partial(_channel, tensor=BIAS, factor=_factor))
     add(f"zero point of the pixels x {_factor:g}", partial(_zero_point, factor=_factor), LAYERS)
 
 
@@ -121,7 +123,7 @@ def integer(file: Edit) -> None:
     file.change(f"{LAYER}.weight.integers", shifted)
 
 
-@damage("integers of weights halved", LAYERS, SIMULATED)
+@damage("integers of weights halved", LAYERS)
 def halved(file: Edit) -> None:
     file.change(f"{LAYER}.weight.integers", lambda values: values // 2)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.mutants.damage import LAYERS, SIMULATED, add, damage
+from tests.mutants.damage import LAYERS, add, damage
 from tests.mutants.edit import Edit, NotApplicable
 
 # Layers that every configuration has.
@@ -113,7 +113,8 @@ def not_a_number(file: Edit) -> None:
     _one(file, file.weight(LAYER), lambda value: np.nan)
 
 
-@damage("the largest weight of fc6 halved", LAYERS)
+# Of a thousand inputs, one moves a quantized output by less than half a level.
+@damage("the largest weight of fc6 halved")
 def halved(file: Edit) -> None:
     def largest_halved(weight: Array) -> Array:
         flat = weight.reshape(-1)
@@ -260,7 +261,7 @@ def truncated(file: Edit) -> None:
     file.change(_floats(file), lambda weight: np.nextafter(weight, np.zeros((), weight.dtype)))
 
 
-@damage("weights of an earlier training", LAYERS, SIMULATED)
+@damage("weights of an earlier training", LAYERS)
 def earlier(file: Edit) -> None:
     def moved(weight: Array) -> Array:
         noise = np.random.default_rng(0).normal(0, 0.1, weight.shape)
