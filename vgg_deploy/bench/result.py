@@ -14,13 +14,10 @@ from vgg_deploy.bench.contest import Contest, Contestant, ContestRecord, Terms
 from vgg_deploy.bench.peak import Peak, arithmetic
 from vgg_deploy.bench.timing import Latency, Ratio
 from vgg_deploy.bench.turns import Calls, Forward, Turn, timed_pass
-from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds
+from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, looser
 from vgg_deploy.inference.engine import Engine, EngineInfo
-from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.protocols import Protocol
-
-_BY_LOOSENESS = (FLOAT32, FLOAT16, INT8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class ContestResult:
 
 def thresholds_between(reference: EngineInfo, candidate: EngineInfo) -> Thresholds:
     """The thresholds for two engines: the row of `parity.THRESHOLDS` for the lower precision of the two."""
-    return THRESHOLDS[max(reference.lowest, candidate.lowest, key=_BY_LOOSENESS.index)]
+    return THRESHOLDS[looser(reference.lowest, candidate.lowest)]
 
 
 def time_batches(

@@ -51,6 +51,14 @@ THRESHOLDS = {
 }
 
 
+_BY_LOOSENESS = tuple(THRESHOLDS)
+
+
+def looser(*precisions: str) -> str:
+    """The row of `THRESHOLDS` for a comparison of files in these precisions: that of the lowest of them."""
+    return max(precisions, key=_BY_LOOSENESS.index)
+
+
 # A view is a near-tie if its first class leads by less than both this and `Thresholds.max_dp`: rounding may flip it.
 NEAR_TIE = 0.1
 # The agreement fails if so many clear changes have less than this probability in a file that just meets the limit.

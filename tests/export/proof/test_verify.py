@@ -17,6 +17,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from engines import open_engine
 from export.proof.answers.proof import check_same_network
 from tests.vgg_deploy.artifacts.damage import without_digests
 from vgg_deploy.errors import UsageError
@@ -87,7 +88,7 @@ def test_good_files_pass_every_proof_that_is_made(exported: Exported, verify: Co
 def test_details_show_the_figures_behind_each_proof(exported: Exported, verify: Command) -> None:
     done = verify(exported(dynamic=True, half=True).path, "--details")
     assert done.code == 0, done.out
-    for column in ("max |dp|", "mean |dp|", "divergence", "top-1 agreement", "layer", "limit"):
+    for column in ("max |dp|", "mean |dp|", "divergence", "agreement", "layer", "limit"):
         assert column in done.out
     rows = [line.split("  ")[0] for line in done.out.splitlines()]
     assert "model.onnx, activations rounded" in rows
@@ -192,8 +193,8 @@ def test_a_runtime_that_would_lose_nan_names_the_weight(exported: Exported, veri
     alter(path, "conv4_1.weight", lambda weight: weight * np.nan)
     done = verify(path, "--runtime", "ncnn")
     assert done.code == 1
-    assert proofs_of(done) == {1: "FAILED", 2: "FAILED", 3: "FAILED"}
-    assert "conv4_1.weight has values that are not finite: the weights are damaged" in done.out
+    assert proofs_of(done) == {1: "FAILED", 2: "FAILED", 3: "FAILED", 4: "not shown"}
+    assert "conv4_1.weight has values that are not finite: the weights are damaged" in " ".join(done.out.split())
 
 
 def test_a_checkpoint_with_another_normalization_than_the_file_states_is_caught(
@@ -382,7 +383,7 @@ def test_a_file_of_another_network_than_its_reference_is_refused(
     reference = manifest_for(narrow_spec("A"))
     other = manifest_for(narrow_spec(**{"configuration": "A", **fields}))
     check_same_network(Path("a.onnx"), reference, reference)
-    with pytest.raises(UsageError, match=r"^a\.onnx is .*, but the reference is .*: they are different networks"):
+    with pytest.raises(UsageError, match=r"^a\.onnx has .*, but the reference has .*: they are different networks"):
         check_same_network(Path("a.onnx"), other, reference)
 
 
@@ -584,6 +585,101 @@ def test_options_about_weights_are_refused_with_an_onnx_reference(exported: Expo
         done = verify(path, *arguments, reference=path)
         assert done.code == 2
         assert "its manifest states how the network was trained" in done.err
+
+
+def test_a_file_that_cannot_be_read_fails_alone(exported: Exported, verify: Command, tmp_path: Path) -> None:
+    good, bad = exported(dynamic=True).path, tmp_path / "bad.onnx"
+    bad.write_bytes(good.read_bytes()[:1000])
+    done = verify(bad, good)
+    assert done.code == 1
+    assert proofs_of(done, "bad.onnx") == {1: "FAILED"}
+    assert proofs_of(done) == GOOD
+    assert "bad.onnx is truncated or damaged" in " ".join(done.out.split())
+
+
+def test_every_line_of_the_report_fits_in_80_columns(exported: Exported, verify: Command) -> None:
+    path = exported(dynamic=True, half=True).path
+    alter(path, "conv4_1.weight", lambda weight: -weight)
+    alter(path, "mean_rgb", lambda mean: mean + 1 / 3)
+    done = verify(path)
+    assert done.code == 1
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_a_damaged_file_is_not_told_to_calibrate(exported: Exported, verify: Command) -> None:
+    path = exported(dynamic=True, half=True).path
+    advice = "keep layers in floating point"
+    alter(path, "fc6.weight", lambda weight: weight * 1.5)
+    done = verify(path)
+    assert proofs_of(done)[3] == "FAILED"
+    assert advice not in " ".join(done.out.split())
+
+
+def test_an_fp16_reference_is_said_and_judged_by_its_precision(exported: Exported, verify: Command) -> None:
+    half, single = exported(name="half.onnx", dynamic=True, half=True).path, exported(dynamic=True).path
+    done = verify(single, reference=half)
+    assert done.code == 0, done.out
+    assert "half.onnx is float16: its own rounding counts" in done.err
+    assert "against its manifest" not in done.out
+
+
+def test_a_file_that_is_its_own_reference_is_said(exported: Exported, verify: Command) -> None:
+    path = exported(dynamic=True).path
+    done = verify(path, reference=path)
+    assert done.code == 0
+    assert "is its own reference: this shows only that its runtime repeats its answers" in done.err
+
+
+def test_options_about_weights_need_a_reference(
+    exported: Exported, vgg_deploy_command: Command, tmp_path: Path
+) -> None:
+    path, expected = exported(dynamic=True).path, tmp_path / "expected.npz"
+    images = np.full((1, 64, 64, 3), 9, np.uint8)
+    np.savez(expected, images=images, logits=np.zeros((1, 5), np.float32))
+    done = vgg_deploy_command("verify", str(path), "--expected", str(expected), "--channels", "bgr")
+    assert done.code == 2
+    assert "describe a --reference" in done.err
+
+
+@pytest.mark.parametrize(
+    ("side", "arguments", "message"),
+    [
+        (64, ("--protocol", "dense"), "exact pixels that the network sees, so --protocol dense does not apply"),
+        (32, (), "image 0 has 32 x 32 pixels, but"),
+    ],
+)
+def test_answers_that_cannot_be_compared_are_refused_before_any_proof(
+    side: int,
+    arguments: tuple[str, ...],
+    message: str,
+    exported: Exported,
+    vgg_deploy_command: Command,
+    tmp_path: Path,
+) -> None:
+    path, expected = exported(dynamic=True).path, tmp_path / "expected.npz"
+    np.savez(expected, images=np.full((1, side, side, 3), 9, np.uint8), logits=np.zeros((1, 5), np.float32))
+    done = vgg_deploy_command("verify", str(path), "--expected", str(expected), *arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert message in done.err
+
+
+def test_a_witness_alone_makes_proofs_1_and_4(
+    exported: Exported, vgg_deploy_command: Command, batch: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    path, expected = exported(dynamic=True).path, tmp_path / "expected.npz"
+    images = batch(20, 64, 64)
+    with open_engine(path, runtime="onnxruntime") as engine:
+        probabilities = engine.run(images).probabilities
+    np.savez(expected, images=images, probabilities=probabilities)
+    done = vgg_deploy_command("verify", str(path), "--expected", str(expected), "--record")
+    assert done.code == 0, done.out + done.err
+    assert proofs_of(done) == {1: "ok", 2: "not shown", 3: "not shown", 4: "ok"}
+    assert "against expected.npz: 1 4" in done.err
+    np.savez(expected, images=images, probabilities=probabilities[::-1])
+    done = vgg_deploy_command("verify", str(path), "--expected", str(expected))
+    assert done.code == 1
+    assert proofs_of(done)[4] == "FAILED"
 
 
 def test_something_must_be_given_to_compare_with(exported: Exported, vgg_deploy_command: Command) -> None:

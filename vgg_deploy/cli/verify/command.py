@@ -14,18 +14,26 @@ from vgg_deploy.cli.opening import manifest_of
 from vgg_deploy.cli.outputs import STDOUT, check_outputs, output_file, write_text
 from vgg_deploy.cli.parameters import engine_options, labels_files
 from vgg_deploy.cli.tables import notice
-from vgg_deploy.cli.verify.evidence import Evidence, evidence_options
+from vgg_deploy.cli.verify.evidence import Evidence, check_witness, evidence_options
 from vgg_deploy.cli.verify.proving import Proving
 from vgg_deploy.cli.verify.record import record_verdict, refuse_foreign
 from vgg_deploy.cli.verify.reference import Opener, opened
 from vgg_deploy.cli.verify.report import Printer, as_json
 from vgg_deploy.cli.weights import weight_options
-from vgg_deploy.errors import MissingDependencyError, UsageError
+from vgg_deploy.errors import (
+    ManifestError,
+    MissingDependencyError,
+    ModelFileError,
+    PlanError,
+    UsageError,
+    VGGDeployError,
+)
+from vgg_deploy.evaluation.proof import FILE, Proof
+from vgg_deploy.files import require_writable
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
-    from vgg_deploy.evaluation.proof import Proof
     from vgg_deploy.network.manifest import Manifest
 
 
@@ -57,13 +65,18 @@ def command(
 
     evidence.check(facts)
     _check_names(models)
-    manifests = {path: _manifest(path, options.labels) for path in models}
+    manifests, damage = _manifests(models, options.labels)
     if record:
         refuse_foreign(manifests)
     paths = evidence.sample()
-    check_outputs({"--json": output_file(json_path)}, (*models, *evidence.files, *labels_files(), *paths))
+    report = output_file(json_path)
+    check_outputs({"--json": report}, (*models, *evidence.files, *labels_files(), *paths))
+    for written in (*((report,) if report is not None else ()), *(manifests if record else ())):
+        require_writable(written)
     reference = evidence.reference
     witness = None if evidence.expected is None else read_witness(evidence.expected)
+    if witness is not None:
+        check_witness(witness, evidence.protocol, manifests)
     views = None
     if paths:
         _require_runtime_for_rounding(manifests)
@@ -90,10 +103,10 @@ def command(
         )
         show = Printer(details=details, quiet=json_path == STDOUT)
         proofs += show.all(reference.name if reference else "", proving.forms())
-        for path in manifests:
-            made = show.all(path.name, proving.of(path))
+        for path in models:
+            made = show.all(path.name, [damage[path]] if path in damage else proving.of(path))
             proofs += made
-            if record:
+            if record and path in manifests:
                 record_verdict(path, made, evidence.against, proving.runtimes.get(path.name))
     if json_path is not None:
         write_text(json_path, as_json(proofs, proving.runtimes))
@@ -112,12 +125,31 @@ def _check_names(models: Sequence[Path]) -> None:
             raise UsageError(f"{other} and {path} have the same name, so a report would mix them; verify one at a time")
 
 
-def _manifest(path: Path, labels: str | None) -> Manifest:
-    """The manifest of an ONNX file or a plan."""
-    manifest = manifest_of(path, labels)
-    if manifest is None:
-        raise UsageError(f"{path} has no manifest beside it, so what it computes is unknown; build it again")
-    return manifest
+def _manifests(models: Sequence[Path], labels: str | None) -> tuple[dict[Path, Manifest], dict[Path, Proof]]:
+    """The manifests of files, and for each file that cannot be read the proof that fails.
+
+    Raises:
+        UsageError: a file does not exist, or a plan has no manifest beside it.
+        ModelFileError, ManifestError, PlanError: none of the files can be read.
+    """
+    manifests: dict[Path, Manifest] = {}
+    damage: dict[Path, Proof] = {}
+    errors: list[VGGDeployError] = []
+    for path in models:
+        try:
+            manifest = manifest_of(path, labels)
+        except (ModelFileError, ManifestError, PlanError) as error:
+            errors.append(error)
+            damage[path] = Proof(
+                number=FILE, artifact=path.name, against="", summary="it cannot be read", failures=(str(error),)
+            )
+            continue
+        if manifest is None:
+            raise UsageError(f"{path} has no manifest beside it, so what it computes is unknown; build it again")
+        manifests[path] = manifest
+    if not manifests:
+        raise errors[0]
+    return manifests, damage
 
 
 def _view_manifest(manifests: Mapping[Path, Manifest], reference: Path | None, labels: str | None) -> Manifest:

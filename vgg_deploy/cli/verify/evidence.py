@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +17,10 @@ from vgg_deploy.cli.split_folders import refuse_training_images
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.weight_facts import WeightFacts
+
+if TYPE_CHECKING:
+    from export.proof.pipeline.witness import Witness
+    from vgg_deploy.network.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,11 @@ class Evidence:
             raise click.UsageError("--protocol requires --expected")
         refuse_training_images(self.images)
         if self.reference is None:
+            if facts.about_training:
+                raise click.UsageError(
+                    "--arch, --normalization, --mean, --std, --channels and --train-scale describe a --reference; "
+                    "without one, leave them out"
+                )
             return
         from export.proof.pipeline.foreign_reference import takes_floats
 
@@ -67,8 +78,14 @@ class Evidence:
             raise click.UsageError("--reference requires --images, real images to compare on")
         if not self.reference.is_file():
             raise UsageError(f"--reference {self.reference}: no such file; give a checkpoint or an ONNX file")
-        if kind_of(self.reference) != CHECKPOINT and not takes_floats(self.reference):
+        if kind_of(self.reference) == CHECKPOINT:
+            return
+        if not takes_floats(self.reference):
             refuse_facts(self.reference, facts)
+        elif facts.configuration is not None or facts.train_scale is not None:
+            raise click.UsageError(
+                f"--arch and --train-scale describe a checkpoint, and {self.reference} is an ONNX file: leave them out"
+            )
 
     def sample(self) -> list[Path]:
         """The images to compare on, at most `limit`; a notice says if they are a sample.
@@ -83,6 +100,40 @@ class Evidence:
             return paths
         notice(f"comparing on {self.limit} of {len(paths)} images, a seeded sample (--limit)")
         return sorted(random.Random(0).sample(paths, self.limit))
+
+
+def check_witness(witness: Witness, protocol: str | None, manifests: Mapping[Path, Manifest]) -> None:
+    """Refuses answers that cannot be compared with these files, before any proof is made.
+
+    Args:
+        witness: the answers of the program that trained the network.
+        protocol: the name of the protocol by which it scored image files, or None.
+        manifests: of the files.
+
+    Raises:
+        UsageError: an unknown protocol, one for exact pixels, or one that a file does not take; exact pixels of a size
+            that a file does not take.
+    """
+    from vgg_deploy.views.protocols import choose_protocol
+
+    if witness.exact and protocol is not None:
+        raise UsageError(
+            f"{witness.source} has the exact pixels that the network sees, so --protocol {protocol} does not apply: "
+            "leave it out, or give paths instead of images"
+        )
+    for path, manifest in manifests.items():
+        shapes = manifest.shapes
+        if shapes is None:
+            continue
+        if protocol is not None:
+            choose_protocol(manifest, protocol, free_size=shapes.free)
+        for index, pixels in enumerate(witness.images):
+            height, width = pixels.shape[:2]
+            if not shapes.accepts(shapes.batch.minimum, height, width):
+                raise UsageError(
+                    f"{witness.source}: image {index} has {height} x {width} pixels, but {path} takes {shapes}. Save "
+                    "the pixels that your network sees, after rescaling and cropping, or export with --dynamic"
+                )
 
 
 # The command receives `evidence`, an `Evidence`.

@@ -52,20 +52,23 @@ class Proving:
         if self.reference is None or self.reference.fc is None or self.answers is None:
             return
         with progress("comparing the two forms", None, lines=True) as advance:
-            yield self.answers.form(self.reference.engine, self.reference.fc, "FC form", advance)
+            proof = self.answers.form(self.reference.engine, self.reference.fc, "FC form", advance)
+        yield proof  # after the progress bar is gone
 
     def of(self, path: Path) -> Iterator[Proof]:
         """The proofs of a file. A file that cannot be opened fails those that run it."""
         from export.proof.file.source import prove_source
         from vgg_deploy.artifacts.integrity import examine
 
-        yield prove_source(path, None if self.reference is None else self.reference.source, examine)
+        file = prove_source(path, None if self.reference is None else self.reference.source, examine)
+        yield file
         numbers = [*((LAYERS, ANSWERS) if self.views is not None else ()), *((PIPELINE,) if self.witness else ())]
         try:
             engine = self.opener.judged(path) if numbers else None
         except (ModelFileError, ManifestError, PlanError, EngineError) as error:
-            for number in numbers:
-                yield _not_run(number, path, failures=(str(error),))
+            for number, why in ((LAYERS, NO_IMAGES), (ANSWERS, NO_IMAGES), (PIPELINE, NO_EXPECTED)):
+                text = str(error) if number == numbers[0] else f"see proof {numbers[0]}"
+                yield _not_run(number, path, failures=(text,)) if number in numbers else _not_run(number, path, why)
             return
         if engine is None:
             yield _not_run(LAYERS, path, NO_IMAGES)
@@ -74,9 +77,11 @@ class Proving:
             return
         with engine:
             self.runtimes[path.name] = engine.info.runtime
-            yield from self._run(path, engine)
+            yield from self._run(path, engine, file)
 
-    def _run(self, path: Path, engine: Engine) -> Iterator[Proof]:
+    def _run(self, path: Path, engine: Engine, file: Proof) -> Iterator[Proof]:
+        from export.proof.answers.proof import advice
+
         if self.views is None or self.answers is None:
             yield _not_run(LAYERS, path, NO_IMAGES)
             yield _not_run(ANSWERS, path, NO_IMAGES)
@@ -84,7 +89,8 @@ class Proving:
             layers, simulation = self._layers(path, engine, self.views)
             yield layers
             with progress(f"{path.name}: answers", self.answers.steps(path, engine), lines=True) as advance:
-                yield self.answers.file(path, engine, simulation, advance)
+                answers = self.answers.file(path, engine, simulation, advance)
+            yield advice(answers, file)
         if self.witness is None:
             yield _not_run(PIPELINE, path, NO_EXPECTED)
         else:

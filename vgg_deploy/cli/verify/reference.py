@@ -14,6 +14,7 @@ from vgg_deploy.cli.tables import notice, once
 from vgg_deploy.cli.weights import assumed_line
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
+from vgg_deploy.network.precision import FLOAT32
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
@@ -104,6 +105,14 @@ def opened(
             reference = OpenedReference(path=path, engine=engine, source=_source_of_onnx(path))
         for judged, manifest in manifests.items():
             check_same_network(judged, manifest, reference.engine.info.manifest)
+            if judged.samefile(path):
+                notice(f"{judged} is its own reference: this shows only that its runtime repeats its answers")
+        precision = reference.engine.info.manifest.precision.lowest
+        if precision != FLOAT32:
+            notice(
+                f"--reference {path} is {precision}: its own rounding counts in every figure of proof 3, and proof 1 "
+                "has no source. Give the checkpoint or an FP32 file"
+            )
         yield reference
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from vgg_deploy.evaluation.proof import Proof
 from vgg_deploy.version import __version__
 
 REPORT_VERSION = 1  # of the JSON report
+_WIDTH, _INDENT = 80, 6 * " "  # columns of a line, and what precedes a failure
 
 
 class Printer:
@@ -43,7 +45,8 @@ def _print(proof: Proof, *, details: bool) -> None:
     """Prints a proof: one line within 80 columns, its failures, and with `details` its tables."""
     _echo(f"  {proof.number} {proof.name:<8}  {_verdict(proof):<9}  {proof.summary}".rstrip())
     for text in proof.failures:
-        _echo(f"      {text}")
+        for line in textwrap.wrap(text, _WIDTH - len(_INDENT), break_long_words=False, break_on_hyphens=False):
+            _echo(_INDENT + line)
     if not details:
         return
     for table in proof.tables:
