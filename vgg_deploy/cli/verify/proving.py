@@ -51,7 +51,8 @@ class Proving:
         """The proof that both forms of a checkpoint give the same answers."""
         if self.reference is None or self.reference.fc is None or self.answers is None:
             return
-        with progress("comparing the two forms", None, lines=True) as advance:
+        runs = 2 * len(self.views.crops) if self.views is not None else None
+        with progress("comparing the two forms", runs, lines=True) as advance:
             proof = self.answers.form(self.reference.engine, self.reference.fc, "FC form", advance)
         yield proof  # after the progress bar is gone
 
