@@ -64,6 +64,14 @@ class Report:
         for key in made:
             yield (*key, found[key], made[key], wanted[key], missed[key])
 
+    def _below_proof_2(self) -> dict[str, list[str]]:
+        """Damages that proof 2 was shown and did not find in some runtime, by precision."""
+        names: dict[str, set[str]] = {}
+        for each in self.judged:
+            if each.judgement.caught(LAYERS) is False and each.judgement.mutant not in HARMLESS:
+                names.setdefault(each.precision, set()).add(each.judgement.mutant)
+        return {precision: sorted(found) for precision, found in names.items()}
+
     def text(self) -> str:
         """The report."""
         order = sorted(self.rows(), key=lambda row: (row[0], row[1], JUDGES.index(row[2])))
@@ -81,6 +89,8 @@ class Report:
         lines += ["", "false alarms:"] + [
             f"  {each.form}, {each.runtime}: {each.judgement.mutant}" for each in self.false_alarms
         ]
+        lines += ["", "not found by proof 2, because they are smaller than its limits or what rounding may do:"]
+        lines += [f"  {precision}: {', '.join(names)}" for precision, names in sorted(self._below_proof_2().items())]
         unchanged = {(each.form, each.judgement.mutant) for each in self.judged if each.judgement.unchanged}
         lines += ["", "change no bit of the answers, and were not found by a judge that finds such damages elsewhere:"]
         lines += [f"  {form}: {name}" for form, name in sorted(unchanged)]

@@ -198,7 +198,8 @@ def no_casts(file: Edit) -> None:
     file.insert("Cast", "down", relu.output[0], to=TensorProto.FLOAT16)
 
 
-@damage("softer ReLU as Max with a small constant", LAYERS)
+# The constant is smaller than half a level of an INT8 output.
+@damage("a ReLU that ends at a small constant")
 def max_relu(file: Edit) -> None:
     relu = file.node("relu3_2")
     source = f"{LAYER}.weight.scale" if file.has(f"{LAYER}.weight.scale") else f"{LAYER}.weight"

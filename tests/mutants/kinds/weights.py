@@ -136,12 +136,13 @@ def raised(file: Edit) -> None:
     file.change(file.bias(LAYER), one_raised)
 
 
-@damage("biases zeroed", LAYERS)
+# A trained bias may be smaller than half a step of an output in FP16 or INT8, which is what rounding may do.
+@damage("biases zeroed")
 def no_biases(file: Edit) -> None:
     file.change(file.bias(LAYER), np.zeros_like)
 
 
-@damage("bias not added", LAYERS)
+@damage("bias not added")
 def bias_not_read(file: Edit) -> None:
     del file.node(LAYER).input[2]
 
