@@ -26,6 +26,7 @@ from vgg_deploy.artifacts import onnx_layers
 from vgg_deploy.artifacts.kinds import CHECKPOINT_SUFFIXES, PLAN_SUFFIXES
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import BUILT, DECLARED, PlanManifest, write_plan
+from vgg_deploy.artifacts.verdict_record import onnx_verdict_line
 from vgg_deploy.errors import BuildError, PreflightError, UsageError
 from vgg_deploy.files import Source, require_writable
 from vgg_deploy.network.classes import read_labels
@@ -78,6 +79,12 @@ def build(
     job, notices = _prepare(Path(model), Path(model).with_suffix(".plan") if plan is None else Path(plan), options)
     with listening(job.backend, verbose) as messages:
         compiled = stoppable(lambda stop: _compile(job, messages, phases, stop))
+    verdict = job.manifest.verdict
+    if onnx_verdict_line(job.model, job.manifest).holds is False:
+        verdict = None
+        notices += (
+            f"{job.model} was changed since it was {job.manifest.verdict}; the plan does not carry that verdict",
+        )
     unproved = [layer for layer in compiled.layers if layer not in compiled.built]
     manifest = PlanManifest(
         backend=job.backend.name,
@@ -91,7 +98,7 @@ def build(
         onnx=Source.of(job.model),
         build_seconds=round(compiled.seconds, 3),
         command=job.options.command(job.model, job.plan),
-        manifest=job.manifest.with_(shapes=shapes_of(job.profiles)),
+        manifest=job.manifest.with_(shapes=shapes_of(job.profiles), verdict=verdict),
     )
     write_plan(job.plan, compiled.data, manifest)
     notices += tuple(f"{job.backend.name}: {warning}" for warning in messages.warnings)

@@ -17,7 +17,7 @@ from vgg_deploy.artifacts.kinds import CHECKPOINT, PLAN, PLAN_SUFFIXES, kind_of
 from vgg_deploy.artifacts.onnx_file import OnnxFile, model_errors
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.artifacts.plan import PLAN_VERSION, VERSION_KEY, PlanManifest, read_plan, seal_problem, sidecar_of
-from vgg_deploy.artifacts.verdict_record import onnx_verdict_line, plan_verdict_line
+from vgg_deploy.artifacts.verdict_record import VerdictLine, onnx_verdict_line, plan_verdict_line
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network import records
@@ -44,7 +44,8 @@ class Description:
         plan: a plan's own manifest, which includes that of its model.
         digests: what the recorded digests of an ONNX file, or the seal of a plan's sidecar, show; None for a foreign
             file.
-        verdict: when the file was verified and against what, or that it never was; None for a foreign file.
+        verdict: when the file was verified and against what, that it was changed since, or that it never was; None for
+            a foreign file.
         contradictions: how the file differs from its manifest, one line each, with what to do.
     """
 
@@ -111,7 +112,7 @@ def _describe_plan(path: Path) -> Description:
             f"{path} has no {sidecar_of(path).name} beside it, and only TensorRT can read a plan without one; copy "
             "both files, or build the plan with vgg-deploy build"
         )
-    digest = sha256_of(path)
+    digest, verdict = sha256_of(path), plan_verdict_line(path, plan)
     spec, arithmetic = plan.manifest.spec, plan.manifest.precision.arithmetic
     weight_bytes = 0
     for layer in spec.weight_layers if spec is not None else ():
@@ -130,8 +131,8 @@ def _describe_plan(path: Path) -> Description:
         manifest=plan.manifest,
         plan=plan,
         digests=_seal_line(path, plan),
-        verdict=plan_verdict_line(path, plan),
-        contradictions=plan_contradictions(path, plan, digest),
+        verdict=verdict.text,
+        contradictions=(*plan_contradictions(path, plan, digest), *_of_verdict(path, verdict)),
     )
 
 
@@ -142,9 +143,11 @@ def _describe_onnx(path: Path) -> Description:
         layers = layer_types(header)
     changes, manifest = changes_of(file), file.manifest
     contradictions = onnx_contradictions(file, changes)
-    digests = None
+    digests, verdict = None, None
     if manifest is not None:
         digests = NO_DIGESTS if changes is None else str(changes)
+        verdict = onnx_verdict_line(path, manifest)
+        contradictions += _of_verdict(path, verdict)
         with suppress(ModelFileError, ManifestError):  # it does not fit the graph, as the contradictions say
             manifest = file.effective_manifest()
     opset = next((entry.version for entry in header.opset_import if entry.domain in ("", "ai.onnx")), "?")
@@ -161,9 +164,13 @@ def _describe_onnx(path: Path) -> Description:
         manifest=manifest,
         plan=None,
         digests=digests,
-        verdict=None if manifest is None else onnx_verdict_line(path, manifest),
+        verdict=None if verdict is None else verdict.text,
         contradictions=contradictions,
     )
+
+
+def _of_verdict(path: Path, verdict: VerdictLine) -> tuple[str, ...]:
+    return (f"{path}: {verdict.text}",) if verdict.holds is False else ()
 
 
 def _seal_line(path: Path, plan: PlanManifest) -> str:

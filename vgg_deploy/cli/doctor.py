@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from vgg_deploy.artifacts.kinds import PLAN, PLAN_SUFFIXES, kind_of
+from vgg_deploy.artifacts.kinds import ONNX, PLAN, PLAN_SUFFIXES, kind_of
 from vgg_deploy.artifacts.plan import BACKENDS
 from vgg_deploy.cli.parameters import cuda_api_option
 from vgg_deploy.cli.tables import print_table
@@ -34,21 +35,83 @@ _PACKAGES = {
 
 
 @click.command("doctor")
-@click.argument("plan", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE.onnx|FILE.plan]")
 @click.option("--device", default="cuda", show_default=True, metavar="DEVICE", help="With a plan: cuda or cuda:N.")
 @cuda_api_option("With a plan: the library that manages its GPU memory.")
-def command(plan: Path | None, device: str, cuda_api: str) -> None:
+def command(file: Path | None, device: str, cuda_api: str) -> None:
     """Show what is installed, which engines can run on this machine, and why the others cannot.
 
-    With a PLAN, check step by step whether it can run here. The exit code is 1 if it cannot.
+    With a file, show whether it can run here and when it was verified: of a plan step by step, of an ONNX file in each
+    runtime. The exit code is 1 if it cannot run here.
     """
-    if plan is None:
+    if file is None:
         _machine()
-    elif not _can_run(plan, device, cuda_api):
+        return
+    if kind_of(file) == ONNX:
+        _refuse_plan_options(file)
+    runs = _onnx_runs(file) if kind_of(file) == ONNX else _plan_runs(file, device, cuda_api)
+    click.echo(f"{file} {'can' if runs else 'cannot'} run here")
+    if not runs:
         raise SystemExit(1)
 
 
-def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
+def _refuse_plan_options(file: Path) -> None:
+    context = click.get_current_context()
+    for name, option in (("device", "--device"), ("cuda_api", "--cuda-api")):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option} applies to plans; {file} is tried on every device: leave it out")
+
+
+def _onnx_runs(path: Path) -> bool:
+    """Prints the verdict of an ONNX file of ours, and which runtimes can open it here; True if one can."""
+    from engines import RUNTIMES
+    from engines.choice import choose_runtime
+    from vgg_deploy.artifacts.onnx_file import OnnxFile
+    from vgg_deploy.artifacts.verdict_record import verdict_line
+
+    file = OnnxFile(path)
+    if file.manifest_json is None:
+        raise UsageError(
+            f"{path} has no vgg_deploy manifest, so it has no verdict; doctor takes files of vgg-deploy export. To try "
+            f"whether it runs: vgg-deploy infer IMAGE --engine {path} --labels FILE"
+        )
+    manifest = file.effective_manifest()
+    verdict = verdict_line(path)
+    if verdict is not None:
+        _line(verdict.holds, "verdict", verdict.text)
+    on_cpu: dict[str, str | None] = {}  # runtime -> why it cannot run the file on the CPU
+    any_runs = False
+    for name, runtime in RUNTIMES.items():
+        for device in runtime.devices:
+            what, problem = _opened(path, name, device)
+            _line(problem is None, f"{name} {device}", what if problem is None else problem)
+            any_runs = any_runs or problem is None
+            if device == "cpu":
+                on_cpu[name] = problem
+    unusable = {name: problem for name, problem in on_cpu.items() if problem is not None}
+    if len(unusable) < len(on_cpu):
+        choice = choose_runtime(EngineOptions(), manifest, unusable)
+        _line(None, "--runtime auto", f"takes {choice.runtime}: {choice.reason}")
+    return any_runs
+
+
+def _opened(path: Path, runtime: str, device: str) -> tuple[str, str | None]:
+    """How a runtime computes a file, and None; or why it cannot open it."""
+    from engines import open_engine
+
+    try:
+        with open_engine(path, runtime=runtime, device=device) as engine:
+            return f"{engine.info.runtime}: {engine.info.precision}", None
+    except VGGDeployError as error:
+        return "", " ".join(str(error).split())
+
+
+def _line(passed: bool | None, name: str, text: str) -> None:
+    """Prints one check; None: it was not possible, or there is nothing to check."""
+    click.echo(f"{ {True: 'ok', False: 'no', None: '-'}[passed]:<2}  {name:<18}  {text}")
+
+
+def _plan_runs(plan: Path, device: str, cuda_api: str) -> bool:
     """Prints the result of each check of a plan; True if all pass."""
     from engines.trt.check import PlanChecks
     from vgg_deploy.artifacts.verdict_record import verdict_line
@@ -56,18 +119,16 @@ def _can_run(plan: Path, device: str, cuda_api: str) -> bool:
     if not re.fullmatch(r"cuda(:\d+)?", device, re.ASCII):
         raise UsageError(f"--device is {device!r}. Plans run on NVIDIA GPUs; expected cuda or cuda:N")
     if kind_of(plan) != PLAN:
-        raise UsageError(
-            f"{plan} is not a plan ({', '.join(PLAN_SUFFIXES)}). To check an ONNX file, use vgg-deploy verify"
-        )
-    runs, marks = True, {True: "ok", False: "no", None: "-"}
+        raise UsageError(f"{plan} is a checkpoint; doctor takes an ONNX file or a plan ({', '.join(PLAN_SUFFIXES)})")
+    runs = True
     checked = PlanChecks(plan, EngineOptions(device=device, cuda_api=cuda_api))
     for check in checked.checks():
         runs = runs and check.passed is not False
-        click.echo(f"{marks[check.passed]:<2}  {check.name:<18}  {check.text}")
+        _line(check.passed, check.name, check.text)
     if checked.plan is not None:
-        mark = marks[None if checked.plan.verdict is None else True]
-        click.echo(f"{mark:<2}  {'verdict':<18}  {verdict_line(plan)}")
-    click.echo(f"{plan} {'can' if runs else 'cannot'} run here")
+        verdict = verdict_line(plan)
+        if verdict is not None:
+            _line(verdict.holds, "verdict", verdict.text)
     return runs
 
 

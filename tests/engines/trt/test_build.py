@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 import vgg_deploy
@@ -17,10 +18,12 @@ from engines.trt.build_options import BuildOptions
 from engines.trt.gpu import compute_capability
 from engines.trt.inspector import built_types
 from vgg_deploy.artifacts.plan import mismatch, read_plan
+from vgg_deploy.artifacts.verdict_record import write_verdict
 from vgg_deploy.errors import BuildError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import TrainScale
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8, Precision
+from vgg_deploy.network.verdict import Verdict
 
 pytestmark = pytest.mark.usefixtures("rtx", "without_gpu")
 
@@ -74,6 +77,19 @@ def test_the_plan_and_its_manifest_lie_beside_the_model_and_match(model: MakeMod
     assert (built.manifest.backend, built.manifest.version) == ("tensorrt-rtx", rtx.version)
     assert built.manifest.compute_capabilities == ()
     assert built.manifest.build_seconds > 0
+
+
+def test_a_plan_carries_the_verdict_of_its_model_only_if_the_model_was_not_changed_since(model: MakeModel) -> None:
+    path = model()
+    verdict = write_verdict(path, Verdict("2026-11-25", Source("best.safetensors", "ab" * 32), (1, 2), "openvino"))
+    assert build(path).manifest.manifest.verdict == verdict
+    edited = onnx.load(path)
+    bias = next(tensor for tensor in edited.graph.initializer if tensor.name == "fc8.bias")
+    bias.raw_data = bytes(len(bias.raw_data))
+    onnx.save(edited, path)
+    built = build(path)
+    assert built.manifest.manifest.verdict is None
+    assert f"{path} was changed since it was {verdict}; the plan does not keep that verdict" in built.notices
 
 
 def test_profiles_come_from_the_paper_s_scales_for_the_training_scale(model: MakeModel) -> None:

@@ -455,6 +455,33 @@ def test_the_report_as_json_has_every_figure(exported: Exported, verify: Command
     assert "model.onnx" in done.out
 
 
+def test_records_of_the_same_file_reference_and_runtime_add_up_and_others_replace_them(
+    exported: Exported,
+    verify: Command,
+    batch: Callable[..., np.ndarray],
+    narrow_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    path, expected = exported(dynamic=True).path, tmp_path / "expected.npz"
+    images = batch(20, 64, 64)
+    with open_engine(path, runtime="onnxruntime") as engine:
+        np.savez(expected, images=images, probabilities=engine.run(images).probabilities)
+    both = f"against {narrow_checkpoint('A').name} and expected.npz: 1 2 3 4 ("
+    done = verify(path, "--expected", expected, "--record", "--runtime", "onnxruntime")
+    assert both in done.err, done.out
+    done = verify(path, "--record", "--runtime", "onnxruntime")
+    assert both in done.err
+    assert "replaces" not in done.err
+    done = verify(path, "--record", "--runtime", "openvino")
+    assert "safetensors: 1 2 3 (openvino" in done.err
+    (line,) = (line for line in done.err.splitlines() if "this replaces a record of other content" in line)
+    assert both in line
+    alter(path, "fc8.weight", lambda weight: weight * 2)
+    done = verify(path, "--record", "--runtime", "openvino")
+    assert done.code == 1
+    assert "nothing is recorded, because a proof failed. Its older record stays: verified on " in done.err
+
+
 def named_on_the_page(figures: dict[str, Any]) -> bool:
     page = (Path(__file__).parents[3] / "docs/verify.md").read_text(encoding="utf-8")
     return all(re.search(rf"[`.]{name}\b", page) for name in figures)

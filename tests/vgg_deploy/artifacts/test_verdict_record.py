@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,11 +12,11 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.vgg_deploy.artifacts.damage import changed, values
+from tests.vgg_deploy.artifacts.damage import changed, values, without_digests
 from vgg_deploy.artifacts.integrity import examine
 from vgg_deploy.artifacts.onnx_file import OnnxFile
 from vgg_deploy.artifacts.plan import PlanManifest, read_plan, sidecar_of, write_plan
-from vgg_deploy.artifacts.verdict_record import verdict_line, write_verdict
+from vgg_deploy.artifacts.verdict_record import content_digest, verdict_line, write_verdict
 from vgg_deploy.errors import OutputError, UsageError
 from vgg_deploy.files import Source, sha256_of
 from vgg_deploy.network.manifest import MANIFEST_KEY
@@ -70,6 +71,12 @@ def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> tuple[str, ..
     return examine(path).contradictions
 
 
+def line_of(path: Path) -> str | None:
+    """The text of a file's verdict."""
+    line = verdict_line(path)
+    return None if line is None else line.text
+
+
 # --- ONNX files
 
 
@@ -83,7 +90,7 @@ def test_an_onnx_file_keeps_everything_but_the_verdict(external: bool, file: Cal
     write_verdict(path, VERDICT)
     after, manifest = onnx.load(path), OnnxFile(path).manifest
     assert manifest is not None
-    assert manifest.verdict == VERDICT
+    assert manifest.verdict == dataclasses.replace(VERDICT, content=content_digest(path))
     assert path.stat().st_mode & 0o777 == 0o640
     assert {file: sha256_of(file) for file in OnnxFile(path).external_files} == weights
     assert bool(weights) is external
@@ -92,7 +99,7 @@ def test_an_onnx_file_keeps_everything_but_the_verdict(external: bool, file: Cal
         del model.metadata_props[:]
     assert after.SerializeToString() == before.SerializeToString()
     assert examine(path).contradictions == ()
-    assert verdict_line(path) == LINE
+    assert line_of(path) == LINE
 
 
 def test_metadata_of_others_and_fields_of_a_later_version_stay(file: Callable[..., Path]) -> None:
@@ -113,7 +120,7 @@ def test_a_link_stays_a_link(file: Callable[..., Path], tmp_path: Path) -> None:
     link.symlink_to(path)
     write_verdict(link, VERDICT)
     assert link.is_symlink()
-    assert verdict_line(path) == LINE
+    assert line_of(path) == LINE
 
 
 def test_a_verdict_that_cannot_be_written_leaves_the_file_as_it_was(
@@ -150,6 +157,103 @@ def test_a_file_without_a_manifest_and_a_checkpoint_take_no_verdict(
     assert [verdict_line(each) for each in (path, narrow_checkpoint(), lonely)] == [None, None, None]
 
 
+EDITS: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "a tensor": values("fc8.bias", lambda bias: bias + 1),
+    "the graph": lambda model: model.graph.node[0].attribute[0].MergeFrom(onnx.AttributeProto(i=7)),
+    "the manifest": lambda model: setattr(
+        model.metadata_props[0], "value", model.metadata_props[0].value.replace('"mirror": true', '"mirror": false')
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+@pytest.mark.parametrize("digests", [True, False], ids=["with digests", "of an older version"])
+def test_a_file_that_was_edited_after_it_was_verified_is_named_as_such(
+    digests: bool,
+    edit: Callable[[onnx.ModelProto], None],
+    file: Callable[..., Path],
+    vgg_deploy_command: Callable[..., Any],
+) -> None:
+    path = file()
+    if not digests:
+        without_digests(path)
+    write_verdict(path, VERDICT)
+    done = vgg_deploy_command("inspect", str(path))
+    assert (done.code, LINE in done.out) == (0, True)
+    changed(path, edit)
+    line = verdict_line(path)
+    assert line is not None
+    assert (line.text, line.holds) == (f"changed since it was {LINE}; verify it again", False)
+    done = vgg_deploy_command("inspect", str(path))
+    assert done.code == 1
+    assert f"Error: {path}: changed since it was {LINE}" in done.err
+    assert f"changed since it was {LINE}" in done.out
+    assert vgg_deploy_command("doctor", str(path)).out.startswith(
+        f"no  verdict             changed since it was {LINE}"
+    )
+
+
+def test_edited_external_data_show_too(file: Callable[..., Path]) -> None:
+    path = file(external_data=True, checkpoint={"fc_width": 256})
+    write_verdict(path, VERDICT)
+    (weights,) = OnnxFile(path).external_files
+    data = bytearray(weights.read_bytes())
+    data[100] ^= 1
+    weights.write_bytes(data)
+    assert line_of(path) == f"changed since it was {LINE}; verify it again"
+
+
+def test_a_verdict_without_a_digest_of_the_content_still_reads(file: Callable[..., Path]) -> None:
+    path = file()
+    write_verdict(path, VERDICT)
+
+    def older(model: onnx.ModelProto) -> None:
+        (entry,) = model.metadata_props
+        data = json.loads(entry.value)
+        del data["verdict"]["content"], data["verdict"]["witness"]
+        entry.value = json.dumps(data)
+
+    changed(path, older)
+    line = verdict_line(path)
+    assert line is not None
+    assert (line.text, line.holds) == (f"{LINE}, recorded by an older vgg_deploy: later changes do not show", None)
+
+
+def test_a_file_that_another_tool_saved_without_a_change_is_still_verified(file: Callable[..., Path]) -> None:
+    path = file()
+    write_verdict(path, VERDICT)
+    before = sha256_of(path)
+    changed(path, lambda model: model.graph.node.__getitem__(0).__setattr__("doc_string", "seen"))
+    assert sha256_of(path) != before
+    assert line_of(path) == LINE
+
+
+# --- two verdicts of one file
+
+
+KNOWN = dataclasses.replace(VERDICT, content="cd" * 32)
+EXPECTED = Source("expected.npz", "ef" * 32)
+
+
+def test_a_weaker_verdict_of_the_same_subject_keeps_the_older_proofs_and_their_date() -> None:
+    older = dataclasses.replace(KNOWN, proofs=(1, 2, 3, 4), witness=EXPECTED)
+    newer = dataclasses.replace(KNOWN, date="2026-12-01", proofs=(1, 3))
+    assert newer.with_older(older) == older
+    assert str(older) == ("verified on 2026-11-25 against best.safetensors and expected.npz: 1 2 3 4 (openvino 2026.4)")
+    stronger = dataclasses.replace(older, date="2026-12-01")
+    assert stronger.with_older(KNOWN) == stronger
+
+
+@pytest.mark.parametrize(
+    "other", [{"content": "00" * 32}, {"content": None}, {"against": EXPECTED}, {"runtime": "ncnn 1.0"}]
+)
+def test_a_verdict_on_another_subject_is_replaced(other: dict[str, Any]) -> None:
+    newer = dataclasses.replace(KNOWN, date="2026-12-01", proofs=(1,))
+    assert newer.with_older(dataclasses.replace(KNOWN, **other)) == newer
+    unwritten = dataclasses.replace(newer, content=None)
+    assert unwritten.with_older(dataclasses.replace(KNOWN, content=None)) == unwritten
+
+
 # --- plans
 
 
@@ -163,7 +267,7 @@ def test_a_plan_and_its_onnx_file_agree(plan: Callable[..., Path]) -> None:
 
 def test_a_verdict_in_the_onnx_file_or_in_the_sidecar_breaks_neither(plan: Callable[..., Path], tmp_path: Path) -> None:
     path = plan()
-    assert verdict_line(path) == f"never verified: vgg-deploy verify {path} --reference CKPT --images DIR --record"
+    assert line_of(path) == f"never verified: vgg-deploy verify {path} --reference CKPT --images DIR --record"
     write_verdict(tmp_path / "model.onnx", LATER)
     assert examine(path).contradictions == ()
     write_verdict(path, VERDICT)
@@ -171,8 +275,8 @@ def test_a_verdict_in_the_onnx_file_or_in_the_sidecar_breaks_neither(plan: Calla
     assert examine(path).recorded
     stated = read_plan(path)
     assert stated is not None
-    assert stated.verdict == VERDICT
-    assert verdict_line(path) == LINE
+    assert stated.verdict == dataclasses.replace(VERDICT, content=hashlib.sha256(DATA).hexdigest())
+    assert line_of(path) == LINE
     assert path.read_bytes() == DATA
 
 
@@ -289,6 +393,18 @@ def test_a_plan_that_was_changed_is_found(plan: Callable[..., Path]) -> None:
     path.write_bytes(DATA[:-1] + b"!")
     (line,) = examine(path).contradictions
     assert "is not the file that model.plan.json describes" in line
+
+
+def test_a_plan_that_was_changed_after_it_was_verified_is_named_as_such(
+    plan: Callable[..., Path], vgg_deploy_command: Callable[..., Any]
+) -> None:
+    path = plan()
+    write_verdict(path, VERDICT)
+    path.write_bytes(DATA[:-1] + b"!")
+    assert line_of(path) == f"changed since it was {LINE}; verify it again"
+    done = vgg_deploy_command("inspect", str(path))
+    assert done.code == 1
+    assert f"Error: {path}: changed since it was {LINE}" in done.err
 
 
 def test_without_digests_the_onnx_file_is_compared_by_its_sha256(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from PIL import Image
 import vgg_deploy
 from engines import RUNTIMES
 from vgg_deploy.artifacts.onnx_file import read_manifest
+from vgg_deploy.artifacts.verdict_record import write_verdict
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.product import Product
+from vgg_deploy.files import Source
 from vgg_deploy.network.manifest import Normalization
+from vgg_deploy.network.verdict import Verdict
 from vgg_deploy.network.weight_facts import WeightFacts
 
 pytest.importorskip("onnxruntime")
@@ -206,6 +210,19 @@ def test_the_json_has_machine_versions_contestants_and_every_sample(
         assert result["parity"]["pictures"] == 3
         assert (result["parity"]["agreement"], result["failures"]) == (1, [])
     assert report["layers"] == []
+
+
+def test_a_file_that_was_edited_after_it_was_verified_is_named_before_it_is_measured(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(TINY, tmp_path / "model.onnx"))
+    write_verdict(path, Verdict("2026-11-25", Source("best.safetensors", "ab" * 32), (1, 2), "openvino 2026.4"))
+    line = "verified on 2026-11-25 against best.safetensors: 1 2 (openvino 2026.4)"
+    assert f"model.onnx: {line}\n" in bench(path).err
+    model = onnx.load(path)
+    model.graph.initializer[-1].raw_data = bytes(len(model.graph.initializer[-1].raw_data))
+    onnx.save(model, path)
+    assert f"model.onnx: changed since it was {line}; verify it again\n" in bench(path).err
 
 
 def test_the_table_has_each_contestant_in_each_shape(bench: Callable[..., Any], tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
 import engines
@@ -17,7 +20,10 @@ from engines.trt import backend as backends
 from engines.trt.backend import Backend
 from engines.trt.cuda import Gpu
 from engines.trt.gpu import compute_capability
+from vgg_deploy.artifacts.verdict_record import write_verdict
 from vgg_deploy.errors import EngineError
+from vgg_deploy.files import Source
+from vgg_deploy.network.verdict import Verdict
 
 
 def line_of(text: str, *words: str) -> list[str]:
@@ -235,3 +241,67 @@ def test_the_installed_tensorrt_rtx_is_listed(doctor: Callable[[], str]) -> None
     row = line_of(doctor(), "tensorrt-rtx", "cuda")
     assert f"tensorrt-rtx {module.__version__} builds" in " ".join(row)
     assert row[2] == "no" or compute_capability() is not None
+
+
+# ---- a file ----
+
+TINY = Path(__file__).parents[2] / "data" / "tiny.onnx"
+
+
+@pytest.fixture
+def checked(vgg_deploy_command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """`checked(edit=None)` -> what doctor says of a small file of ours, after `edit(path)`."""
+
+    def run(edit: Callable[[Path], object] | None = None) -> Any:
+        path = Path(shutil.copy(TINY, tmp_path / "tiny.onnx"))
+        if edit is not None:
+            edit(path)
+        return vgg_deploy_command("doctor", str(path))
+
+    return run
+
+
+def test_a_file_is_opened_in_each_runtime_and_the_choice_is_named(checked: Callable[..., Any]) -> None:
+    pytest.importorskip("onnxruntime")
+    done = checked()
+    assert done.code == 0, done.err
+    assert line_of(done.out, "ok", "onnxruntime", "cpu")[-1] == "float32"
+    assert line_of(done.out, "-", "verdict")[2:4] == ["never", "verified:"]
+    assert line_of(done.out, "-", "--runtime", "auto")[3] == "takes"
+    assert done.out.endswith("tiny.onnx can run here\n")
+
+
+def test_the_record_of_a_file_is_shown(checked: Callable[..., Any]) -> None:
+    verdict = Verdict("2026-11-25", Source("best.safetensors", "ab" * 32), (1, 3), "openvino 2026.4")
+    done = checked(lambda path: write_verdict(path, verdict))
+    assert f"ok  verdict             {verdict}" in done.out.splitlines()
+
+
+def test_a_file_that_no_runtime_opens_fails_with_the_reason_of_each(
+    checked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("onnxruntime", "openvino", "ncnn"):
+        monkeypatch.setitem(sys.modules, module, None)
+    done = checked()
+    assert done.code == 1
+    for name in ("onnxruntime", "openvino", "ncnn"):
+        assert "not installed" in " ".join(line_of(done.out, "no", name, "cpu"))
+    assert done.out.endswith("tiny.onnx cannot run here\n")
+    assert "--runtime auto" not in done.out
+
+
+def test_a_foreign_file_and_a_checkpoint_are_refused_with_advice(
+    checked: Callable[..., Any], vgg_deploy_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    def foreign(path: Path) -> None:
+        model = onnx.load(path)
+        del model.metadata_props[:]
+        onnx.save(model, path)
+
+    done = checked(foreign)
+    assert (done.code, done.out) == (2, "")
+    assert "has no vgg_deploy manifest" in done.err
+    assert "--labels FILE" in done.err
+    done = vgg_deploy_command("doctor", str(tmp_path / "best.safetensors"))
+    assert done.code == 2
+    assert "is a checkpoint" in done.err

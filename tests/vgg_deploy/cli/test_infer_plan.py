@@ -224,11 +224,13 @@ def test_doctor_names_a_version_that_is_not_installed(plan: Path, vgg_deploy_com
     ("arguments", "reason"),
     [
         (("none.plan",), "none.plan: no such plan"),
-        ((str(TINY),), "tiny.onnx is not a plan (.plan, .engine)"),
-        ((str(TINY), "--device", "cpu"), "--device is 'cpu'. Plans run on NVIDIA GPUs"),
+        (("none.safetensors",), "is a checkpoint; doctor takes an ONNX file or a plan (.plan, .engine)"),
+        (("none.plan", "--device", "cpu"), "--device is 'cpu'. Plans run on NVIDIA GPUs"),
+        ((str(TINY), "--device", "cpu"), "--device applies to plans"),
+        ((str(TINY), "--cuda-api", "pycuda"), "--cuda-api applies to plans"),
     ],
 )
-def test_doctor_refuses_what_is_not_a_plan(
+def test_doctor_refuses_what_it_cannot_examine(
     arguments: tuple[str, ...], reason: str, vgg_deploy_command: Callable[..., Any]
 ) -> None:
     finished = vgg_deploy_command("doctor", *arguments)

@@ -107,7 +107,7 @@ def command(
             made = show.all(path.name, [damage[path]] if path in damage else proving.of(path))
             proofs += made
             if record and path in manifests:
-                record_verdict(path, made, evidence.against, proving.runtimes.get(path.name))
+                record_verdict(path, made, evidence, proving.runtimes.get(path.name))
     if json_path is not None:
         write_text(json_path, as_json(proofs, proving.runtimes))
     if against is not None and against.assumption is not None and witness is None:
