@@ -83,7 +83,7 @@ def build(
     if onnx_verdict_line(job.model, job.manifest).holds is False:
         verdict = None
         notices += (
-            f"{job.model} was changed since it was {job.manifest.verdict}; the plan does not carry that verdict",
+            f"{job.model} was changed since it was {job.manifest.verdict}; the plan does not keep that verdict",
         )
     unproved = [layer for layer in compiled.layers if layer not in compiled.built]
     manifest = PlanManifest(
