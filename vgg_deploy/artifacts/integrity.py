@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vgg_deploy.artifacts.changes import Changes
@@ -19,6 +19,7 @@ from vgg_deploy.artifacts.onnx_file import OnnxFile, model_errors
 from vgg_deploy.artifacts.onnx_format import PRODUCER
 from vgg_deploy.artifacts.onnx_layers import layer_types
 from vgg_deploy.artifacts.plan import PlanManifest, mismatch, read_plan, seal_problem
+from vgg_deploy.artifacts.weights_check import NO_DATA
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError, VGGDeployError
 from vgg_deploy.files import sha256_of
 from vgg_deploy.network import records
@@ -108,8 +109,6 @@ def onnx_contradictions(file: OnnxFile, changes: Changes | None) -> tuple[str, .
             return ()
         return (f"{path} was written by vgg_deploy, but its manifest is missing; export it again",)
     found: list[str] = []
-    if changes is not None:
-        found += (f"{path}: {line}; export it again" for line in changes.lines())
     try:
         found += _interface_contradictions(path, stated, file.effective_manifest())
     except (ModelFileError, ManifestError) as error:
@@ -117,9 +116,15 @@ def onnx_contradictions(file: OnnxFile, changes: Changes | None) -> tuple[str, .
     with model_errors(path):
         types = type_contradictions(path, stated, layer_types(file.header))
         graph = _graph_contradictions(file, stated, bool(types))
+    changed: list[str] = []
+    if changes is not None:
+        # Data that are cut are one fault, and the graph's line says more.
+        explained = {text.partition(NO_DATA)[0] for text in graph if NO_DATA in text}
+        unexplained = replace(changes, changed=tuple(name for name in changes.changed if name not in explained))
+        changed += (f"{path}: {line}; export it again" for line in unexplained.lines())
     if len(graph) > _LISTED:
         graph = (*graph[:_LISTED], f"{len(graph) - _LISTED} more differences between its graph and its manifest")
-    return (*found, *types, *(f"{path}: {text}; export it again" for text in graph))
+    return (*changed, *found, *types, *(f"{path}: {text}; export it again" for text in graph))
 
 
 def plan_contradictions(path: Path, plan: PlanManifest, sha256: str | None = None) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from vgg_deploy.artifacts.tensor import StoredTensor
 from vgg_deploy.network.levels import Levels, bias_scales
 from vgg_deploy.network.spec import Layer
 
+NO_DATA = " has no data"  # begins what is said of a tensor whose data are cut, beside its name
+
 
 class WeightsCheck:
     """Checks the weights of the convolutions of a graph.
@@ -59,7 +61,7 @@ class WeightsCheck:
         elif tensor.element != kind or tensor.shape != shape:
             yield f"{name} is {_described(tensor.element, tensor.shape)}; expected {_described(kind, shape)}"
         elif tensor.values is None:
-            yield f"{name} has no data, too much or too little of it, or several copies"
+            yield f"{name}{NO_DATA}, too much or too little of it, or several copies"
 
     def _integers(
         self, name: str, kind: int, shape: tuple[int, ...], scale_kind: int

@@ -10,7 +10,7 @@ from typing import Any
 from export.manifest import exported_manifest, stated_options
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.classes import ClassName
-from vgg_deploy.network.manifest import Manifest, Normalization
+from vgg_deploy.network.manifest import Manifest, Normalization, Rescaling
 from vgg_deploy.network.spec import NetworkSpec
 
 # What a foreign checkpoint does not state: fields of its manifest, each with its words in reports.
@@ -34,12 +34,14 @@ class Facts:
         stated: those of `OPTIONAL` that the source or the user states. The others are not compared, because they were
             taken from the judged file itself.
         sha256: of the checkpoint with these weights; None if it is unknown.
+        training: whether the source states how it was trained: mirroring, rescaling and the training record.
     """
 
     name: str
     manifest: Manifest
     stated: frozenset[str] = frozenset(OPTIONAL)
     sha256: str | None = None
+    training: bool = True
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -68,6 +70,7 @@ def fact_differences(manifest: Manifest, facts: Facts, *, shapes: bool = True) -
         shapes: whether to compare the shapes. Those of a plan are its builder's choice.
     """
     assert manifest.spec is not None
+    yield from _other_source(manifest, facts)
     try:
         options = stated_options(manifest)
     except UsageError:
@@ -79,12 +82,15 @@ def fact_differences(manifest: Manifest, facts: Facts, *, shapes: bool = True) -
         received, wanted = getattr(manifest, name), getattr(expected, name)
         if name in facts.stated and received != wanted:
             advice = _advice(name) if name in _OPTIONS else "export it again"
+            if name == "channels_reversed":
+                received, wanted = ("B,G,R" if value else "R,G,B" for value in (received, wanted))
             yield f"its {OPTIONAL[name]} is {_text(received)}, but that of {facts.name} is {_text(wanted)}: {advice}"
-    for name in ("mirror", "rescaling", "training", *(("shapes", "outputs") if shapes else ())):
+    for name in (*(("mirror", "rescaling") if facts.training else ()), *(("shapes", "outputs") if shapes else ())):
         received, wanted = getattr(manifest, name), getattr(expected, name)
         if received != wanted:
-            yield f"its manifest's {name} is {received!s:.100}; {facts.name} gives {wanted!s:.100}"
-    yield from _other_source(manifest, facts)
+            yield f"its manifest's {name} is {_text(received):.100}; {facts.name} gives {_text(wanted):.100}"
+    if facts.training and manifest.training != expected.training:
+        yield f"its manifest's training record is not that of {facts.name}; export it again"
 
 
 def _other_class(received: tuple[ClassName, ...], expected: tuple[ClassName, ...], name: str) -> str:
@@ -110,8 +116,8 @@ def _other_source(manifest: Manifest, facts: Facts) -> Iterator[str]:
     if facts.sha256 == stated or (len(stated) == 8 and facts.sha256.startswith(stated)):
         return
     yield (
-        f"it was made from {manifest.source.name} with the SHA-256 {stated[:12]}..., but that of {facts.name} is "
-        f"{facts.sha256[:12]}...; give the checkpoint from which it was made"
+        f"it was made from {manifest.source.name} (SHA-256 {stated[:12]}...), not from {facts.name} (SHA-256 "
+        f"{facts.sha256[:12]}...); give the checkpoint from which it was made"
     )
 
 
@@ -119,6 +125,8 @@ def _text(value: Any) -> str:
     if isinstance(value, Normalization):
         mean, std = (",".join(map(repr, numbers)) for numbers in (value.mean, value.std))
         return f"mean {mean} and std {std}"
-    if isinstance(value, bool):
-        return "B,G,R" if value else "R,G,B"
+    if isinstance(value, Rescaling):
+        return f"{value.filter}, sides rounded by {value.rounding}"
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return str(value)

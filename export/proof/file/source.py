@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.proof.file.derivation import Derivation, derive
 from export.proof.file.facts import OPTIONAL, Facts, fact_differences, other_network
+from export.proof.file.repeated import without_named
 from vgg_deploy.artifacts.integrity import Examination, onnx_beside
 from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
 from vgg_deploy.artifacts.onnx_file import OnnxFile
@@ -72,6 +73,7 @@ class SourceWeights:
                 manifest=checkpoint.manifest,
                 stated=frozenset(stated),
                 sha256=checkpoint.source.sha256,
+                training=checkpoint.describes_itself,
             ),
             weights={name: tensor.numpy() for name, tensor in checkpoint.weights.items()},
         )
@@ -169,11 +171,12 @@ def _onnx(path: Path, source: SourceWeights | None, examine: Examine) -> _Judgem
     if source is None:
         return _alone(examination, failures)
     facts, derivation = _compared(file, manifest, source)
-    found = [*(f"{source.facts.name}: {line}" for line in source.damage), *facts, *_lines(derivation), *failures]
+    static = without_named(failures, derivation.tensors)
+    found = [*(f"{source.facts.name}: {line}" for line in source.damage), *facts, *_lines(derivation), *static]
     return _Judgement(
         summary=_count(found, source.kind) if found else _equal(derivation.compared, manifest, source.kind),
         failures=found,
-        tables=_tables(derivation, source),
+        tables=_tables(derivation, source, examination),
         figures={
             "source": source.facts.name,
             "source_sha256": source.facts.sha256,
@@ -279,13 +282,16 @@ def _static_figures(examination: Examination) -> dict[str, Any]:
     }
 
 
-def _tables(derivation: Derivation, source: SourceWeights) -> tuple[Table, ...]:
+def _tables(derivation: Derivation, source: SourceWeights, examination: Examination) -> tuple[Table, ...]:
     """What was compared and what was assumed; and all tensors that differ, if there are any."""
     compared = ", ".join(words for name, words in OPTIONAL.items() if name in source.facts.stated)
     assumed = ", ".join(OPTIONAL[name] for name in source.facts.assumed)
     rows = [
         ("tensors", f"{derivation.compared}, with {derivation.values:,} values, bit for bit"),
         ("facts", f"network, {compared}" if compared else "network"),
+        ("digests", f"of {examination.tensors} tensors, of the graph and of the manifest")
+        if examination.recorded
+        else ("digests", "no digests (exported by an older vgg_deploy): derived instead"),
     ]
     if assumed:
         rows.append(("assumed", f"{assumed}: taken from the file, not compared"))

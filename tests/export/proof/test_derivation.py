@@ -319,12 +319,24 @@ MANIFESTS: list[tuple[tuple[Any, ...], Any, str]] = [
         "its S is [64, 128], but that of vgg11-0.safetensors is 73: if",
     ),
     (("mirror",), False, "its manifest's mirror is False; vgg11-0.safetensors gives True"),
-    (("rescaling", "filter"), "bicubic", "its manifest's rescaling is "),
-    (("training",), {"epochs": 3}, "its manifest's training is {'epochs': 3}; vgg11-0.safetensors gives None"),
+    (
+        ("rescaling", "filter"),
+        "bicubic",
+        "its manifest's rescaling is bicubic, sides rounded by floor; vgg",
+    ),
+    (
+        ("training",),
+        {"epochs": 3},
+        "its manifest's training record is not that of vgg11-0.safetensors; export",
+    ),
     (("shapes", "height", "maximum"), 128, "its manifest's shapes is "),
     (("outputs",), ["probabilities", "features"], "its outputs are probabilities; expected probabilities, features"),
-    (("source", "sha256"), "0" * 64, "it was made from vgg11-0.safetensors with the SHA-256 000000000000..., but"),
-    (("source", "sha256"), "", "it was made from vgg11-0.safetensors with the SHA-256 "),
+    (
+        ("source", "sha256"),
+        "0" * 64,
+        "it was made from vgg11-0.safetensors (SHA-256 000000000000...), not from ",
+    ),
+    (("source", "sha256"), "", "it was made from vgg11-0.safetensors (SHA-256 ...), not from vgg11-0"),
     (("source",), None, "its manifest does not name its checkpoint"),
     (("precision", "arithmetic"), "float16", "the node conv1_1_to_float16 (Cast) is missing"),
     (("precision", "float32_layers"), ["conv9_9"], "its manifest's float32_layers are conv9_9; expected layers"),
@@ -394,6 +406,8 @@ def test_another_checkpoint_of_the_same_network_is_recognized(made: Made, narrow
     for int8 in (None, "tensorrt"):
         file, _ = made(int8=int8)
         proof = proved(file, narrow_checkpoint("A", seed=1))
+        assert proof.failures[0].startswith("it was made from vgg11-0.safetensors (SHA-256 ")
+        assert ", not from vgg11-1.safetensors (SHA-256 " in proof.failures[0]
         assert any("most weights of every layer differ: give the checkpoint" in line for line in proof.failures)
         assert len(proof.failures) == 6
         assert proof.failures[-1].startswith("and ")

@@ -27,6 +27,7 @@ from tests.export.edited import (
     unexamined,
     with_manifest,
 )
+from tests.vgg_deploy.artifacts.damage import without_digests
 from train.network.checkpoint import read
 from vgg_deploy.artifacts.integrity import Examination, examine
 from vgg_deploy.artifacts.onnx_file import OnnxFile
@@ -310,6 +311,68 @@ def test_the_examination_and_the_derivation_are_one_proof(kind: dict[str, Any], 
     assert failures[0].startswith("the node pool3: strides is [1, 1]")
     assert len(failures) > 1
     assert prove_source(file, None, examine).failures
+
+
+ONE_FAULT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "the mean": ({}, ("mean_rgb",)),
+    "a bias": ({"half": True}, ("fc7.bias",)),
+    "a scale of an input": ({"int8": "tensorrt"}, ("conv4_1.input.scale",)),
+    "a zero point of an input": ({"int8": "onnxruntime"}, ("conv2_1.input.zero_point",)),
+    "a scale of weights": ({"int8": "onnxruntime"}, ("conv4_1.weight.scale",)),
+    "a scale of a bias": ({"int8": "onnxruntime"}, ("conv4_1.bias.scale",)),
+}
+
+
+@pytest.mark.parametrize(("kind", "tensors"), ONE_FAULT.values(), ids=ONE_FAULT)
+@pytest.mark.parametrize("recorded", [True, False], ids=["with digests", "of an older version"])
+def test_one_fault_of_a_tensor_is_one_line(
+    kind: dict[str, Any], tensors: tuple[str, ...], recorded: bool, made: Made
+) -> None:
+    file, checkpoint = made(**kind)
+    if not recorded:
+        without_digests(file)
+    damaged(file, flipped(tensors[0], 1))
+    proof = prove_source(file, SourceWeights.from_checkpoint(read(checkpoint)), examine)
+    assert len(proof.failures) == 1, proof.failures
+    failure = proof.failures[0]
+    assert tensors[0] in failure
+    assert proof.summary == "1 difference from its checkpoint"
+    assert bool(proof.figures["contradictions"]) or not recorded
+    row = dict(proof.tables[0].rows)["digests"]
+    assert row.startswith("of " if recorded else "no digests (exported by an older vgg_deploy): derived instead")
+
+
+def test_a_damage_that_the_derivation_does_not_name_keeps_its_line_beside_it(made: Made) -> None:
+    file, checkpoint = made()
+    damaged(file, flipped("mean_rgb", 1))
+    source = SourceWeights.from_checkpoint(read(checkpoint))
+    texts = (
+        "the tensor fc8.bias was changed after the export",
+        "it subtracts the mean 1,2,3 (mean_rgb), but it is not",
+    )
+    proof = prove_source(file, source, lambda path: Examination(tuple(f"{path}: {text}" for text in texts), 2, True, 0))
+    assert proof.failures[1:] == (texts[0],)
+
+
+def test_many_changed_tensors_are_not_counted_a_second_time(made: Made) -> None:
+    file, checkpoint = made()
+    for layer in ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2", "conv5_1", "conv5_2"):
+        damaged(file, flipped(f"{layer}.bias", 1))
+    proof = prove_source(file, SourceWeights.from_checkpoint(read(checkpoint)), examine)
+    assert proof.summary == "8 differences from its checkpoint"
+
+
+def test_training_is_not_compared_with_a_foreign_checkpoint(
+    made: Made, random_weights: Callable[..., Any], tmp_path: Path, narrow_spec: Any
+) -> None:
+    from safetensors.torch import save_file
+
+    file, _ = made(checkpoint={"manifest": {"mirror": False, "training": {"epochs": 3}}})
+    checkpoint = tmp_path / "foreign.safetensors"
+    save_file(random_weights(narrow_spec("A")), checkpoint)
+    facts = WeightFacts(normalization=PAPER_NORMALIZATION)
+    for failure in proved(file, checkpoint, facts).failures:
+        assert not any(word in failure for word in ("mirror", "rescaling", "training", "{"))
 
 
 def test_a_file_whose_manifest_was_removed_fails(made: Made) -> None:

@@ -145,7 +145,8 @@ def test_a_tensor_that_is_stored_twice_is_found(file: Callable[..., Path]) -> No
     def hide(model: onnx.ModelProto) -> None:
         tensor_of(model, "fc8.bias").float_data.extend([1.0] * 5)
 
-    assert named(changed(file(), hide), "the tensor fc8.bias was changed")
+    (line,) = changed(file(), hide).contradictions
+    assert "fc8.bias has no data, too much or too little of it, or several copies" in line
 
     def repeat(model: onnx.ModelProto) -> None:
         model.graph.initializer.add().CopyFrom(tensor_of(model, "fc8.bias"))
@@ -167,7 +168,16 @@ def test_a_tensor_in_external_data_and_in_the_file_is_found(file: Callable[..., 
     tensor = tensor_of(model, "fc6.weight")
     tensor.raw_data = bytes(4 * math.prod(tensor.dims))
     path.write_bytes(model.SerializeToString())
-    assert named(examine(path), "the tensor fc6.weight was changed")
+    (line,) = examine(path).contradictions
+    assert "fc6.weight has no data, too much or too little of it, or several copies" in line
+
+
+def test_external_data_that_were_cut_off_are_one_line_for_each_tensor(file: Callable[..., Path]) -> None:
+    path = file(external_data=True)
+    (weights,) = OnnxFile(path).external_files
+    weights.write_bytes(weights.read_bytes()[:-8])
+    (line,) = examine(path).contradictions
+    assert "fc6.weight has no data, too much or too little of it" in line
 
 
 def test_missing_and_added_tensors_are_named(file: Callable[..., Path]) -> None:
