@@ -142,4 +142,4 @@ def test_export_ends_by_saying_what_it_assumed_and_what_can_show_whether_it_is_r
 def test_torchvisions_weights_state_their_own_pixels(option: tuple[str, str], vgg_deploy_command: Command) -> None:
     done = vgg_deploy_command("export", "--weights", "imagenet", *option)
     assert done.code == 2
-    assert "leave out --normalization, --mean, --std, --channels and --train-scale" in done.err
+    assert "leave out --normalization, --mean, --std, --channels, --train-scale and --key" in done.err

@@ -5,24 +5,23 @@ Our own are .safetensors files with the manifest in the metadata. `train.network
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from train.network.containers import contents_of
 from train.network.foreign import identify
 from train.network.model import fc_weight_shape
-from vgg_deploy.artifacts.kinds import CHECKPOINT, CHECKPOINT_ENDINGS, CHECKPOINT_FORMATS, SAFETENSORS, require_file
+from train.network.stored_classes import stored_classes
+from train.network.weight_sets import chosen_weights, passed_over_notice
 from vgg_deploy.errors import CheckpointError, UsageError
-from vgg_deploy.files import Source, sha256_of, whole_file
+from vgg_deploy.files import Source, whole_file
 from vgg_deploy.network.classes import classes_from_labels, numbered_classes
 from vgg_deploy.network.manifest import BGR, MANIFEST_KEY, Manifest, Normalization, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
@@ -30,9 +29,6 @@ from vgg_deploy.network.weight_facts import NOTHING_STATED, WeightFacts
 
 # For weights whose file does not state S: the usual test of ImageNet networks rescales to 256 for a crop of 224.
 ASSUMED_S_OVER_CROP = (256, 224)
-
-# Keys under which training programs save the weights.
-_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +73,30 @@ def _os_error_arguments(error: Exception) -> tuple[int, str] | tuple[str]:
 
 
 def read(path: Path, facts: WeightFacts = NOTHING_STATED) -> Checkpoint:
-    """Reads our own weights, or those of torchvision or timm, in any format of `CHECKPOINT_FORMATS`, float32 or
-    float16.
+    """Reads our own weights, or those of torchvision or timm, in a file of any ending, float32 or float16.
 
     Raises:
         CheckpointError: the file is unreadable, cut off, holds code, is not a VGG, or has missing, extra, misshapen or
             non-finite tensors.
-        UsageError: no such file; a foreign checkpoint without `facts.normalization`; or facts that contradict the file.
+        UsageError: no such file; a foreign checkpoint without `facts.normalization`; several sets of weights of which
+            `facts.key` names none; or facts that contradict the file.
     """
-    require_file(path, CHECKPOINT)
-    if path.suffix not in CHECKPOINT_FORMATS:
-        raise UsageError(f"{path}: unknown kind of checkpoint; expected a file that ends in {CHECKPOINT_ENDINGS}")
-    safe = CHECKPOINT_FORMATS[path.suffix] == SAFETENSORS
-    tensors, manifest = _read_safetensors(path) if safe else (_read_pickle(path), None)
-    source = Source(path.name, sha256_of(path))
-    if manifest is not None:
-        return _own(tensors, manifest, facts, source, str(path))
-    return foreign(tensors, facts, source, str(path))
+    contents, where = contents_of(path), str(path)
+    source = Source(path.name, contents.sha256)
+    if contents.manifest is not None:
+        return _own(contents.loaded, contents.manifest, facts, source, where)
+    chosen = chosen_weights(contents.loaded, facts.key, where)
+    passed_over = passed_over_notice(chosen.passed_over, where)
+    checkpoint = foreign(chosen.tensors, facts, source, where)
+    notices = [*chosen.notices, *(() if passed_over is None else (passed_over,)), *checkpoint.notices]
+    manifest = checkpoint.manifest
+    if facts.labels is None:
+        names, found = stored_classes(contents.loaded, contents.metadata, len(manifest.classes), where)
+        if names is not None:
+            notices.remove(_unnamed(where))
+            manifest = manifest.with_(classes=names)
+        notices += found
+    return dataclasses.replace(checkpoint, manifest=manifest, notices=tuple(notices))
 
 
 def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, where: str) -> Checkpoint:
@@ -111,7 +114,7 @@ def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, w
     if facts.train_scale is None:
         notices.append(f"{where} does not state its training scale S; {assumed} is assumed (--train-scale changes it)")
     if facts.labels is None:
-        notices.append(f"{where} has no class names; classes are numbered from 0 (--labels FILE gives names)")
+        notices.append(_unnamed(where))
     if (text := _looks_like_bgr(facts.normalization)) is not None:
         notices.append(text)
     classes = (
@@ -132,6 +135,10 @@ def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, w
     return Checkpoint(checked, manifest, source, tuple(notices))
 
 
+def _unnamed(where: str) -> str:
+    return f"{where} has no class names; classes are numbered from 0 (--labels FILE gives names)"
+
+
 def with_channels_reversed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a network that takes RGB, from those of one that takes BGR, or the other way round."""
     return {**weights, "conv1_1.weight": weights["conv1_1.weight"].flip(1).contiguous()}  # [out, 3, kernel, kernel]
@@ -148,6 +155,8 @@ def _looks_like_bgr(normalization: Normalization) -> str | None:
 
 def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: WeightFacts, source: Source, where: str) -> Checkpoint:
     spec = manifest.spec
+    if facts.key is not None:
+        raise UsageError(f"{where} holds one set of weights, without a name; leave --key out")
     if spec is None or manifest.normalization is None:
         raise CheckpointError(
             f"{where}: its manifest lacks the network or the normalization, so it is not the manifest of a checkpoint"
@@ -206,82 +215,3 @@ def _checked(spec: NetworkSpec, tensors: Mapping[str, Tensor], where: str) -> di
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}): damaged, cut off, or another format"
-        ) from error
-    text = metadata.get(MANIFEST_KEY)
-    return tensors, None if text is None else Manifest.from_json(text, str(path))
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    zipped = zipfile.is_zipfile(path)
-    try:
-        if zipped and _is_torchscript(path):
-            raise CheckpointError(
-                f"{path} is a TorchScript archive, which holds code, so it is refused. "
-                "Load it yourself (torch.jit.load) and save only its state_dict()"
-            )
-        if not zipped and not _may_be_a_pickle(path):
-            raise ValueError("neither a zip archive nor a pickle")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about a pickle's protocol before it refuses the pickle
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors ({_blocked(error)}). Loading it could run code, so it is refused. "
-            "If you trust it, load it yourself and save only its state_dict()"
-        ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise CheckpointError(f"{path} cannot be read: damaged, cut off, or not a PyTorch checkpoint") from error
-    return _state_dict(loaded, path)
-
-
-def _is_torchscript(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _may_be_a_pickle(path: Path) -> bool:
-    """Whether the file starts like torch's older files. Web pages, Git LFS pointers and empty files do not."""
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80"  # pickle's opcode PROTO
-
-
-def _blocked(error: Exception) -> str:
-    """The class or function that torch's restricted unpickler refused."""
-    text = str(error)
-    _, marker, rest = text.partition("GLOBAL ")
-    return rest.split()[0] if marker and rest.split() else "an object of unknown kind"
-
-
-def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(loaded).__name__}; expected a state_dict, which maps names to tensors"
-        )
-    for key in _WRAPPERS:
-        if isinstance(loaded.get(key), Mapping):
-            return _state_dict(loaded[key], path)
-    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(
-            f"{path} holds no tensors; expected a state_dict, alone or under one of {', '.join(_WRAPPERS)}"
-        )
-    return tensors

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from train.network.weight_sets import prefixes_of
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.network.spec import BASE_WIDTH, CONFIGURATIONS, TOTAL_STRIDE, NetworkSpec
 
 BATCH_NORM_EPSILON = 1e-5  # of torchvision and timm
 
-# Prefixes that wrappers put before every key: DataParallel, torch.compile, Lightning and others.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 _TORCHVISION_FC = {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
 _TIMM_FC = {"fc6": "pre_logits.fc1", "fc7": "pre_logits.fc2", "fc8": "head.fc"}
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
@@ -38,7 +37,7 @@ def identify(
         CheckpointError: the tensors are not a column of Table 1.
         UsageError: `configuration` contradicts the tensors.
     """
-    plain = _without_prefixes(tensors)
+    plain = _without_prefix(tensors)
     if "conv1_1.weight" in plain:
         renamed, convolutions = dict(plain), _paper_convolutions(plain)
     elif any(name.startswith("features.") for name in plain):
@@ -54,11 +53,11 @@ def identify(
     return spec, _in_fc_form(_named(spec, convolutions, renamed))
 
 
-def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = dict(tensors)
-    while prefix := next((p for p in _PREFIXES if names and all(name.startswith(p) for name in names)), None):
-        names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
-    return names
+def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Removes what stands before the names of the convolutions, such as "module." or the user's name of a network."""
+    prefixes = prefixes_of(tensors)
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _paper_convolutions(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from vgg_deploy.errors import UsageError
 
 CHECKPOINT, PLAN, ONNX = "a checkpoint", "a TensorRT plan", "an ONNX file"
 
-SAFETENSORS, PICKLE = "safetensors", "pickle"
-# The format of a checkpoint with each ending. torch.save writes the pickles: .bin is Hugging Face's ending, .tar the
-# ending of torchvision's training scripts (model.pth.tar), and .ckpt PyTorch Lightning's.
-CHECKPOINT_FORMATS: Mapping[str, str] = {
-    ".safetensors": SAFETENSORS,
-    ".pt": PICKLE,
-    ".pth": PICKLE,
-    ".bin": PICKLE,
-    ".tar": PICKLE,
-    ".ckpt": PICKLE,
-}
-CHECKPOINT_SUFFIXES = tuple(CHECKPOINT_FORMATS)
+# Endings of checkpoints. torch.save writes all but the first: .bin is Hugging Face's ending, .tar the ending of
+# torchvision's training scripts (model.pth.tar), and .ckpt PyTorch Lightning's. Where only weights are expected, the
+# content alone decides.
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
+_SHARD_INDEX = ".index.json"  # names the files of a checkpoint that is split, such as model.safetensors.index.json
 CHECKPOINT_ENDINGS = f"{', '.join(CHECKPOINT_SUFFIXES[:-1])} or {CHECKPOINT_SUFFIXES[-1]}"  # for messages
 
 PLAN_SUFFIXES = (".plan", ".engine")
@@ -36,7 +28,7 @@ _ORIGINS = {
 
 def kind_of(path: Path) -> str:
     """CHECKPOINT, PLAN or ONNX. A file with any other ending is taken for an ONNX file."""
-    if path.suffix in CHECKPOINT_FORMATS:
+    if path.suffix in CHECKPOINT_SUFFIXES or path.name.endswith(_SHARD_INDEX):
         return CHECKPOINT
     return PLAN if path.suffix in PLAN_SUFFIXES else ONNX
 

@@ -39,7 +39,7 @@ def refuse_facts(path: Path, facts: WeightFacts) -> None:
     if facts.about_training:
         raise UsageError(
             f"{path} is {kind_of(path)}, and its manifest states how the network was trained: "
-            "leave out --arch, --normalization, --mean, --std, --channels and --train-scale"
+            "leave out --arch, --normalization, --mean, --std, --channels, --train-scale and --key"
         )
 
 

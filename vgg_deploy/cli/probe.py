@@ -255,7 +255,8 @@ class _Report:
         if self.facts.train_scale is not None:
             scale = self.facts.train_scale
             words += ["--train-scale", str(scale.minimum) if scale.fixed else f"{scale.minimum},{scale.maximum}"]
-        return [*words, "--dynamic"]
+        key = () if self.facts.key is None else ("--key", self.facts.key)
+        return [*words, *key, "--dynamic"]
 
     def as_json(self) -> dict[str, Any]:
         """The figures. Differences are paired, to the first reading; cross-entropy is in nats, top-1 in 0..1."""

@@ -43,6 +43,7 @@ def _weight_facts(
     std: tuple[float, float, float] | None,
     channels: str | None,
     train_scale: TrainScale | None,
+    key: str | None,
 ) -> WeightFacts:
     return WeightFacts(
         configuration=arch,
@@ -50,6 +51,7 @@ def _weight_facts(
         channels=channels,
         labels=labels_text(),
         train_scale=train_scale,
+        key=key,
     )
 
 
@@ -81,6 +83,12 @@ weight_options = gathered(
         callback=train_scale,
         metavar="S|SMIN,SMAX",
         help="Training scale S, for weights whose file does not state it.",
+    ),
+    click.option(
+        "--key",
+        metavar="NAME",
+        help="Set of weights to take from a file with several, such as state_dict or model_ema.  "
+        "[default: the averaged one]",
     ),
     labels_option,
 )
@@ -134,7 +142,7 @@ source_options = gathered(
     click.option(
         "--weights",
         metavar="CKPT|imagenet",
-        help=f"Checkpoint ({CHECKPOINT_ENDINGS}), or torchvision's ImageNet weights.  "
+        help=f"Checkpoint ({CHECKPOINT_ENDINGS}; the content decides), or torchvision's ImageNet weights.  "
         "[default: the newest finished run in --runs; imagenet if there is none]",
     ),
     click.option(
@@ -197,6 +205,7 @@ def known_facts(facts: WeightFacts, manifest: Manifest) -> WeightFacts:
         channels=facts.channels or (BGR if manifest.channels_reversed else RGB),
         labels=facts.labels,
         train_scale=facts.train_scale or manifest.train_scale,
+        key=facts.key,
     )
 
 
@@ -212,10 +221,10 @@ def _imagenet(facts: WeightFacts) -> Checkpoint:
     require_torch("taking torchvision's weights", "torchvision")
     from train.network.pretrained import imagenet
 
-    if facts.normalization is not None or facts.train_scale is not None or facts.channels == BGR:
+    if any((facts.normalization, facts.train_scale, facts.channels == BGR, facts.key is not None)):
         raise UsageError(
-            "torchvision's ImageNet weights have their own normalization and S, and take RGB; "
-            "leave out --normalization, --mean, --std, --channels and --train-scale, or give --weights FILE"
+            "torchvision's ImageNet weights have their own normalization and S, take RGB, and are one set; leave out "
+            "--normalization, --mean, --std, --channels, --train-scale and --key, or give --weights FILE"
         )
     checkpoint = imagenet(facts.configuration or "D")
     if facts.labels is None:

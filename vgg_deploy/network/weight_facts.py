@@ -17,6 +17,7 @@ class WeightFacts:
         channels: RGB or BGR, the order of the input channels. If a foreign checkpoint has None: RGB.
         labels: text of a labels file; see `classes_from_labels`.
         train_scale: S. If a foreign checkpoint has None: 256 for a crop of 224, scaled with the crop.
+        key: the name of a set of weights, in a file with several. None: see `train.network.weight_sets`.
     """
 
     configuration: str | None = None
@@ -24,11 +25,14 @@ class WeightFacts:
     channels: str | None = None
     labels: str | None = None
     train_scale: TrainScale | None = None
+    key: str | None = None
 
     @property
     def about_training(self) -> bool:
         """Whether more than labels was given. Only checkpoints need it."""
-        return bool(self.configuration or self.normalization or self.channels or self.train_scale)
+        return bool(
+            self.configuration or self.normalization or self.channels or self.train_scale or self.key is not None
+        )
 
 
 NOTHING_STATED = WeightFacts()

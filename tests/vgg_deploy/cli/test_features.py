@@ -212,7 +212,7 @@ def test_the_watch_sees_batches(describe: Command, data: Path, watched: list[int
     [
         (("--svm",), "train: no such folder. --svm fits on DATA/train/CLASS/*"),
         (("--scales", "31"), "scale 31 is below the network's crop of 32"),
-        (("--arch", "D"), "leave out --arch, --normalization, --mean, --std, --channels and --train-scale"),
+        (("--arch", "D"), "leave out --arch, --normalization, --mean, --std, --channels, --train-scale and --key"),
         (("-o", "data/owls/1.png"), "would overwrite the input"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

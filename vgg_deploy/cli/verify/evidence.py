@@ -68,8 +68,8 @@ class Evidence:
         if self.reference is None:
             if facts.about_training:
                 raise click.UsageError(
-                    "--arch, --normalization, --mean, --std, --channels and --train-scale describe a --reference; "
-                    "without one, leave them out"
+                    "--arch, --normalization, --mean, --std, --channels, --train-scale and --key describe a "
+                    "--reference; without one, leave them out"
                 )
             return
         from export.proof.pipeline.foreign_reference import takes_floats
@@ -82,9 +82,10 @@ class Evidence:
             return
         if not takes_floats(self.reference):
             refuse_facts(self.reference, facts)
-        elif facts.configuration is not None or facts.train_scale is not None:
+        elif any(fact is not None for fact in (facts.configuration, facts.train_scale, facts.key)):
             raise click.UsageError(
-                f"--arch and --train-scale describe a checkpoint, and {self.reference} is an ONNX file: leave them out"
+                f"--arch, --train-scale and --key describe a checkpoint, and {self.reference} is an ONNX file: leave "
+                "them out"
             )
 
     def sample(self) -> list[Path]:
