@@ -19,6 +19,8 @@ A message says what was received, what was expected and what to do. Errors of a 
 where that library is called.
 """
 
+from collections.abc import Sequence
+
 from vgg_deploy.install import install_command
 
 INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
@@ -103,6 +105,16 @@ def reason_of(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """The text with its lines joined."""
     return " ".join(text.split())
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number and its noun, such as "1 image" and "2 images"."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def either(words: Sequence[str]) -> str:
+    """The words as a choice, such as "floor, nearest or up"."""
+    return " or ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -209,6 +209,9 @@ def test_the_newest_finished_run_is_the_default_and_is_printed(
     path = newest.relative_to(in_a_new_folder)
     assert done.err == f"newest finished run: {path}, top-1 75.00% on cats, less than a minute old\n"
     assert (in_a_new_folder / "vgg13.onnx").is_file()
+    done = vgg_deploy_command("export", "--runs", "elswhere")
+    assert done.code == 2
+    assert "--runs elswhere: no such folder; name the folder of your runs, or give --weights" in done.err
     done = vgg_deploy_command("export", "--runs", "elsewhere")
     path = other.relative_to(in_a_new_folder)
     assert done.err == f"newest finished run: {path}, top-1 unknown on cats, less than a minute old\n"

@@ -126,11 +126,12 @@ def test_export_ends_by_saying_what_it_assumed_and_what_can_show_whether_it_is_r
     done = vgg_deploy_command("export", "--weights", str(checkpoint), "--normalization", "tf", *output)
     line = done.err.splitlines()[-1]
     assert line == (
-        "assumed: --normalization tf --channels rgb, S=73, sides rounded by floor. No comparison with foreign.pth "
-        "shows whether that is right; vgg-deploy probe and verify --expected do"
+        "assumed: --normalization tf --channels rgb --train-scale 73, the long side rounded down, classes numbered, "
+        "without names. No comparison with foreign.pth shows whether that is right. These do: "
+        f"vgg-deploy probe --weights {checkpoint} --images DIR; vgg-deploy verify MODEL.onnx --expected FILE"
     )
     done = vgg_deploy_command("export", "--weights", str(checkpoint), *BGR, *output)
-    assert "--mean 123.68,116.779,103.939 --std 60,60,60 --channels bgr, S=73" in done.err.splitlines()[-1]
+    assert "--mean 123.68,116.779,103.939 --std 60,60,60 --channels bgr --train-scale 73" in done.err.splitlines()[-1]
     own = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), *output)
     assert own.err == ""
     refused = vgg_deploy_command("export", "--weights", str(narrow_checkpoint("A")), "--channels", "bgr", *output)

@@ -13,6 +13,7 @@ from typing import Any
 
 from train.runs.chance import beats_chance
 from train.runs.run import BEST, FINISHED, RECORD, record_of
+from vgg_deploy.errors import counted
 
 MARGIN = 1.2  # for runs that do not state their number of validation images: times 1 / classes
 
@@ -101,7 +102,7 @@ def _age(age: timedelta) -> str:
     for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         count = seconds // length
         if count:
-            return f"{count} {unit}{'s' if count > 1 else ''}"
+            return counted(count, unit)
     return "less than a minute"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vgg_deploy.artifacts.external_data import external_locations
-from vgg_deploy.artifacts.kinds import ONNX, require_file
+from vgg_deploy.artifacts.kinds import CHECKPOINT, ONNX, kind_of, require_file
 from vgg_deploy.artifacts.onnx_format import (
     PRODUCER,
     ElementType,
@@ -34,6 +34,9 @@ from vgg_deploy.network.tensors import PROBABILITIES
 
 if TYPE_CHECKING:
     import onnx
+
+
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")  # how PNG, JPEG, GIF and WebP begin
 
 
 class OnnxFile:
@@ -237,6 +240,11 @@ def _opened(path: Path) -> memoryview:
     require_file(path, ONNX)
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path} is empty (0 bytes)")
+    if kind_of(path) == CHECKPOINT:
+        raise ModelFileError(f"{path} is a checkpoint, not an ONNX file; verify takes it as --reference")
+    with path.open("rb") as file:
+        if file.read(8).startswith(_PICTURES):
+            raise ModelFileError(f"{path} is a picture, not an ONNX file; vgg-deploy export writes one")
     return mapped(path)
 
 

@@ -14,7 +14,7 @@ from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
 from vgg_deploy.cli.parameters import Decorator, gathered
 from vgg_deploy.cli.split_folders import TRAIN, refuse_split
 from vgg_deploy.cli.tables import notice, print_table, progress
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from export.int8 import Calibration, Variants
@@ -204,7 +204,7 @@ def _calibrating(options: CalibrationOptions, readable: int, wanted: int) -> int
     if count < LEAST_IMAGES:
         others = " and as many held-out images" if held_out else ""
         raise UsageError(
-            f"{folder} has {readable} readable image{'s' if readable > 1 else ''}. INT8 ranges need at least "
+            f"{folder} has {counted(readable, 'readable image')}. INT8 ranges need at least "
             f"{LEAST_IMAGES} images{others}; a hundred are better"
         )
     if options.images is None or count == wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,15 +24,16 @@ from vgg_deploy.cli.parameters import (
 )
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError, UsageError
-from vgg_deploy.network.classes import classes_from_labels
+from vgg_deploy.network.classes import classes_from_labels, numbered_classes
 from vgg_deploy.network.manifest import BGR, MANIFEST_KEY, RGB, Manifest, TrainScale
 from vgg_deploy.network.normalization_options import normalization_options
-from vgg_deploy.network.spec import CONFIGURATIONS
+from vgg_deploy.network.spec import CONFIGURATIONS, TOTAL_STRIDE
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
     from train.network.checkpoint import Checkpoint
 
+DEFAULT_RUNS = Path("runs")  # may be missing: nobody has trained yet
 IMAGENET = "imagenet"  # --weights imagenet: torchvision's
 
 
@@ -105,7 +107,8 @@ class WeightSource:
         """Reads the checkpoint and reports its notices.
 
         Raises:
-            UsageError: the options contradict each other, the newest run learned nothing, or torch is not installed.
+            UsageError: the options contradict each other, a named folder of runs does not exist, the newest run learned
+                nothing, or torch is not installed.
             CheckpointError: the file is damaged, or does not hold a VGG network.
         """
         weights = self.weights or self._newest(facts.configuration)
@@ -117,6 +120,8 @@ class WeightSource:
     def _newest(self, configuration: str | None) -> str:
         from train.runs.finished import finished_runs, newest_finished
 
+        if self.runs != DEFAULT_RUNS and not self.runs.is_dir():
+            raise UsageError(f"--runs {self.runs}: no such folder; name the folder of your runs, or give --weights")
         newest = newest_finished(self.runs, configuration)
         if newest is None:
             kind = f" of configuration {configuration}" if configuration else ""
@@ -147,7 +152,7 @@ source_options = gathered(
     ),
     click.option(
         "--runs",
-        default="runs",
+        default=DEFAULT_RUNS,
         show_default=True,
         type=click.Path(path_type=Path),
         metavar="DIR",
@@ -165,12 +170,26 @@ def assumed_line(checkpoint: Checkpoint, path: str | Path) -> str | None:
     if checkpoint.describes_itself:
         return None
     assert manifest.normalization is not None
+    assert manifest.spec is not None
     pixels = " ".join(normalization_options(manifest.normalization))
     order = BGR if manifest.channels_reversed else RGB
+    scale = manifest.train_scale
+    sizes = str(scale.minimum) if scale.fixed else f"{scale.minimum},{scale.maximum}"
+    numbered = manifest.classes == numbered_classes(len(manifest.classes))
+    facts = [
+        f"{pixels} --channels {order} --train-scale {sizes}",
+        f"the long side rounded {'down' if manifest.rescaling.rounding == 'floor' else 'to the nearest pixel'}",
+        "classes numbered, without names" if numbered else "the classes in the order of --labels",
+    ]
+    if manifest.spec.crop == TOTAL_STRIDE:
+        facts.append(
+            f"fc6 reads one position: taken as a crop of {TOTAL_STRIDE}, not as an average over pool5; "
+            "vgg-deploy probe shows which"
+        )
+    probe = shlex.join(["vgg-deploy", "probe", "--weights", str(path)])
     return (
-        f"assumed: {pixels} --channels {order}, S={manifest.train_scale}, sides rounded by "
-        f"{manifest.rescaling.rounding}. No comparison with {Path(path).name} shows whether that is right; "
-        "vgg-deploy probe and verify --expected do"
+        f"assumed: {', '.join(facts)}. No comparison with {Path(path).name} shows whether that is right. These do: "
+        f"{probe} --images DIR; vgg-deploy verify MODEL.onnx --expected FILE"
     )
 
 

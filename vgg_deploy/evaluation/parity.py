@@ -111,13 +111,19 @@ class Parity:
         for name in ("max_dp", "mean_dp", "divergence"):
             value, limit = getattr(self, name), getattr(thresholds, name)
             if not value <= limit:  # true for NaN too
-                failed.append(f"{name} {value:.2g} > {limit:g}" if math.isfinite(value) else f"{name} is {value}")
+                failed.append(f"{name} {above(value, limit)}" if math.isfinite(value) else f"{name} is {value}")
         clear = sum(flip.margin >= min(NEAR_TIE, thresholds.max_dp) for flip in self.flips)
         if not math.isfinite(self.agreement):
             failed.append(f"top-1 agreement {self.agreement:.2%} < {thresholds.agreement:.1%}")
         elif at_least(clear, self.view_count, 1 - thresholds.agreement) < SIGNIFICANCE:
             failed.append(f"top-1 agreement {self.agreement:.2%} < {thresholds.agreement:.1%}, {clear} clear changes")
         return tuple(failed)
+
+
+def above(value: float, limit: float) -> str:
+    """A figure and the limit that it exceeds, as text, with enough digits to tell them apart."""
+    texts = (f"{value:.{digits}g}" for digits in range(2, 18))
+    return f"{next((text for text in texts if float(text) > limit), value)} > {limit:g}"
 
 
 def posteriors(engine: Engine, views: Sequence[NamedView], progress: Callable[[], None] = lambda: None) -> Floats:

@@ -40,6 +40,14 @@ _FILTERS = {
 }
 
 
+LEAST_COLOUR = 4  # mean difference of red and blue, in units of 0..255, of an image that is not grey
+
+
+def is_coloured(pixels: Images) -> bool:
+    """Whether an image uint8 [h, w, 3] has enough colour to show the order of the channels."""
+    return float(np.abs(pixels[..., 0].astype(np.int16) - pixels[..., 2]).mean()) > LEAST_COLOUR
+
+
 def decode(path: Path) -> Images:
     """Reads an image file as uint8 [height, width, 3], RGB, upright. See `decode_reduced`."""
     return decode_reduced(path, None).pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import UsageError, either
 from vgg_deploy.network.manifest import Manifest, Rescaling, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.views.images import centre_box, rescaled_size
@@ -216,7 +216,7 @@ def choose_protocol(
         else:
             name = "dense" if len(scales or built_for) == 1 else "multiscale"
     if name not in PROTOCOL_KINDS:
-        raise UsageError(f"protocol is {name!r}; expected {', '.join(PROTOCOLS)}")
+        raise UsageError(f"protocol is {name!r}; expected {either(PROTOCOLS)}")
     kind = PROTOCOL_KINDS[name]
     if kind.whole and not free_size:
         raise UsageError(

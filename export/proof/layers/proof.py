@@ -25,7 +25,7 @@ from export.proof.layers.error import ShapeError, error_of
 from export.proof.layers.limits import limit_of
 from export.proof.layers.pieces import Cut, CutFile
 from export.proof.layers.simulation import Simulation, simulation_of
-from vgg_deploy.errors import EngineError, ModelFileError
+from vgg_deploy.errors import EngineError, ModelFileError, counted
 from vgg_deploy.evaluation.parity import NamedView
 from vgg_deploy.evaluation.proof import LAYERS, Proof, Table
 from vgg_deploy.inference.piece import Piece, PieceModel
@@ -139,9 +139,10 @@ def prove_layers(
 def _summary(results: Sequence[LayerResult], views: Sequence[NamedView]) -> str:
     failed = sum(not result.passed for result in results)
     if failed or not results:
-        return f"{failed} of {len(results)} layers beyond their limits"
+        limits = "its limit" if len(results) == 1 else "their limits"
+        return f"{failed} of {counted(len(results), 'layer')} beyond {limits}"
     share = max(result.error / result.limit for result in results)
-    return f"{len(results)} layers on {len(views)} views, at most {share:.0%} of a limit"
+    return f"{counted(len(results), 'layer')} on {counted(len(views), 'view')}, at most {share:.0%} of a limit"
 
 
 def layer_count(path: Path) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from export.proof.pipeline.witness_rows import Rows
-from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, compare
+from vgg_deploy.evaluation.parity import THRESHOLDS, Parity, Thresholds, above, compare
 from vgg_deploy.inference.engine import EngineInfo
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8
 from vgg_deploy.network.tensors import Floats
@@ -105,7 +106,8 @@ def compared(
     floor = _floor(expected)
     error = _score_error(expected, received, floor)
     if not error <= limits.score_error:  # true for NaN too
-        failures = (*failures, f"score error {error:.2g} > {limits.score_error:g}")
+        text = above(error, limits.score_error) if math.isfinite(error) else f"is {error}"
+        failures = (*failures, f"score error {text}")
     return WitnessComparison(parity, error, floor, limits, failures)
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from export.proof.pipeline.blind_spots import BlindSpots
 from export.proof.pipeline.comparison import SMALLEST, WitnessComparison, compared
 from export.proof.pipeline.witness import Witness
 from export.proof.pipeline.witness_rows import Rows
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import UsageError, counted
 from vgg_deploy.evaluation.proof import PIPELINE, Proof, Table
 from vgg_deploy.inference.compatibility import view_refusal
 from vgg_deploy.inference.engine import Engine, EngineInfo
@@ -65,7 +66,7 @@ def prove_witness(
             number=PIPELINE,
             artifact=artifact,
             against=against,
-            summary=f"none of {len(expected)} images has an answer",
+            summary=f"none of {counted(len(expected), 'image')} has an answer",
             failures=lost[:MOST_NAMED],
             seconds=time.perf_counter() - began,
         )
@@ -78,19 +79,25 @@ def prove_witness(
     if result.failures:
         failures.append(f"the answers differ from {witness.source.name}: {'; '.join(result.failures)}")
         failures.append(_explanation(engine.info, witness, result, expected[kept], received))
-    kind = "exact images" if protocol is None else f"images, {protocol.name}"
+    spots = BlindSpots.of(witness, kept)
+    kind = counted(len(kept), "exact image" if protocol is None else "image")
+    if protocol is not None:
+        kind += f", {protocol.name}"
+    tables = (_table_of_figures(result), _table_of_images(engine.info, names, worst, expected[kept], received))
     return Proof(
         number=PIPELINE,
         artifact=artifact,
         against=against,
-        summary=f"{len(kept)} {kind}, max |dp| {result.parity.max_dp:.1e}",
+        summary=f"{kind}, max |dp| {result.parity.max_dp:.1e}{spots.remark}",
         failures=tuple(failures),
-        tables=(_table_of_figures(result), _table_of_images(engine.info, names, worst, expected[kept], received)),
+        tables=tables if spots.table is None else (*tables, spots.table),
         figures={
             "images": len(kept),
             "exact": witness.exact,
             "protocol": None if protocol is None else str(protocol),
             "precision": engine.info.lowest,
+            "coloured": spots.coloured,
+            "labels_shown": spots.labelled,
             "columns_reordered": reordered,
             "max_dp": result.parity.max_dp,
             "mean_dp": result.parity.mean_dp,
@@ -218,9 +225,11 @@ def _other_order(info: EngineInfo, witness: Witness, expected: Rows, received: F
     if compared(info, expected[:, order], received, names, exact=witness.exact).failures:
         return None
     first = int((order != np.arange(len(order))).argmax())
+    label = info.manifest.classes[first].label
+    named = "" if label == str(first) else f", {label}"
     return (
         f"the answers agree in another order of the classes: column {int(order[first])} has the answers of class "
-        f"{first}, {info.manifest.classes[first].label}. Name the columns, or export with --labels in the right order"
+        f"{first}{named}. Name the columns, or export with --labels in the right order"
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.proof.pipeline.witness_rows import LOGITS, PROBABILITIES, Rows, column_order, is_number, logarithms_of
-from vgg_deploy.errors import UsageError, reason_of
+from vgg_deploy.errors import UsageError, counted, reason_of
 from vgg_deploy.inference.engine import check_bytes
 from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.tensors import Images
@@ -69,8 +69,8 @@ class Witness:
         count = self.logarithms.shape[1]
         if count != len(classes):
             raise UsageError(
-                f"{self.source} has answers for {count} classes, and the model has {len(classes)}: they are different "
-                "networks"
+                f"{self.source} has answers for {counted(count, 'class', 'classes')}, and the model has "
+                f"{len(classes)}: they are different networks"
             )
         if not self.columns:
             return self.logarithms, False
@@ -116,7 +116,9 @@ def _from_npz(path: Path) -> Witness:
     (kind,) = answers
     logarithms = logarithms_of(path, kind, arrays[kind], len(images) + len(paths))
     if columns and len(columns) != logarithms.shape[1]:
-        raise UsageError(f"{path} names {len(columns)} classes and has answers for {logarithms.shape[1]}")
+        raise UsageError(
+            f"{path} names {counted(len(columns), 'class', 'classes')} and has answers for {logarithms.shape[1]}"
+        )
     return Witness(source=path, logarithms=logarithms, images=images, paths=paths, columns=columns)
 
 
@@ -151,7 +153,9 @@ def _images(path: Path, arrays: Mapping[str, npt.NDArray[Any]], numbered: set[st
     names = [f"image_{index}" for index in range(len(numbered))]
     absent = [name for name in names if name not in numbered]
     if absent:
-        raise UsageError(f"{path} has {len(numbered)} images, but no {absent[0]}; number them from image_0 on")
+        raise UsageError(
+            f"{path} has {counted(len(numbered), 'image')}, but no {absent[0]}; number them from image_0 on"
+        )
     for name in names:
         _check_pixels(path, name, arrays[name], 3)
     return tuple(arrays[name] for name in names)
@@ -214,12 +218,15 @@ def _from_csv(path: Path) -> Witness:
     width = len(header or lines[0][1])
     if width < 3:
         raise UsageError(
-            f"{path} has {width} columns; expected a path and a probability for each class, separated by commas"
+            f"{path} has {counted(width, 'column')}; expected a path and a probability for each class, separated "
+            "by commas"
         )
     rows = []
     for number, cells in lines:
         if len(cells) != width:
-            raise UsageError(f"{path}: line {number} has {len(cells)} cells; expected {width}, as in the first line")
+            raise UsageError(
+                f"{path}: line {number} has {counted(len(cells), 'cell')}; expected {width}, as in the first line"
+            )
         try:
             rows.append([float(cell) for cell in cells[1:]])
         except ValueError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import UsageError, counted
 from vgg_deploy.network.classes import ClassName, class_of_folder, first_other_class
 
 Rows = npt.NDArray[np.float64]  # [n, classes]
@@ -76,7 +76,10 @@ def logarithms_of(path: Path, kind: str, values: npt.NDArray[Any], count: int) -
             f"{path}: {kind} is float16, whose rounding hides small differences; compute them in float32, and save that"
         )
     if len(values) != count:
-        raise UsageError(f"{path} has {count} images and {len(values)} rows of {kind}; expected a row for each image")
+        raise UsageError(
+            f"{path} has {counted(count, 'image')} and {counted(len(values), 'row')} of {kind}; "
+            "expected a row for each image"
+        )
     if values.shape[1] < 2:
         raise UsageError(f"{path}: {kind} is {shape}; expected [n, classes] with at least two classes")
     rows: Rows = values.astype(np.float64)

@@ -155,7 +155,7 @@ FLAT = np.full((2, 3), 1 / 3)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"probabilities": ROWS[:1]}, "2 images and 1 rows of probabilities"),
+        ({"probabilities": ROWS[:1]}, "2 images and 1 row of probabilities"),
         ({"probabilities": ROWS[0]}, r"probabilities is float32 \[3\]; expected numbers \[n, classes\]"),
         ({"probabilities": ROWS[:, :1]}, "at least two classes"),
         ({"probabilities": ROWS.astype(str)}, "expected numbers"),
@@ -200,7 +200,7 @@ def test_a_wrong_npz_file_is_refused_in_plain_words(changes: dict[str, Any], mes
     [
         ("", "has no images"),
         ("path,a,b\n", "has no images"),
-        ("a.png;0.5;0.5\n", "has no images|has 1 columns; .* separated by commas"),
+        ("a.png;0.5;0.5\n", "has no images|has 1 column; .* separated by commas"),
         ("a.png,1\n", "has 2 columns"),
         ("a.png,0.5,0.5\nb.png,0.5\n", "line 2 has 2 cells; expected 3"),
         ("a.png,0.5,0.5\nb.png,0.5,high\n", "line 2 has 'high'; expected a probability"),
@@ -240,9 +240,42 @@ def test_equal_answers_pass_and_the_line_fits(save: Save) -> None:
     steps: list[int] = []
     proof = prove_witness(fake(), read_witness(save()), "m.onnx", progress=lambda: steps.append(1))
     assert (proof.number, proof.passed, proof.against) == (PIPELINE, True, "w.npz")
-    assert proof.summary == "2 exact images, max |dp| 0.0e+00"
+    assert proof.summary == "2 exact images, max |dp| 0.0e+00; few, no labels"
     assert len(steps) == 2
     assert proof.figures["score_error"] < 1e-6
+
+
+NAMES = np.array(["tench", "church", "golf ball"])
+
+
+@pytest.mark.parametrize(
+    ("grey", "names", "count", "summary"),
+    [
+        (0, NAMES, 4, "4 exact images, max |dp| 0.0e+00"),
+        (0, None, 4, "4 exact images, max |dp| 0.0e+00; labels not shown"),
+        (1, NAMES, 4, "4 exact images, max |dp| 0.0e+00"),
+        (2, NAMES, 4, "4 exact images, max |dp| 0.0e+00; grey"),
+        (0, NAMES, 1, "1 exact image, max |dp| 0.0e+00; few"),
+        (1, None, 1, "1 exact image, max |dp| 0.0e+00; few, grey, no labels"),
+    ],
+)
+def test_what_the_witness_cannot_show_is_said(
+    grey: int, names: np.ndarray | None, count: int, summary: str, save: Save
+) -> None:
+    images = np.stack([picture(32, 32, index) for index in range(count)])
+    images[:grey] = images[:grey, :, :, :1]
+    rows = np.resize(ROWS, (count, 3))
+    given = {} if names is None else {"classes": names}
+    witness = read_witness(save(images=images, probabilities=rows, **given))
+    proof = prove_witness(fake(rows), witness, "m.onnx")
+    assert proof.passed, proof.failures
+    assert proof.summary == summary
+    assert len(proof.summary) <= 55  # columns beside the name and the verdict
+    assert proof.figures["coloured"] == count - grey
+    assert proof.figures["labels_shown"] == (names is not None)
+    shown = [] if len(proof.tables) == 2 else [row[0] for row in proof.tables[2].rows]
+    told = {"other readings": "few", "RGB or BGR": "grey", "the label of each output": "label"}
+    assert shown == [what for what, word in told.items() if word in summary]
 
 
 def off(rows: np.ndarray, by: float) -> np.ndarray:

@@ -539,3 +539,17 @@ def test_opening_in_ncnn_maps_a_file_once_and_decodes_its_manifest_once(
     reads = Reads(monkeypatch)
     with open_engine(ours, runtime="ncnn"):
         assert (reads.maps, reads.manifests) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("d.safetensors", bytes(20), "is a checkpoint, not an ONNX file; verify takes it as --reference"),
+        ("d.pth", b"PK\x03\x04", "is a checkpoint, not an ONNX file"),
+        ("photo.png", b"\x89PNG\r\n\x1a\n", "is a picture, not an ONNX file"),
+    ],
+)
+def test_a_checkpoint_and_a_picture_are_named_as_such(name: str, data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ModelFileError, match=message):
+        OnnxFile(tmp_path / name)

@@ -308,12 +308,12 @@ def test_the_peak_is_not_measured_unless_asked_and_the_table_has_no_column_for_i
 @pytest.mark.parametrize(
     ("arguments", "quick", "what"),
     [
-        (("--shapes", "1x32x32"), QUICK, "in turns on 1x32x32 (2 repetitions)\n"),
-        (("--shapes", "1x32x32"), ("--seconds", "0.1"), "in turns on 1x32x32 (0.1 s, at least 3 repetitions)\n"),
+        (("--shapes", "1x32x32"), QUICK, "speed on 1x32x32 (2 repetitions)\n"),
+        (("--shapes", "1x32x32"), ("--seconds", "0.1"), "speed on 1x32x32 (0.1 s, at least 3 repetitions)\n"),
         (
             ("--shapes", "1x32x32", "--protocol", "dense", "--peak"),
             QUICK,
-            "in turns on 1x32x32 and dense over 3 images (2 repetitions each); the machine's peak\n",
+            "speed on 1x32x32 and dense over 3 images (2 repetitions each); the machine's peak\n",
         ),
     ],
 )
@@ -322,7 +322,7 @@ def test_what_will_be_measured_and_how_long_it_takes_is_said_first(
 ) -> None:
     done = bench(TINY, "--images", photos, *arguments, quick=quick)
     assert done.code == 0, done.err
-    assert f"measures tiny.onnx: each by itself, then {what}" in done.err
+    assert f"measures tiny.onnx: loading and memory, then {what}" in done.err
     assert re.search(r"^this takes about \d+ s$", done.err, re.MULTILINE)
 
 

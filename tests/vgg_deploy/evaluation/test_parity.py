@@ -18,6 +18,7 @@ from vgg_deploy.evaluation.parity import (
     NamedView,
     Parity,
     Thresholds,
+    above,
     compare,
     furthest,
     posteriors,
@@ -232,3 +233,8 @@ def test_the_table_catches_a_network_that_was_given_bgr(
     assert rgb.shape == (6, 5)
     assert len(counted) == 6
     assert len(compare(rgb, bgr, [view.name for view in views], manifest.classes).failures(THRESHOLDS[precision])) >= 2
+
+
+def test_a_figure_just_above_its_limit_has_more_digits() -> None:
+    assert above(0.0201, 0.02) == "0.0201 > 0.02"
+    assert above(0.31234, 0.02) == "0.31 > 0.02"

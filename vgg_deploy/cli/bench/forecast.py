@@ -10,6 +10,7 @@ from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.duration import Pace, batches_s, passes_s
 from vgg_deploy.bench.effort import LEAST_REPETITIONS, Effort
 from vgg_deploy.cli.bench.footprint import Footprint
+from vgg_deploy.errors import counted
 
 if TYPE_CHECKING:
     from vgg_deploy.inference.engine import EngineInfo
@@ -43,16 +44,17 @@ class Forecast:
     def __str__(self) -> str:
         works = [str(shape) for shape in self.shapes]
         if self.protocol is not None:
-            works.append(f"{self.protocol.name} over {len(self.pictures)} images")
+            works.append(f"{self.protocol.name} over {counted(len(self.pictures), 'image')}")
         effort = self.effort
         how_long = (
             f"{effort.seconds:g} s, at least {LEAST_REPETITIONS} repetitions"
             if effort.repetitions is None
-            else f"{effort.repetitions} repetition{'s' if effort.repetitions > 1 else ''}"
+            else counted(effort.repetitions, "repetition")
         )
         extras = [text for wanted, text in ((self.peak, "the machine's peak"), (self.layers, "layers")) if wanted]
+        order = "each by itself, then in turns" if len(self.infos) > 1 else "loading and memory, then speed"
         return (
-            f"measures {', '.join(self.infos)}: each by itself, then in turns on {' and '.join(works)} "
+            f"measures {', '.join(self.infos)}: {order} on {' and '.join(works)} "
             f"({how_long}{' each' if len(works) > 1 else ''})" + "".join(f"; {text}" for text in extras)
         )
 

@@ -11,7 +11,7 @@ import click
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.effort import Effort
 from vgg_deploy.cli.parameters import comma_integers, gathered, images_option
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import UsageError, either
 
 SECONDS = 10.0
 
@@ -42,7 +42,7 @@ class Workloads:
         from vgg_deploy.views.protocols import PROTOCOLS
 
         if self.protocol is not None and self.protocol not in PROTOCOLS:
-            raise UsageError(f"--protocol is {self.protocol!r}; expected {', '.join(PROTOCOLS)}")
+            raise UsageError(f"--protocol is {self.protocol!r}; expected {either(PROTOCOLS)}")
         if self.protocol is not None and not self.images:
             raise UsageError("--protocol times image files: give --images DIR")
         if self.scales is not None and self.protocol is None:
