@@ -25,8 +25,8 @@ from benchmarks.report import RESULTS, Page, Table
 from train.network.checkpoint import read
 from train.network.reference import Reference
 from vgg_deploy.evaluation.error_rates import error_rates, evaluate, label_by_folder
-from vgg_deploy.views.images import find_images
 from vgg_deploy.views.protocols import choose_protocol
+from vgg_deploy.views.search import find_images
 
 _TRAIN = ("-m", "train", "--data", "digits")
 SEEDS = 3  # trainings for each S, since their results differ by only a few images

@@ -29,8 +29,8 @@ from vgg_deploy.evaluation.fusion import fused
 from vgg_deploy.inference.engine_options import EngineOptions
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.tensors import Floats
-from vgg_deploy.views.images import find_images
 from vgg_deploy.views.protocols import Protocol, choose_protocol
+from vgg_deploy.views.search import find_images
 
 NAMES = ("center", "dense", "multiscale", "50-crop", "150-crop", "multiscale+150-crop")
 BASE = "dense"

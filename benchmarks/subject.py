@@ -18,7 +18,7 @@ from vgg_deploy.network.classes import numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Manifest, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.weight_facts import WeightFacts
-from vgg_deploy.views.images import find_images
+from vgg_deploy.views.search import find_images
 
 if TYPE_CHECKING:  # not every process that imports this loads torch
     from train.network.checkpoint import Checkpoint

@@ -97,6 +97,8 @@ def command(
         folder = _digits_folder(warn=processes.first) if digits else Path(data)
         with execution.console.status(f"listing the images of {folder}"):
             images = read_folder(folder)
+        if images.notice and processes.first:
+            click.echo(images.notice, err=True)
         if processes.agreed(lambda: images.fingerprint) != images.fingerprint:
             raise UsageError(
                 f"the images in {folder} differ between this machine and the first one; copy the folder again"

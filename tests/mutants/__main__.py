@@ -18,7 +18,7 @@ from tests.mutants.report import Report
 from tests.mutants.trial import Trial
 from vgg_deploy.network.manifest import NORMALIZATIONS
 from vgg_deploy.network.weight_facts import WeightFacts
-from vgg_deploy.views.images import find_images
+from vgg_deploy.views.search import find_images
 
 
 def _arguments() -> argparse.Namespace:

@@ -11,7 +11,8 @@ from engines import open_engine
 from export import export
 from vgg_deploy.evaluation.parity import THRESHOLDS, NamedView, compare, posteriors
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, Rescaling
-from vgg_deploy.views.images import decode, find_images, mirrored, rescale
+from vgg_deploy.views.images import decode, mirrored, rescale
+from vgg_deploy.views.search import find_images
 
 pytest.importorskip("torch")
 

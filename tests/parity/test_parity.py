@@ -30,8 +30,8 @@ from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALI
 from vgg_deploy.network.precision import Quantization
 from vgg_deploy.network.spec import CONFIGURATIONS, NetworkSpec
 from vgg_deploy.network.tensors import Floats, Images
-from vgg_deploy.views.images import find_images
 from vgg_deploy.views.protocols import Protocol
+from vgg_deploy.views.search import find_images
 
 pytest.importorskip("torch")
 

@@ -26,7 +26,8 @@ from vgg_deploy.evaluation.parity import THRESHOLDS, compare
 from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.prediction import Prediction, predict
 from vgg_deploy.network.tensors import Images
-from vgg_deploy.views.images import decode, find_images, rescale
+from vgg_deploy.views.images import decode, rescale
+from vgg_deploy.views.search import find_images
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu

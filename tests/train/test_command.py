@@ -108,6 +108,17 @@ def test_the_recipe_file_of_a_run_gives_the_same_run(run: RunCommand, data_folde
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_training_says_in_one_line_what_the_class_folders_hold_besides(run: RunCommand, data_folder: MakeFolder):
+    folder = data_folder()
+    for split in ("train", "val"):
+        for name in ("dark", "light"):
+            (folder / split / name / "Thumbs.db").touch()
+    status, _, messages = run("--arch A --data", folder, NARROW, "--out here")
+    assert status == 0
+    lines = [line for line in messages.splitlines() if "passed over" in line]
+    assert lines == ["found 24 images; passed over 4 .db"]
+
+
 def test_a_run_writes_its_recipe_metrics_and_curves(run: RunCommand, data_folder: MakeFolder):
     pytest.importorskip("matplotlib")
     assert run("--arch A --data", data_folder(), NARROW, "--out here")[0] == 0

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.network.classes import ClassName
-from vgg_deploy.views.images import find_images
+from vgg_deploy.views.search import FolderSearch, find_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,15 @@ class DataFolder:
     Attributes:
         fingerprint: SHA-256 of the images' paths within the folder and their sizes in bytes, in hexadecimal. A copy of
             the folder has the same fingerprint. Reading every byte of a large set would take longer than an epoch.
+        notice: a line that says which other files the class folders hold, or None. See
+            `vgg_deploy.views.search.FolderSearch`.
     """
 
     classes: tuple[ClassName, ...]
     train: ImageSet
     val: ImageSet
     fingerprint: str
+    notice: str | None = None
 
 
 def read_folder(folder: Path) -> DataFolder:
@@ -64,8 +67,10 @@ def read_folder(folder: Path) -> DataFolder:
             differ.
     """
     ids = class_ids(folder)
-    train, val = (_image_set(folder / split, ids) for split in ("train", "val"))
-    return DataFolder(tuple(class_name(name) for name in ids), train, val, _fingerprint(folder, train.paths, val.paths))
+    search = FolderSearch()
+    train, val = (_image_set(folder / split, ids, search) for split in ("train", "val"))
+    classes = tuple(class_name(name) for name in ids)
+    return DataFolder(classes, train, val, _fingerprint(folder, train.paths, val.paths), search.summary())
 
 
 def class_ids(folder: Path) -> list[str]:
@@ -119,11 +124,11 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4:,} more" if len(names) > 4 else "")
 
 
-def _image_set(folder: Path, ids: list[str]) -> ImageSet:
+def _image_set(folder: Path, ids: list[str], search: FolderSearch) -> ImageSet:
     paths: list[bytes] = []
     targets: list[int] = []
     for target, name in enumerate(ids):
-        paths.extend(os.fsencode(path) for path in find_images([str(folder / name)]))
+        paths.extend(os.fsencode(path) for path in find_images([str(folder / name)], search))
         targets.extend([target] * (len(paths) - len(targets)))
     return ImageSet(np.array(paths, dtype=np.bytes_), np.array(targets, dtype=np.int64))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vgg_deploy.artifacts.export_options import ExportOptions, GraphOptions
+from vgg_deploy.cli.found_images import found_images
 from vgg_deploy.cli.parameters import Decorator, gathered
 from vgg_deploy.cli.split_folders import TRAIN, refuse_split
 from vgg_deploy.cli.tables import notice, print_table, progress
@@ -51,7 +52,7 @@ class CalibrationOptions:
 
         Commands check it before they read weights, which may take a download of half a gigabyte.
         """
-        from vgg_deploy.views.images import find_images
+        from vgg_deploy.views.search import find_images
 
         if self.folder is not None:
             next(find_images([str(self.folder)]))
@@ -104,10 +105,9 @@ def calibration_options(help: str, *, required: bool, images: str, held_out: int
 def draw_sample(folder: Path, count: int, manifest: Manifest, *, dynamic: bool) -> ImageSample:
     """Draws images for calibration. Their views are those of inference: whole images at each Q, or the central crop."""
     from export.sample import draw
-    from vgg_deploy.views.images import find_images
     from vgg_deploy.views.protocols import choose_protocol
 
-    paths = list(find_images([str(folder)]))
+    paths = found_images([str(folder)])
     choice = choose_protocol(manifest, None if dynamic else "center", free_size=dynamic)
     for text in choice.notices:
         notice(text)

@@ -30,6 +30,8 @@ _PACKAGES = {
     "rtx": ("tensorrt-rtx",),
     "gpu, rtx": ("cuda-python",),
     "pycuda": ("pycuda",),
+    "heic": ("pillow-heif",),
+    "jxl": ("pillow-jxl-plugin",),
     "train": ("torch", "torchvision", "safetensors", "scikit-learn", "matplotlib"),
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.artifacts.kinds import require_file
+from vgg_deploy.cli.found_images import found_image_sets
 from vgg_deploy.cli.opening import CheckpointOptions, open_any, options_for_each
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
@@ -95,13 +96,11 @@ def command(
     Writes an .npz file with paths, folders (the classes, which can differ from the network's) and descriptors, float32
     [n, fc_width]. With --svm it also has split: train or val for each image.
     """
-    from vgg_deploy.views.images import find_images
-
     require_file(model)
     if svm:
         _require_split(Path(data))
     folders = [str(Path(data) / part) for part in SPLIT] if svm else [data]
-    sets = [list(find_images([folder])) for folder in folders]
+    sets = found_image_sets([folder] for folder in folders)
     images = [path for paths in sets for path in paths]
     if svm:
         _check_classes(*map(_folders, sets))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vgg_deploy.artifacts.kinds import CHECKPOINT_ENDINGS
+from vgg_deploy.cli.found_images import found_images
 from vgg_deploy.cli.outputs import STDOUT, check_outputs, output_file, write_text
 from vgg_deploy.cli.parameters import labels_files
 from vgg_deploy.cli.split_folders import refuse_training_images
@@ -73,10 +74,9 @@ def command(weights: Path, images: tuple[str, ...], limit: int, json_path: str |
     """
     require_torch("probing a checkpoint")
     from train.network.reading import readings_of
-    from vgg_deploy.views.images import find_images
 
     refuse_training_images(images)
-    paths = list(find_images(images))
+    paths = found_images(images)
     check_outputs({"--json": output_file(json_path)}, (weights, *labels_files(), *paths))
     checkpoint = _read(weights, facts)
     everything = _labelled(paths, checkpoint.manifest.classes)

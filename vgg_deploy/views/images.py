@@ -5,24 +5,17 @@ Training and inference share this file, so a network sees the same pixels in pro
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from vgg_deploy.errors import ImageError, UsageError, reason_of
+from vgg_deploy.errors import ImageError, reason_of
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.network.tensors import Images
-
-# Endings that a folder search takes for images. A file that the user names is read whatever its ending.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"}
-)
+from vgg_deploy.views.formats import HEAD_BYTES, PluginFormat, format_of, register
 
 # A larger image is refused as a decompression bomb. Pillow warns from here on.
 MAX_DECODED_PIXELS = 89_478_485
@@ -79,8 +72,9 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
             decoding averages a JPEG's blocks of 8 x 8 pixels. It is several times as fast and changes pixels slightly.
 
     Raises:
-        ImageError: the file is missing, empty, truncated or not an image; or its image has no pixels, more than
-            `MAX_DECODED_PIXELS`, or floating-point pixels, whose range the file does not state.
+        ImageError: the file is missing, empty, truncated or not an image; it needs a package that is not installed; or
+            its image has no pixels, more than `MAX_DECODED_PIXELS`, or floating-point pixels, whose range the file does
+            not state.
     """
     try:
         if path.is_dir():  # before its size: that of an empty folder is 0 on some file systems
@@ -89,7 +83,7 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
             raise ImageError("the file is empty (0 bytes)")
         # Given a path, Pillow 13.0 maps an uncompressed rotated TIFF into memory with its sides swapped, and returns
         # noise (10.3 does not). So it gets an open file.
-        with path.open("rb") as file, Image.open(file) as image:
+        with path.open("rb") as file, _opened(file) as image:
             width, height = image.size
             if width * height > MAX_DECODED_PIXELS:
                 raise ImageError(
@@ -119,6 +113,17 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
     if not reduced:
         return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
     return Decoded(pixels, (width, height) if turned else (height, width))
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """The image, not decoded yet. The first bytes decide its kind, whatever the file's ending."""
+    kind = format_of(file.read(HEAD_BYTES))
+    file.seek(0)
+    if isinstance(kind, PluginFormat):
+        if not kind.installed:
+            raise ImageError(f"it is {kind.name}, and {kind.remedy}")
+        register(kind)
+    return Image.open(file)
 
 
 def _with_short_side(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -205,56 +210,3 @@ def centre_box(height: int, width: int, crop: int) -> tuple[int, int]:
 def mirrored(pixels: Images) -> Images:
     """The image flipped left to right. uint8 [h, w, 3] -> [h, w, 3], a view of the same memory."""
     return pixels[:, ::-1]
-
-
-def find_images(paths: Iterable[str]) -> Iterator[Path]:
-    """Image files named by paths, folders and glob patterns, in the order given.
-
-    A file is passed on whatever its ending. Folders are searched recursively, in sorted order, for known image endings;
-    hidden files and folders are skipped.
-
-    Raises:
-        UsageError: a path does not exist, a pattern matches nothing, or a folder has no image or cannot be searched.
-    """
-    for text in paths:
-        if not text:
-            raise UsageError("an image path is empty; name a file, a folder or a pattern")
-        path = Path(text)
-        if path.is_dir():
-            yield from _images_under(path)
-        elif path.exists() or path.is_symlink():
-            yield path
-        elif glob.has_magic(text):
-            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - of a whole pattern
-            if not matches:
-                raise UsageError(f"{text}: no file matches this pattern")
-            for match in matches:
-                if Path(match).is_dir():
-                    yield from _images_under(Path(match))
-                else:
-                    yield Path(match)
-        else:
-            raise UsageError(f"{text}: no such file or folder")
-
-
-def _images_under(folder: Path) -> Iterator[Path]:
-    """Follows links to folders, but searches each folder once, so a cycle of links does no harm."""
-
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: this folder cannot be searched ({error.strerror})") from error
-
-    any_image, seen = False, set()
-    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = Path(root).stat()
-        if (status.st_dev, status.st_ino) in seen and status.st_ino:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                any_image = True
-                yield Path(root) / name
-    if not any_image:
-        endings = ", ".join(sorted(SUFFIXES))
-        raise UsageError(f"{folder}: no image in this folder or below it; images end in {endings}")

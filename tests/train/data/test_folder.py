@@ -62,7 +62,10 @@ def test_hidden_folders_and_files_that_are_not_images_are_skipped(data_folder: M
     (folder / "train" / ".ipynb_checkpoints").mkdir()
     (folder / "train" / "README.md").touch()
     (folder / "train" / "dark" / "Thumbs.db").touch()
-    assert len(read_folder(folder).train) == 16
+    (folder / "val" / "dark" / "Thumbs.db").touch()
+    data = read_folder(folder)
+    assert len(data.train) == 16
+    assert data.notice == f"found {len(data.train) + len(data.val)} images; passed over 2 .db"
 
 
 def test_file_names_may_contain_non_ascii_characters(data_folder: MakeFolder):

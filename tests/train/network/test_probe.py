@@ -29,7 +29,7 @@ from vgg_deploy.network.manifest import (
     Normalization,
 )
 from vgg_deploy.network.weight_facts import WeightFacts
-from vgg_deploy.views.images import find_images
+from vgg_deploy.views.search import find_images
 
 PAPER = WeightFacts(normalization=PAPER_NORMALIZATION)
 A = WeightFacts(configuration="A")

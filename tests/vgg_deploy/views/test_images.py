@@ -1,4 +1,4 @@
-"""From files to upright RGB bytes; rescaling and crops as in torchvision; the search for files."""
+"""From files to upright RGB bytes; rescaling and crops as in torchvision."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgg_deploy.errors import ImageError, UsageError
+from vgg_deploy.errors import ImageError
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.views.images import (
     MAX_VIEW_PIXELS,
     centre_box,
     decode,
     decode_reduced,
-    find_images,
     mirrored,
     rescale,
     rescaled_size,
@@ -494,102 +493,3 @@ def test_a_mirror_swaps_left_and_right_only() -> None:
 
 
 # The search for files
-
-
-@pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: it has images, other files and hidden files."""
-    for name in (
-        "b.jpg",
-        "a.PNG",
-        "photo[1].jpg",
-        "notes.txt",
-        ".hidden.jpg",
-        "._b.jpg",
-        "sub/c.webp",
-        "sub/deep/d.tiff",
-        "sub/.cache/e.jpg",
-        "sub[2]/f.bmp",
-        "texts/readme.md",
-        "hidden/.only.jpg",
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    (tmp_path / "nothing").mkdir()
-    (tmp_path / "dangling.jpg").symlink_to("absent")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("paths", "expected"),
-    [
-        (["b.jpg", "b.jpg"], ["b.jpg", "b.jpg"]),
-        (["sub", "b.jpg"], ["sub/c.webp", "sub/deep/d.tiff", "b.jpg"]),
-        (["notes.txt"], ["notes.txt"]),
-        ([".hidden.jpg"], [".hidden.jpg"]),
-        (["dangling.jpg"], ["dangling.jpg"]),
-        (["photo[1].jpg"], ["photo[1].jpg"]),
-        (["sub[2]"], ["sub[2]/f.bmp"]),
-        (["b*.jpg"], ["b.jpg"]),
-        (["?.*"], ["a.PNG", "b.jpg"]),
-        (["**/*.tiff"], ["sub/deep/d.tiff"]),
-        (["su[b]"], ["sub/c.webp", "sub/deep/d.tiff"]),
-        ([], []),
-    ],
-)
-def test_files_folders_and_patterns_are_found_in_the_order_given(
-    tree: Path, paths: list[str], expected: list[str]
-) -> None:
-    assert list(find_images(paths)) == [Path(name) for name in expected]
-
-
-def test_a_folder_is_searched_whole_in_sorted_order_without_hidden_files(tree: Path) -> None:
-    names = [path.relative_to(tree).as_posix() for path in find_images([str(tree)])]
-    assert names == ["a.PNG", "b.jpg", "dangling.jpg", "photo[1].jpg", "sub/c.webp", "sub/deep/d.tiff", "sub[2]/f.bmp"]
-
-
-@pytest.mark.parametrize(
-    ("path", "named"),
-    [
-        ("absent.jpg", "absent.jpg: no such file or folder"),
-        ("absent*.jpg", "no file matches this pattern"),
-        ("nothing", r"no image in this folder or below it; images end in .*\.jpg"),
-        ("hidden", "no image in this folder"),
-        ("", "an image path is empty"),
-    ],
-)
-def test_a_path_that_gives_no_image_is_refused(tree: Path, path: str, named: str) -> None:
-    with pytest.raises(UsageError, match=named):
-        list(find_images([path]))
-
-
-def test_images_are_found_one_by_one(tree: Path) -> None:
-    assert next(find_images(["b.jpg", "absent.jpg"])) == Path("b.jpg")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
-def test_folders_behind_links_are_searched_and_a_circle_of_links_ends(tmp_path: Path) -> None:
-    real, tree = tmp_path / "real", tmp_path / "tree"
-    real.mkdir()
-    tree.mkdir()
-    saved(real / "a.png", Image.new("RGB", (8, 8)))
-    (tree / "linked").symlink_to(real)
-    (real / "circle").symlink_to(tree)
-    assert list(find_images([str(tree)])) == [tree / "linked" / "a.png"]
-
-
-def test_a_folder_that_cannot_be_searched_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(tmp_path / "a.png", Image.new("RGB", (8, 8)))
-    (tmp_path / "locked").mkdir()
-    scandir = os.scandir
-
-    def refusing(path: Any) -> Any:
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(UsageError, match=r"locked: this folder cannot be searched \(Permission denied\)"):
-        list(find_images([str(tmp_path)]))

@@ -10,6 +10,7 @@ import click
 
 from vgg_deploy.bench.batch_shape import BatchShape
 from vgg_deploy.bench.effort import Effort
+from vgg_deploy.cli.found_images import found_images
 from vgg_deploy.cli.parameters import comma_integers, gathered, images_option
 from vgg_deploy.errors import UsageError, either
 
@@ -51,9 +52,7 @@ class Workloads:
     @functools.cached_property
     def paths(self) -> tuple[Path, ...]:
         """The image files."""
-        from vgg_deploy.views.images import find_images
-
-        return tuple(find_images(self.images))
+        return tuple(found_images(self.images))
 
 
 def _shapes(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[BatchShape, ...] | None:

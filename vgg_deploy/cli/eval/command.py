@@ -14,6 +14,7 @@ from vgg_deploy.cli.eval.evaluated_models import EvaluatedModels
 from vgg_deploy.cli.eval.evaluator import EvaluationOptions, Evaluator, evaluation_options, rows_of
 from vgg_deploy.cli.eval.report_options import ReportOptions, report_options
 from vgg_deploy.cli.eval.selection import folder_and_protocols, select_protocols
+from vgg_deploy.cli.found_images import found_images
 from vgg_deploy.cli.outputs import check_outputs
 from vgg_deploy.cli.parameters import engine_options, flip_option, gathered, labels_files, scales_option
 from vgg_deploy.cli.protocol_options import ProtocolOptions
@@ -80,13 +81,12 @@ def command(
     A folder names its class by id, label or both: n01440764, tench or n01440764_tench.
     """
     from vgg_deploy.evaluation.error_rates import label_by_folder
-    from vgg_deploy.views.images import find_images
 
     folder, names = folder_and_protocols(data, protocol_names)
     for path in model_paths:
         require_file(path)
     refuse_training_images([folder])
-    paths = list(find_images([folder]))
+    paths = found_images([folder])
     check_outputs({**report.files, "--cache": evaluation.cache}, (*model_paths, *labels_files(), *paths))
     with ExitStack() as stack:
         models = stack.enter_context(EvaluatedModels(model_paths, options, facts))

@@ -12,6 +12,7 @@ import click
 
 from vgg_deploy.artifacts.kinds import PLAN, kind_of, require_file
 from vgg_deploy.artifacts.plan import sidecar_of
+from vgg_deploy.cli.found_images import found_images
 from vgg_deploy.cli.infer.heatmaps import Heatmaps
 from vgg_deploy.cli.infer.streams import ResultOptions, result_options
 from vgg_deploy.cli.infer.tally import Tally
@@ -108,12 +109,12 @@ def command(
     the paper). Results come in input order. A file that cannot be read is reported, and the exit code is then 1.
     """
     from vgg_deploy.inference.prediction import Failure, predict
-    from vgg_deploy.views.images import MAX_VIEW_PIXELS, find_images
+    from vgg_deploy.views.images import MAX_VIEW_PIXELS
 
     require_file(model)
     if check_folders:
         refuse_training_images(paths)
-    images = list(find_images(paths))
+    images = found_images(paths)
     model_files = (model, sidecar_of(model)) if kind_of(model) == PLAN else (model,)
     check_outputs(results.files, (*model_files, *labels_files(), *images))
     if kind_of(model) != PLAN:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vgg_deploy.artifacts.kinds import CHECKPOINT, kind_of
+from vgg_deploy.cli.found_images import found_images
 from vgg_deploy.cli.opening import refuse_facts
 from vgg_deploy.cli.parameters import gathered, images_option
 from vgg_deploy.cli.split_folders import refuse_training_images
@@ -92,11 +93,9 @@ class Evidence:
         """The images to compare on, at most `limit`; a notice says if they are a sample.
 
         Raises:
-            UsageError: see `vgg_deploy.views.images.find_images`.
+            UsageError: see `vgg_deploy.cli.found_images.found_images`.
         """
-        from vgg_deploy.views.images import find_images
-
-        paths = list(find_images(self.images))
+        paths = found_images(self.images)
         if self.limit >= len(paths):
             return paths
         notice(f"comparing on {self.limit} of {len(paths)} images, a seeded sample (--limit)")
