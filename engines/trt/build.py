@@ -29,7 +29,7 @@ from vgg_deploy.artifacts.plan import BUILT, DECLARED, PlanManifest, write_plan
 from vgg_deploy.artifacts.verdict_record import onnx_verdict_line
 from vgg_deploy.errors import BuildError, PreflightError, UsageError
 from vgg_deploy.files import Source, require_writable
-from vgg_deploy.network.classes import read_labels
+from vgg_deploy.network.label_files import read_labels
 from vgg_deploy.network.manifest import Manifest
 from vgg_deploy.network.precision import FLOAT16, FLOAT32, INT8, differences, summary
 from vgg_deploy.network.shapes import Profile, shapes_of

@@ -19,7 +19,7 @@ from vgg_deploy.errors import EngineError, PlanError, UsageError
 from vgg_deploy.files import Source, sha256_of
 from vgg_deploy.inference.engine import BaseEngine, EngineInfo, check_bytes
 from vgg_deploy.inference.engine_options import EngineOptions
-from vgg_deploy.network.classes import classes_from_labels
+from vgg_deploy.network.label_files import classes_from_labels
 from vgg_deploy.network.manifest import Manifest, TrainScale
 from vgg_deploy.network.precision import summary
 from vgg_deploy.network.shapes import AxisRange, PlanProfiles, Profile, ShapeRange, shapes_of
@@ -173,16 +173,16 @@ def _completed_manifest(checked: PlanChecks, loaded: LoadedPlan) -> PlanManifest
                 f"{plan.command}"
             )
         plan = dataclasses.replace(plan, profiles=tensors.profiles)
-    classes = plan.manifest.classes
+    manifest = plan.manifest
     if labels is not None:
-        classes = classes_from_labels(labels, tensors.classes, "the labels file")
-    elif len(classes) != tensors.classes:
+        # A substitute manifest has no spec, and no classes yet.
+        manifest = manifest.named(classes_from_labels(labels, tensors.classes))
+    elif len(manifest.classes) != tensors.classes:
         raise PlanError(
-            f"{sidecar_of(path)} names {len(classes)} classes, but {path} has {tensors.classes}. Build the plan again: "
-            f"{plan.command}"
+            f"{sidecar_of(path)} names {len(manifest.classes)} classes, but {path} has {tensors.classes}. Build the "
+            f"plan again: {plan.command}"
         )
-    changes = {"classes": classes, "shapes": shapes_of(plan.profiles), "outputs": tensors.outputs}
-    return dataclasses.replace(plan, manifest=plan.manifest.with_(**changes))
+    return dataclasses.replace(plan, manifest=manifest.with_(shapes=shapes_of(plan.profiles), outputs=tensors.outputs))
 
 
 def _substitute_manifest(path: Path, loaded: LoadedPlan) -> PlanManifest:

@@ -22,7 +22,8 @@ from train.network.stored_classes import stored_classes
 from train.network.weight_sets import chosen_weights, passed_over_notice
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.files import Source, whole_file
-from vgg_deploy.network.classes import classes_from_labels, numbered_classes
+from vgg_deploy.network.classes import numbered_classes
+from vgg_deploy.network.label_files import classes_from_labels
 from vgg_deploy.network.manifest import BGR, MANIFEST_KEY, Manifest, Normalization, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.network.weight_facts import NOTHING_STATED, WeightFacts
@@ -94,7 +95,7 @@ def read(path: Path, facts: WeightFacts = NOTHING_STATED) -> Checkpoint:
         names, found = stored_classes(contents.loaded, contents.metadata, len(manifest.classes), where)
         if names is not None:
             notices.remove(_unnamed(where))
-            manifest = manifest.with_(classes=names)
+            manifest = manifest.named(names)
         notices += found
     return dataclasses.replace(checkpoint, manifest=manifest, notices=tuple(notices))
 
@@ -118,9 +119,7 @@ def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, w
     if (text := _looks_like_bgr(facts.normalization)) is not None:
         notices.append(text)
     classes = (
-        numbered_classes(spec.classes)
-        if facts.labels is None
-        else classes_from_labels(facts.labels, spec.classes, "the labels file")
+        numbered_classes(spec.classes) if facts.labels is None else classes_from_labels(facts.labels, spec.classes)
     )
     manifest = Manifest(
         classes=classes,
@@ -128,6 +127,7 @@ def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, w
         normalization=facts.normalization,
         train_scale=facts.train_scale or TrainScale(assumed, assumed),
         channels_reversed=facts.channels == BGR,
+        classes_numbered=facts.labels is None,
     )
     checked = _checked(spec, weights, where)
     if manifest.channels_reversed:
@@ -174,7 +174,7 @@ def _own(tensors: dict[str, Tensor], manifest: Manifest, facts: WeightFacts, sou
     if facts.channels == BGR:
         raise UsageError(f"{where} takes RGB, as its manifest states, but --channels bgr is given; leave it out")
     if facts.labels is not None:
-        manifest = manifest.with_(classes=classes_from_labels(facts.labels, spec.classes, "the labels file"))
+        manifest = manifest.named(classes_from_labels(facts.labels, spec.classes))
     if facts.train_scale is not None:
         manifest = manifest.with_(train_scale=facts.train_scale)
     return Checkpoint(_checked(spec, tensors, where), manifest, source, describes_itself=True)

@@ -27,7 +27,7 @@ from vgg_deploy.artifacts.protobuf import Message, NotProtobufError, TruncatedEr
 from vgg_deploy.artifacts.tensor import StoredTensor, read_tensors
 from vgg_deploy.artifacts.value_info import ValueInfo
 from vgg_deploy.errors import ManifestError, ModelFileError, UsageError
-from vgg_deploy.network.classes import classes_from_labels
+from vgg_deploy.network.label_files import classes_from_labels
 from vgg_deploy.network.manifest import MANIFEST_KEY, Manifest, TrainScale
 from vgg_deploy.network.shapes import AxisRange, ShapeRange
 from vgg_deploy.network.tensors import PROBABILITIES
@@ -157,7 +157,7 @@ class OnnxFile:
                 "export it again"
             )
         if labels is not None:
-            names = classes_from_labels(labels, classes, "the labels file")
+            names = classes_from_labels(labels, classes)
         elif stated is not None:
             names = stated.classes
         elif self.producer == PRODUCER:
@@ -177,7 +177,8 @@ class OnnxFile:
         )
         shapes = ShapeRange(batch, height, width)
         if stated is not None:
-            return stated.with_(classes=names, shapes=shapes, outputs=outputs)
+            stated = stated.with_(shapes=shapes, outputs=outputs)
+            return stated if labels is None else stated.named(names)
         crop = max(height.minimum, width.minimum)
         return Manifest(names, None, None, TrainScale(crop, crop), shapes=shapes, outputs=outputs)
 

@@ -12,7 +12,7 @@ import click
 
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import DEFAULT_CUDA_API, EngineOptions
-from vgg_deploy.network.classes import read_labels
+from vgg_deploy.network.label_files import read_labels
 from vgg_deploy.network.manifest import NORMALIZATIONS, Normalization, TrainScale
 
 Function = Callable[..., Any]
@@ -151,7 +151,8 @@ def labels_option(command: Function) -> Function:
         metavar="FILE",
         expose_value=False,
         callback=_read_labels,
-        help="Class names in the order of the outputs, one per line: LABEL or ID<TAB>LABEL.  [default: the model's]",
+        help="Class names: one LABEL or ID<TAB>LABEL per line in the order of the outputs, INDEX LABEL lines, or "
+        "JSON.  [default: the model's]",
     )(command)
 
 

@@ -24,7 +24,7 @@ from vgg_deploy.cli.parameters import (
 )
 from vgg_deploy.cli.tables import notice
 from vgg_deploy.errors import MissingDependencyError, UsageError
-from vgg_deploy.network.classes import classes_from_labels, numbered_classes
+from vgg_deploy.network.label_files import classes_from_labels
 from vgg_deploy.network.manifest import BGR, MANIFEST_KEY, RGB, Manifest, TrainScale
 from vgg_deploy.network.normalization_options import normalization_options
 from vgg_deploy.network.spec import CONFIGURATIONS, TOTAL_STRIDE
@@ -175,11 +175,10 @@ def assumed_line(checkpoint: Checkpoint, path: str | Path) -> str | None:
     order = BGR if manifest.channels_reversed else RGB
     scale = manifest.train_scale
     sizes = str(scale.minimum) if scale.fixed else f"{scale.minimum},{scale.maximum}"
-    numbered = manifest.classes == numbered_classes(len(manifest.classes))
     facts = [
         f"{pixels} --channels {order} --train-scale {sizes}",
         f"the long side rounded {'down' if manifest.rescaling.rounding == 'floor' else 'to the nearest pixel'}",
-        "classes numbered, without names" if numbered else "the classes in the order of --labels",
+        "classes numbered, without names" if manifest.unnamed else "the classes in the order of --labels",
     ]
     if manifest.spec.crop == TOTAL_STRIDE:
         facts.append(
@@ -249,5 +248,5 @@ def _imagenet(facts: WeightFacts) -> Checkpoint:
     if facts.labels is None:
         return checkpoint
     manifest = checkpoint.manifest
-    classes = classes_from_labels(facts.labels, len(manifest.classes), "the labels file")
-    return dataclasses.replace(checkpoint, manifest=manifest.with_(classes=classes))
+    classes = classes_from_labels(facts.labels, len(manifest.classes))
+    return dataclasses.replace(checkpoint, manifest=manifest.named(classes))

@@ -1,4 +1,4 @@
-"""Names of classes, from a labels file and from folders."""
+"""Names of classes, and the class that a folder's name means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from vgg_deploy.errors import UsageError
 
@@ -24,49 +23,6 @@ class ClassName:
 def numbered_classes(count: int) -> tuple[ClassName, ...]:
     """Classes named after their position, for weights without names."""
     return tuple(ClassName(str(index), str(index)) for index in range(count))
-
-
-def read_labels(path: Path | None) -> str | None:
-    """The text of a labels file, or None without one.
-
-    Raises:
-        UsageError: the file cannot be read, or is not UTF-8.
-    """
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text; expected a labels file, one label per line") from None
-    except OSError as error:
-        raise UsageError(f"cannot read the labels file {path}: {error.strerror}") from None
-
-
-def classes_from_labels(text: str, count: int, where: str) -> tuple[ClassName, ...]:
-    """Reads a labels file: `label` or `id<TAB>label` per line, in the order of the outputs.
-
-    A label without an id is its own id. If a label occurs twice, its line number makes the id unique.
-
-    Raises:
-        UsageError: the number of lines is not `count`, or an id occurs twice.
-    """
-    lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
-    if len(lines) != count:
-        raise UsageError(
-            f"{where} has {len(lines)} labels; the network has {count} classes; expected one label per line"
-        )
-    classes = []
-    for number, line in enumerate(lines):
-        name, tab, label = line.partition("\t")
-        if tab:
-            classes.append(ClassName(name.strip(), label.strip()))
-        else:
-            classes.append(ClassName(line if lines.count(line) == 1 else f"{line}#{number}", line))
-    ids = [name.id for name in classes]
-    if len(set(ids)) != len(ids):
-        repeated = next(name for name in ids if ids.count(name) > 1)
-        raise UsageError(f"{where} has the class id {repeated!r} more than once; ids must be unique")
-    return tuple(classes)
 
 
 def class_of_folder(folder: str, classes: Sequence[ClassName]) -> int:

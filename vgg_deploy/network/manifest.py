@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from vgg_deploy.errors import ManifestError, UsageError
 from vgg_deploy.files import Source
 from vgg_deploy.network import records
-from vgg_deploy.network.classes import ClassName
+from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.digests import Digests
 from vgg_deploy.network.precision import Precision, differences
 from vgg_deploy.network.shapes import ShapeRange
@@ -122,6 +123,8 @@ class Manifest:
         verdict: the proofs that `verify --record` saw the file pass.
         channels_reversed: whether the input channels of conv1_1 were reversed when the weights were read, because their
             checkpoint takes BGR. The network takes RGB from then on, and `normalization` is in that order.
+        classes_numbered: whether the weights came without class names, so that the ids are positions and no names of
+            folders. None: an older file, which does not state it; see `unnamed`.
     """
 
     classes: tuple[ClassName, ...]
@@ -139,14 +142,31 @@ class Manifest:
     digests: Digests | None = None
     verdict: Verdict | None = None
     channels_reversed: bool = field(default=False, metadata=ADDED)
+    classes_numbered: bool | None = False
 
     def __post_init__(self) -> None:
         if self.spec is not None and len(self.classes) != self.spec.classes:
             raise ManifestError(f"{len(self.classes)} class names for a network of {self.spec.classes} classes")
         ids = [name.id for name in self.classes]
         if len(set(ids)) != len(ids):
-            repeated = next(name for name in ids if ids.count(name) > 1)
+            repeated = next(name for name, times in Counter(ids).items() if times > 1)
             raise ManifestError(f"class id {repeated!r} occurs more than once; ids must be unique")
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether the classes have no names, only their positions as numbers. No folder can then be matched to them.
+
+        A checkpoint of our own always names its classes: those of digits are called 0 to 9. Older files of foreign
+        weights do not state it, and are judged by their numbers.
+        """
+        if self.classes_numbered is not None:
+            return self.classes_numbered
+        foreign = self.spec is not None and self.training is None
+        return foreign and self.classes == numbered_classes(len(self.classes))
+
+    def named(self, classes: tuple[ClassName, ...]) -> Manifest:
+        """A copy with the names of classes that a user states."""
+        return self.with_(classes=classes, classes_numbered=False)
 
     @property
     def crop(self) -> int:

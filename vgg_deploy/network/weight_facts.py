@@ -15,7 +15,7 @@ class WeightFacts:
         configuration: A ... E. Only A-LRN needs it: its tensors are the same as those of A.
         normalization: of pixels, in the order R, G, B. A foreign checkpoint is refused without it.
         channels: RGB or BGR, the order of the input channels. If a foreign checkpoint has None: RGB.
-        labels: text of a labels file; see `classes_from_labels`.
+        labels: text of a labels file; see `vgg_deploy.network.label_files.classes_from_labels`.
         train_scale: S. If a foreign checkpoint has None: 256 for a crop of 224, scaled with the crop.
         key: the name of a set of weights, in a file with several. None: see `train.network.weight_sets`.
     """

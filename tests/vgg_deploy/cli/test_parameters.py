@@ -13,7 +13,7 @@ from vgg_deploy.cli.parameters import chosen_normalization, comma_integers, engi
 from vgg_deploy.cli.weights import weight_options
 from vgg_deploy.errors import UsageError
 from vgg_deploy.inference.engine_options import EngineOptions
-from vgg_deploy.network.classes import read_labels
+from vgg_deploy.network.label_files import read_labels
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION, TORCHVISION_NORMALIZATION, Normalization, TrainScale
 from vgg_deploy.network.weight_facts import WeightFacts
 

@@ -1,4 +1,4 @@
-"""Labels files, and the class that a folder's name means."""
+"""The class that a folder's name means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from vgg_deploy.errors import UsageError
 from vgg_deploy.network.classes import (
     ClassName,
     class_of_folder,
-    classes_from_labels,
     first_other_class,
     numbered_classes,
 )
@@ -20,47 +19,6 @@ BY_WORDNET = (
 )
 BY_WORD = tuple(ClassName(name.label, name.label) for name in BY_WORDNET)
 BY_BOTH = tuple(ClassName(f"{name.id}_{name.label.replace(' ', '_')}", name.label) for name in BY_WORDNET)
-
-
-def test_one_label_a_line_is_id_and_label() -> None:
-    assert classes_from_labels("tench\nFrench horn\n", 2, "labels.txt") == (
-        ClassName("tench", "tench"),
-        ClassName("French horn", "French horn"),
-    )
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["\ufefftench\nhorn", "tench\r\nhorn\r\n", "\n  tench  \n\nhorn\n\n"],
-    ids=["byte order mark", "Windows", "blank lines"],
-)
-def test_byte_order_marks_blanks_and_line_ends_are_ignored(text: str) -> None:
-    assert [name.label for name in classes_from_labels(text, 2, "labels.txt")] == ["tench", "horn"]
-
-
-def test_an_id_stands_before_a_tab() -> None:
-    assert classes_from_labels("n01440764\ttench\nn03394916\tFrench horn", 2, "labels.txt") == (
-        BY_WORDNET[0],
-        BY_WORDNET[2],
-    )
-
-
-def test_two_classes_of_one_label_get_different_ids() -> None:
-    crane, _, machine = classes_from_labels("crane\ntench\ncrane", 3, "labels.txt")
-    assert crane.label == machine.label == "crane"
-    assert crane.id != machine.id
-
-
-@pytest.mark.parametrize("text", ["\n\n", "one\ntwo", "1\n2\n3\n4"])
-def test_a_wrong_number_of_labels_is_refused_with_both_numbers(text: str) -> None:
-    lines = len(text.split())
-    with pytest.raises(UsageError, match=rf"^labels\.txt has {lines} labels; the network has 3 classes"):
-        classes_from_labels(text, 3, "labels.txt")
-
-
-def test_an_id_given_twice_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match=r"labels\.txt has the class id 'n1' more than once"):
-        classes_from_labels("n1\ttench\nn1\thorn", 2, "labels.txt")
 
 
 def test_numbered_classes_are_known_by_their_position() -> None:
