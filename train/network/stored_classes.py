@@ -101,9 +101,13 @@ def _names(value: Any, count: int) -> tuple[list[str] | None, str | None]:
         pairs = list(enumerate(value))
     else:
         return None, None  # a list of other things, such as the numbers of chosen classes
+    by_index: dict[int, str] = {}
+    for index, name in pairs:
+        if index in by_index:
+            return None, f"has two names for class {index}, {by_index[index]!r} and {name!r}"
+        by_index[index] = name
     if len(pairs) != count:
         return None, f"has {len(pairs)} names for {count} classes"
-    by_index = dict(pairs)
     if absent := [index for index in range(count) if index not in by_index]:
         return None, f"has no name for class {absent[0]}"
     names = [by_index[index].strip() for index in range(count)]
@@ -116,8 +120,8 @@ def _names(value: Any, count: int) -> tuple[list[str] | None, str | None]:
 
 def _pairs(value: Mapping[Any, Any]) -> list[tuple[int, str]] | None:
     """Index and name of each class, whichever of the two is the key."""
-    if all(_is_index(index) and isinstance(name, str) for name, index in value.items()):
-        value = {index: name for name, index in value.items()} if len(set(value.values())) == len(value) else {}
+    if all(isinstance(name, str) and _is_index(index) for name, index in value.items()):
+        return [(index, name) for name, index in value.items()]
     pairs = []
     for index, name in value.items():
         if isinstance(index, str) and index.isdecimal():
@@ -125,7 +129,7 @@ def _pairs(value: Mapping[Any, Any]) -> list[tuple[int, str]] | None:
         if not _is_index(index) or not isinstance(name, str):
             return None
         pairs.append((index, name))
-    return pairs or None
+    return pairs
 
 
 def _is_index(value: object) -> bool:

@@ -305,6 +305,27 @@ def test_a_key_may_be_a_part_of_a_name_that_one_set_has(
         reading(tmp_path, saved, key="state_dict")
 
 
+def test_export_takes_a_file_of_any_ending_and_says_which_weights_it_takes(
+    tmp_path: Path, state: dict[str, Tensor], vgg_deploy_command: Callable[..., Any]
+) -> None:
+    from vgg_deploy.artifacts.onnx_file import read_manifest
+
+    path, model = tmp_path / "vgg.weights", tmp_path / "vgg.onnx"
+    names = {name: index for index, name in enumerate(NAMES)}
+    torch.save({"model": state, "model_ema": averaged(state), "class_to_idx": names}, path)
+    words = ("export", "--weights", str(path), "--normalization", "paper", "--dynamic", "-o", str(model))
+    done = vgg_deploy_command(*words)
+    assert done.code == 0
+    assert "model_ema is taken" in done.err
+    assert [item.id for item in read_manifest(model).classes] == NAMES
+    other = vgg_deploy_command(*words, "--key", "model")
+    assert other.code == 0
+    assert "is taken" not in other.err
+    unknown = vgg_deploy_command(*words, "--key", "ema")
+    assert unknown.code == 2
+    assert f"{path} has no set of weights 'ema'; it holds these sets of weights: model, model_ema" in unknown.err
+
+
 def test_a_key_for_a_file_with_one_set_without_a_name_is_refused(
     tmp_path: Path, weights: dict[str, Tensor], narrow_checkpoint: Callable[..., Path]
 ) -> None:
@@ -397,7 +418,11 @@ def test_folders_that_are_numbers_keep_the_order_of_the_outputs(tmp_path: Path, 
     [
         ({"classes": NAMES[:4]}, "its classes has 4 names for 5 classes, so it is ignored"),
         ({"idx_to_class": {0: "cat", 1: "dog", 2: "eel", 3: "fox", 5: "gnu"}}, "has no name for class 4"),
-        ({"class_to_idx": {"cat": 0, "dog": 0, "eel": 1, "fox": 2, "gnu": 3}}, "its class_to_idx"),
+        (
+            {"class_to_idx": {"ape": 0, **{name: index for index, name in enumerate(NAMES)}}},
+            "its class_to_idx has two names for class 0, 'ape' and 'cat', so it is ignored",
+        ),
+        ({"idx_to_class": {"0": "ape", **dict(enumerate(NAMES))}}, "has two names for class 0, 'ape' and 'cat'"),
         ({"id2label": {"a": "b"}}, "its id2label does not map names to numbers, or numbers to names"),
         ({"classes": ["", *NAMES[1:]]}, "its classes has an empty name for class 0"),
         (
