@@ -170,6 +170,11 @@ class Ranking:
         return twin and self.coloured < FEWEST_IMAGES
 
     @property
+    def one_class(self) -> bool:
+        """Whether all images are of one class, so that nothing can be better than chance."""
+        return bool((self.best.truth == self.best.truth[0]).all())
+
+    @property
     def clear(self) -> bool:
         """Whether the best reading can be recommended."""
         return self.best.images >= FEWEST_IMAGES and self.better_than_chance and not self.rivals

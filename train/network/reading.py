@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from train.network.checkpoint import Checkpoint, with_channels_reversed
 from vgg_deploy.network.manifest import BGR, NORMALIZATIONS, RGB, Normalization
 from vgg_deploy.network.normalization_options import name_of
+from vgg_deploy.network.spec import TOTAL_STRIDE, NetworkSpec
 from vgg_deploy.network.weight_facts import NOTHING_STATED, WeightFacts
 
 OWN = "own mean/std"  # names a normalization that is not one of `NORMALIZATIONS`
+POOLED_CROP, POOLED_SCALE = 224, 256  # the crop of such a network, and its usual S
 SAME_TENSORS = ("A", "A-LRN")  # configurations that only the user can tell apart
 
 
@@ -23,11 +25,14 @@ class Reading:
         normalization: of pixels, in the order R, G, B.
         channels: RGB or BGR, the order of conv1_1's input channels in the file.
         configuration: A ... E.
+        pooled: whether fc6 takes the mean of pool5 over a crop of `POOLED_CROP`, as networks with global average
+            pooling do. `Reading.of` does not express this, since a manifest cannot: see `train.network.pooled`.
     """
 
     normalization: Normalization
     channels: str
     configuration: str
+    pooled: bool = False
 
     @property
     def normalization_name(self) -> str:
@@ -46,6 +51,11 @@ class Reading:
             channels_reversed=self.channels == BGR,
         )
         return dataclasses.replace(checkpoint, weights=weights, manifest=manifest)
+
+
+def reads_one_position(spec: NetworkSpec) -> bool:
+    """Whether fc6 reads a single position of pool5: it has a crop of 32, or takes the mean over all positions."""
+    return spec.crop == TOTAL_STRIDE
 
 
 def readings_of(checkpoint: Checkpoint, facts: WeightFacts = NOTHING_STATED) -> tuple[Reading, ...]:
@@ -69,7 +79,8 @@ def readings_of(checkpoint: Checkpoint, facts: WeightFacts = NOTHING_STATED) -> 
     if facts.normalization is not None and facts.normalization not in normalizations:
         normalizations.append(facts.normalization)
     return tuple(
-        Reading(normalization=normalization, channels=channels, configuration=name)
+        Reading(normalization=normalization, channels=channels, configuration=name, pooled=pooled)
+        for pooled in ((False, True) if reads_one_position(manifest.spec) else (False,))
         for name in configurations
         for normalization in normalizations
         for channels in ((RGB, BGR) if facts.channels is None else (facts.channels,))

@@ -28,14 +28,14 @@ COLOURS = {
 CLASSES = tuple(COLOURS)  # in sorted order, as of their folders
 
 
-def spec_of(configuration: str = "A") -> NetworkSpec:
-    return make_spec(configuration, crop=32, width_divisor=8, fc_width=48, classes=len(CLASSES))
+def spec_of(configuration: str = "A", crop: int = 64) -> NetworkSpec:
+    return make_spec(configuration, crop=crop, width_divisor=8, fc_width=48, classes=len(CLASSES))
 
 
 def coloured_image(name: str, chance: np.random.Generator) -> Images:
-    """uint8 [48, 48, 3]: patches of a colour, with noise."""
+    """uint8 [96, 96, 3]: patches of a colour, with noise."""
     patches = np.clip(np.array(COLOURS[name]) + chance.normal(0, 45, (4, 4, 3)), 0, 255).astype(np.uint8)
-    return np.asarray(Image.fromarray(patches).resize((48, 48), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(patches).resize((96, 96), Image.Resampling.BILINEAR))
 
 
 def write_images(folder: Path, per_class: int, names: Sequence[str] = CLASSES) -> Path:
@@ -49,22 +49,28 @@ def write_images(folder: Path, per_class: int, names: Sequence[str] = CLASSES) -
 
 
 @torch.no_grad()
-def coloured_weights(normalization: Normalization, channels: str = RGB, configuration: str = "A") -> dict[str, Tensor]:
-    """Weights under the paper's names, in FC form, that take their pixels so. Random but for fc8, which is fitted."""
-    spec, chance = spec_of(configuration), np.random.default_rng(0)
+def coloured_weights(
+    normalization: Normalization, channels: str = RGB, configuration: str = "A", *, pooled: bool = False
+) -> dict[str, Tensor]:
+    """Weights under the paper's names, in FC form, that take their pixels so. Random but for fc8, which is fitted.
+
+    Args:
+        pooled: fc6 takes the mean of pool5 over a crop of 224 from images whose short side is 256.
+    """
+    # With a crop of 64, 72 images do not tell A from A-LRN.
+    crop = 32 if pooled or configuration == "A-LRN" else 64
+    spec, chance = spec_of(configuration, crop), np.random.default_rng(0)
     weights = make_weights(spec)
-    truth = np.repeat(np.arange(len(CLASSES)), 60)
-    images = np.stack([coloured_image(CLASSES[index], chance)[8:40, 8:40] for index in truth])
-    x = normalize(torch.from_numpy(images), normalization)  # [n, 3, 32, 32], RGB
+    truth = np.repeat(np.arange(len(CLASSES)), 20 if pooled else 60)
+    images = np.stack([_crop(coloured_image(CLASSES[index], chance), spec.crop, pooled=pooled) for index in truth])
+    x = normalize(torch.from_numpy(images), normalization)  # [n, 3, crop, crop], RGB
     # So that the biases matter as much with inputs of about 1 as with those of about 100.
     size = float(x.std())
     for name in weights:
         if name.startswith("conv") and name.endswith("bias"):
             weights[name] *= size / 30
     weights["fc6.weight"] *= 100 / size
-    network = VGG(spec)
-    network.load_state_dict(weights)
-    features = torch.relu(dict(network.steps(x))["fc7"])  # [n, fc_width]
+    features = _pooled_features(spec, weights, x) if pooled else _features(spec, weights, x)  # [n, fc_width]
     with_one = torch.cat([features, torch.ones(len(x), 1)], 1)
     targets = 8 * torch.nn.functional.one_hot(torch.from_numpy(truth), len(CLASSES)).float() - 4
     ridge = 1e-3 * float((with_one**2).mean()) * torch.eye(with_one.shape[1])
@@ -73,3 +79,30 @@ def coloured_weights(normalization: Normalization, channels: str = RGB, configur
     if channels == BGR:
         weights["conv1_1.weight"] = weights["conv1_1.weight"].flip(1).contiguous()
     return weights
+
+
+def _crop(image: Images, crop: int, *, pooled: bool) -> Images:
+    if not pooled and crop == 32:
+        return np.asarray(Image.fromarray(image).resize((36, 36), Image.Resampling.BILINEAR))[2:34, 2:34]
+    if not pooled:
+        return image[16:80, 16:80]
+    enlarged = np.asarray(Image.fromarray(image).resize((256, 256), Image.Resampling.BILINEAR))
+    return enlarged[16:240, 16:240]
+
+
+def _features(spec: NetworkSpec, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    network = VGG(spec)
+    network.load_state_dict(weights)
+    return torch.relu(dict(network.steps(x))["fc7"])
+
+
+def _pooled_features(spec: NetworkSpec, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    network = VGG(spec)
+    network.load_state_dict(weights)
+    for name, output in network.steps(x):
+        if name == "pool5":
+            mean = output.mean(dim=(2, 3))  # [n, channels]
+            break
+    for name in ("fc6", "fc7"):
+        mean = torch.relu(mean @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])  # [n, fc_width]
+    return mean

@@ -79,7 +79,7 @@ def test_a_lrn_is_told_apart_from_a(images: LabelledImages) -> None:
     ranking = ranked(coloured_weights(TORCHVISION_NORMALIZATION, configuration="A-LRN"), images)
     assert ranking.clear
     assert ranking.best.reading.configuration == "A-LRN"
-    assert len(ranking.measured) == 20  # five normalizations, RGB and BGR, with and without LRN
+    assert len(ranking.measured) == 40  # pooled or not, too  # five normalizations, RGB and BGR, with and without LRN
 
 
 def test_the_users_own_normalization_is_one_more_reading_and_may_be_the_best(images: LabelledImages) -> None:
@@ -211,10 +211,10 @@ def test_the_figures_are_those_of_the_reference_on_central_crops(images: Labelle
     checkpoint = checkpoint_of(coloured_weights(PAPER_NORMALIZATION))
     ranking = ranked(coloured_weights(PAPER_NORMALIZATION), images)
     crops = []
-    for path in images.paths:  # S = 36 for a crop of 32
+    for path in images.paths:  # S = 73 for a crop of 64
         with Image.open(path) as image:
-            pixels = np.asarray(image.resize((36, 36), Image.Resampling.BILINEAR))
-        crops.append(pixels[2:34, 2:34])
+            pixels = np.asarray(image.resize((73, 73), Image.Resampling.BILINEAR))
+        crops.append(pixels[4:68, 4:68])
     probabilities = Reference(checkpoint).run(np.stack(crops)).probabilities
     losses = -np.log(probabilities[np.arange(72), images.truth])
     assert ranking.best.cross_entropy == pytest.approx(losses.mean(), rel=1e-4)
@@ -272,3 +272,15 @@ def test_a_reading_that_wins_only_by_its_lower_confidence_is_not_recommended() -
 
 def test_the_colours_of_the_tests_are_sorted_as_their_folders() -> None:
     assert list(COLOURS) == sorted(COLOURS)
+
+
+def test_a_pooled_head_is_recognized_and_one_that_reads_more_positions_is_not_asked(images: LabelledImages) -> None:
+    weights = coloured_weights(TORCHVISION_NORMALIZATION, pooled=True)
+    facts = WeightFacts(configuration="A", channels=RGB)
+    ranking = ranked(weights, images, facts)
+    assert len(ranking.measured) == 2 * len(NORMALIZATIONS)
+    assert ranking.best.reading.pooled
+    assert ranking.best.reading.normalization_name == "torchvision"
+    assert ranking.clear
+    other = coloured_weights(TORCHVISION_NORMALIZATION)
+    assert not any(reading.pooled for reading in readings_of(checkpoint_of(other), facts))

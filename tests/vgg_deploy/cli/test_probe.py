@@ -38,6 +38,14 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def pooled_weights(tmp_path: Path) -> Path:
+    """A configuration A behind a global average pooling."""
+    path = tmp_path / "pooled.pth"
+    torch.save(coloured_weights(TORCHVISION_NORMALIZATION, pooled=True), path)
+    return path
+
+
+@pytest.fixture
 def probe(vgg_deploy_command: Command, images: Path, weights: Path) -> Command:
     """`probe(*options, weights=..., images=...)` runs the command."""
 
@@ -50,7 +58,7 @@ def probe(vgg_deploy_command: Command, images: Path, weights: Path) -> Command:
 def test_it_recommends_a_reading_and_prints_the_command_that_exports_it(
     probe: Command, weights: Path, vgg_deploy_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = probe("--train-scale", "36,40")
+    done = probe("--train-scale", "70,75")
     assert done.code == 0, done.out + done.err
     lines = done.out.splitlines()
     assert lines[0].split("  ")[0] == "reading"
@@ -61,7 +69,7 @@ def test_it_recommends_a_reading_and_prints_the_command_that_exports_it(
     *start, ending = shlex.split(lines[-1])
     assert start == [
         *("vgg-deploy", "export", "--weights", str(weights), "--normalization", "torchvision", "--channels", "bgr"),
-        *("--train-scale", "36,40"),
+        *("--train-scale", "70,75"),
     ]
     assert ending == "--dynamic"
     monkeypatch.chdir(tmp_path)
@@ -73,7 +81,8 @@ def test_it_says_what_it_assumed(probe: Command) -> None:
     done = probe()
     assert f"classes are the {len(CLASSES)} folders in sorted order: blue, dark, green, ..." in done.err
     assert "--labels FILE gives another order" in done.err
-    assert "does not state its training scale S; 36 is assumed" in done.err
+    assert "numbered from 0" not in done.err
+    assert "does not state its training scale S; 73 is assumed" in done.err
     assert "measuring on" not in done.err
     assert "measuring on 24 of 48 images, a seeded sample (--limit)" in probe("--limit", "24").err
 
@@ -101,6 +110,41 @@ def test_other_folders_than_classes_are_refused_and_labels_are_asked_for(probe: 
     done = probe(images=write_images(tmp_path / "few", 1, ["red", "blue"]))
     assert done.code == 2
     assert "has 6 classes without names, and the images are in 2 folders: blue, red. Give --labels FILE" in done.err
+
+
+def test_images_of_one_class_are_named_as_such(probe: Command, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(CLASSES))
+    done = probe("--labels", str(labels), images=write_images(tmp_path / "one", 20, ["red"]))
+    assert done.code == 1
+    assert "not clear: all 20 images are of class red: probe needs at least two classes" in done.out
+    assert "chance" not in done.out
+
+
+def test_with_few_images_more_are_suggested(probe: Command, images: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(reversed(CLASSES)))
+    verdict = probe("--limit", "20", "--labels", str(labels)).out
+    assert "no reading is clearly better than chance" in verdict
+    assert "more images (--limit 48)" in verdict
+
+
+def test_a_network_with_a_pooled_head_is_named_and_gets_no_export_line(
+    vgg_deploy_command: Command, pooled_weights: Path, tmp_path: Path
+) -> None:
+    images = write_images(tmp_path / "colours", 8)
+    probe = ("probe", "--weights", str(pooled_weights), "--images", str(images), "--channels", "rgb", "--arch", "A")
+    done = vgg_deploy_command(*probe, "--json", str(tmp_path / "report.json"))
+    assert done.code == 1, done.out + done.err
+    assert "clear: torchvision rgb pooled (top-1" in done.out
+    assert "export would misread this network" in done.out
+    assert "It cannot be exported yet" in done.out
+    assert "vgg-deploy export" not in done.out
+    assert json.loads((tmp_path / "report.json").read_text())["export"] is None
+    output = ("--normalization", "torchvision", "-o", str(tmp_path / "m.onnx"))
+    done = vgg_deploy_command("export", "--weights", str(pooled_weights), *output)
+    text = "fc6 reads one position: taken as a crop of 32, not as an average over pool5; vgg-deploy probe shows which"
+    assert text in done.err
 
 
 def test_folders_may_be_the_numbers_of_the_classes(probe: Command, images: Path, tmp_path: Path) -> None:
@@ -133,7 +177,7 @@ def test_readings_that_cannot_be_told_apart_are_named(probe: Command, tmp_path: 
     verdict = done.out.splitlines()[-1]
     pairs = [f"not clear: unit {one} is first, but these are not clearly worse: unit {other}." for one, other in ORDERS]
     assert verdict.startswith(tuple(pairs))
-    assert "What would help: --limit 48 and images with strong colours" in verdict
+    assert "What would help: more images (--limit 48) and images with strong colours" in verdict
 
 
 def test_your_own_mean_is_ranked_and_exported_as_numbers(probe: Command, tmp_path: Path) -> None:
@@ -159,7 +203,7 @@ def test_channels_leave_out_the_other_order_and_a_named_normalization_is_ranked_
 def test_a_lrn_is_named_only_where_it_is_a_question(probe: Command, tmp_path: Path) -> None:
     path = tmp_path / "lrn.pth"
     torch.save(coloured_weights(TORCHVISION_NORMALIZATION, configuration="A-LRN"), path)
-    done = probe(weights=path)
+    done = probe("--channels", "rgb", "--limit", "120", weights=path, images=write_images(tmp_path / "more", 20))
     assert done.code == 0, done.out
     assert "clear: torchvision rgb A-LRN" in done.out
     assert "--channels rgb --arch A-LRN --dynamic" in done.out
