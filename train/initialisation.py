@@ -13,7 +13,7 @@ from train.network.model import GAUSSIAN, GLOROT, VGG, random_initialisation
 from train.recipe import FROM_A, Recipe
 from vgg_deploy.errors import UsageError
 from vgg_deploy.files import Source
-from vgg_deploy.network.classes import ClassName, numbered_classes
+from vgg_deploy.network.classes import ClassName, first_other_class, numbered_classes
 from vgg_deploy.network.manifest import Normalization
 from vgg_deploy.network.weight_facts import WeightFacts
 
@@ -31,12 +31,14 @@ class InitialWeights:
         normalization: the normalization with which the checkpoint was trained. None: all weights are random.
         source: the checkpoint.
         taken: the layers that come from the checkpoint.
+        choice_notices: which of the weights in the checkpoint's file were taken.
     """
 
     weights: dict[str, Tensor]
     normalization: Normalization | None = None
     source: Source | None = None
     taken: tuple[str, ...] = ()
+    choice_notices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.source is None:
@@ -73,7 +75,9 @@ def initial_weights(recipe: Recipe, classes: tuple[ClassName, ...]) -> InitialWe
     for name in weights:
         if name.rpartition(".")[0] in names:
             weights[name] = checkpoint.weights[name]
-    return InitialWeights(weights, checkpoint.manifest.normalization, checkpoint.source, names)
+    return InitialWeights(
+        weights, checkpoint.manifest.normalization, checkpoint.source, names, checkpoint.choice_notices
+    )
 
 
 def _taken(recipe: Recipe, how: str, classes: tuple[ClassName, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
@@ -90,9 +94,9 @@ def _taken(recipe: Recipe, how: str, classes: tuple[ClassName, ...]) -> tuple[Ch
             f"layers fits; use --width-divisor {theirs.width_divisor}, or another checkpoint"
         )
     their_classes = checkpoint.manifest.classes
-    # Foreign checkpoints have no class names.
-    unnamed = checkpoint.manifest.training is None and their_classes == numbered_classes(len(classes))
-    same_classes = their_classes == classes or unnamed
+    # Foreign checkpoints have no class names, or the names of folders without labels.
+    not_other = their_classes == numbered_classes(len(classes)) or first_other_class(their_classes, classes) is None
+    same_classes = their_classes == classes or (checkpoint.manifest.training is None and not_other)
     same_head = (theirs.crop, theirs.fc_width) == (ours.crop, ours.fc_width)
     if from_a and not (same_classes and same_head):
         raise UsageError(

@@ -101,7 +101,8 @@ def _start(
         print_line(console, f"mean RGB of {len(data.train):,} training images: {red:.3f}, {green:.3f}, {blue:.3f}")
         normalization = Normalization(colours.mean)
     if start is not None and start.source is not None:
-        print_line(console, str(start))
+        for text in (*start.choice_notices, str(start)):
+            print_line(console, text)
     position = Position(normalization, colours if recipe.rgb_shift else None)
     return position, VGG(recipe.spec).state_dict() if start is None else start.weights
 

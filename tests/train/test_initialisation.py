@@ -133,3 +133,27 @@ def test_weights_without_class_names_keep_fc8_for_the_same_number_of_classes(
     torch.save(random_weights(narrow_spec("D")), tmp_path / "w.pth")
     asked = replace(recipe("D", tmp_path / "w.pth"), mean=(1.0, 2.0, 3.0))
     assert "fc8" in initial_weights(asked, NAMES).taken
+
+
+def test_class_names_in_foreign_weights_decide_about_fc8_and_may_be_ids_without_labels(
+    recipe: MakeRecipe, narrow_spec: Callable[..., NetworkSpec], random_weights: Callable[..., Any], tmp_path: Path
+):
+    labelled = tuple(ClassName(name, f"label of {name}") for name in "abcde")
+    for names, kept in (("abcde", True), ("edcba", False)):
+        path = tmp_path / f"{names}.pth"
+        torch.save({"model": random_weights(narrow_spec("D")), "classes": list(names)}, path)
+        asked = replace(recipe("D", path), mean=(1.0, 2.0, 3.0))
+        for classes in (NAMES, labelled):
+            assert ("fc8" in initial_weights(asked, classes).taken) == kept
+
+
+def test_a_training_knows_which_of_several_sets_of_weights_it_starts_from(
+    recipe: MakeRecipe, narrow_spec: Callable[..., NetworkSpec], random_weights: Callable[..., Any], tmp_path: Path
+):
+    weights = random_weights(narrow_spec("D"))
+    averaged = {name: tensor + 1 for name, tensor in weights.items()}
+    torch.save({"model": weights, "model_ema": averaged}, tmp_path / "w.pth")
+    start = initial_weights(replace(recipe("D", tmp_path / "w.pth"), mean=(1.0, 2.0, 3.0)), NAMES)
+    assert torch.equal(start.weights["fc8.bias"], averaged["fc8.bias"])
+    (notice,) = start.choice_notices
+    assert "model_ema is taken" in notice

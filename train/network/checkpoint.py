@@ -42,6 +42,7 @@ class Checkpoint:
         manifest: its `spec` and `normalization` are never None.
         source: the file of the weights.
         notices: assumptions about the file that the user should know.
+        choice_notices: those of the notices that say which tensors of the file were taken, and which passed over.
         describes_itself: whether the file states its classes, normalization and S itself. If not, the user did, or they
             were assumed.
     """
@@ -50,6 +51,7 @@ class Checkpoint:
     manifest: Manifest
     source: Source
     notices: tuple[str, ...] = ()
+    choice_notices: tuple[str, ...] = ()
     describes_itself: bool = False
 
 
@@ -89,7 +91,8 @@ def read(path: Path, facts: WeightFacts = NOTHING_STATED) -> Checkpoint:
     chosen = chosen_weights(contents.loaded, facts.key, where)
     passed_over = passed_over_notice(chosen.passed_over, where)
     checkpoint = foreign(chosen.tensors, facts, source, where)
-    notices = [*chosen.notices, *(() if passed_over is None else (passed_over,)), *checkpoint.notices]
+    choice_notices = (*chosen.notices, *(() if passed_over is None else (passed_over,)))
+    notices = [*choice_notices, *checkpoint.notices]
     manifest = checkpoint.manifest
     if facts.labels is None:
         names, found = stored_classes(contents.loaded, contents.metadata, len(manifest.classes), where)
@@ -97,7 +100,7 @@ def read(path: Path, facts: WeightFacts = NOTHING_STATED) -> Checkpoint:
             notices.remove(_unnamed(where))
             manifest = manifest.named(names)
         notices += found
-    return dataclasses.replace(checkpoint, manifest=manifest, notices=tuple(notices))
+    return dataclasses.replace(checkpoint, manifest=manifest, notices=tuple(notices), choice_notices=choice_notices)
 
 
 def foreign(tensors: Mapping[str, Tensor], facts: WeightFacts, source: Source, where: str) -> Checkpoint:

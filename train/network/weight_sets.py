@@ -196,7 +196,9 @@ def _preferred(sets: list[WeightSet], where: str) -> tuple[WeightSet, str]:
     if all(_equal(found, sets[0]) for found in sets[1:]):
         return sets[0], "because all are equal"
     names = ", ".join(found.name or "one without a name" for found in sets)
-    raise UsageError(f"{where} holds {len(sets)} sets of weights: {names}; say which to take: --key NAME")
+    raise UsageError(
+        f"{where} holds {len(sets)} sets of weights: {names}; say which to take with --key NAME, or save it alone"
+    )
 
 
 def _equal(first: WeightSet, second: WeightSet) -> bool:

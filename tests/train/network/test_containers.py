@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests.train.network.test_foreign import as_torchvision, torchvision_network
 from train.network.checkpoint import Checkpoint, read
+from vgg_deploy.artifacts.kinds import CHECKPOINT, kind_of
 from vgg_deploy.errors import CheckpointError, UsageError
 from vgg_deploy.network.classes import ClassName, numbered_classes
 from vgg_deploy.network.manifest import PAPER_NORMALIZATION
@@ -122,6 +123,7 @@ def in_shards(folder: Path, tensors: dict[str, Tensor]) -> Path:
 
 def test_shards_are_read_by_their_index(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     index = in_shards(tmp_path, weights)
+    assert kind_of(index) == CHECKPOINT  # for all commands
     first = read(index, PAPER)
     assert same(first, weights)
     weights["fc8.bias"] = weights["fc8.bias"] + 1
@@ -294,7 +296,8 @@ def test_a_key_may_be_a_part_of_a_name_that_one_set_has(
     saved = {"state_dict": prefixed("student.", state) | prefixed("teacher.", averaged(state)), "epoch": 3}
     assert same(reading(tmp_path, saved, key="teacher"), averaged(weights))
     with pytest.raises(
-        UsageError, match=r"holds 2 sets of weights: state_dict\.student, state_dict\.teacher; say which to take: --key"
+        UsageError,
+        match=r"holds 2 sets of weights: state_dict\.student, state_dict\.teacher; say which to take with --key",
     ):
         reading(tmp_path, saved)
     with pytest.raises(
