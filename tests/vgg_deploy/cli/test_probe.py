@@ -202,10 +202,10 @@ def test_channels_leave_out_the_other_order_and_a_named_normalization_is_ranked_
 
 def test_a_lrn_is_named_only_where_it_is_a_question(probe: Command, tmp_path: Path) -> None:
     path = tmp_path / "lrn.pth"
-    torch.save(coloured_weights(TORCHVISION_NORMALIZATION, configuration="A-LRN"), path)
-    done = probe("--channels", "rgb", "--limit", "120", weights=path, images=write_images(tmp_path / "more", 20))
+    torch.save(coloured_weights(NORMALIZATIONS["paper"], configuration="A-LRN"), path)
+    done = probe("--channels", "rgb", weights=path, images=write_images(tmp_path / "more", 12))
     assert done.code == 0, done.out
-    assert "clear: torchvision rgb A-LRN" in done.out
+    assert "clear: paper rgb A-LRN" in done.out
     assert "--channels rgb --arch A-LRN --dynamic" in done.out
     assert "A-LRN" not in probe().out
 
