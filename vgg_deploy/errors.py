@@ -49,6 +49,10 @@ class ImageError(VGGDeployError):
     """An image file cannot be read or turned into views."""
 
 
+class ImageWarning(UserWarning):
+    """An image file is read, but its pixels are perhaps not what the file means. The command line shows the first."""
+
+
 class ManifestError(VGGDeployError):
     """A manifest is missing, has another version, or does not fit its file."""
 

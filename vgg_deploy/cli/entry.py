@@ -6,11 +6,12 @@ import os
 import sys
 import traceback
 import warnings
-from typing import NoReturn, TextIO
+from collections.abc import Callable
+from typing import Any, NoReturn, TextIO
 
 import click
 
-from vgg_deploy.errors import INTERRUPTED, VGGDeployError, exit_code_of, one_line
+from vgg_deploy.errors import INTERRUPTED, ImageWarning, VGGDeployError, exit_code_of, one_line
 from vgg_deploy.files import describe_os_error
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -27,6 +28,8 @@ def run_command(command: click.Command, program: str) -> NoReturn:
     # Pillow's warnings about damaged EXIF data and large images take several lines. We read such an image, or refuse it
     # in one line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("always", category=ImageWarning)
+    warnings.showwarning = _first_of_images(warnings.showwarning)
     stdout = sys.stdout
     code = _exit_code(command, program, [argument for argument in arguments if argument != "--debug"], debug)
     try:
@@ -35,6 +38,21 @@ def run_command(command: click.Command, program: str) -> NoReturn:
         _discard(stdout)
         code = code or 1
     sys.exit(code)
+
+
+def _first_of_images(show_other: Callable[..., None]) -> Callable[..., None]:
+    """Shows the first `ImageWarning` in one line, since a folder may cause thousands, and other warnings as before."""
+    shown = False
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        nonlocal shown
+        if not issubclass(category, ImageWarning):
+            show_other(message, category, *where, **more)
+        elif not shown:
+            shown = True
+            click.echo(f"{message} (further images like this are not named)", err=True)
+
+    return show
 
 
 def _exit_code(command: click.Command, program: str, arguments: list[str], debug: bool) -> int:

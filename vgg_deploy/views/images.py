@@ -5,6 +5,7 @@ Training and inference share this file, so a network sees the same pixels in pro
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -12,9 +13,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from vgg_deploy.errors import ImageError, reason_of
+from vgg_deploy.errors import ImageError, ImageWarning, reason_of
 from vgg_deploy.network.manifest import Rescaling
 from vgg_deploy.network.tensors import Images
+from vgg_deploy.views.depth import GREY_MODES, SampleDepth, has_sixteen_bits
 from vgg_deploy.views.formats import HEAD_BYTES, PluginFormat, format_of, register
 
 # A larger image is refused as a decompression bomb. Pillow warns from here on.
@@ -64,12 +66,16 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
     """Reads an image file; a large JPEG at 1/2, 1/4 or 1/8 of its size if that leaves a short side of `short_side`.
 
     EXIF rotation is applied. Grey, palette and CMYK images become RGB. Transparent pixels are drawn on white. 16-bit
-    grey is scaled to 8 bits. Only the first frame of an animation is read.
+    grey is scaled to 8 bits, from the range that the file states: see `vgg_deploy.views.depth`. Only the first frame of
+    an animation is read.
 
     Args:
         path: the file.
         short_side: the largest short side to which the image will be rescaled; None: decode at full size. Reduced
             decoding averages a JPEG's blocks of 8 x 8 pixels. It is several times as fast and changes pixels slightly.
+
+    Warns:
+        ImageWarning: the pixels have 16 bits, but look as if fewer were in use.
 
     Raises:
         ImageError: the file is missing, empty, truncated or not an image; it needs a package that is not installed; or
@@ -93,9 +99,11 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
                 # Picks the smallest size with both sides at least this long. Affects only JPEG.
                 image.draft(None, _with_short_side(width, height, short_side))
             reduced = image.size != (width, height)
+            sixteen_bit = has_sixteen_bits(image)  # before loading, which forgets it
             image.load()
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            depth = SampleDepth.of(image) if sixteen_bit else SampleDepth()
+            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image), depth))
     except ImageError:
         raise
     except FileNotFoundError:
@@ -110,6 +118,8 @@ def decode_reduced(path: Path, short_side: int | None) -> Decoded:
         raise ImageError(f"cannot be decoded: {reason_of(error)}") from error
     if pixels.size == 0:
         raise ImageError(f"it has no pixels ({pixels.shape[1]}x{pixels.shape[0]})")
+    if depth.looks_narrower:
+        warnings.warn(f"{path}: {depth}", ImageWarning, stacklevel=2)
     if not reduced:
         return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
     return Decoded(pixels, (width, height) if turned else (height, width))
@@ -132,9 +142,9 @@ def _with_short_side(width: int, height: int, short_side: int) -> tuple[int, int
     return -(-width * short_side // short), -(-height * short_side // short)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        return _sixteen_bit_to_rgb(image)
+def _to_rgb(image: Image.Image, depth: SampleDepth) -> Image.Image:
+    if image.mode in GREY_MODES:
+        return _sixteen_bit_to_rgb(image, depth.full)
     if image.mode == "F":
         raise ImageError("its pixels are 32-bit floats of unknown range; convert it to 8 or 16 bits")
     if image.has_transparency_data:
@@ -144,14 +154,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
+def _sixteen_bit_to_rgb(image: Image.Image, full: int) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise ImageError("its pixels are 32-bit integers beyond 16 bits; convert it to 8 or 16 bits")
     transparent = image.info.get("transparency")  # a PNG of this mode may declare one grey value transparent
     if isinstance(transparent, int):
-        values[values == transparent] = 65535
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        values[values == transparent] = full
+    return Image.fromarray(((values * 255 + full // 2) // full).astype(np.uint8)).convert("RGB")
 
 
 def rescaled_size(height: int, width: int, short_side: int, rounding: str = "floor") -> tuple[int, int]:
