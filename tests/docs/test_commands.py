@@ -233,6 +233,8 @@ def world(
         for kind in ("weight", "bias"):
             foreign[f"{name}.{kind}"] = weights[f"{layer.name}.{kind}"]
     torch.save(foreign, folder / "finetuned.pth")
+    averaged = {"state_dict": foreign, "state_dict_ema": foreign, "epoch": 3}
+    torch.save(averaged, folder / "model_best.pth.tar")
     from safetensors.torch import save_file
 
     save_file({name: tensor.contiguous() for name, tensor in foreign.items()}, folder / "vgg16.safetensors")

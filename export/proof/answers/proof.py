@@ -21,7 +21,7 @@ from export.proof.answers.fidelity import Fidelity, fidelity_of
 from export.proof.layers.simulation import Simulation
 from export.proof.views import ComparisonViews
 from vgg_deploy.artifacts.kinds import PLAN_SUFFIXES
-from vgg_deploy.errors import UsageError
+from vgg_deploy.errors import UsageError, counted
 from vgg_deploy.evaluation.accuracy_drop import AccuracyDrop, accuracy_drop
 from vgg_deploy.evaluation.parity import THRESHOLDS, Flip, Parity, compare, looser, posteriors
 from vgg_deploy.evaluation.proof import ANSWERS, Proof, Table
@@ -192,8 +192,8 @@ def _summary(comparisons: Sequence[AnswerComparison], fidelity: Fidelity | None)
         return "nothing to compare with" if fidelity is None else f"as evaluated exactly to {fidelity.max_dp:.1e}"
     parity, drops = comparisons[0].parity, comparisons[0].drops
     if comparisons[0].precision == FLOAT32:
-        return f"max |dp| {parity.max_dp:.1e} on {parity.view_count} views"
-    cost = str(drops[0]) if drops else f"on {parity.view_count} views"
+        return f"max |dp| {parity.max_dp:.1e} on {counted(parity.view_count, 'view')}"
+    cost = str(drops[0]) if drops else f"on {counted(parity.view_count, 'view')}"
     return f"mean |dp| {parity.mean_dp:.1e}, {cost}"
 
 
