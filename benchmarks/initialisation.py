@@ -63,7 +63,7 @@ def _dense(folder: Path, run: str, tests: Sequence[tuple[int, ...]]) -> list[flo
     accuracies = []
     with Reference(read(folder / run / "best.safetensors"), fine=True) as engine:
         manifest = engine.info.manifest
-        truth = label_by_folder(paths, manifest.classes).truth
+        truth = label_by_folder(paths, manifest).truth
         for scales in tests:
             protocol = choose_protocol(manifest, "multiscale", scales, free_size=True).protocol
             accuracies.append(1 - error_rates(evaluate(engine, paths, protocol).posteriors, truth).top1)

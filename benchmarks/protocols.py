@@ -88,7 +88,7 @@ def _accuracy(
         manifest = engine.info.manifest
         seen = {path.resolve() for path in calibration}
         paths = [path for path in find_images([str(folder)]) if path.resolve() not in seen]
-        sample = label_by_folder(paths, manifest.classes).sample(limit)
+        sample = label_by_folder(paths, manifest).sample(limit)
         for name, protocol in protocols.items():
             parts = name.split("+")
             if len(parts) > 1:

@@ -94,7 +94,7 @@ class HeldOut:
         Raises:
             UsageError: with `labelled`, the folder of an image names no class.
         """
-        truth = by_folders(sample.paths, manifest.classes).truth if labelled else None
+        truth = by_folders(sample.paths, manifest).truth if labelled else None
         views = (NamedView(path.name, view[0]) for path, view in zip(sample.paths, sample.views(), strict=True))
         return HeldOut(tuple(views), truth)
 

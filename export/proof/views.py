@@ -82,7 +82,7 @@ def read_views(paths: Iterable[Path], manifest: Manifest) -> ComparisonViews:
     if not crops:
         raise UsageError("none of the images can be read: " + "; ".join(unreadable[:3]))
     try:
-        truth = label_by_folder(read, manifest.classes).truth
-    except UsageError:  # the folders need not name classes
+        truth = label_by_folder(read, manifest).truth
+    except UsageError:  # the folders need not name classes, and the classes need not have names
         truth = None
     return ComparisonViews(tuple(whole), tuple(crops), tuple(unreadable), truth)

@@ -25,8 +25,7 @@ from vgg_deploy.cli.weights import (
 )
 from vgg_deploy.cores import usable_cores
 from vgg_deploy.errors import UsageError, counted
-from vgg_deploy.network.classes import ClassName, numbered_classes
-from vgg_deploy.network.manifest import NORMALIZATIONS, PAPER_NORMALIZATION
+from vgg_deploy.network.manifest import NORMALIZATIONS, PAPER_NORMALIZATION, Manifest
 from vgg_deploy.network.weight_facts import WeightFacts
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def command(weights: Path, images: tuple[str, ...], limit: int, json_path: str |
     paths = found_images(images)
     check_outputs({"--json": output_file(json_path)}, (weights, *labels_files(), *paths))
     checkpoint = _read(weights, facts)
-    everything, names = _labelled(paths, checkpoint.manifest.classes)
+    everything, names = _labelled(paths, checkpoint.manifest)
     if limit < len(paths):
         notice(f"measuring on {limit} of {len(paths)} images, a seeded sample (--limit)")
     ranking = _ranking(checkpoint, readings_of(checkpoint, facts), everything.sample(limit))
@@ -113,28 +112,37 @@ def _read(weights: Path, facts: WeightFacts) -> Checkpoint:
     return checkpoint
 
 
-def _labelled(paths: Sequence[Path], classes: Sequence[ClassName]) -> tuple[LabelledImages, tuple[str, ...]]:
+def _labelled(paths: Sequence[Path], manifest: Manifest) -> tuple[LabelledImages, tuple[str, ...]]:
     """The images with the classes that their folders name, and the names of the classes.
 
     The folders of a network without class names are taken in sorted order, as torchvision's ImageFolder does.
 
     Raises:
-        UsageError: a folder is not a class, or there are more or fewer folders than classes without names.
+        UsageError: a folder is not a class, there are more or fewer folders than classes without names, or the folders
+            are numbers that are sorted differently as text.
     """
     import numpy as np
 
     from vgg_deploy.evaluation.error_rates import LabelledImages, folder_name, label_by_folder
 
-    unnamed = tuple(classes) == numbered_classes(len(classes))
+    classes = manifest.classes
+    if not manifest.unnamed:
+        return label_by_folder(paths, manifest), tuple(name.label for name in classes)
     folders = [folder_name(path) for path in paths]
     names = sorted(set(folders))
-    if not unnamed or set(names) <= {name.id for name in classes}:
-        return label_by_folder(paths, classes), tuple(name.label for name in classes)
     if len(names) != len(classes):
         raise UsageError(
             f"the checkpoint has {len(classes)} classes without names, and the images are in "
             f"{counted(len(names), 'folder')}: {_few(names)}. "
             "Give --labels FILE, with one class name per line in the order of the outputs"
+        )
+    by_number = sorted(names, key=int) if all(name.isdecimal() for name in names) else names
+    if by_number != names:
+        index = next(index for index, name in enumerate(names) if name != by_number[index])
+        raise UsageError(
+            f"the checkpoint's {len(classes)} classes have no names, and the folders are numbers: class {index} may be "
+            f"the folder {by_number[index]}, or {names[index]} if they were sorted as text, as torchvision's "
+            "ImageFolder does. Give --labels FILE with the folders' names in the order of the outputs"
         )
     notice(f"classes are the {len(names)} folders in sorted order: {_few(names)} (--labels FILE gives another order)")
     return LabelledImages(tuple(paths), np.array([names.index(name) for name in folders], np.int64)), tuple(names)

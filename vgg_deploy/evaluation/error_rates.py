@@ -19,7 +19,7 @@ from vgg_deploy.inference.engine import Engine
 from vgg_deploy.inference.posteriors import top_k_error
 from vgg_deploy.inference.prediction import Failure
 from vgg_deploy.network.classes import ClassName, class_of_folder
-from vgg_deploy.network.manifest import Rescaling
+from vgg_deploy.network.manifest import Manifest, Rescaling
 from vgg_deploy.network.tensors import Floats
 from vgg_deploy.views.protocols import Protocol
 
@@ -62,15 +62,33 @@ def folder_name(path: Path) -> str:
     return os.path.basename(os.path.normpath(path.parent.absolute()))  # noqa: PTH119 - pathlib keeps `..`
 
 
-def label_by_folder(paths: Sequence[Path], classes: Sequence[ClassName]) -> LabelledImages:
+def label_by_folder(paths: Sequence[Path], network: Manifest | Sequence[ClassName]) -> LabelledImages:
     """Images whose folders name their classes.
 
+    Args:
+        paths: image files.
+        network: whose classes the folders name; or the classes themselves, if it is sure that they have names.
+
     Raises:
-        UsageError: the name of a folder is not the id or label of a class; suggests the nearest.
+        UsageError: the name of a folder is not the id or label of a class; suggests the nearest. Or the classes have
+            no names, only their positions as numbers.
     """
+    if isinstance(network, Manifest) and network.unnamed:
+        raise UsageError(_no_names(paths, len(network.classes)))
+    classes = network.classes if isinstance(network, Manifest) else network
     first_images = {path.parent: path for path in paths}
     indices = {folder: class_of_folder(folder_name(path), classes) for folder, path in first_images.items()}
     return LabelledImages(tuple(paths), np.array([indices[path.parent] for path in paths], np.int64))
+
+
+def _no_names(paths: Sequence[Path], classes: int) -> str:
+    names = sorted({folder_name(path) for path in paths})
+    few = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return (
+        f"the network's {classes} classes have no names, only numbers, so nothing shows which folder is which class: "
+        f"{few}. Give --labels FILE with the folders' names in the order of the outputs. For a network trained with "
+        "torchvision's ImageFolder, LC_ALL=C ls TRAIN_DIR > FILE writes it"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,12 @@ def test_folders_may_be_the_numbers_of_the_classes(probe: Command, images: Path,
         (numbered / str(index)).symlink_to(images / name)
     done = probe(images=numbered)
     assert done.code == 0, done.out + done.err
-    assert "sorted order" not in done.err
+    assert "classes are the 6 folders in sorted order: 0, 1, 2, ..." in done.err
+    (numbered / "2").rename(numbered / "10")
+    done = probe(images=numbered)
+    assert done.code == 2
+    assert "class 2 may be the folder 3, or 10 if they were sorted as text" in done.err
+    assert "Give --labels FILE with the folders' names" in done.err
 
 
 def test_few_images_are_not_clear_and_it_says_what_would_help(probe: Command) -> None:

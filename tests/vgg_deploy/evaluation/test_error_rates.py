@@ -24,7 +24,7 @@ from vgg_deploy.evaluation.error_rates import (
 from vgg_deploy.evaluation.posterior_cache import PosteriorCache
 from vgg_deploy.inference.posteriors import top_k
 from vgg_deploy.network.classes import ClassName, numbered_classes
-from vgg_deploy.network.manifest import Manifest, Normalization, Rescaling
+from vgg_deploy.network.manifest import Manifest, Normalization, Rescaling, TrainScale
 from vgg_deploy.network.spec import NetworkSpec
 from vgg_deploy.testing import FakeEngine
 from vgg_deploy.views.images import decode, mirrored, rescale
@@ -105,6 +105,16 @@ def test_the_folder_of_an_image_is_found_however_its_path_is_written(
     monkeypatch.chdir(tmp_path / "tench")
     assert folder_name(Path("a.png")) == "tench"
     assert label_by_folder([Path("a.png")], CLASSES).truth.tolist() == [0]
+
+
+def test_folders_are_not_matched_to_classes_that_are_only_numbered() -> None:
+    manifest = Manifest(numbered_classes(3), None, None, TrainScale(32, 32), classes_numbered=True)
+    for folders in (("0", "1", "2"), ("cat", "dog", "fox")):
+        paths = [Path("data") / folder / "a.png" for folder in folders]
+        with pytest.raises(UsageError, match=f"3 classes have no names, only numbers.*: {', '.join(folders)}. Give"):
+            label_by_folder(paths, manifest)
+    digits = manifest.with_(classes_numbered=False)
+    assert label_by_folder([Path("data/2/a.png"), Path("data/0/a.png")], digits).truth.tolist() == [2, 0]
 
 
 def many(counts: dict[str, int]) -> list[Path]:

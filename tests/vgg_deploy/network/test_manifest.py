@@ -43,6 +43,7 @@ def full(narrow_spec: Callable[..., NetworkSpec]) -> Manifest:
         source=Source("vgg11-lrn.safetensors", "ab" * 32),
         tools={"onnx": "1.17.0"},
         training={"epochs": 74, "top1": 0.25, "curve": [1, 2.5, None], "diverged": False},
+        classes_numbered=True,
     )
 
 
@@ -231,3 +232,16 @@ def test_a_damaged_quantization_is_named_with_its_file(quantized: Manifest, path
     with pytest.raises(ManifestError, match=named) as raised:
         Manifest.from_json(changed(quantized, field, value), "model.onnx")
     assert str(raised.value).startswith("model.onnx: ")
+
+
+def test_classes_without_names_are_told_apart_from_classes_that_are_called_by_numbers(full: Manifest) -> None:
+    digits = full.with_(classes=numbered_classes(2), classes_numbered=False)
+    assert not digits.unnamed
+    assert digits.with_(classes_numbered=True).unnamed
+    assert not digits.with_(classes_numbered=True).named(digits.classes).unnamed  # a user stated them
+    # Older files do not state it. Our own checkpoints always named their classes.
+    older = changed(digits, "classes_numbered", ...)
+    assert not Manifest.from_json(older, "digits.safetensors").unnamed
+    foreign = Manifest.from_json(changed(digits.with_(training=None), "classes_numbered", ...), "foreign.onnx")
+    assert foreign.unnamed
+    assert not foreign.with_(classes=full.classes).unnamed

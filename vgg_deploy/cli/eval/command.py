@@ -90,7 +90,7 @@ def command(
     check_outputs({**report.files, "--cache": evaluation.cache}, (*model_paths, *labels_files(), *paths))
     with ExitStack() as stack:
         models = stack.enter_context(EvaluatedModels(model_paths, options, facts))
-        everything = label_by_folder(paths, models.infos[0].manifest.classes)
+        everything = label_by_folder(paths, models.infos[0].manifest)
         _say_if_a_class_has_two_folders(everything)
         images = evaluation.sample(everything)
         selected = select_protocols(models.names, models.infos, names, protocol)

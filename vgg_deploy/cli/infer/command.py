@@ -156,4 +156,4 @@ def _truth(images: list[Path], info: EngineInfo) -> list[int]:
     """The index of the class that each image's folder names. All are looked up before the first image is scored."""
     from vgg_deploy.evaluation.error_rates import label_by_folder
 
-    return [int(index) for index in label_by_folder(images, info.manifest.classes).truth]
+    return [int(index) for index in label_by_folder(images, info.manifest).truth]

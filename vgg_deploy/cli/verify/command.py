@@ -80,9 +80,15 @@ def command(
     views = None
     if paths:
         _require_runtime_for_rounding(manifests)
-        views = read_views(paths, _view_manifest(manifests, reference, options.labels))
+        view_manifest = _view_manifest(manifests, reference, options.labels)
+        views = read_views(paths, view_manifest)
         for text in views.unreadable:
             notice(f"skipped {text}")
+        if view_manifest.unnamed:
+            notice(
+                "no accuracy is measured: the network's classes have no names, so folders are not matched to them. "
+                "--labels FILE names them"
+            )
     opener = Opener(options)
     proofs: list[Proof] = []
     with ExitStack() as stack:
