@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,11 @@ class Trial:
         """Proofs 2 and 3 of the healthy file of a form in a runtime."""
         from tests.mutants.runtime_judges import RuntimeJudges
 
-        return RuntimeJudges(self._subject, self._written(name), runtime).healthy
+        return RuntimeJudges(self._subject_of(name), self._written(name), runtime).healthy
+
+    def _subject_of(self, name: str) -> Subject:
+        """The network, with a reference that gives class scores on the same grid as a form."""
+        return replace(self._subject, reference=self._written("fp32 fine" if FORMS[name].fine else "fp32"))
 
     def form(self, name: str, only: Collection[str] | None = None) -> Iterator[Judged]:
         """Judges the mutants of one form; `only` names some damages."""
@@ -112,7 +116,7 @@ class Trial:
             from tests.mutants.runtime_judges import RuntimeJudges
 
             try:
-                judges = RuntimeJudges(self._subject, healthy, runtime)
+                judges = RuntimeJudges(self._subject_of(name), healthy, runtime)
             except (UsageError, EngineError):  # such as INT8 in ncnn
                 continue
             self.healthy[name, runtime] = list(judges.healthy)
