@@ -38,6 +38,7 @@ JUDGED = (
     ("train_scale", "maximum"),
     ("mirror",),
     ("channels_reversed",),
+    ("classes_numbered",),
     ("rescaling", "filter"),
     ("rescaling", "rounding"),
     ("precision", "arithmetic"),
