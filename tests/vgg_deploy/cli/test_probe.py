@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.train.network.coloured import CLASSES, coloured_weights, write_images
 from vgg_deploy.artifacts.onnx_file import read_manifest
+from vgg_deploy.network.classes import ClassName
 from vgg_deploy.network.manifest import NORMALIZATIONS, TORCHVISION_NORMALIZATION, Normalization
 
 Command = Callable[..., Any]
@@ -218,7 +219,9 @@ def test_a_lrn_is_named_only_where_it_is_a_question(probe: Command, tmp_path: Pa
 def test_our_own_checkpoint_states_its_reading_and_is_measured_alone(
     probe: Command, narrow_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    own = narrow_checkpoint("A", classes=2)
+    own = narrow_checkpoint(
+        "A", classes=2, manifest={"classes": tuple(ClassName(name, name) for name in ("red", "blue"))}
+    )
     images = write_images(tmp_path / "two", 10, ["red", "blue"])
     done = probe(weights=own, images=images)
     assert done.code == 1  # random weights
