@@ -171,7 +171,7 @@ def test_a_candidate_of_other_classes_is_the_furthest(columns: int, reference: n
 @pytest.mark.parametrize(
     ("precision", "limits"),
     [
-        ("float32", (1e-5, 1e-6, 1e-6, 0.995)),
+        ("float32", (2e-5, 1e-6, 1e-6, 0.995)),
         ("float16", (0.03, 2e-3, 1e-3, 0.995)),
         ("int8", (1.0, 0.015, 0.02, 0.985)),
     ],
